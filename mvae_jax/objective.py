@@ -1,0 +1,124 @@
+"""Who minimises what: the vocabulary that models speak and `train` understands.
+
+A `Model` is a bundle of pure functions. For a `Phase` (what stays fixed while a compiled step runs) it returns
+`Round`s: each is one forward pass that yields all losses of that pass, and a table saying which objective
+moves which parameter groups. `train.step.make_train_step` turns rounds into one step for every model of the zoo.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+Params = dict[str, Any]  # {group: tree}
+ModelState = dict[str, Any]  # {group: tree}: batch statistics, running means
+Batch = Mapping[str, jax.Array]  # "image": uint8 [B, H, W, C]; "attributes": float32 [B, A] in {0, 1}; ...
+Schedule = Callable[[jax.Array], jax.Array]
+
+
+class Losses(NamedTuple):
+    """What one forward pass of a round returns.
+
+    Attributes:
+        objectives: objective name -> scalar to minimise.
+        metrics: flat dict of batch means, such as "discriminator/r1".
+        state: entries of `model_state` that this round replaces, only of groups that it trains.
+    """
+
+    objectives: Mapping[str, jax.Array]
+    metrics: Mapping[str, jax.Array]
+    state: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Round:
+    """Objectives that are differentiated at the same parameters, over one forward pass.
+
+    Attributes:
+        trains: objective -> parameter groups that it moves; groups are disjoint within a round.
+        losses: (params, model_state, batch, key, step) -> Losses. `step` counts from the phase's start.
+        gates: metrics (means over the global batch) -> {objective: bool}. A false gate leaves the groups of that
+            objective and their optimiser state as they were. A missing objective counts as true.
+        every: the round runs in each `every`-th step of its phase (lazy penalties, several discriminator steps).
+    """
+
+    trains: Mapping[str, tuple[str, ...]]
+    losses: Callable[[Params, ModelState, Batch, jax.Array, jax.Array], Losses]
+    gates: Callable[[Mapping[str, jax.Array]], Mapping[str, jax.Array]] | None = None
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        groups = [group for names in self.trains.values() for group in names]
+        repeated = sorted({group for group in groups if groups.count(group) > 1})
+        if repeated:
+            raise ValueError(
+                f"Round.trains moves {repeated} by more than one objective; a group may follow one objective "
+                "per round: sum the objectives, or use two rounds."
+            )
+        if self.every < 1:
+            raise ValueError(f"Round.every is {self.every}, expected at least 1.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """What stays fixed while one compiled step runs.
+
+    Attributes:
+        name: folder name of its checkpoints, unique within a run.
+        steps: number of optimiser steps.
+        start: step of the run at which the phase begins.
+        batch_size: examples per step over all devices.
+        image_size: height and width of the images, in pixels.
+        learning_rates: group -> rate, or a schedule of the step counted from the phase's start.
+        weights: names of loss terms -> weights. A weight of zero removes the term, its networks and their cost.
+        options: what else a model fixes per phase (resolution, blend, ...).
+        ema_decay: decay per step of the exponential moving average of the parameters; None keeps none.
+        reset_optimizers: forget the optimiser state when the phase begins.
+    """
+
+    name: str
+    steps: int
+    start: int = 0
+    batch_size: int = 16
+    image_size: int = 64
+    learning_rates: Mapping[str, float | Schedule] = dataclasses.field(default_factory=dict)
+    weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    ema_decay: float | None = None
+    reset_optimizers: bool = False
+
+    @property
+    def end(self) -> int:
+        """Step of the run at which the phase is complete."""
+        return self.start + self.steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A bundle of pure functions; None where a model has no such function.
+
+    Attributes:
+        init: (key, batch) -> (params, model_state), both keyed by group.
+        rounds: (phase, axis_name=None) -> tuple of `Round`.
+        optimizers: (phase) -> {group: optax transformation with unit learning rate}. A group without one is
+            frozen: it is kept with the parameters and nobody trains it.
+        evaluate: (phase) -> function (params, model_state, batch, key) -> {name: [B]}, one number per example in
+            evaluation mode, "loss" among them: what validation reports.
+        encode: (params, model_state, images) -> (mean, logvar), each [B, D].
+        decode: (params, model_state, z) -> images [B, H, W, C] in [-1, 1].
+        sample: (params, model_state, key, count) -> images from the prior.
+        functions: further functions by name, such as "encode_attributes", all starting (params, model_state, ...).
+    """
+
+    init: Callable[[jax.Array, Batch], tuple[Params, ModelState]]
+    rounds: Callable[..., tuple[Round, ...]]
+    optimizers: Callable[[Phase], Mapping[str, optax.GradientTransformation]]
+    evaluate: Callable[[Phase], Callable[..., Mapping[str, jax.Array]]] | None = None
+    encode: Callable[..., tuple[jax.Array, jax.Array]] | None = None
+    decode: Callable[..., jax.Array] | None = None
+    sample: Callable[..., jax.Array] | None = None
+    functions: Mapping[str, Callable[..., Any]] = dataclasses.field(default_factory=dict)
