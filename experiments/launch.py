@@ -1,0 +1,172 @@
+"""The command line that every experiment shares: flags in, typed frozen dataclasses out, exit codes.
+
+A field of the experiment's Config is a flag, `--config.model.latent_size=128`; its meaning in `--help` is its entry
+in the Attributes section of its class's docstring. Below this module nobody sees a flag or a ConfigDict.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
+
+from absl import flags
+from ml_collections import config_dict, config_flags
+
+ConfigT = TypeVar("ConfigT")
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """What the command line says besides the config.
+
+    Attributes:
+        workdir: folder of the run.
+        preset: name of the preset that the config started from.
+        dry_run: print what would be done, and stop.
+    """
+
+    workdir: str
+    preset: str
+    dry_run: bool
+
+
+def parse(
+    argv: Sequence[str], presets: Mapping[str, ConfigT], *, workdir: str, description: str
+) -> tuple[ConfigT, Arguments]:
+    """Reads a command line; the first preset is the default.
+
+    A misspelt flag or field, a value of the wrong type or one that the config refuses ends the program with one
+    line on standard error and status 2; `--help` prints every field and ends it with status 0.
+
+    Args:
+        argv: `sys.argv`.
+        presets: name -> config.
+        workdir: default of `--workdir`.
+        description: first lines of `--help`.
+    """
+    arguments = [re.sub(r"^--?dry-run", "--dry_run", argument) for argument in argv[1:]]
+    names = list(presets)
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", workdir, "Folder of the run; the same command resumes it.", flag_values=values)
+    flags.DEFINE_enum("preset", names[0], names, "Config to start from.", flag_values=values)
+    flags.DEFINE_bool("dry_run", False, "Print parameters, memory, phases and data, and stop.", flag_values=values)
+    flags.DEFINE_bool("help", False, "Show this list.", short_name="h", flag_values=values)
+    try:
+        known = [a for a in arguments if not a.startswith(("--config.", "-config."))]
+        _refuse_detached_values(arguments)
+        rest = values([argv[0], *known])[1:]
+        if rest:
+            raise ValueError(f"unexpected argument {rest[0]!r}; settings are written --config.field=value.")
+        default = presets[values.preset]
+        if values.help:
+            print(_help(values, default, description))
+            sys.exit(0)
+        config = _override(default, [a for a in arguments if a not in known])
+    except (flags.Error, ValueError, TypeError, KeyError, AttributeError) as error:
+        fail(str(error.args[0]) if isinstance(error, KeyError) else str(error))
+    return config, Arguments(values.workdir, values.preset, values.dry_run)
+
+
+def fail(message: str) -> NoReturn:
+    """Ends the program with one line on standard error and status 2."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _refuse_detached_values(arguments: Sequence[str]) -> None:
+    for argument in arguments:
+        if argument.startswith(("--config.", "-config.")) and "=" not in argument:
+            raise ValueError(f"{argument} has no value; write {argument}=VALUE.")
+
+
+def _override(default: ConfigT, settings: Sequence[str]) -> ConfigT:
+    """Applies `--config.x.y=value` settings to a nested frozen dataclass by way of ml_collections' flags."""
+    for setting in settings:
+        _check_name(default, setting.lstrip("-").split("=", 1)[0].removeprefix("config."))
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_dict("config", _to_config_dict(default), flag_values=values)
+    values(["experiment", *settings])
+    return _from_config_dict(default, values.config)
+
+
+def _check_name(default: Any, path: str) -> None:
+    fields = dict(_leaves(default))
+    if path in fields:
+        return
+    children = [name for name in fields if name.startswith(f"{path}.")]
+    if children:
+        raise ValueError(f"--config.{path} is a group of fields; set one of them, such as --config.{children[0]}.")
+    close = difflib.get_close_matches(path, fields, n=1, cutoff=0.5)
+    hint = f"did you mean --config.{close[0]}?" if close else "--help lists every field."
+    raise ValueError(f"there is no field --config.{path}; {hint}")
+
+
+def _to_config_dict(config: Any) -> config_dict.ConfigDict:
+    return config_dict.ConfigDict(
+        {
+            field.name: _to_config_dict(value) if dataclasses.is_dataclass(value) else value
+            for field in dataclasses.fields(config)
+            for value in [getattr(config, field.name)]
+        }
+    )
+
+
+def _from_config_dict(default: ConfigT, values: config_dict.ConfigDict, prefix: str = "config.") -> ConfigT:
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(default):  # type: ignore[arg-type]
+        old, new = getattr(default, field.name), values[field.name]
+        if dataclasses.is_dataclass(old):
+            new = _from_config_dict(old, new, f"{prefix}{field.name}.")
+        elif isinstance(old, tuple) and old and not all(isinstance(item, type(old[0])) for item in new):
+            raise ValueError(f"--{prefix}{field.name} is {new}; expected items of type {type(old[0]).__name__}.")
+        changes[field.name] = new
+    return dataclasses.replace(default, **changes)  # type: ignore[type-var]
+
+
+def _leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _leaves(value, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", value
+
+
+def meanings(config_class: type) -> dict[str, str]:
+    """Reads the Attributes section of a dataclass's docstring: {field: meaning}."""
+    section = (config_class.__doc__ or "").partition("Attributes:\n")[2]
+    entries: dict[str, str] = {}
+    for line in section.splitlines():
+        start = re.match(r" {8}(\w+): (.*)", line)
+        if start:
+            name = start[1]
+            entries[name] = start[2]
+        elif line.startswith(" " * 12) and entries:
+            entries[name] += f" {line.strip()}"
+        elif line.strip():
+            break
+    return entries
+
+
+def _help(values: flags.FlagValues, default: Any, description: str) -> str:
+    lines = [description.strip(), "", "flags:"]
+    for name in ("workdir", "preset", "dry_run", "help"):
+        flag = values[name]
+        lines += [f"  --{name.replace('_', '-')}={flag.default}", f"      {flag.help}"]
+    lines += ["", f"config (defaults of preset {values.preset!r}):", *_help_fields(default, "")]
+    return "\n".join(lines)
+
+
+def _help_fields(config: Any, prefix: str) -> Iterator[str]:
+    texts = meanings(type(config))
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _help_fields(value, f"{prefix}{field.name}.")
+        else:
+            yield f"  --config.{prefix}{field.name}={value!r}  [{type(value).__name__}]"
+            yield f"      {texts[field.name]}"

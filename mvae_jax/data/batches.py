@@ -1,0 +1,124 @@
+"""Which examples make up the batch of a step: a function of (seed, step), never of an iterator's position.
+
+Examples that fit stay on the device; the host then sends only `indices_at(step)`. `batch_at(step)` gathers the same
+examples on the host. Both may be called for any step in any order, so a run that was killed goes on with exactly the
+batches that it would have seen, and one step can be replayed alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """Examples of one split, on the host.
+
+    Attributes:
+        arrays: name -> array; all share their first axis, N. "image": uint8 [N, H, W, C] in [0, 255] is always
+            there; "attributes": float32 [N, A] in {0, 1} and "index": int32 [N], the example's number in its
+            data set, where the data set has them.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+
+    def __post_init__(self) -> None:
+        lengths = {name: len(array) for name, array in self.arrays.items()}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"The arrays of a split have lengths {lengths}, expected one length for all.")
+        if "image" not in self.arrays:
+            raise ValueError(f"A split has arrays {sorted(self.arrays)}, expected 'image' among them.")
+        if self["image"].dtype != np.uint8 or self["image"].ndim != 4:
+            raise ValueError(
+                f"'image' is {self['image'].dtype} of shape {self['image'].shape}, expected uint8 [N, H, W, C]."
+            )
+
+    def __len__(self) -> int:
+        return len(self["image"])
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.arrays[name]
+
+    def take(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the examples at `indices`, int [B], as name -> array [B, ...]."""
+        return {name: array[indices] for name, array in self.arrays.items()}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Batches:
+    """Shuffled batches of one split for one phase of a run.
+
+    Every epoch visits the examples in an order of its own. What is left of that order when no whole batch remains is
+    dropped, so shapes are static; another epoch leaves out other examples.
+
+    Attributes:
+        split: the examples, N of them.
+        batch_size: examples per batch over all devices, in [1, N].
+        seed: not negative; the run's seed.
+        start: step of the run at which the phase begins, and with it the first epoch. Phases have orders of
+            their own.
+    """
+
+    split: Split
+    batch_size: int
+    seed: int
+    start: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.batch_size <= len(self.split):
+            raise ValueError(
+                f"batch_size is {self.batch_size}, expected between 1 and the {len(self.split)} examples of the "
+                "split: use a smaller batch or more examples."
+            )
+        if self.seed < 0 or self.start < 0:
+            raise ValueError(f"seed is {self.seed} and start is {self.start}, expected neither to be negative.")
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in one epoch."""
+        return len(self.split) // self.batch_size
+
+    def epoch_at(self, step: int) -> int:
+        """Returns the epoch, counted from the phase's start, to which `step` of the run belongs."""
+        if step < self.start:
+            raise ValueError(f"step is {step}, before these batches start at step {self.start} of the run.")
+        return (step - self.start) // self.steps_per_epoch
+
+    def indices_at(self, step: int) -> np.ndarray:
+        """Returns the positions in the split, int32 [batch_size], of the batch of `step` of the run."""
+        epoch = self.epoch_at(step)
+        first = (step - self.start) % self.steps_per_epoch * self.batch_size
+        return _epoch(len(self.split), self.seed, self.start, epoch)[first : first + self.batch_size]
+
+    def batch_at(self, step: int) -> dict[str, np.ndarray]:
+        """Returns the batch of `step` of the run, name -> host array [batch_size, ...]."""
+        return self.split.take(self.indices_at(step))
+
+
+def permutation(count: int, seed: int, *stream: int) -> np.ndarray:
+    """Returns a random order of 0 ... count - 1 that is the same with every NumPy version.
+
+    Sorts raw 64-bit draws of a Philox generator. NumPy promises that these draws never change, which it does not
+    promise for `Generator.permutation`.
+
+    Args:
+        count: length of the order.
+        seed: not negative.
+        *stream: numbers, not negative, that tell independent orders of one seed apart.
+
+    Returns:
+        Read-only int32 [count].
+    """
+    draws = np.random.Philox(np.random.SeedSequence(seed, spawn_key=stream)).random_raw(count)
+    order = np.argsort(draws, kind="stable").astype(np.int32)
+    order.flags.writeable = False  # orders are cached: nobody may change them
+    return order
+
+
+@functools.lru_cache(maxsize=4)
+def _epoch(count: int, seed: int, start: int, epoch: int) -> np.ndarray:
+    return permutation(count, seed, start, epoch)

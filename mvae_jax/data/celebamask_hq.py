@@ -1,0 +1,434 @@
+"""CelebAMask-HQ: frontal faces with attributes, a gender-balanced subset for training, validation and calibration.
+
+Reads the layout as published, from a folder or straight from the zip:
+
+    CelebAMask-HQ/CelebA-HQ-img/N.jpg
+    CelebAMask-HQ/CelebAMask-HQ-attribute-anno.txt    count; 40 names; "N.jpg v1 ... v40" with v in {-1, 1}
+    CelebAMask-HQ/CelebAMask-HQ-pose-anno.txt         count; "Yaw Pitch Raw"; "N.jpg yaw pitch roll" in degrees
+
+The subset follows the rule of the multimodal VAE (MM-10). Its images are not the very ones of the published run: that
+run drew them with Python's `random` and PyTorch's generator, we draw them with `batches.permutation`.
+
+Reference:
+    Lee et al., 2020, arXiv:1907.11922 (the data set, for non-commercial research).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import logging
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mvae_jax.data.archive import Archive, open_archive
+from mvae_jax.data.batches import Split, permutation
+from mvae_jax.data.decode import cached_images, decode_images, default_cache_folder
+
+_logger = logging.getLogger(__name__)
+
+ATTRIBUTE_FILE = "CelebAMask-HQ-attribute-anno.txt"
+POSE_FILE = "CelebAMask-HQ-pose-anno.txt"
+IMAGE_FOLDER = "CelebA-HQ-img"
+
+_IMAGE_NAME = re.compile(r"(0|[1-9][0-9]{0,8})\.jpg")
+_CACHE_FORMAT = 1  # raise it when the same inputs give other pixels
+_FEMALE, _MALE, _SUBSET = 0, 1, 2  # streams of the selection's draws
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Which images and attributes to use; the defaults are those of the multimodal VAE (MM-10).
+
+    Attributes:
+        image_size: height and width to which images are resized (Lanczos), in pixels.
+        attributes: names in the order of the attribute vector: any of the file's 40 in snake case, and `female`,
+            which the data set understands as not `male`.
+        maximum_yaw: largest |yaw| of the head, in degrees.
+        maximum_pitch: largest |pitch|, in degrees.
+        maximum_roll: largest |roll|, in degrees.
+        minimum_attributes: how many of `attributes` an image must have. Where both `male` and `female` are listed,
+            gender is one that everybody has.
+        subset_size: images for training and validation together; even, half of them men.
+        validation_fraction: part of the subset that is kept for validation, in (0, 1).
+        calibration_size: further images, neither trained on nor scored, from which thresholds are calibrated;
+            even, half of them men.
+        seed: of the random choice; not negative.
+    """
+
+    image_size: int = 64
+    attributes: tuple[str, ...] = (
+        "young",
+        "male",
+        "female",
+        "smiling",
+        "eyeglasses",
+        "black_hair",
+        "blond_hair",
+        "bald",
+        "mustache",
+        "wearing_lipstick",
+    )
+    maximum_yaw: float = 20.0
+    maximum_pitch: float = 15.0
+    maximum_roll: float = 15.0
+    minimum_attributes: int = 3
+    subset_size: int = 5000
+    validation_fraction: float = 0.1
+    calibration_size: int = 500
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        if self.image_size < 1:
+            raise ValueError(f"image_size is {self.image_size}, expected a number of pixels such as 64.")
+        repeated = sorted({name for name in self.attributes if self.attributes.count(name) > 1})
+        if repeated or not self.attributes:
+            raise ValueError(f"attributes are {self.attributes}, expected at least one name and each name once.")
+        if self.subset_size < 2 or self.subset_size % 2 or self.calibration_size < 0 or self.calibration_size % 2:
+            raise ValueError(
+                f"subset_size is {self.subset_size} and calibration_size {self.calibration_size}, expected even "
+                "numbers, the subset's at least 2: half of the images show men."
+            )
+        if not 1 <= self.validation_size < self.subset_size:
+            raise ValueError(
+                f"validation_fraction is {self.validation_fraction} of subset_size {self.subset_size}, expected to "
+                "leave images for training and for validation: choose it between 0 and 1."
+            )
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}, expected a number that is not negative.")
+
+    @property
+    def validation_size(self) -> int:
+        """Images for validation."""
+        return round(self.subset_size * self.validation_fraction)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Table:
+    """The two annotation files, one row per image, in the order of the image numbers.
+
+    Attributes:
+        index: int32 [N], the N of N.jpg, increasing.
+        names: the file's attribute names in snake case.
+        attributes: bool [N, len(names)].
+        pose: float64 [N, 3]: yaw, pitch, roll, in degrees.
+    """
+
+    index: np.ndarray
+    names: tuple[str, ...]
+    attributes: np.ndarray
+    pose: np.ndarray
+
+    def column(self, name: str) -> np.ndarray:
+        """Returns which images have an attribute, bool [N]; `female` is not `male`."""
+        if name == "female" and "female" not in self.names:
+            return ~self.column("male")
+        if name not in self.names:
+            known = (*self.names, "female")
+            close = difflib.get_close_matches(name, known) or known
+            raise ValueError(f"Unknown attribute {name!r}: did you mean {' or '.join(map(repr, close))}?")
+        return self.attributes[:, self.names.index(name)]
+
+    def vectors(self, names: tuple[str, ...]) -> np.ndarray:
+        """Returns the attribute vectors of all images, bool [N, len(names)]."""
+        return np.stack([self.column(name) for name in names], axis=1)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Selection:
+    """Rows of the table for each split, int [n], and how many images each stage left."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    calibration: np.ndarray
+    counts: Mapping[str, int]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CelebAMaskHQ:
+    """The data set, ready for training.
+
+    Attributes:
+        train: "image" uint8 [N, H, W, 3], "attributes" float32 [N, A] in {0, 1}, "index" int32 [N], the number of
+            the image file.
+        validation: likewise.
+        calibration: likewise, disjoint from both.
+        attributes: the A names.
+        provenance: where the data came from, for reports: path, checksum of annotations, image files and settings,
+            checksum of the annotations alone, and the number of images that each stage left.
+    """
+
+    train: Split
+    validation: Split
+    calibration: Split
+    attributes: tuple[str, ...]
+    provenance: Mapping[str, Any]
+
+
+def load(
+    path: str | Path,
+    settings: Settings | None = None,
+    *,
+    cache_folder: str | Path | None = None,
+    workers: int | None = None,
+) -> CelebAMaskHQ:
+    """Loads the data set; the selected images are decoded once and then come from a cache.
+
+    The cache is one file per choice of data and settings, named by a checksum of the annotation files, of size and
+    CRC-32 (zip) or size and time of modification (folder) of the selected images, and of the settings. Cache files
+    may be deleted at any time.
+
+    Args:
+        path: the folder `CelebAMask-HQ`, the folder that contains it, or the zip.
+        settings: which images and attributes; None for the defaults.
+        cache_folder: where decoded images are kept; None for the user's cache folder.
+        workers: threads that decode; None for one per core.
+
+    Returns:
+        The three splits, attribute names and provenance.
+
+    Raises:
+        FileNotFoundError: the path, an annotation file or an image is missing.
+        ValueError: an annotation file or an image is damaged, an attribute is unknown, or too few images are
+            eligible.
+    """
+    settings = settings or Settings()
+    with open_archive(path) as outer:
+        archive = _data_set_folder(outer)
+        texts = {name: _read_text(archive, name) for name in (ATTRIBUTE_FILE, POSE_FILE)}
+        table = parse(texts[ATTRIBUTE_FILE], texts[POSE_FILE], archive.where(ATTRIBUTE_FILE), archive.where(POSE_FILE))
+        _check_images(archive, table.index)
+        selection = select(table, settings)
+
+        rows = np.concatenate([selection.train, selection.validation, selection.calibration])
+        files = [f"{IMAGE_FOLDER}/{index}.jpg" for index in table.index[rows].tolist()]
+        checksum = _checksum(
+            _CACHE_FORMAT, dataclasses.asdict(settings), texts, [archive.fingerprint(file) for file in files]
+        )
+
+        def decode() -> np.ndarray:
+            _logger.info("Decoding %d images of %s, once.", len(files), path)
+            return decode_images(archive, files, lambda image: _resize(image, settings.image_size), workers=workers)
+
+        folder = Path(cache_folder).expanduser() if cache_folder else default_cache_folder()
+        images = cached_images(folder / f"celebamask_hq-{checksum[:32]}.npz", len(files), decode)
+
+    vectors = table.vectors(settings.attributes).astype(np.float32)
+
+    def split(chosen: np.ndarray, first: int) -> Split:
+        return Split(
+            {
+                "image": images[first : first + len(chosen)],
+                "attributes": vectors[chosen],
+                "index": table.index[chosen],
+            }
+        )
+
+    return CelebAMaskHQ(
+        train=split(selection.train, 0),
+        validation=split(selection.validation, len(selection.train)),
+        calibration=split(selection.calibration, settings.subset_size),
+        attributes=settings.attributes,
+        provenance={
+            "data_set": "CelebAMask-HQ",
+            "path": str(path),
+            "checksum": checksum,
+            "annotations_checksum": _checksum(texts),
+            "counts": dict(selection.counts),
+        },
+    )
+
+
+def select(table: Table, settings: Settings) -> Selection:
+    """Chooses the images of each split.
+
+    Eligible are frontal faces with enough attributes. Women and men are each put into a random order; the first
+    `subset_size` / 2 of both are the subset and the next `calibration_size` / 2 the calibration images. A random
+    part of the subset is the validation split, so only subset and calibration are balanced exactly.
+    `calibration_size` changes neither training nor validation images.
+
+    Args:
+        table: the annotations.
+        settings: the rule.
+
+    Returns:
+        Rows of the table for each split, in random order.
+
+    Raises:
+        ValueError: too few women or men are eligible, or an attribute is unknown.
+    """
+    frontal = np.all(
+        np.abs(table.pose) <= [settings.maximum_yaw, settings.maximum_pitch, settings.maximum_roll], axis=1
+    )
+    described = table.vectors(settings.attributes).sum(axis=1) >= settings.minimum_attributes
+    eligible = frontal & described
+    male = table.column("male")
+    rows = {_FEMALE: np.flatnonzero(eligible & ~male), _MALE: np.flatnonzero(eligible & male)}
+    counts = {
+        "annotated": len(table.index),
+        "frontal": int(frontal.sum()),
+        "eligible": int(eligible.sum()),
+        "eligible_female": len(rows[_FEMALE]),
+        "eligible_male": len(rows[_MALE]),
+    }
+    half, further = settings.subset_size // 2, settings.calibration_size // 2
+    fewest = min(map(len, rows.values()))
+    if fewest < half + further:
+        raise ValueError(
+            f"{counts['eligible_female']} women and {counts['eligible_male']} men are eligible (of "
+            f"{counts['annotated']} images {counts['frontal']} are frontal, {counts['eligible']} of these have "
+            f"{settings.minimum_attributes} or more of the attributes), but subset_size {settings.subset_size} and "
+            f"calibration_size {settings.calibration_size} need {half + further} of each: choose sizes that add up "
+            f"to at most {2 * fewest}, or relax minimum_attributes or the limits on the pose."
+        )
+    order = {gender: rows[gender][permutation(len(rows[gender]), settings.seed, gender)] for gender in rows}
+    subset = np.concatenate([order[gender][:half] for gender in order])
+    subset = subset[permutation(len(subset), settings.seed, _SUBSET)]
+    train, validation = np.split(subset, [len(subset) - settings.validation_size])
+    calibration = np.concatenate([order[gender][half : half + further] for gender in order])
+    counts |= {"train": len(train), "validation": len(validation), "calibration": len(calibration)}
+    return Selection(train, validation, calibration, counts)
+
+
+def parse(
+    attribute_text: str, pose_text: str, attribute_file: str = ATTRIBUTE_FILE, pose_file: str = POSE_FILE
+) -> Table:
+    """Reads the two annotation files.
+
+    Args:
+        attribute_text: contents of the attribute file.
+        pose_text: contents of the pose file.
+        attribute_file: how messages name the attribute file.
+        pose_file: how messages name the pose file.
+
+    Returns:
+        One row per image; the files may list them in any order.
+
+    Raises:
+        ValueError: a file is malformed, or the two do not have the same images; names file and line.
+    """
+    names, attribute_rows = _parse_rows(attribute_text, attribute_file)
+    angles, pose_rows = _parse_rows(pose_text, pose_file)
+    if "Male" not in names:
+        raise ValueError(f"{attribute_file}, line 2 does not name the attribute 'Male', expected the 40 names.")
+    if [angle.lower() for angle in angles] not in (["yaw", "pitch", "raw"], ["yaw", "pitch", "roll"]):
+        raise ValueError(f"{pose_file}, line 2 is {' '.join(angles)!r}, expected 'Yaw Pitch Raw'.")
+    for rows, file, others, other_file in (
+        (attribute_rows, attribute_file, pose_rows, pose_file),
+        (pose_rows, pose_file, attribute_rows, attribute_file),
+    ):
+        alone = sorted(rows.keys() - others.keys())
+        if alone:
+            raise ValueError(
+                f"{len(alone)} images of {file} have no row in {other_file}, first {alone[0]}.jpg of line "
+                f"{rows[alone[0]].line}: the files must list the same images."
+            )
+    index = sorted(attribute_rows)
+    return Table(
+        index=np.array(index, np.int32),
+        names=tuple(name.lower() for name in names),
+        attributes=np.array([_attribute_values(attribute_rows[i], attribute_file) for i in index], bool),
+        pose=np.array([_pose_values(pose_rows[i], pose_file) for i in index], np.float64),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Row:
+    line: int
+    values: list[str]
+
+
+def _parse_rows(text: str, file: str) -> tuple[list[str], dict[int, _Row]]:
+    """Reads a line with the count, one with the names of the columns, and a row "N.jpg value ..." per image."""
+    lines = text.rstrip().splitlines()
+    if len(lines) < 3 or not lines[0].strip().isdecimal():
+        raise ValueError(
+            f"{file}, line 1 is {lines[0][:40] if lines else ''!r}, expected the number of images, then a line of "
+            "names and a row per image: fetch the file again."
+        )
+    if int(lines[0]) != len(lines) - 2:
+        raise ValueError(
+            f"{file}, line 1 announces {int(lines[0])} images, but {len(lines) - 2} rows follow: fetch the file again."
+        )
+    columns = lines[1].split()
+    if len({column.lower() for column in columns}) < len(columns):
+        raise ValueError(f"{file}, line 2 has a name twice, expected the names of the columns.")
+    rows: dict[int, _Row] = {}
+    for number, line in enumerate(lines[2:], start=3):
+        image, *values = line.split() or [""]
+        match = _IMAGE_NAME.fullmatch(image)
+        if not match:
+            raise ValueError(f"{file}, line {number} begins with {image!r}, expected an image such as '17.jpg'.")
+        if len(values) != len(columns):
+            raise ValueError(
+                f"{file}, line {number} ({image}) has {len(values)} values, expected {len(columns)} as line 2."
+            )
+        index = int(match[1])
+        if index in rows:
+            raise ValueError(f"{file}, line {number} repeats {image} of line {rows[index].line}: remove one of them.")
+        rows[index] = _Row(number, values)
+    return columns, rows
+
+
+def _attribute_values(row: _Row, file: str) -> list[bool]:
+    strange = set(row.values) - {"-1", "1"}
+    if strange:
+        raise ValueError(f"{file}, line {row.line} has the value {min(strange)!r}, expected -1 or 1.")
+    return [value == "1" for value in row.values]
+
+
+def _pose_values(row: _Row, file: str) -> list[float]:
+    try:
+        angles = [float(value) for value in row.values]
+    except ValueError:
+        angles = [math.nan]
+    if not all(map(math.isfinite, angles)):
+        raise ValueError(f"{file}, line {row.line} has the values {row.values}, expected three angles in degrees.")
+    return angles
+
+
+def _data_set_folder(outer: Archive) -> Archive:
+    for archive in (outer.within("CelebAMask-HQ"), outer):
+        if archive.files("") & {ATTRIBUTE_FILE, POSE_FILE} or archive.files(IMAGE_FOLDER):
+            return archive
+    raise FileNotFoundError(
+        f"{outer.where('')} does not hold CelebAMask-HQ: expected {ATTRIBUTE_FILE}, {POSE_FILE} and {IMAGE_FOLDER}/ "
+        "in it or in its folder CelebAMask-HQ/. If the data set is still zipped, give the path of the zip."
+    )
+
+
+def _read_text(archive: Archive, name: str) -> str:
+    try:
+        return archive.read(name).decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error} It is a part of the published data set: put it there.") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{archive.where(name)} is no text ({error}): fetch the file again.") from error
+
+
+def _check_images(archive: Archive, index: np.ndarray) -> None:
+    files = archive.files(IMAGE_FOLDER)
+    missing = [i for i in index.tolist() if f"{i}.jpg" not in files]
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(index)} images are missing, first {archive.where(IMAGE_FOLDER)}/{missing[0]}.jpg: "
+            "fetch them, or remove their rows from both annotation files and correct the counts in line 1."
+        )
+
+
+def _resize(image: Image.Image, size: int) -> Image.Image:
+    if image.width != image.height:
+        raise ValueError(f"it is {image.width} x {image.height} pixels, expected a square")
+    return image.resize((size, size), Image.Resampling.LANCZOS)
+
+
+def _checksum(*inputs: Any) -> str:
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,237 @@
+"""Rendered faces: the data set that needs no download.
+
+Shaded portraits, framed like the aligned crops of CelebAMask-HQ, with the ten attributes of the multimodal VAE, the
+pose and every continuous factor known exactly. Attributes depend on one another as in photographs (moustaches on men,
+grey hair on the old); the factors are independent of the attributes and of one another, and what an attribute does to
+the picture is added when it is drawn. So one attribute can be toggled with everything else held.
+
+Example i is a function of (seed, i) alone: its random numbers are a block of a counter-based generator, and each
+picture is computed by itself, so any split into batches, threads or workers gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from PIL import Image
+
+from mvae_jax.data import _face_renderer
+
+ATTRIBUTES: tuple[str, ...] = (
+    "young",
+    "male",
+    "female",
+    "smiling",
+    "eyeglasses",
+    "black_hair",
+    "blond_hair",
+    "bald",
+    "mustache",
+    "wearing_lipstick",
+)
+
+# Degrees, within the pose filter of the multimodal VAE; positive yaw looks to the left of the picture, positive pitch
+# up, positive roll clockwise.
+POSE: dict[str, float] = {"yaw": 20.0, "pitch": 15.0, "roll": 8.0}
+
+FACTORS: tuple[str, ...] = (
+    *POSE,
+    # identity
+    *("face_width", "face_length", "jaw", "cheekbones"),
+    *("eye_distance", "eye_size", "eye_tilt", "eye_colour", "brow_height", "brow_thickness", "brow_arch"),
+    *("nose_width", "nose_length", "mouth_width", "mouth_height", "lip_thickness"),
+    *("skin_tone", "undertone"),
+    *("hair_shade", "hair_hue", "hair_length", "hair_volume", "hair_wave", "hair_part", "hair_locks", "hairline"),
+    *("fringe", "beard", "mustache_style", "makeup", "lip_colour"),
+    *("glasses_size", "glasses_shape", "glasses_weight", "glasses_colour", "lens_tint"),
+    # the moment
+    *("expression", "mouth_open", "gaze", "scale", "shift_u", "shift_v"),
+    # nuisance: light, surroundings, camera
+    *("light_azimuth", "light_elevation", "light_contrast", "shine"),
+    *("background_hue", "background_saturation", "background_value", "background_gradient", "clutter"),
+    *("clothes_hue", "clothes_value", "clothes_height", "clothes_collar"),
+    *("exposure", "temperature", "contrast", "defocus", "noise", "texture"),
+)
+
+IMAGE_SIZES = (32, 64, 128)
+
+_CHUNK = 32  # faces per compiled call; the last call is padded, so there is one program per image size
+_DRAWS = 8 + 2 * len(FACTORS) + (-(8 + 2 * len(FACTORS))) % 4  # uniforms per example, whole Philox counters
+
+
+class Faces(NamedTuple):
+    """Rendered faces and what they show.
+
+    Attributes:
+        images: uint8 [N, H, W, 3].
+        attributes: float32 [N, 10] in {0, 1}, columns `ATTRIBUTES`.
+        factors: float32 [N, F], columns `FACTORS`: degrees for yaw, pitch, roll, else [-1, 1] with 0 the average.
+    """
+
+    images: np.ndarray
+    attributes: np.ndarray
+    factors: np.ndarray
+
+
+@functools.cache
+def _renderer(image_size: int) -> Callable[[np.ndarray, np.ndarray], jax.Array]:
+    """The compiled program for `_CHUNK` faces; one face after the other keeps the working set in cache."""
+
+    def one(example: tuple[jax.Array, jax.Array]) -> jax.Array:
+        attributes, factors = example
+        named = dict(zip(ATTRIBUTES, attributes, strict=True)), dict(zip(FACTORS, factors, strict=True))
+        return _face_renderer.render_one(*named, image_size)
+
+    return jax.jit(lambda attributes, factors: jax.lax.map(one, (attributes, factors)))
+
+
+def render(attributes: np.ndarray, factors: np.ndarray, image_size: int = 64) -> np.ndarray:
+    """Draws faces; a pure function of its arguments, each face of its own row.
+
+    Runs on the CPU whatever accelerator there is, so that the bytes do not depend on it, in one thread per core.
+
+    Args:
+        attributes: [N, 10] in {0, 1}, columns `ATTRIBUTES`; female = 1 - male, and at most one of black_hair,
+            blond_hair and bald.
+        factors: [N, F], columns `FACTORS`: yaw, pitch and roll in degrees, the others in [-1, 1].
+        image_size: height and width in pixels, one of `IMAGE_SIZES`.
+
+    Returns:
+        uint8 [N, image_size, image_size, 3].
+
+    Raises:
+        ValueError: an array has another shape, values are outside their range, or attributes contradict one another.
+    """
+    attributes, factors = np.asarray(attributes, np.float32), np.asarray(factors, np.float32)
+    _check(attributes, factors, image_size)
+    count = len(attributes)
+    if count == 0:
+        return np.zeros((0, image_size, image_size, 3), np.uint8)
+    program, cpu = _renderer(image_size), jax.local_devices(backend="cpu")[0]
+
+    def chunk(start: int) -> np.ndarray:
+        rows = np.minimum(np.arange(start, start + _CHUNK), count - 1)
+        arrays = jax.device_put((attributes[rows], factors[rows]), cpu)
+        return np.asarray(program(*arrays))
+
+    starts = range(0, count, _CHUNK)
+    if len(starts) == 1:
+        return chunk(0)[:count]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return np.concatenate(list(pool.map(chunk, starts)))[:count]
+
+
+def _check(attributes: np.ndarray, factors: np.ndarray, image_size: int) -> None:
+    """Raises ValueError unless `render` can draw this."""
+    if image_size not in IMAGE_SIZES:
+        raise ValueError(f"image_size is {image_size}, expected one of {IMAGE_SIZES}.")
+    if attributes.ndim != 2 or attributes.shape[1] != len(ATTRIBUTES):
+        raise ValueError(f"attributes have shape {attributes.shape}, expected [N, {len(ATTRIBUTES)}]: {ATTRIBUTES}.")
+    if factors.shape != (len(attributes), len(FACTORS)):
+        raise ValueError(
+            f"factors have shape {factors.shape}, expected [{len(attributes)}, {len(FACTORS)}]: one row per row of "
+            "attributes, one column per name in faces.FACTORS."
+        )
+    if not np.isin(attributes, (0.0, 1.0)).all():
+        wrong = attributes[~np.isin(attributes, (0.0, 1.0))][0]
+        raise ValueError(f"attributes contain {wrong}, expected only 0 and 1.")
+    column = dict(zip(ATTRIBUTES, attributes.T, strict=True))
+    if (column["female"] != 1.0 - column["male"]).any():
+        raise ValueError("attributes have female different from 1 - male; set the two columns together.")
+    if (column["black_hair"] + column["blond_hair"] + column["bald"] > 1.0).any():
+        raise ValueError("attributes set more than one of black_hair, blond_hair and bald; at most one can be 1.")
+    limits = np.array([POSE.get(name, 1.0) for name in FACTORS], np.float32)
+    outside = ~(np.abs(factors) <= limits)  # catches NaN too
+    if outside.any():
+        row, j = np.argwhere(outside)[0]
+        raise ValueError(
+            f"factor {FACTORS[j]!r} of row {row} is {factors[row, j]}, expected within +-{limits[j]:g}."
+        )
+
+
+def _attributes(uniform: np.ndarray) -> np.ndarray:
+    """Attributes with the dependencies of photographs, from eight independent uniforms per row."""
+    u_male, u_young, u_smile, u_glasses, u_bald, u_hair, u_mustache, u_lipstick = uniform.T
+    male = u_male < 0.5
+    young = u_young < np.where(male, 0.66, 0.8)
+    smiling = u_smile < np.where(male, 0.42, 0.56)
+    eyeglasses = u_glasses < np.where(young, 0.08, 0.22) + 0.06 * male
+    bald = male & (u_bald < np.where(young, 0.07, 0.32))
+    black = ~bald & (u_hair < np.where(young, 0.32, 0.14))
+    blond = ~bald & (u_hair > np.where(male, 0.88, 0.68))
+    mustache = male & (u_mustache < np.where(young, 0.22, 0.32))
+    lipstick = u_lipstick < np.where(male, 0.01, np.where(young, 0.74, 0.58))
+    columns = (young, male, ~male, smiling, eyeglasses, black, blond, bald, mustache, lipstick)
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def sample(seed: int, count: int, image_size: int = 64, first: int = 0) -> Faces:
+    """Draws examples `first` to `first + count - 1` of the endless data set named by `seed`.
+
+    Pose has a triangular density on its range, every other factor is uniform; all are independent.
+
+    Args:
+        seed: which data set, at least 0.
+        count: examples to draw, at least 0.
+        image_size: one of `IMAGE_SIZES`; the same faces at every size.
+        first: index of the first example, at least 0.
+
+    Returns:
+        The examples, in order.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+    if min(seed, count, first) < 0:
+        raise ValueError(f"seed {seed}, count {count} and first {first} must be at least 0.")
+    # Philox computes its n-th block of four numbers from (key, n) directly.
+    generator = np.random.Generator(np.random.Philox(key=seed, counter=first * (_DRAWS // 4)))
+    uniform = generator.random((count, _DRAWS))
+    attributes = _attributes(uniform[:, :8])
+    draws = 2.0 * uniform[:, 8 : 8 + 2 * len(FACTORS)].reshape(count, len(FACTORS), 2) - 1.0
+    limits = np.array(list(POSE.values()))
+    pose = limits * draws[:, : len(POSE)].mean(-1)
+    factors = np.concatenate([pose, draws[:, len(POSE) :, 0]], axis=1).astype(np.float32)
+    return Faces(render(attributes, factors, image_size), attributes, factors)
+
+
+# The official order of CelebA's annotations.
+_CELEBA_ATTRIBUTES = (
+    "5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose Black_Hair Blond_Hair "
+    "Blurry Brown_Hair Bushy_Eyebrows Chubby Double_Chin Eyeglasses Goatee Gray_Hair Heavy_Makeup High_Cheekbones "
+    "Male Mouth_Slightly_Open Mustache Narrow_Eyes No_Beard Oval_Face Pale_Skin Pointy_Nose Receding_Hairline "
+    "Rosy_Cheeks Sideburns Smiling Straight_Hair Wavy_Hair Wearing_Earrings Wearing_Hat Wearing_Lipstick "
+    "Wearing_Necklace Wearing_Necktie Young"
+).split()
+
+
+def write_celebamask_hq(folder: str | os.PathLike[str], faces: Faces) -> None:
+    """Writes faces as CelebAMask-HQ is published: JPEG images, attribute and pose annotations.
+
+    The annotations name all 40 official attributes; those that are not rendered are -1 (absent) everywhere.
+
+    Args:
+        folder: receives `CelebAMask-HQ/`; made where it does not exist.
+        faces: what to write; image N of the files is row N.
+    """
+    root = Path(folder) / "CelebAMask-HQ"
+    images = root / "CelebA-HQ-img"
+    images.mkdir(parents=True, exist_ok=True)
+    column = {name.lower(): 2 * values.astype(int) - 1 for name, values in zip(ATTRIBUTES, faces.attributes.T, strict=True)}
+    absent = np.full(len(faces.images), -1)
+    signs = np.stack([column.get(name.lower(), absent) for name in _CELEBA_ATTRIBUTES], axis=1)
+    attribute_lines = [str(len(faces.images)), " ".join(_CELEBA_ATTRIBUTES)]
+    pose_lines = [str(len(faces.images)), "Yaw Pitch Raw"]  # sic, as published
+    for i, (image, row, factors) in enumerate(zip(faces.images, signs, faces.factors, strict=True)):
+        Image.fromarray(image).save(images / f"{i}.jpg", quality=95)
+        attribute_lines.append(f"{i}.jpg  " + " ".join(map(str, row)))
+        pose_lines.append(f"{i}.jpg " + " ".join(map(str, factors[: len(POSE)])))
+    (root / "CelebAMask-HQ-attribute-anno.txt").write_text("\n".join(attribute_lines) + "\n")
+    (root / "CelebAMask-HQ-pose-anno.txt").write_text("\n".join(pose_lines) + "\n")

@@ -1,0 +1,197 @@
+"""Diagonal Gaussians, given by `mean` and `logvar` (the log variance) of every dimension, and their noise.
+
+Densities and divergences are elementwise: summing over dimensions is left to the caller. Noise is drawn with one
+key per example of the global batch, so that it does not depend on how the batch is spread over devices.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import chex
+import jax
+import jax.numpy as jnp
+
+
+def example_keys(key: jax.Array, batch_size: int, axis_name: str | None = None) -> jax.Array:
+    """One key per example, folded from the example's index in the global batch.
+
+    Args:
+        key: a key that serves nothing else.
+        batch_size: B, examples held here.
+        axis_name: mapped axis over which the batch is split, in order; None if B is the whole batch, as under
+            `jit` with sharded arrays.
+
+    Returns:
+        Keys, [B].
+    """
+    start = 0 if axis_name is None else jax.lax.axis_index(axis_name) * batch_size
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, start + jnp.arange(batch_size))
+
+
+def standard_normal(key: jax.Array, shape: Sequence[int], axis_name: str | None = None) -> jax.Array:
+    """Draws from N(0, I), one key per example.
+
+    Args:
+        key: a key that serves nothing else.
+        shape: (B, ...), the batch first.
+        axis_name: as in `example_keys`.
+
+    Returns:
+        Noise of the given shape, float32.
+    """
+    keys = example_keys(key, shape[0], axis_name)
+    return jax.vmap(lambda example_key: jax.random.normal(example_key, shape[1:]))(keys)
+
+
+def uniform(key: jax.Array, shape: Sequence[int], axis_name: str | None = None) -> jax.Array:
+    """Draws from the uniform distribution on [0, 1), one key per example.
+
+    Args:
+        key: a key that serves nothing else.
+        shape: (B, ...), the batch first.
+        axis_name: as in `example_keys`.
+
+    Returns:
+        Noise of the given shape, float32.
+    """
+    keys = example_keys(key, shape[0], axis_name)
+    return jax.vmap(lambda example_key: jax.random.uniform(example_key, shape[1:]))(keys)
+
+
+def log_prob(x: jax.Array, mean: jax.Array | float, logvar: jax.Array | float) -> jax.Array:
+    """Elementwise log N(x | mean, exp(logvar)) = -(log 2 pi + logvar + (x - mean)^2 / exp(logvar)) / 2.
+
+    Args:
+        x: values, [...].
+        mean: broadcastable against `x`.
+        logvar: broadcastable against `x`.
+
+    Returns:
+        Log densities, [...], in nats.
+    """
+    return -0.5 * (math.log(2 * math.pi) + logvar + jnp.square(x - mean) * jnp.exp(-logvar))
+
+
+def sample(key: jax.Array, mean: jax.Array, logvar: jax.Array, axis_name: str | None = None) -> jax.Array:
+    """Reparameterised draws: mean + exp(logvar / 2) * noise, differentiable in mean and logvar.
+
+    Args:
+        key: a key that serves nothing else.
+        mean: [B, ...].
+        logvar: [B, ...].
+        axis_name: as in `example_keys`.
+
+    Returns:
+        One draw per example, [B, ...].
+
+    Reference:
+        Kingma and Welling, 2014, arXiv:1312.6114, section 2.4.
+    """
+    chex.assert_equal_shape([mean, logvar])
+    return mean + jnp.exp(0.5 * logvar) * standard_normal(key, mean.shape, axis_name)
+
+
+def kl_divergence(
+    mean_p: jax.Array,
+    logvar_p: jax.Array,
+    mean_q: jax.Array | float,
+    logvar_q: jax.Array | float,
+) -> jax.Array:
+    """KL(p || q) of every dimension: the expectation under p of log p - log q.
+
+    With d = logvar_p - logvar_q it is (exp(d) - 1 - d + (mean_p - mean_q)^2 / exp(logvar_q)) / 2.
+
+    Args:
+        mean_p: means of p, over which the expectation runs, [...].
+        logvar_p: log variances of p, [...].
+        mean_q: means of q, broadcastable against `mean_p`.
+        logvar_q: log variances of q, broadcastable against `mean_p`.
+
+    Returns:
+        Divergences, [...], in nats.
+    """
+    log_ratio = logvar_p - logvar_q
+    # expm1 keeps the digits that exp(d) - 1 loses where the two variances nearly agree.
+    return 0.5 * (jnp.expm1(log_ratio) - log_ratio + jnp.square(mean_p - mean_q) * jnp.exp(-logvar_q))
+
+
+def product_of_experts(
+    means: Sequence[jax.Array], logvars: Sequence[jax.Array], *, prior: bool = True
+) -> tuple[jax.Array, jax.Array]:
+    """The normalised product of Gaussian densities: precisions add, means are averaged by precision.
+
+    A missing modality is an expert left out of both sequences. To leave it out for some examples only, set its
+    log variance to infinity there (its mean must stay finite); some other expert must remain.
+
+    Args:
+        means: one array [...] per expert.
+        logvars: one array [...] per expert.
+        prior: whether N(0, I) is one more expert.
+
+    Returns:
+        Mean and log variance of the product, each [...].
+
+    Raises:
+        ValueError: no expert is given, or the sequences differ in length.
+
+    Reference:
+        Wu and Goodman, 2018, arXiv:1802.05335, section 2.2.
+    """
+    if not means or len(means) != len(logvars):
+        raise ValueError(
+            f"product_of_experts got {len(means)} means and {len(logvars)} logvars, expected equally many and at "
+            "least one: the product of no experts has no shape."
+        )
+    chex.assert_equal_shape([*means, *logvars])
+    priors = [jnp.zeros_like(means[0])] if prior else []
+    log_precisions = -jnp.stack([*logvars, *priors])
+    shares = jax.nn.softmax(log_precisions, axis=0)
+    return (shares * jnp.stack([*means, *priors])).sum(0), -jax.nn.logsumexp(log_precisions, axis=0)
+
+
+def lerp(start: jax.Array, end: jax.Array, fraction: jax.Array | float) -> jax.Array:
+    """Linear interpolation, (1 - fraction) * start + fraction * end; exact at both ends.
+
+    Args:
+        start: [...].
+        end: [...].
+        fraction: scalar, or of the rank of `start` and broadcastable against it, such as [B, 1]; 0 is `start`.
+
+    Returns:
+        Points on the segment, [...].
+    """
+    return (1.0 - fraction) * start + fraction * end
+
+
+def slerp(start: jax.Array, end: jax.Array, fraction: jax.Array | float) -> jax.Array:
+    """Spherical interpolation over the last axis, at constant angular speed.
+
+    With the angle w between the two it is (sin((1 - t) w) start + sin(t w) end) / sin(w): for vectors of equal norm
+    the great circle, on which samples of N(0, I) in many dimensions keep their typical norm. Where the angle
+    defines no circle (parallel, opposite or zero vectors) the result is `lerp`.
+
+    Args:
+        start: [..., D].
+        end: [..., D].
+        fraction: t; scalar, or of the rank of `start` and broadcastable against it, such as [B, 1]; 0 is `start`.
+
+    Returns:
+        Points on the arc, [..., D].
+
+    Reference:
+        Shoemake, 1985, Animating rotation with quaternion curves; White, 2016, arXiv:1609.04468.
+    """
+    start_norm = jnp.linalg.norm(start, axis=-1, keepdims=True)
+    end_norm = jnp.linalg.norm(end, axis=-1, keepdims=True)
+    # Half-angle form: unlike arccos of the inner product it keeps its digits for nearly parallel vectors.
+    difference, total = end_norm * start - start_norm * end, end_norm * start + start_norm * end
+    angle = 2 * jnp.arctan2(
+        jnp.linalg.norm(difference, axis=-1, keepdims=True), jnp.linalg.norm(total, axis=-1, keepdims=True)
+    )
+    on_circle = jnp.sin(angle) > 1e-6
+    sine = jnp.where(on_circle, jnp.sin(angle), 1.0)
+    start_weight = jnp.where(on_circle, jnp.sin((1.0 - fraction) * angle) / sine, 1.0 - fraction)
+    end_weight = jnp.where(on_circle, jnp.sin(fraction * angle) / sine, fraction)
+    return start_weight * start + end_weight * end

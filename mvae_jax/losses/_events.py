@@ -1,0 +1,26 @@
+"""What all losses assert, and reductions over event axes: all axes but the first, which counts examples."""
+
+from __future__ import annotations
+
+import chex
+import jax
+import jax.numpy as jnp
+
+
+def assert_events(*arrays: jax.Array) -> None:
+    """Asserts floating-point arrays of one shape, [B, ...]."""
+    chex.assert_shape(arrays, (None, ...))
+    chex.assert_equal_shape(arrays)
+    chex.assert_type(arrays, float)
+
+
+def sum_events(x: jax.Array) -> jax.Array:
+    """Sum over the event axes, [B, ...] -> [B]."""
+    return x.sum(axis=tuple(range(1, x.ndim)))
+
+
+def norm_events(x: jax.Array) -> jax.Array:
+    """Euclidean norm over the event axes, [B, ...] -> [B], with gradient zero at zero."""
+    squared = sum_events(jnp.square(x))
+    # The root has an infinite slope at zero, and 0 * inf in the unselected branch would still give NaN.
+    return jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1.0)), 0.0)

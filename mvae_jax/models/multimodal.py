@@ -1,0 +1,510 @@
+"""Multimodal VAE of faces and attribute captions (Kim, 2024): two VAEs that share one latent space.
+
+An image VAE and a text VAE (the text is a vector of attribute bits) are trained in three phases: each for itself,
+then aligned (cross-modal reconstruction, matching of the two posteriors), then with a patch discriminator on the
+reconstructions. Every term of the published loss is a mean over pixels, bits or latent dimensions, so the
+[B] sums of `mvae_jax.losses` are divided here and the published weights hold.
+
+Groups: "vae" (both encoders, both decoders: one optimiser, one gradient clip), "discriminator", and "vgg", which is
+there only if weights are given and is never trained.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mvae_jax import gaussian, images, losses
+from mvae_jax.nets import blocks, conv, mlp, patch_discriminator, vgg
+from mvae_jax.objective import Batch, Losses, Model, ModelState, Params, Phase, Round
+
+ATTRIBUTES = (
+    "young",
+    "male",
+    "female",
+    "smiling",
+    "eyeglasses",
+    "black_hair",
+    "blond_hair",
+    "bald",
+    "mustache",
+    "wearing_lipstick",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class PhaseConfig:
+    """Length of a phase and the weights of its loss terms (paper, section 5.4).
+
+    Attributes:
+        epochs: passes over the training images.
+        reconstruction: weight of squared error, perceptual and identity term of the reconstructed image.
+        text: weight of the reconstructed attributes.
+        consistency: weight of attribute agreement, matching of the posteriors, and consistency score.
+        kl: weight of each modality's KL to the standard normal.
+        cross: weight of image from text and text from image.
+        adversarial: weight of the patch discriminator's verdict, and of its own loss.
+    """
+
+    epochs: int
+    reconstruction: float
+    text: float
+    consistency: float = 0.0
+    kl: float = 0.0
+    cross: float = 0.0
+    adversarial: float = 0.0
+
+    def weights(self) -> dict[str, float]:
+        """The weights alone, by name."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "epochs"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The multimodal VAE; defaults are the paper's, repaired where paper and released code disagree.
+
+    Attributes:
+        image_size: height and width of the images in pixels: 32, 64 or 128.
+        attributes: names of the attribute bits, in order.
+        latent_size: dimensions of the shared latent space; the paper has 128, 256 and 512.
+        encoder_widths: channels of the image encoder's convolutions.
+        decoder_widths: channels of the image decoder's four stages.
+        decoder_hidden: units of the image decoder's dense layers.
+        text_hidden: units of the text encoder's and decoder's hidden layer.
+        discriminator_widths: channels of the patch discriminator's convolutions.
+        attention: self-attention over the coarsest feature map of the image decoder (MM-09).
+        attention_heads: heads of that attention.
+        unimodal: first phase, each modality for itself.
+        alignment: second phase, the two latent spaces are aligned.
+        adversarial: third phase, with the patch discriminator.
+        batch_size: examples per step.
+        learning_rate: AdamW's rate for encoders and decoders.
+        discriminator_learning_rate: AdamW's rate for the discriminator.
+        weight_decay: AdamW's decay for encoders and decoders (MM-11).
+        discriminator_weight_decay: AdamW's decay for the discriminator (MM-11).
+        gradient_clip: largest global gradient norm of each group.
+        perceptual_weight: weight of the VGG term within the reconstruction (MM-13).
+        identity_weight: weight of the identity term within the reconstruction (MM-13).
+        cross_perceptual_weight: weight of the VGG term of the image from text (MM-13).
+        cross_identity_weight: weight of the identity term of the image from text (MM-13).
+        normalise_vgg_input: give VGG the ImageNet-normalised images it was trained on; the released code does not.
+        penalise_text_errors: multiply an attribute's error by 8 where it is above 0.15 (MM-03).
+        score_direction: KL of the training score, "img||txt" or "txt||img" (MM-02).
+        score_reduction: "example" takes the mean of the scores, "batch" the score of the mean KL (MM-14).
+        discriminator_penalty: "r1" on real images, or "interpolation", the released code's gradient penalty on the
+            discriminator's probabilities (MM-08).
+        discriminator_penalty_weight: weight of that penalty; R1 carries a further factor of one half.
+        instance_noise: standard deviation of the noise on the discriminator's inputs in the phase's first epoch.
+        instance_noise_decay: factor of that deviation per epoch.
+    """
+
+    image_size: int = 64
+    attributes: tuple[str, ...] = ATTRIBUTES
+    latent_size: int = 256
+    encoder_widths: tuple[int, ...] = (64, 128, 256)
+    decoder_widths: tuple[int, ...] = (512, 256, 128, 64)
+    decoder_hidden: int = 2048
+    text_hidden: int = 512
+    discriminator_widths: tuple[int, ...] = (64, 128, 256)
+    attention: bool = True
+    attention_heads: int = 8
+    unimodal: PhaseConfig = PhaseConfig(epochs=40, reconstruction=2.0, text=1.0)
+    alignment: PhaseConfig = PhaseConfig(
+        epochs=30, reconstruction=1.0, text=1.0, consistency=0.05, kl=0.005, cross=0.1
+    )
+    adversarial: PhaseConfig = PhaseConfig(
+        epochs=70, reconstruction=1.0, text=1.0, consistency=0.2, kl=0.01, cross=0.3, adversarial=0.001
+    )
+    batch_size: int = 16
+    learning_rate: float = 1e-4
+    discriminator_learning_rate: float = 1e-5
+    weight_decay: float = 0.01
+    discriminator_weight_decay: float = 0.02
+    gradient_clip: float = 1.0
+    perceptual_weight: float = 0.05
+    identity_weight: float = 0.1
+    cross_perceptual_weight: float = 0.1
+    cross_identity_weight: float = 0.1
+    normalise_vgg_input: bool = True
+    penalise_text_errors: bool = False
+    score_direction: str = "img||txt"
+    score_reduction: str = "example"
+    discriminator_penalty: str = "r1"
+    discriminator_penalty_weight: float = 10.0
+    instance_noise: float = 0.01
+    instance_noise_decay: float = 0.9
+
+    def __post_init__(self) -> None:
+        choices = {
+            "image_size": (32, 64, 128),
+            "score_direction": ("img||txt", "txt||img"),
+            "score_reduction": ("example", "batch"),
+            "discriminator_penalty": ("r1", "interpolation"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}; choose one of {', '.join(map(repr, allowed))}."
+                )
+        for name in ("latent_size", "batch_size", "decoder_hidden", "text_hidden", "attention_heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1.")
+        if not self.attributes or len(set(self.attributes)) != len(self.attributes):
+            raise ValueError(f"attributes are {self.attributes}; expected at least one name and no name twice.")
+        if self.attention and self.decoder_widths[0] % self.attention_heads:
+            raise ValueError(
+                f"decoder_widths[0] is {self.decoder_widths[0]}; expected a multiple of attention_heads, "
+                f"{self.attention_heads}."
+            )
+
+    @classmethod
+    def reference(cls) -> Config:
+        """The released code's behaviour."""
+        return cls(
+            normalise_vgg_input=False,
+            score_direction="txt||img",
+            score_reduction="batch",
+            discriminator_penalty="interpolation",
+        )
+
+
+def phases(config: Config, steps_per_epoch: int) -> tuple[Phase, ...]:
+    """The three phases one after another; a phase of no epochs is left out."""
+    result: list[Phase] = []
+    for name in ("unimodal", "alignment", "adversarial"):
+        phase: PhaseConfig = getattr(config, name)
+        if phase.epochs:
+            result.append(
+                Phase(
+                    name=name,
+                    steps=phase.epochs * steps_per_epoch,
+                    start=result[-1].end if result else 0,
+                    batch_size=config.batch_size,
+                    image_size=config.image_size,
+                    learning_rates={
+                        "vae": config.learning_rate,
+                        "discriminator": config.discriminator_learning_rate,
+                    },
+                    weights=phase.weights(),
+                    options={"steps_per_epoch": steps_per_epoch},
+                )
+            )
+    return tuple(result)
+
+
+def build(config: Config, vgg_params: Mapping[str, Any] | None = None) -> Model:
+    """Builds the model's pure functions.
+
+    Args:
+        config: the model.
+        vgg_params: parameters of `nets.vgg.VGGFeatures` as `nets.vgg.load_vgg` returns them; without them the
+            perceptual terms are off.
+
+    Returns:
+        A `Model` that trains on batches {"image": uint8 [B, H, W, 3], "attributes": float32 [B, A]}. Its
+        `functions` take (params, model_state, ...) and work in evaluation mode:
+        encode_image(images in [-1, 1]) -> (mean, logvar); encode_attributes(attributes) -> (mean, logvar);
+        decode_image(z) -> images in [-1, 1]; decode_attributes(z) -> logits [B, A];
+        fuse(images, attributes) -> (mean, logvar) of the product of both posteriors and the prior.
+    """
+    nets = _Networks.of(config)
+    perceptual = vgg_params is not None
+
+    def init(key: jax.Array, batch: Batch) -> tuple[Params, ModelState]:
+        x, a = images.to_float(batch["image"]), batch["attributes"]
+        z = jnp.zeros((len(x), config.latent_size))
+        inputs = {
+            "image_encoder": (x, False),
+            "text_encoder": (a,),
+            "image_decoder": (z, False),
+            "text_decoder": (z,),
+            "discriminator": (x, False),
+        }
+        params, stats = {}, {}
+        for i, (name, args) in enumerate(inputs.items()):
+            variables = getattr(nets, name).init(jax.random.fold_in(key, i), *args)
+            params[name], stats[name] = variables["params"], variables.get("batch_stats", {})
+        groups = {"discriminator": params.pop("discriminator"), "vae": params}
+        if perceptual:
+            groups["vgg"] = jax.tree.map(jnp.asarray, vgg_params)
+        return groups, {"discriminator": stats.pop("discriminator"), "vae": stats}
+
+    def optimizers(phase: Phase) -> dict[str, optax.GradientTransformation]:
+        del phase  # the same in all three, whose memory is carried over
+        decays = {"vae": config.weight_decay, "discriminator": config.discriminator_weight_decay}
+        return {
+            group: optax.chain(
+                optax.clip_by_global_norm(config.gradient_clip),
+                optax.adamw(1.0, b1=0.5, b2=0.999, weight_decay=decay),
+            )
+            for group, decay in decays.items()
+        }
+
+    def rounds(phase: Phase, axis_name: str | None = None) -> tuple[Round, ...]:
+        mapped = _Networks.of(config, axis_name)
+        weights = term_weights(config, phase.weights, perceptual)
+
+        def vae_losses(params: Params, state: ModelState, batch: Batch, key: jax.Array, step: jax.Array) -> Losses:
+            terms, stats = _terms(config, mapped, weights, params, state, batch, key, axis_name, train=True)
+            means = {name: term.mean() for name, term in terms.items()}
+            total = sum((weights[name] * mean for name, mean in means.items()), start=jnp.zeros(()))
+            # What validation can compute too: the discriminator's verdict is no measure of a model.
+            loss = total - weights.get("adversarial", 0.0) * means.get("adversarial", 0.0)
+            return Losses({"vae": total}, {"loss": loss, **means}, {"vae": stats})
+
+        def discriminator_losses(
+            params: Params, state: ModelState, batch: Batch, key: jax.Array, step: jax.Array
+        ) -> Losses:
+            return _discriminator_losses(config, mapped, phase, params, state, batch, key, step, axis_name)
+
+        vae = Round({"vae": ("vae",)}, vae_losses)
+        if "adversarial" not in weights:
+            return (vae,)
+        return (Round({"discriminator": ("discriminator",)}, discriminator_losses), vae)
+
+    def evaluate(phase: Phase) -> Any:
+        weights = term_weights(config, phase.weights, perceptual)
+        weights.pop("adversarial", None)
+        per_example = dataclasses.replace(config, score_reduction="example")
+
+        def terms(params: Params, state: ModelState, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
+            terms, _ = _terms(per_example, nets, weights, params, state, batch, key, None, train=False)
+            return {"loss": jnp.stack([weights[name] * term for name, term in terms.items()]).sum(0), **terms}
+
+        return terms
+
+    def encode_image(params: Params, state: ModelState, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return nets.run("image_encoder", params["vae"], state["vae"], x, train=False)[0]
+
+    def encode_attributes(params: Params, state: ModelState, attributes: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return nets.run("text_encoder", params["vae"], state["vae"], attributes)[0]
+
+    def decode_image(params: Params, state: ModelState, z: jax.Array) -> jax.Array:
+        return nets.run("image_decoder", params["vae"], state["vae"], z, train=False)[0]
+
+    def decode_attributes(params: Params, state: ModelState, z: jax.Array) -> jax.Array:
+        return nets.run("text_decoder", params["vae"], state["vae"], z)[0]
+
+    def fuse(params: Params, state: ModelState, x: jax.Array, attributes: jax.Array) -> tuple[jax.Array, jax.Array]:
+        (image_mean, image_logvar), (text_mean, text_logvar) = (
+            encode_image(params, state, x),
+            encode_attributes(params, state, attributes),
+        )
+        return gaussian.product_of_experts([image_mean, text_mean], [image_logvar, text_logvar])
+
+    def sample(params: Params, state: ModelState, key: jax.Array, count: int) -> jax.Array:
+        return decode_image(params, state, gaussian.standard_normal(key, (count, config.latent_size)))
+
+    return Model(
+        init=init,
+        rounds=rounds,
+        optimizers=optimizers,
+        evaluate=evaluate,
+        encode=encode_image,
+        decode=decode_image,
+        sample=sample,
+        functions={
+            "encode_image": encode_image,
+            "encode_attributes": encode_attributes,
+            "decode_image": decode_image,
+            "decode_attributes": decode_attributes,
+            "fuse": fuse,
+        },
+    )
+
+
+def term_weights(config: Config, weights: Mapping[str, float], perceptual: bool) -> dict[str, float]:
+    """Weight of each loss term in a phase; terms of weight zero are absent, and are not computed.
+
+    Args:
+        config: the model.
+        weights: the phase's weights, as `PhaseConfig.weights` names them.
+        perceptual: whether VGG weights are there.
+    """
+    reconstruction, cross, consistency = weights["reconstruction"], weights["cross"], weights["consistency"]
+    table = {
+        "image_from_image": reconstruction,
+        "image_from_image_perceptual": reconstruction * config.perceptual_weight * perceptual,
+        "image_from_image_identity": reconstruction * config.identity_weight,
+        "text_from_text": weights["text"],
+        "text_from_image": cross,
+        "image_from_text": cross,
+        "image_from_text_perceptual": cross * config.cross_perceptual_weight * perceptual,
+        "image_from_text_identity": cross * config.cross_identity_weight,
+        "attribute_agreement": consistency,
+        "posterior_matching": consistency,
+        "inconsistency": consistency,
+        "image_kl": weights["kl"],
+        "text_kl": weights["kl"],
+        "adversarial": weights["adversarial"],
+    }
+    return {name: weight for name, weight in table.items() if weight}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Networks:
+    image_encoder: conv.GaussianImageEncoder
+    text_encoder: mlp.GaussianAttributeEncoder
+    image_decoder: conv.AttentionImageDecoder
+    text_decoder: mlp.AttributeDecoder
+    discriminator: patch_discriminator.PatchDiscriminator
+
+    @classmethod
+    def of(cls, config: Config, axis_name: str | None = None) -> _Networks:
+        return cls(
+            conv.GaussianImageEncoder(config.encoder_widths, config.latent_size, axis_name=axis_name),
+            mlp.GaussianAttributeEncoder(config.text_hidden, config.latent_size),
+            conv.AttentionImageDecoder(
+                config.decoder_widths,
+                config.decoder_hidden,
+                config.image_size,
+                attention=config.attention,
+                heads=config.attention_heads,
+                axis_name=axis_name,
+            ),
+            mlp.AttributeDecoder(config.text_hidden, len(config.attributes)),
+            patch_discriminator.PatchDiscriminator(config.discriminator_widths, axis_name=axis_name),
+        )
+
+    def run(self, name: str, params: Params, stats: ModelState, *inputs: Any, **options: Any) -> tuple[Any, Any]:
+        """Runs one network; returns its output and its new batch statistics."""
+        return blocks.apply(getattr(self, name), params[name], stats[name], *inputs, **options)
+
+
+def _terms(
+    config: Config,
+    nets: _Networks,
+    weights: Mapping[str, float],
+    params: Params,
+    state: ModelState,
+    batch: Batch,
+    key: jax.Array,
+    axis_name: str | None,
+    *,
+    train: bool,
+) -> tuple[dict[str, jax.Array], ModelState]:
+    """Computes the terms that `weights` names, each [B] and a mean over event axes, and the new batch statistics.
+
+    In training z is sampled from the posteriors; in evaluation it is their mean.
+    """
+    x, a = images.to_float(batch["image"]), batch["attributes"]
+    vae, stats = params["vae"], dict(state["vae"])
+
+    def run(name: str, *inputs: Any, **options: Any) -> Any:
+        out, stats[name] = nets.run(name, vae, stats[name], *inputs, **options)
+        return out
+
+    image, text = run("image_encoder", x, train=train), run("text_encoder", a)
+    z_image, z_text = (
+        (
+            gaussian.sample(jax.random.fold_in(key, 1), *image, axis_name=axis_name),
+            gaussian.sample(jax.random.fold_in(key, 2), *text, axis_name=axis_name),
+        )
+        if train
+        else (image[0], text[0])
+    )
+    reconstruction = run("image_decoder", z_image, train=train)
+    text_logits = run("text_decoder", z_text)
+    terms: dict[str, jax.Array] = {}
+
+    def compare_images(name: str, generated: jax.Array) -> None:
+        terms[name] = losses.squared_error(generated, x) / x[0].size
+        if f"{name}_perceptual" in weights:
+            network = vgg.VGGFeatures(normalise=config.normalise_vgg_input)
+            theirs, ours = (network.apply({"params": params["vgg"]}, pixels) for pixels in (x, generated))
+            terms[f"{name}_perceptual"] = losses.feature_distance(ours, theirs) / ours[0].size
+        if f"{name}_identity" in weights:
+            # Statistics of generated images must not reach the encoder's running averages.
+            (mean, _), _ = nets.run("image_encoder", vae, stats["image_encoder"], generated, train=train)
+            terms[f"{name}_identity"] = losses.cosine_distance(image[0], mean)
+
+    def compare_attributes(name: str, logits: jax.Array) -> None:
+        error = losses.penalised_bernoulli_nll if config.penalise_text_errors else losses.bernoulli_nll
+        terms[name] = error(logits, a) / a.shape[1]
+
+    compare_images("image_from_image", reconstruction)
+    compare_attributes("text_from_text", text_logits)
+    if "image_from_text" in weights:
+        compare_images("image_from_text", run("image_decoder", z_text, train=train))
+    if "text_from_image" in weights or "attribute_agreement" in weights:
+        crossed_logits = run("text_decoder", z_image)
+    if "text_from_image" in weights:
+        compare_attributes("text_from_image", crossed_logits)
+    if "attribute_agreement" in weights:
+        agreement = losses.squared_error(jax.nn.sigmoid(text_logits), jax.nn.sigmoid(crossed_logits))
+        terms["attribute_agreement"] = agreement / a.shape[1]
+    if "posterior_matching" in weights:
+        terms["posterior_matching"] = losses.kl_diag_gaussians(*image, *text) / config.latent_size
+    if "inconsistency" in weights:
+        first, second = (image, text) if config.score_direction == "img||txt" else (text, image)
+        divergence = losses.kl_diag_gaussians(*first, *second) / config.latent_size
+        if config.score_reduction == "batch":
+            mean = divergence.mean()
+            divergence = jnp.full_like(divergence, mean if axis_name is None else jax.lax.pmean(mean, axis_name))
+        terms["inconsistency"] = 1.0 - 1.0 / (1.0 + divergence)
+    if "image_kl" in weights:
+        terms["image_kl"] = losses.kl_standard_normal(*image) / config.latent_size
+        terms["text_kl"] = losses.kl_standard_normal(*text) / config.latent_size
+    if "adversarial" in weights:
+        # The discriminator's statistics are its own round's business: those of this pass are dropped.
+        logits, _ = nets.run("discriminator", params, state, reconstruction, train=True)
+        terms["adversarial"] = losses.non_saturating_generator(logits) / logits[0].size
+    return {name: term for name, term in terms.items() if name in weights}, stats
+
+
+def _discriminator_losses(
+    config: Config,
+    nets: _Networks,
+    phase: Phase,
+    params: Params,
+    state: ModelState,
+    batch: Batch,
+    key: jax.Array,
+    step: jax.Array,
+    axis_name: str | None,
+) -> Losses:
+    """The discriminator's side: real against reconstructed patches, both noisy, and a gradient penalty."""
+    real = images.to_float(batch["image"])
+    posterior, _ = nets.run("image_encoder", params["vae"], state["vae"], real, train=True)
+    z = gaussian.sample(jax.random.fold_in(key, 1), *posterior, axis_name=axis_name)  # the draw of the other round
+    fake, _ = nets.run("image_decoder", params["vae"], state["vae"], z, train=True)
+    fake = jax.lax.stop_gradient(fake)
+
+    epoch = (step // phase.options["steps_per_epoch"]).astype(jnp.float32)
+    deviation = config.instance_noise * config.instance_noise_decay**epoch
+    noise = [
+        deviation * gaussian.standard_normal(jax.random.fold_in(key, draw), real.shape, axis_name)
+        for draw in (3, 4)
+    ]
+    discriminator = params["discriminator"]
+    real_logits, stats = blocks.apply(
+        nets.discriminator, discriminator, state["discriminator"], real + noise[0], train=True
+    )
+    fake_logits, stats = blocks.apply(nets.discriminator, discriminator, stats, fake + noise[1], train=True)
+
+    def critic(pixels: jax.Array) -> jax.Array:
+        logits, _ = blocks.apply(nets.discriminator, discriminator, stats, pixels, train=True)
+        if config.discriminator_penalty == "interpolation":
+            return jax.nn.sigmoid(logits)
+        return logits.mean((1, 2, 3))
+
+    if config.discriminator_penalty == "interpolation":
+        fraction = gaussian.uniform(jax.random.fold_in(key, 5), (len(real),), axis_name)
+        penalty = losses.gradient_penalty(critic, real, fake, fraction).mean()
+    else:
+        penalty = 0.5 * losses.r1_penalty(critic, real).mean()
+    patches = real_logits[0].size
+    error = 0.5 * losses.logistic_discriminator(real_logits, fake_logits).mean() / patches
+    objective = phase.weights["adversarial"] * (error + config.discriminator_penalty_weight * penalty)
+    metrics = {
+        "discriminator/error": error,
+        "discriminator/penalty": penalty,
+        "discriminator/real_accuracy": (real_logits > 0).mean(),
+        "discriminator/fake_accuracy": (fake_logits < 0).mean(),
+    }
+    return Losses({"discriminator": objective}, metrics, {"discriminator": stats})

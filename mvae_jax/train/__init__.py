@@ -1,0 +1,1 @@
+"""Runs any `objective.Model`: state, step, phases, devices, checkpoints, logs. Knows no model."""

@@ -1,0 +1,84 @@
+"""Everything that a training run remembers between two steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from mvae_jax.objective import Batch, Model, Phase
+
+
+class TrainState(struct.PyTreeNode):
+    """What a checkpoint holds; with the data and the code it determines the rest of the run.
+
+    Attributes:
+        step: optimiser steps done in this run, over all phases.
+        key: the run's key. It never changes; step t draws from fold_in(key, t).
+        params: {group: parameters}; a group without optimiser is frozen.
+        model_state: {group: batch statistics and the like}.
+        opt_state: {group: optimiser state}.
+        ema: exponential moving average of the trained groups' parameters; None if no phase asked for one.
+        skipped: steps refused because something was not finite.
+    """
+
+    step: jax.Array
+    key: jax.Array
+    params: dict[str, Any]
+    model_state: dict[str, Any]
+    opt_state: dict[str, Any]
+    ema: dict[str, Any] | None
+    skipped: jax.Array
+
+
+def create(model: Model, phase: Phase, key: jax.Array, batch: Batch) -> TrainState:
+    """Initialises a run at its first phase.
+
+    Args:
+        model: the model to train.
+        phase: its first phase.
+        key: the run's typed key.
+        batch: one batch, for shapes only.
+
+    Raises:
+        ValueError: an optimiser is given for a group that the model does not have.
+    """
+    init_key, key = jax.random.split(key)
+    params, model_state = model.init(init_key, batch)
+    optimizers = model.optimizers(phase)
+    unknown = sorted(set(optimizers) - set(params))
+    if unknown:
+        raise ValueError(f"optimizers for unknown groups {unknown}; the model's groups are {sorted(params)}.")
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        key=key,
+        params=params,
+        model_state=model_state,
+        opt_state=_fresh_optimizers(optimizers, params),
+        ema=_copy(params, optimizers) if phase.ema_decay is not None else None,
+        skipped=jnp.zeros((), jnp.int32),
+    )
+
+
+def start_phase(state: TrainState, model: Model, phase: Phase) -> TrainState:
+    """Hands a state over to the next phase; the optimisers remember unless the phase says otherwise."""
+    optimizers = model.optimizers(phase)
+    if phase.reset_optimizers or set(optimizers) != set(state.opt_state):
+        fresh = _fresh_optimizers(optimizers, state.params)
+        kept = {} if phase.reset_optimizers else state.opt_state
+        state = state.replace(opt_state={group: kept.get(group, fresh[group]) for group in fresh})
+    if phase.ema_decay is not None and state.ema is None:
+        state = state.replace(ema=_copy(state.params, optimizers))
+    return state
+
+
+def _fresh_optimizers(optimizers: Mapping[str, optax.GradientTransformation], params: dict) -> dict[str, Any]:
+    return {group: optimizer.init(params[group]) for group, optimizer in optimizers.items()}
+
+
+def _copy(params: dict, groups: Any) -> dict[str, Any]:
+    return {group: jax.tree.map(jnp.copy, params[group]) for group in groups}

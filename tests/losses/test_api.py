@@ -1,0 +1,149 @@
+"""What holds for every public loss: one number per example, documented, typed, pure, and light to import."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mvae_jax import losses
+
+BATCH = 4
+X, Y, Z = jax.random.normal(jax.random.key(0), (3, BATCH, 3, 2))
+FUNCTIONS = [name for name in losses.__all__ if inspect.isfunction(getattr(losses, name))]
+
+
+def critic(x):
+    return jnp.tanh(x * jnp.arange(1.0, 7.0).reshape(1, 3, 2)).sum(-1)
+
+
+# name -> array arguments; what is not an array is bound in LOSSES.
+ARRAYS = {
+    "absolute_error": (X, Y),
+    "bernoulli_nll": (X, jax.nn.sigmoid(Y)),
+    "cosine_distance": (X, Y),
+    "feature_distance": (X, Y),
+    "gaussian_nll": (X, Y, Z),
+    "gradient_penalty": (X, Y, jax.nn.sigmoid(Z[:, 0, 0])),
+    "hinge_discriminator": (X, Y),
+    "kl_diag_gaussians": (X, Y, Z, X),
+    "kl_standard_normal": (X, Y),
+    "kl_terms": (X[..., 0], Y[..., 0], Z[..., 0]),
+    "laplace_nll": (X, Y, Z),
+    "least_squares_discriminator": (X, Y),
+    "least_squares_generator": (X,),
+    "logistic_discriminator": (X, Y),
+    "non_saturating_generator": (X,),
+    "penalised_bernoulli_nll": (X, jax.nn.sigmoid(Y)),
+    "r1_penalty": (X,),
+    "saturating_generator": (X,),
+    "squared_error": (X, Y),
+    "total_correlation": (X[..., 0], Y[..., 0], Z[..., 0]),
+    "wasserstein_discriminator": (X, Y),
+    "wasserstein_generator": (X,),
+}
+LOSSES = {
+    **{name: getattr(losses, name) for name in ARRAYS},
+    "gradient_penalty": functools.partial(losses.gradient_penalty, critic),
+    "kl_terms": functools.partial(losses.kl_terms, dataset_size=50),
+    "r1_penalty": functools.partial(losses.r1_penalty, critic),
+    "total_correlation": functools.partial(losses.total_correlation, dataset_size=50),
+}
+
+
+def test_the_table_covers_the_public_functions():
+    assert sorted(ARRAYS) == sorted(FUNCTIONS)
+    assert losses.__all__ == sorted(losses.__all__)
+    assert not [name for name in dir(losses) if not name.startswith("_") and name not in losses.__all__]
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_a_loss_is_one_finite_number_per_example(name):
+    for part in jax.tree.leaves(LOSSES[name](*ARRAYS[name])):
+        assert part.shape == (BATCH,)
+        assert part.dtype == jnp.float32
+        assert jnp.isfinite(part).all()
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_jit_changes_nothing(name):
+    compiled, eager = jax.jit(LOSSES[name])(*ARRAYS[name]), LOSSES[name](*ARRAYS[name])
+    np.testing.assert_allclose(compiled, eager, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_permuting_the_examples_permutes_the_losses(name):
+    order = jnp.array([2, 0, 3, 1])
+    permuted = LOSSES[name](*(x[order] for x in ARRAYS[name]))
+    expected = jax.tree.map(lambda part: part[order], LOSSES[name](*ARRAYS[name]))
+    np.testing.assert_allclose(permuted, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(set(ARRAYS) - {"kl_terms", "total_correlation"}))
+def test_examples_do_not_touch_each_other(name):
+    alone = LOSSES[name](*(x[1:2] for x in ARRAYS[name]))
+    expected = jax.tree.map(lambda part: part[1:2], LOSSES[name](*ARRAYS[name]))
+    np.testing.assert_allclose(alone, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_gradients_are_finite_at_zero(name):
+    zeros = [jnp.zeros_like(x) for x in ARRAYS[name]]
+    gradients = jax.grad(
+        lambda *x: sum(part.sum() for part in jax.tree.leaves(LOSSES[name](*x))), argnums=range(len(zeros))
+    )(*zeros)
+    assert all(jnp.isfinite(gradient).all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_integers_are_refused(name):
+    arrays = ARRAYS[name]
+    for index in range(len(arrays)):
+        with pytest.raises(AssertionError):
+            LOSSES[name](*(x.astype(jnp.int32) if i == index else x for i, x in enumerate(arrays)))
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_arrays_without_a_batch_are_refused(name):
+    with pytest.raises(AssertionError):
+        LOSSES[name](*(x[0, 0] if x.ndim == 2 else x.reshape(-1)[0] for x in ARRAYS[name]))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_signatures(name):
+    signature = inspect.signature(getattr(losses, name))
+    assert signature.return_annotation is not inspect.Signature.empty
+    for parameter in signature.parameters.values():
+        assert parameter.annotation is not inspect.Parameter.empty
+        assert parameter.name not in {"reduction", "weight", "probabilities"}
+        is_option = parameter.default is not inspect.Parameter.empty
+        assert not is_option or parameter.kind is inspect.Parameter.KEYWORD_ONLY
+
+
+@pytest.mark.parametrize("name", losses.__all__)
+def test_docstrings(name):
+    public = getattr(losses, name)
+    lines = inspect.getdoc(public).splitlines()
+    assert lines[0].endswith(".")
+    assert len(lines) == 1 or not lines[1]
+    if inspect.isclass(public):
+        assert [line.split(":")[0].strip() for line in lines if line.startswith("    ")] == list(public._fields)
+        return
+    assert "Returns:" in lines
+    start = lines.index("Args:")
+    documented = [line.split(":")[0].strip() for line in lines[start + 1 : lines.index("Returns:")]]
+    for parameter in inspect.signature(public).parameters:
+        assert parameter in documented
+
+
+def test_importing_losses_loads_no_framework():
+    heavy = ("flax", "optax", "orbax", "tensorflow", "tensorflow_datasets")
+    program = f"import sys, mvae_jax.losses; print([name for name in {heavy} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

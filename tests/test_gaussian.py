@@ -1,0 +1,185 @@
+"""Diagonal Gaussians against quadrature, SciPy and hand values; noise against the promise of one key per example."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from mvae_jax import gaussian
+
+KEY = jax.random.key(7)
+GRID = np.linspace(-30.0, 30.0, 60_001)
+
+
+def density(mean, logvar):
+    return scipy.stats.norm.pdf(GRID, mean, math.exp(0.5 * logvar))
+
+
+def integrate(values):
+    return np.trapezoid(values, GRID)
+
+
+def test_example_keys_are_folded_from_the_index():
+    keys = gaussian.example_keys(KEY, 5)
+    for index in range(5):
+        np.testing.assert_array_equal(
+            jax.random.key_data(keys[index]), jax.random.key_data(jax.random.fold_in(KEY, index))
+        )
+
+
+@pytest.mark.parametrize("draw", [gaussian.standard_normal, gaussian.uniform])
+@pytest.mark.parametrize("mapped", [jax.vmap, jax.pmap])
+def test_shards_draw_what_the_whole_batch_draws(draw, mapped):
+    whole = draw(KEY, (8, 3))
+    shards = mapped(lambda _: draw(KEY, (2, 3), "data"), axis_name="data")(jnp.arange(4))
+    np.testing.assert_array_equal(shards.reshape(8, 3), whole)
+
+
+def test_sharded_jit_draws_what_one_device_draws():
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]), ("data",))
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    draw = jax.jit(functools.partial(gaussian.standard_normal, shape=(8, 3)), out_shardings=split)
+    np.testing.assert_array_equal(draw(KEY), gaussian.standard_normal(KEY, (8, 3)))
+
+
+def test_an_example_keeps_its_noise_in_a_larger_batch():
+    np.testing.assert_array_equal(
+        gaussian.standard_normal(KEY, (9, 2, 2))[:4], gaussian.standard_normal(KEY, (4, 2, 2))
+    )
+
+
+def test_noise_has_the_right_distribution():
+    normal = np.asarray(gaussian.standard_normal(KEY, (4000, 5)))
+    uniform = np.asarray(gaussian.uniform(KEY, (4000, 5)))
+    assert scipy.stats.kstest(normal.ravel(), "norm").pvalue > 0.01
+    assert scipy.stats.kstest(uniform.ravel(), "uniform").pvalue > 0.01
+    np.testing.assert_allclose(np.corrcoef(normal.T), np.eye(5), atol=0.06)  # 3.8 standard errors
+    assert gaussian.uniform(KEY, (6,)).shape == (6,)
+
+
+def test_log_prob_equals_scipy():
+    x, mean, logvar = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
+    expected = scipy.stats.norm.logpdf(x, mean, np.exp(0.5 * logvar))
+    np.testing.assert_allclose(gaussian.log_prob(x, mean, logvar), expected, rtol=1e-5, atol=1e-6)
+    assert gaussian.log_prob(jnp.zeros(()), 0.0, 0.0) == pytest.approx(-0.9189385)
+
+
+def test_sample_is_reparameterised():
+    mean, logvar = jnp.full((3, 2), 4.0), jnp.full((3, 2), 2 * math.log(3.0))
+    noise = gaussian.standard_normal(KEY, (3, 2))
+    np.testing.assert_allclose(gaussian.sample(KEY, mean, logvar), 4 + 3 * noise, rtol=1e-6)
+    by_mean, by_logvar = jax.grad(lambda m, v: gaussian.sample(KEY, m, v).sum(), argnums=(0, 1))(mean, logvar)
+    np.testing.assert_allclose(by_mean, np.ones((3, 2)))
+    np.testing.assert_allclose(by_logvar, 1.5 * noise, rtol=1e-6)
+
+
+def test_sample_shards_equal_the_whole_batch():
+    mean, logvar = jax.random.normal(KEY, (2, 8, 3))
+    shards = jax.vmap(lambda m, v: gaussian.sample(KEY, m, v, "data"), axis_name="data")(
+        mean.reshape(4, 2, 3), logvar.reshape(4, 2, 3)
+    )
+    np.testing.assert_allclose(shards.reshape(8, 3), gaussian.sample(KEY, mean, logvar), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("mean_p", "logvar_p", "mean_q", "logvar_q"),
+    [(0.3, -0.7, -0.4, 0.5), (-0.4, 0.5, 0.3, -0.7), (1.0, 0.0, 0.0, 0.0)],
+)
+def test_kl_divergence_equals_quadrature(mean_p, logvar_p, mean_q, logvar_q):
+    log_ratio = 0.5 * (logvar_q - logvar_p) + 0.5 * (
+        (GRID - mean_q) ** 2 * math.exp(-logvar_q) - (GRID - mean_p) ** 2 * math.exp(-logvar_p)
+    )
+    expected = integrate(density(mean_p, logvar_p) * log_ratio)
+    kl = gaussian.kl_divergence(*map(jnp.float32, (mean_p, logvar_p, mean_q, logvar_q)))
+    assert kl == pytest.approx(expected, rel=1e-5)
+
+
+def test_kl_divergence_keeps_its_digits_near_equality():
+    logvar = jnp.float32(1e-3)  # KL is logvar^2 / 4 + O(logvar^3), 2.5e-7; exp(x) - 1 - x would lose it in rounding
+    assert gaussian.kl_divergence(jnp.float32(0), logvar, 0.0, 0.0) == pytest.approx(2.5008e-7, rel=1e-3)
+
+
+@pytest.mark.parametrize("prior", [True, False])
+def test_product_of_experts_equals_the_normalised_product_of_densities(prior):
+    means, logvars = [0.8, -1.5], [-0.3, 0.9]
+    product = density(means[0], logvars[0]) * density(means[1], logvars[1])
+    if prior:
+        product = product * density(0.0, 0.0)
+    product = product / integrate(product)
+    expected_mean = integrate(product * GRID)
+    expected_variance = integrate(product * (GRID - expected_mean) ** 2)
+    mean, logvar = gaussian.product_of_experts(
+        [jnp.full((2, 3), m) for m in means], [jnp.full((2, 3), v) for v in logvars], prior=prior
+    )
+    np.testing.assert_allclose(mean, np.full((2, 3), expected_mean), rtol=1e-5)
+    np.testing.assert_allclose(jnp.exp(logvar), np.full((2, 3), expected_variance), rtol=1e-5)
+
+
+def test_product_of_one_expert():
+    mean, logvar = jax.random.normal(KEY, (2, 4, 3))
+    alone = gaussian.product_of_experts([mean], [logvar], prior=False)
+    np.testing.assert_allclose(alone, (mean, logvar), rtol=1e-5, atol=1e-6)
+    variance = jnp.exp(logvar)
+    with_prior = gaussian.product_of_experts([mean], [logvar])
+    np.testing.assert_allclose(with_prior[0], mean / (1 + variance), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(with_prior[1], jnp.log(variance / (1 + variance)), rtol=1e-5, atol=1e-6)
+
+
+def test_infinite_variance_drops_an_expert_for_one_example():
+    means, logvars = jax.random.normal(KEY, (2, 2, 4, 3))
+    logvars = logvars.at[1, 0].set(jnp.inf)
+    product = gaussian.product_of_experts(list(means), list(logvars))
+    without = gaussian.product_of_experts([means[0]], [logvars[0]])
+    np.testing.assert_allclose(product[0][0], without[0][0], rtol=1e-6)
+    np.testing.assert_allclose(product[1][0], without[1][0], rtol=1e-6)
+    assert (jnp.abs(product[1] - without[1])[1:] > 1e-3).all()
+    gradient = jax.grad(lambda m, v: sum(x.sum() for x in gaussian.product_of_experts(list(m), list(v))), (0, 1))
+    by_means, by_logvars = gradient(means, logvars)
+    assert jnp.isfinite(by_means).all()
+    assert jnp.isfinite(by_logvars).all()
+    np.testing.assert_array_equal(by_means[1, 0], np.zeros(3))
+
+
+@pytest.mark.parametrize(("means", "logvars"), [(0, 0), (2, 1)])
+def test_product_of_experts_names_what_is_wrong(means, logvars):
+    with pytest.raises(ValueError, match=f"{means} means and {logvars} logvars"):
+        gaussian.product_of_experts([jnp.zeros(2)] * means, [jnp.zeros(2)] * logvars)
+
+
+@pytest.mark.parametrize("interpolate", [gaussian.lerp, gaussian.slerp])
+def test_interpolation_starts_and_ends_where_it_says(interpolate):
+    start, end = jax.random.normal(KEY, (2, 4, 8))
+    np.testing.assert_allclose(interpolate(start, end, 0.0), start, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(interpolate(start, end, 1.0), end, rtol=1e-5, atol=1e-6)
+
+
+def test_interpolation_by_hand():
+    start, end = jnp.array([[1.0, 0.0], [1.0, 0.0]]), jnp.array([[0.0, 1.0], [0.0, 3.0]])
+    fraction = jnp.array([[0.5], [1 / 3]])
+    np.testing.assert_allclose(gaussian.lerp(start, end, fraction), [[0.5, 0.5], [2 / 3, 1.0]], rtol=1e-6)
+    half = math.sqrt(0.5)  # sin 45; the second row takes 60 degrees of start and 30 of three times the other axis
+    np.testing.assert_allclose(
+        gaussian.slerp(start, end, fraction), [[half, half], [math.sqrt(0.75), 1.5]], rtol=1e-5
+    )
+
+
+def test_slerp_walks_the_sphere_at_constant_speed():
+    start, end = jax.random.normal(KEY, (2, 1, 64))
+    start, end = start / jnp.linalg.norm(start), end / jnp.linalg.norm(end)
+    fractions = jnp.linspace(0.0, 1.0, 11)[:, None]
+    path = np.asarray(gaussian.slerp(start, end, fractions))
+    np.testing.assert_allclose(np.linalg.norm(path, axis=-1), np.ones(11), rtol=1e-5)
+    steps = np.arccos((path[1:] * path[:-1]).sum(-1))
+    np.testing.assert_allclose(steps, np.full(10, math.acos((start * end).sum()) / 10), rtol=1e-2)
+
+
+def test_slerp_near_a_line_is_lerp():
+    start = jnp.array([[1.0, 2.0], [1.0, 2.0], [1.0, 2.0], [0.0, 0.0]])
+    end = jnp.array([[2.0, 4.0], [1.0, 2.0001], [-1.0, -2.0], [1.0, 2.0]])
+    np.testing.assert_allclose(gaussian.slerp(start, end, 0.25), gaussian.lerp(start, end, 0.25), rtol=1e-5)
