@@ -139,7 +139,7 @@ def product_of_experts(
     Reference:
         Wu and Goodman, 2018, arXiv:1802.05335, section 2.2.
     """
-    if not means or len(means) != len(logvars):
+    if not len(means) == len(logvars) > 0:
         raise ValueError(
             f"product_of_experts got {len(means)} means and {len(logvars)} logvars, expected equally many and at "
             "least one: the product of no experts has no shape."

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-Params = dict[str, Any]  # {group: tree}
-ModelState = dict[str, Any]  # {group: tree}: batch statistics, running means
-Batch = Mapping[str, jax.Array]  # "image": uint8 [B, H, W, C]; "attributes": float32 [B, A] in {0, 1}; ...
+Params = Mapping[str, Any]  # {group: tree}
+ModelState = Mapping[str, Any]  # {group: tree}: batch statistics, running means
+Batch = Mapping[str, Any]  # arrays: "image": uint8 [B, H, W, C]; "attributes": float32 [B, A] in {0, 1}; ...
 Schedule = Callable[[jax.Array], jax.Array]
 
 

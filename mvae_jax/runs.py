@@ -46,6 +46,8 @@ class Run:
         for common in ("encode", "decode", "sample"):
             functions.setdefault(common, getattr(self.model, common))
         if functions.get(name) is None:
-            raise AttributeError(f"this model has no function {name!r}; it has {sorted(f for f in functions if functions[f])}.")
+            raise AttributeError(
+                f"this model has no function {name!r}; it has {sorted(f for f in functions if functions[f])}."
+            )
         static = (3,) if name == "sample" else ()
         return functools.partial(jax.jit(functions[name], static_argnums=static), self.params, self.model_state)

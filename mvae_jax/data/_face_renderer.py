@@ -6,7 +6,7 @@ about (+-0.30, -0.06), the mouth at (0, 0.51) and the chin at (0, 0.87), as in t
 
 The head is a stack of ellipses, one per height Y, which a ray meets in closed form; nose, lips, eye sockets and
 wrinkles are a bump map on it. Everything on the skin is painted in head coordinates, so it turns with the head.
-Colours are linear-light RGB, [3, H, W], until the sensor at the end.
+Colours are linear-light RGB, [3, H, W], until the sensor at the end; masks and coordinates are [1, H, W].
 """
 
 from __future__ import annotations
@@ -27,13 +27,23 @@ Scalars = Mapping[str, jax.Array]
 
 
 def _gauss(*terms: jax.Array) -> jax.Array:
-    """exp(-sum t^2 / 2): a smooth blob in the coordinates that the terms measure in standard deviations."""
-    return jnp.exp(-0.5 * sum(t * t for t in terms))
+    """A smooth blob, about exp(-sum t^2 / 2), in coordinates t measured in standard deviations.
+
+    Computed as (1 - sum t^2 / 8)^4 with support |t| < sqrt(8): five multiplications, where exp costs as much as thirty.
+    """
+    return jnp.maximum(1.0 - 0.125 * sum(t * t for t in terms), 0.0) ** 4
+
+
+def _wave(t: jax.Array) -> jax.Array:
+    """A smooth wave of period 2 pi between -1 and 1, within 6 % of the sine (two parabolas a period)."""
+    t = t / (2.0 * np.pi)
+    t = t - jnp.floor(t + 0.5)
+    return 8.0 * t * (1.0 - 2.0 * jnp.abs(t))
 
 
 def _ramp(x: jax.Array, width: jax.Array | float) -> jax.Array:
     """Smooth step from 0 to 1 over `width` centred at x = 0."""
-    t = jnp.clip(x / width + 0.5, 0.0, 1.0)
+    t = (x / width + 0.5).clip(0.0, 1.0)
     return t * t * (3.0 - 2.0 * t)
 
 
@@ -43,14 +53,18 @@ def _lerp(a: jax.Array | float, b: jax.Array | float, weight: jax.Array | float)
 
 def _rgb(*rgb: float) -> jax.Array:
     """An sRGB colour in [0, 255] as linear light, [3, 1, 1]."""
-    return jnp.asarray((np.asarray(rgb, np.float32) / 255.0) ** 2.2).reshape(3, 1, 1)
+    return ((np.asarray(rgb, np.float32) / 255.0) ** 2).reshape(3, 1, 1)
+
+
+def _channels(red: float, green: float, blue: float) -> np.ndarray:
+    return np.array([red, green, blue], np.float32).reshape(3, 1, 1)
 
 
 def _palette(position: jax.Array, *colours: tuple[float, float, float]) -> jax.Array:
     """Interpolates between equally spaced sRGB colours; position runs from 0 to 1."""
-    table = jnp.concatenate([_rgb(*c) for c in colours], axis=1)[..., 0]  # [3, n]
-    knots = jnp.linspace(0.0, 1.0, len(colours))
-    return jax.vmap(lambda channel: jnp.interp(position, knots, channel))(table).reshape(3, 1, 1)
+    place = position * (len(colours) - 1)
+    hats = [(1.0 - abs(place - i)).clip(0.0) for i in range(len(colours))]
+    return sum(_rgb(*c) * hat for c, hat in zip(colours, hats, strict=True))  # type: ignore[return-value]
 
 
 def _hash(bits: jax.Array) -> jax.Array:
@@ -60,50 +74,55 @@ def _hash(bits: jax.Array) -> jax.Array:
     return (bits >> 8).astype(jnp.float32) / 2**24
 
 
-def _proportions(a: Scalars, f: Scalars) -> dict[str, jax.Array]:
-    """What the attributes and the factors, each in [-1, 1], say about the head, its hair and its paint."""
+def proportions(a: Mapping[str, np.ndarray], f: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What attributes and factors say about the head, its hair and its paint; all of it independent of the pixels.
+
+    Args:
+        a: attributes, name -> [B, 1, 1, 1] in {0, 1}.
+        f: factors, name -> [B, 1, 1, 1] in [-1, 1].
+
+    Returns:
+        name -> [B, 1, 1, 1], colours [B, 3, 1, 1]. An attribute shifts the range that a factor moves in.
+    """
     old, male, female = 1.0 - a["young"], a["male"], a["female"]
     smile = a["smiling"] * (0.75 + 0.25 * f["expression"]) + (1.0 - a["smiling"]) * (0.12 * f["expression"] - 0.02)
     other = 1.0 - a["black_hair"] - a["blond_hair"]
     grey = old * _ramp(f["hair_hue"] + 0.55, 0.8)  # most of the old are grey, where no colour is named
-    brown = _palette(
-        0.5 + 0.5 * f["hair_shade"], (46, 32, 25), (72, 48, 34), (104, 72, 48), (136, 98, 66)
-    )
+    brown = _palette(0.5 + 0.5 * f["hair_shade"], (36, 25, 19), (60, 40, 28), (90, 60, 40), (122, 86, 56))
     red = _palette(0.5 + 0.5 * f["hair_shade"], (90, 36, 20), (160, 78, 40))
     silver = _palette(0.5 + 0.5 * f["hair_shade"], (92, 88, 86), (196, 194, 192))
     natural = _lerp(_lerp(brown, red, _ramp(f["hair_hue"] - 0.7, 0.4) * (1.0 - old)), silver, grey)
-    black = _palette(0.5 + 0.5 * f["hair_shade"], (12, 10, 11), (44, 36, 33))
-    blond = _palette(0.5 + 0.5 * f["hair_shade"], (148, 112, 68), (188, 150, 96), (226, 198, 148))
+    black = _palette(0.5 + 0.5 * f["hair_shade"], (10, 8, 9), (36, 29, 27))
+    blond = _palette(0.5 + 0.5 * f["hair_shade"], (140, 106, 66), (180, 144, 94), (220, 192, 144))
     hair_length = 0.55 * female - 0.35 * male + 0.45 * f["hair_length"] - 0.1 * old
     skin = _palette(
-        0.5 + 0.5 * f["skin_tone"], (84, 52, 38), (142, 96, 70), (190, 140, 112), (216, 170, 144), (234, 196, 174)
+        0.5 + 0.5 * f["skin_tone"], (112, 72, 52), (184, 128, 96), (214, 158, 126), (226, 174, 146), (234, 190, 166)
     )
-    skin = skin * (1.0 + 0.07 * f["undertone"] * jnp.array([1.0, -0.3, -1.0]).reshape(3, 1, 1))
-    skin = _lerp(skin, 0.9 * skin.mean(), 0.12 * old)
-    beard = male * (1.0 - 0.1 * old) * jnp.maximum(f["beard"] - 0.1, 0.0) / 0.9
+    skin = skin * (1.0 + 0.07 * f["undertone"] * _channels(1.0, -0.3, -1.0))
+    skin = _lerp(skin, 0.9 * skin.mean(-3, keepdims=True), 0.12 * old)
+    beard = male * (f["beard"] + 0.3).clip(0.0) / 1.3
     return {
         "old": old, "male": male, "female": female, "smile": smile,
-        "teeth": jnp.maximum(a["smiling"] * _ramp(f["mouth_open"] + 0.55, 0.6),
-                             0.7 * _ramp(f["mouth_open"] - 0.75, 0.3)),
-        "width": 0.5 + 0.03 * f["face_width"] + 0.012 * male,
-        "jaw": 2.15 + 0.35 * f["jaw"] + 0.45 * male + 0.2 * old,
+        "teeth": np.maximum(a["smiling"] * _ramp(f["mouth_open"] + 0.55, 0.6), 0.7 * _ramp(f["mouth_open"] - 0.75, 0.3)),
+        "width": 0.53 + 0.03 * f["face_width"] + 0.012 * male,
+        "jaw": -0.25 + 0.2 * f["jaw"] + 0.35 * male + 0.1 * old,
         "chin": CHIN + 0.035 * f["face_length"] + 0.015 * male,
         "eye_x": 0.297 + 0.018 * f["eye_distance"],
-        "eye_width": 0.104 * (1.0 + 0.1 * f["eye_size"] - 0.07 * old - 0.03 * male),
-        "eye_open": 1.0 + 0.2 * f["eye_size"] - 0.15 * male - 0.18 * old - 0.25 * jnp.maximum(smile, 0.0),
+        "eye_width": 0.116 * (1.0 + 0.1 * f["eye_size"] - 0.07 * old - 0.03 * male),
+        "eye_open": 1.0 + 0.2 * f["eye_size"] - 0.15 * male - 0.18 * old - 0.25 * smile.clip(0.0),
         "brow_y": EYE_LINE - 0.142 + 0.022 * male - 0.018 * f["brow_height"] - 0.012 * female,
-        "brow_thickness": 0.021 + 0.009 * male + 0.006 * f["brow_thickness"] - 0.003 * female,
+        "brow_thickness": 0.021 + 0.011 * male + 0.006 * f["brow_thickness"] - 0.003 * female,
         "brow_arch": 0.03 * female + 0.02 * f["brow_arch"] + 0.012,
         "nose_width": 1.0 + 0.14 * f["nose_width"] + 0.12 * male + 0.1 * old,
         "nose_tip": 0.265 + 0.025 * f["nose_length"] + 0.012 * old + 0.008 * male,
         "mouth_y": MOUTH_LINE + 0.015 * f["mouth_height"] + 0.01 * male,
-        "mouth_width": 0.168 + 0.016 * f["mouth_width"] + 0.008 * male + 0.06 * jnp.maximum(smile, 0.0),
+        "mouth_width": 0.178 + 0.016 * f["mouth_width"] + 0.008 * male + 0.07 * smile.clip(0.0),
         "lip": (1.0 + 0.25 * f["lip_thickness"]) * (1.0 - 0.22 * male - 0.2 * old + 0.1 * a["wearing_lipstick"]),
         "hair_length": hair_length,
         "hair_long": _ramp(hair_length - 0.12, 0.3),
-        "hair_volume": 0.075 + 0.035 * f["hair_volume"] + 0.025 * female,
+        "hair_volume": 0.11 + 0.05 * f["hair_volume"] + 0.03 * female,
         "hairline": -0.6 + 0.07 * f["hairline"] - 0.05 * male * old,
-        "fringe": _ramp(f["fringe"] - 0.6 + 0.25 * male, 0.5),
+        "fringe": _ramp(f["fringe"] - 0.62 - 0.15 * male, 0.5),
         "bald": a["bald"], "hair": _lerp(natural, _lerp(blond, black, a["black_hair"]), 1.0 - other),
         "skin": skin, "beard": beard,
         "mustache": a["mustache"], "glasses": a["eyeglasses"], "lipstick": a["wearing_lipstick"],
@@ -114,8 +133,10 @@ def _proportions(a: Scalars, f: Scalars) -> dict[str, jax.Array]:
 def _profile(y: jax.Array, p: Scalars) -> tuple[jax.Array, jax.Array]:
     """Half width and half depth of the head's horizontal section at height Y."""
     up, down = jnp.maximum(-y, 0.0) / 0.88, jnp.maximum(y, 0.0) / p["chin"]
-    width = jnp.sqrt(jnp.maximum((1.0 - up**2.5) * (1.0 - down ** p["jaw"]), 1e-4))
-    depth = jnp.sqrt(jnp.maximum((1.0 - up**2.4) * (1.0 - down**4.5), 1e-4))
+    up, down = up * up, down * down
+    skull = 1.0 - up * _lerp(1.0, up, 0.7)
+    width = jnp.sqrt(jnp.maximum(skull * (1.0 - down * _lerp(1.0, down, p["jaw"])), 1e-4))
+    depth = jnp.sqrt(jnp.maximum(skull * (1.0 - down * down), 1e-4))
     return p["width"] * width, 0.58 * depth
 
 
@@ -135,88 +156,88 @@ def _trace(u: jax.Array, v: jax.Array, p: Scalars, f: Scalars) -> tuple[jax.Arra
         s = jnp.clip(u / reach, -0.999, 0.999)
         q = jnp.sqrt(1.0 - s * s)
         x, z = a * (s * along - q * across) / reach, c * (q * along + s * across) / reach
-    return x, y, z, reach - jnp.abs(u)
+    return x, y, z, reach - jnp.abs(u) - 0.1 * (a < 0.02)  # beyond crown and chin
 
 
 def _relief(x: jax.Array, y: jax.Array, p: Scalars, f: Scalars) -> jax.Array:
     """Height of the features over the smooth head, even in X."""
     xa, old = jnp.abs(x), p["old"]
     w, tip = p["nose_width"], p["nose_tip"]
-    bridge = 0.085 * _ramp(y + 0.16, 0.3) * _ramp(tip - 0.01 - y, 0.09) * _lerp(0.55, 1.0, (y + 0.15) / 0.42)
-    height = bridge * _gauss(x / (0.05 * w))
-    height += 0.075 * _gauss(x / (0.052 * w), (y - tip + 0.025) / 0.042)
-    height += 0.045 * _gauss((xa - 0.088 * w) / 0.03, (y - tip - 0.004) / 0.032)
-    height -= 0.05 * _gauss((xa - p["eye_x"] * 0.85) / 0.13, (y - EYE_LINE) / 0.06)
+    bridge = 0.06 * _ramp(y + 0.16, 0.3) * _ramp(tip - 0.01 - y, 0.09) * _lerp(0.55, 1.0, (y + 0.15) / 0.42)
+    height = bridge * _gauss(x / (0.058 * w))
+    height += 0.06 * _gauss(x / (0.058 * w), (y - tip + 0.02) / 0.05)
+    height += 0.022 * _gauss((xa - 0.088 * w) / 0.034, (y - tip - 0.004) / 0.032)
+    height -= 0.036 * _gauss((xa - p["eye_x"] * 0.85) / 0.13, (y - EYE_LINE) / 0.06)
     height += 0.03 * _gauss((xa - p["eye_x"]) / 0.07, (y - EYE_LINE) / 0.04)
     height += (0.018 + 0.016 * p["male"]) * _gauss((xa - 0.22) / 0.16, (y - p["brow_y"] - 0.02) / 0.05)
-    cheek = 0.025 + 0.035 * jnp.maximum(p["smile"], 0.0) + 0.01 * f["cheekbones"]
+    cheek = 0.025 + 0.035 * jnp.maximum(p["smile"], 0.0) + 0.025 * f["cheekbones"]
     height += cheek * _gauss((xa - 0.31) / 0.11, (y - 0.2 + 0.03 * p["smile"]) / 0.1)
-    height += 0.03 * _gauss(x / 0.2, (y - p["mouth_y"]) / 0.12)
+    height += 0.02 * _gauss(x / 0.22, (y - p["mouth_y"]) / 0.16)
     height += 0.022 * p["lip"] * _gauss(x / 0.11, (y - p["mouth_y"] - 0.035) / 0.022)
-    height -= 0.02 * _gauss(x / 0.1, (y - p["mouth_y"] - 0.1) / 0.028)
-    height += 0.03 * _gauss(x / 0.11, (y - p["chin"] + 0.13) / 0.06)
+    height -= 0.01 * _gauss(x / 0.12, (y - p["mouth_y"] - 0.11) / 0.035)
+    height += 0.035 * _gauss(x / 0.13, (y - p["chin"] + 0.11) / 0.07)
     fold = xa - 0.1 * w - (0.14 + 0.05 * jnp.maximum(p["smile"], 0.0)) * (y - tip) / 0.24
-    crease = 0.006 + 0.02 * jnp.maximum(p["smile"], 0.0) + 0.03 * old
-    height -= crease * _gauss(fold / 0.024, (y - 0.4) / 0.09)
-    furrow = 0.5 + 0.5 * jnp.sin(y * 62.0 + 3.0 * x * x + 2.0 * f["texture"])
+    crease = 0.002 + 0.007 * jnp.maximum(p["smile"], 0.0) + 0.013 * old
+    height -= crease * _gauss(fold / 0.03, (y - 0.4) / 0.09)
+    furrow = 0.5 + 0.5 * _wave(y * 62.0 + 3.0 * x * x + 2.0 * f["texture"])
     height += 0.0075 * old * furrow * _gauss(x / 0.24, (y + 0.4) / 0.09)
     height -= 0.014 * old * _gauss((xa - p["eye_x"]) / 0.09, (y - EYE_LINE - 0.105) / 0.018)
     return height
 
 
 def _normal(
-    x: jax.Array, y: jax.Array, z: jax.Array, p: Scalars, f: Scalars
+    x: jax.Array, y: jax.Array, z: jax.Array, height: jax.Array, p: Scalars, f: Scalars
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Unit normal of the head with its relief, turned with the head into picture coordinates."""
-    one = jnp.ones_like(x)
-    (a, c), (da, dc) = jax.jvp(lambda t: _profile(t, p), (y,), (one,))
-    _, hx = jax.jvp(lambda t: _relief(t, y, p, f), (x,), (one,))
-    _, hy = jax.jvp(lambda t: _relief(x, t, p, f), (y,), (one,))
+    """Unit normal, in picture coordinates, of the head with its relief of the given height."""
+    (a, c), (da, dc) = jax.jvp(lambda t: _profile(t, p), (y,), (jnp.ones_like(y),))
     nx, ny, nz = x / a**2, -(x * x * da / a**3 + z * z * dc / c**3), z / c**2
-    scale = jax.lax.rsqrt(nx * nx + ny * ny + nz * nz)
-    nx, ny, nz = nx * scale - hx, ny * scale - hy, nz * scale
     yaw, pitch = -jnp.deg2rad(f["yaw"]), jnp.deg2rad(f["pitch"])
     nx, nz = nx * jnp.cos(yaw) + nz * jnp.sin(yaw), nz * jnp.cos(yaw) - nx * jnp.sin(yaw)
     ny, nz = ny * jnp.cos(pitch) - nz * jnp.sin(pitch), nz * jnp.cos(pitch) + ny * jnp.sin(pitch)
+    scale = jax.lax.rsqrt(nx * nx + ny * ny + nz * nz)
+    down, right = jnp.gradient(height, 2.0 / height.shape[-1], axis=(-2, -1))
+    nx, ny, nz = nx * scale - right, ny * scale - down, nz * scale
     scale = jax.lax.rsqrt(nx * nx + ny * ny + nz * nz)
     return nx * scale, ny * scale, nz * scale
 
 
 def _light(normal: tuple[jax.Array, jax.Array, jax.Array], f: Scalars, wrap: float) -> jax.Array:
     """Key light with soft terminator plus a sky that is brighter above, [3, H, W]; red wraps further (skin)."""
-    azimuth, elevation = 0.9 * f["light_azimuth"], 0.45 + 0.4 * f["light_elevation"]
+    azimuth, elevation = 0.8 * f["light_azimuth"], 0.25 + 0.35 * f["light_elevation"]
     direction = (jnp.sin(azimuth) * jnp.cos(elevation), -jnp.sin(elevation), jnp.cos(azimuth) * jnp.cos(elevation))
     cosine = sum(n * d for n, d in zip(normal, direction, strict=True))
-    soft = wrap * jnp.array([1.25, 1.0, 0.9]).reshape(3, 1, 1)
+    soft = wrap * _channels(1.25, 1.0, 0.9)
     diffuse = jnp.maximum(cosine + soft, 0.0) / (1.0 + soft)
-    ambient = 0.5 - 0.22 * f["light_contrast"]
-    return (1.0 - ambient) * 1.25 * diffuse + ambient * (0.75 - 0.3 * normal[1])
+    ambient = 0.42 - 0.2 * f["light_contrast"]
+    return (1.0 - ambient) * 1.7 * diffuse + ambient * (1.0 - 0.2 * normal[1])
 
 
 def _background(u: jax.Array, v: jax.Array, f: Scalars) -> jax.Array:
     """Out-of-focus surroundings: a tinted gradient and, in clutter, large blurred patches of other colours."""
     level = 0.5 + 0.5 * f["background_value"]
-    hue = jnp.pi * (f["background_hue"] + jnp.array([0.0, 2.0 / 3.0, -2.0 / 3.0]).reshape(3, 1, 1))
-    tint = 1.0 + (0.18 + 0.3 * f["background_saturation"] * f["background_saturation"]) * jnp.cos(hue)
-    colour = (0.02 + 0.93 * level**1.6) * tint
+    hue = np.pi * (f["background_hue"] + _channels(0.0, 2.0 / 3.0, -2.0 / 3.0))
+    tint = 1.0 + (0.04 + 0.4 * jnp.maximum(f["background_saturation"], 0.0) ** 2) * jnp.cos(hue)
+    colour = (0.005 + 0.9 * _ramp(level - 0.55, 0.95) ** 2) * tint * _channels(1.04, 1.0, 0.93)
     gradient = u * jnp.cos(3.0 * f["background_gradient"]) + v * jnp.sin(3.0 * f["background_gradient"])
     colour = colour * (1.0 + 0.3 * gradient)
     bits = ((f["texture"] + 1.0) * 2**22).astype(jnp.uint32) * jnp.uint32(64)
     clutter = jnp.maximum(f["clutter"] + 0.3, 0.0)
+    random = _hash(bits + jnp.arange(42, dtype=jnp.uint32).reshape(42, 1, 1, 1))
     for patch in range(6):
-        r = [_hash(bits + jnp.uint32(8 * patch + i)) for i in range(7)]
+        r = random[7 * patch : 7 * patch + 7]
         du, dv = (u - 2.4 * r[0] + 1.2) / (0.12 + 0.35 * r[1]), (v - 2.4 * r[2] + 1.2) / (0.12 + 0.5 * r[3])
         shape = _ramp(1.0 - jnp.maximum(jnp.abs(du), jnp.abs(dv)), 1.2) if patch % 2 else _gauss(du, dv)
-        shade = jnp.stack([r[4], 0.5 * (r[4] + r[5]), r[6]]).reshape(3, 1, 1) ** 2
+        shade = jnp.concatenate([r[4], 0.8 * r[4] + 0.2 * r[5], 0.65 * r[4] + 0.35 * r[6]]) ** 2
         colour = _lerp(colour, shade, 0.75 * clutter * shape)
     return colour
 
 
 def _strands(t: jax.Array, phase: jax.Array) -> jax.Array:
     """Brightness of hair across its strands, about zero."""
+    t = t + 0.12 * _wave(5.0 * t + 2.0 * phase)
     return sum(
-        weight * jnp.sin(t * frequency + phase * (3.0 + 2.0 * i))
-        for i, (frequency, weight) in enumerate(((9.0, 0.30), (19.0, 0.28), (37.0, 0.22), (61.0, 0.18)))
+        weight * _wave(t * frequency + phase * (3.0 + 2.0 * i))
+        for i, (frequency, weight) in enumerate(((4.1, 0.34), (9.7, 0.28), (17.3, 0.2), (33.0, 0.14)))
     )  # type: ignore[return-value]
 
 
@@ -226,32 +247,35 @@ def _paint_eyes(skin: jax.Array, x: jax.Array, y: jax.Array, p: Scalars, f: Scal
     dx = (xa - p["eye_x"]) / p["eye_width"]
     bow = jnp.maximum(1.0 - dx * dx, 0.0)
     middle = EYE_LINE - 0.012 * (f["eye_tilt"] + 0.4) * dx
-    upper = middle - 0.047 * p["eye_open"] * bow**0.7
-    lower = middle + 0.031 * p["eye_open"] * bow
+    upper = middle - 0.054 * p["eye_open"] * _lerp(bow, jnp.sqrt(bow), 0.6)
+    lower = middle + 0.036 * p["eye_open"] * bow
     # Sockets: darker towards the nose and above the lid; bags below in the old.
     socket = _gauss((xa - p["eye_x"] * 0.93) / 0.13, (y - EYE_LINE + 0.045) / 0.055)
-    skin = skin * (1.0 - (0.3 + 0.1 * p["male"]) * socket * jnp.array([0.75, 1.0, 1.0]).reshape(3, 1, 1))
+    skin = skin * (1.0 - (0.3 + 0.08 * p["male"]) * socket * _channels(0.75, 1.0, 1.0))
     bags = _gauss(dx / 0.8, (y - lower - 0.045) / 0.016)
     skin = skin * (1.0 - (0.08 + 0.3 * p["old"]) * bags)
     shadow = _gauss(dx / 0.9, (y - upper + 0.03) / 0.026) * p["makeup"]
-    skin = _lerp(skin, skin * _rgb(165, 130, 140), 0.7 * shadow)
+    skin = _lerp(skin, skin * _rgb(165, 130, 140), 0.85 * shadow)
     crease = _gauss(dx / 0.85, (y - upper + 0.033) / 0.01)
     skin = skin * (1.0 - 0.35 * crease)
     # The ball: sclera in the lid's shadow, iris, pupil, a window's reflection.
-    ball = _ramp(y - upper, 0.5 * aa + 0.01) * _ramp(lower - y, 0.5 * aa + 0.01)
+    ball = _ramp(y - upper, 0.5 * aa + 0.01) * _ramp(lower - y, 0.5 * aa + 0.01) * _ramp(0.98 - jnp.abs(dx), 0.08)
     gaze = x - jnp.sign(x) * p["eye_x"] - 0.02 * f["gaze"]
     radius = jnp.sqrt(gaze * gaze + (y - EYE_LINE + 0.006) ** 2)
     iris_colour = _palette(
-        0.5 + 0.5 * f["eye_colour"], (34, 22, 16), (58, 38, 24), (78, 62, 40), (84, 100, 96), (96, 128, 150)
+        (0.5 + 0.5 * f["eye_colour"])
+        * (
+            0.8 + 0.2 * f["skin_tone"]
+        ),  # blue eyes go with light skin (26, 17, 13), (56, 36, 24), (84, 66, 42), (88, 108, 100), (98, 138, 166)
     )
-    white = _rgb(214, 204, 198) * (0.45 + 0.55 * _ramp(y - upper - 0.02, 0.06)) * (1.0 - 0.25 * dx * dx)
-    eye = _lerp(white, iris_colour, _ramp(0.047 - radius, 0.015))
-    eye = _lerp(eye, _rgb(8, 6, 6), _ramp(0.021 - radius, 0.014))
+    white = _rgb(206, 196, 192) * (0.35 + 0.55 * _ramp(y - upper - 0.02, 0.06)) * (1.0 - 0.25 * dx * dx)
+    eye = _lerp(white, iris_colour, _ramp(0.057 - radius, 0.015))
+    eye = _lerp(eye, _rgb(8, 6, 6), _ramp(0.02 - radius, 0.014))
     eye = eye + 0.75 * _gauss((gaze - 0.014) / 0.009, (y - EYE_LINE + 0.02) / 0.009)
     skin = _lerp(skin, eye, ball)
     # Lash lines, then brows over everything.
-    lash = _gauss((y - upper + 0.002) / (0.008 + 0.007 * p["makeup"])) * _ramp(1.08 - jnp.abs(dx), 0.2)
-    skin = _lerp(skin, _rgb(24, 16, 14), (0.62 + 0.35 * p["makeup"]) * lash)
+    lash = _gauss((y - upper + 0.002) / (0.011 + 0.009 * p["makeup"])) * _ramp(1.08 - jnp.abs(dx), 0.2)
+    skin = _lerp(skin, _rgb(24, 16, 14), (0.75 + 0.25 * p["makeup"]) * lash)
     under = _gauss((y - lower) / (0.006 + 0.004 * p["makeup"])) * _ramp(1.0 - jnp.abs(dx), 0.2)
     skin = _lerp(skin, _rgb(50, 30, 26), (0.25 + 0.4 * p["makeup"]) * under)
     bx = (xa - p["eye_x"] - 0.005) / 0.135
@@ -267,41 +291,46 @@ def _paint_mouth(skin: jax.Array, x: jax.Array, y: jax.Array, p: Scalars, f: Sca
     xa, smile = jnp.abs(x), jnp.maximum(p["smile"], 0.0)
     dx = x / p["mouth_width"]
     bow = jnp.maximum(1.0 - dx * dx, 0.0)
-    line = p["mouth_y"] - (0.075 * p["smile"] - 0.006) * (dx * dx - 0.35)
-    gap = p["teeth"] * (0.02 + 0.035 * smile) * bow**0.6
+    line = p["mouth_y"] - (0.08 * p["smile"] + 0.004) * (dx * dx - 0.35)
+    gap = p["teeth"] * (0.02 + 0.05 * smile) * _lerp(bow, jnp.sqrt(bow), 0.8)
     inner_top, inner_low = line - 0.5 * gap, line + gap
     cupid = 1.0 - 0.3 * _gauss(x / 0.022) + 0.12 * _gauss((xa - 0.045) / 0.03)
-    top = inner_top - 0.037 * p["lip"] * (1.0 - 0.25 * smile) * bow**0.8 * cupid
-    low = inner_low + 0.052 * p["lip"] * (1.0 - 0.25 * smile) * bow**0.6
+    top = inner_top - 0.037 * p["lip"] * (1.0 - 0.25 * smile) * _lerp(bow, jnp.sqrt(bow), 0.4) * cupid
+    low = inner_low + 0.052 * p["lip"] * (1.0 - 0.25 * smile) * _lerp(bow, jnp.sqrt(bow), 0.8)
     beard_colour = 0.75 * _lerp(p["hair"], _rgb(40, 30, 26), 0.35)
     strands = 1.0 + 0.35 * _strands(x + 0.25 * y, f["texture"])
     # Beard: jaw and cheeks below a line from the ear to the corner of the mouth; light stubble everywhere else.
     border = _lerp(0.5, 0.2, jnp.clip((xa - 0.1) / 0.3, 0.0, 1.0))
-    jaw = _ramp(y - border, 0.16) * (1.0 - 0.4 * _gauss(x / 0.12, (y - p["mouth_y"] - 0.1) / 0.04))
+    jaw = _ramp(y - border, 0.26) * (1.0 - 0.4 * _gauss(x / 0.12, (y - p["mouth_y"] - 0.1) / 0.04))
     under_nose = _gauss(x / 0.13, (y - 0.405) / 0.05)
     density = jnp.maximum(jaw, 0.35 * under_nose)
-    amount = jnp.where(p["beard"] > 0.6, 0.85, 0.55 * p["beard"] / 0.6)
+    amount = 0.45 * p["beard"] + 0.4 * _ramp(p["beard"] - 0.75, 0.1)
     skin = _lerp(skin, beard_colour * strands, amount * density)
     # Moustache: from under the nose to the upper lip, drooping with its style.
     mx = x / (0.17 + 0.025 * f["mustache_style"])
-    droop = p["mouth_y"] - 0.062 - 0.1 * p["smile"] * (0.3 * mx * mx - 0.1) + (0.05 + 0.03 * f["mustache_style"]) * mx**2
+    droop = (
+        p["mouth_y"]
+        - 0.062
+        - 0.1 * p["smile"] * (0.3 * mx * mx - 0.1)
+        + (0.05 + 0.03 * f["mustache_style"]) * mx**2
+    )
     hair = _gauss((y - droop) / (0.034 + 0.006 * f["mustache_style"])) * _ramp(1.0 - jnp.abs(mx), 0.35)
     hair = jnp.minimum(1.35 * hair, 1.0) * (1.0 - 0.25 * _gauss(x / 0.018))
     skin = _lerp(skin, beard_colour * strands, (0.92 - 0.12 * p["old"]) * p["mustache"] * hair)
     # Lips.
     lips = _ramp(y - top, 1.2 * aa) * _ramp(low - y, 1.2 * aa) * (bow > 0.0)
-    natural = p["skin"] * _lerp(_rgb(222, 168, 165), _rgb(205, 160, 155), p["male"])
-    rouge = _palette(0.5 + 0.5 * f["lip_colour"], (118, 22, 34), (176, 30, 44), (196, 70, 84), (206, 108, 112))
-    strength = p["lipstick"] * (0.8 + 0.1 * f["makeup"])
-    shade = skin.mean(0, keepdims=True) / p["skin"].mean()
+    natural = p["skin"] * _lerp(_rgb(226, 186, 180), _rgb(210, 176, 168), p["male"])
+    rouge = _palette(0.5 + 0.5 * f["lip_colour"], (120, 14, 30), (186, 22, 40), (206, 50, 74), (214, 86, 104))
+    strength = p["lipstick"] * (0.85 + 0.1 * f["makeup"])
+    shade = skin.mean(0, keepdims=True) / p["skin"].mean(0, keepdims=True)
     lip = _lerp(natural, rouge, strength) * shade * _lerp(0.8, 1.12, _ramp(y - line, 0.04))
     lip = lip + (0.05 + 0.12 * p["lipstick"]) * shade * _gauss(x / 0.07, (y - low + 0.03) / 0.01)
     skin = _lerp(skin, lip, 0.92 * lips)
     skin = skin * (1.0 - 0.22 * _gauss(dx / 0.7, (y - low - 0.022) / 0.018))
     # Between the lips: a dark line, or teeth in the dark of the mouth.
     inside = _ramp(y - inner_top, aa) * _ramp(inner_low - y, aa) * _ramp(gap, 0.02)
-    teeth = _rgb(228, 220, 208) * _ramp(0.82 - jnp.abs(dx), 0.35) * _ramp(inner_low - y, 0.03)
-    skin = _lerp(skin, 0.85 * shade * _lerp(_rgb(60, 18, 18), teeth, 0.35 + 0.65 * smile), inside)
+    teeth = _rgb(248, 242, 232) * _ramp(0.82 - jnp.abs(dx), 0.35) * _ramp(inner_low - y, 0.03)
+    skin = _lerp(skin, 0.95 * shade * _lerp(_rgb(60, 18, 18), teeth, 0.35 + 0.65 * smile), inside)
     closed = _gauss((y - line) / 0.0085) * _ramp(1.03 - jnp.abs(dx), 0.12) * (1.0 - _ramp(gap, 0.02))
     skin = _lerp(skin, 0.35 * skin * _rgb(200, 130, 130), 0.8 * closed)
     corner = _gauss((xa - p["mouth_width"]) / 0.018, (y - p["mouth_y"] + 0.045 * p["smile"]) / 0.02)
@@ -312,27 +341,31 @@ def _paint_skin(x: jax.Array, y: jax.Array, p: Scalars, f: Scalars) -> jax.Array
     """Skin with its blush and blotches, nostrils, the nose's cast shadow and the creases of age."""
     xa, old, w, tip = jnp.abs(x), p["old"], p["nose_width"], p["nose_tip"]
     blush = _gauss((xa - 0.3) / 0.12, (y - 0.22) / 0.1) + 0.6 * _gauss(x / 0.07, (y - tip) / 0.06)
-    red = jnp.array([0.02, -0.16, -0.14]).reshape(3, 1, 1)
+    red = _channels(0.02, -0.16, -0.14)
     skin = p["skin"] * (1.0 + (0.55 + 0.3 * p["makeup"] + 0.2 * f["undertone"]) * blush * red)
     phase = 9.0 * f["texture"]
-    blotch = jnp.sin(23.0 * x + 3.0 * jnp.sin(17.0 * y + phase)) * jnp.sin(19.0 * y + 3.0 * jnp.sin(13.0 * x - phase))
-    skin = skin * (1.0 + (0.02 + 0.06 * old) * blotch)
+    blotch = _wave(23.0 * x + 3.0 * _wave(17.0 * y + phase)) * _wave(19.0 * y + 3.0 * _wave(13.0 * x - phase))
+    skin = skin * (1.0 + (0.02 + 0.035 * old) * blotch)
     # Under the nose: nostrils, then the shadow that falls away from the light.
-    nostril = _gauss((xa - 0.05 * w) / (0.022 * w), (y - tip - 0.047) / 0.014)
-    skin = skin * (1.0 - 0.75 * nostril)
+    nostril = _gauss((xa - 0.05 * w) / (0.02 * w), (y - tip - 0.05) / 0.011)
+    skin = skin * (1.0 - 0.6 * nostril)
     side = f["light_azimuth"]
     cast = _gauss((x + 0.04 * side) / (0.085 * w), (y - tip - 0.068 - 0.015 * f["light_elevation"]) / 0.024)
     flank = _gauss((x + jnp.sign(side) * 0.095) / 0.04, (y - tip + 0.12) / 0.12) * jnp.abs(side)
     wing = _gauss((xa - 0.115 * w) / 0.014, (y - tip - 0.005) / 0.032)
-    skin = skin * (1.0 - 0.32 * cast) * (1.0 - 0.3 * flank) * (1.0 - 0.25 * wing)
+    skin = skin * (1.0 - 0.25 * cast) * (1.0 - 0.22 * flank) * (1.0 - 0.16 * wing)
     fold = xa - 0.1 * w - (0.14 + 0.05 * jnp.maximum(p["smile"], 0.0)) * (y - tip) / 0.24
-    crease = _gauss(fold / 0.014, (y - 0.4) / 0.08) * (0.06 + 0.16 * jnp.maximum(p["smile"], 0.0) + 0.24 * old)
-    furrow = jnp.maximum(jnp.sin(y * 62.0 + 3.0 * x * x + 2.0 * f["texture"]), 0.0) * _gauss(x / 0.24, (y + 0.4) / 0.08)
+    crease = _gauss(fold / 0.014, (y - 0.4) / 0.08) * (0.03 + 0.12 * jnp.maximum(p["smile"], 0.0) + 0.2 * old)
+    furrow = jnp.maximum(_wave(y * 62.0 + 3.0 * x * x + 2.0 * f["texture"]), 0.0) * _gauss(
+        x / 0.24, (y + 0.4) / 0.08
+    )
     jowl = _gauss((xa - 0.21) / 0.02, (y - 0.64) / 0.07)
     return skin * (1.0 - crease) * (1.0 - 0.16 * old * furrow) * (1.0 - 0.2 * old * jowl)
 
 
-def _paint_glasses(picture: jax.Array, x: jax.Array, y: jax.Array, p: Scalars, f: Scalars, aa: float) -> jax.Array:
+def _paint_glasses(
+    picture: jax.Array, x: jax.Array, y: jax.Array, inside: jax.Array, p: Scalars, f: Scalars, aa: float
+) -> jax.Array:
     """Frame, lenses and their shadow, a little in front of the face."""
     yaw, pitch = -jnp.deg2rad(f["yaw"]), jnp.deg2rad(f["pitch"])
     x, y = x - 0.09 * jnp.sin(yaw), y + 0.09 * jnp.sin(pitch)
@@ -340,8 +373,9 @@ def _paint_glasses(picture: jax.Array, x: jax.Array, y: jax.Array, p: Scalars, f
     size = 1.0 + 0.14 * f["glasses_size"]
     gx = (xa - p["eye_x"] + 0.008) / (0.178 * size)
     gy = (y - EYE_LINE - 0.02) / (0.118 * size)
-    power = 3.0 + 1.0 * f["glasses_shape"]
-    r = (jnp.abs(gx) ** power + jnp.abs(gy) ** power + 1e-6) ** (1.0 / power)
+    gx2, gy2 = gx * gx, gy * gy
+    square = 0.5 + 0.5 * f["glasses_shape"]  # from an ellipse to a fourth-power superellipse
+    r = jnp.sqrt(_lerp(gx2 + gy2, jnp.sqrt(gx2 * gx2 + gy2 * gy2), square) + 1e-6)
     thickness = 0.1 + 0.06 * f["glasses_weight"]
     rim = _ramp(thickness - jnp.abs(r - 1.0), 6.0 * aa)
     rim = jnp.maximum(rim, _ramp(0.014 - jnp.abs(y - EYE_LINE + 0.03), aa) * _ramp(0.13 - xa, aa))
@@ -354,123 +388,180 @@ def _paint_glasses(picture: jax.Array, x: jax.Array, y: jax.Array, p: Scalars, f
     shadow = _gauss((r - 1.12) / 0.09) * _ramp(y - EYE_LINE, 0.1)
     result = picture * (1.0 - 0.3 * shadow)
     result = _lerp(result, _rgb(22, 20, 20), tint * lens) + glare * lens
-    return _lerp(picture, _lerp(result, colour, rim), p["glasses"])
+    return _lerp(picture, _lerp(result, colour, rim), p["glasses"] * _ramp(inside + 0.04, 0.04))
 
 
-def _scene(u: jax.Array, v: jax.Array, p: Scalars, f: Scalars, aa: float) -> jax.Array:
-    """The whole picture in linear light, [3, H, W], at the points (u, v)."""
-    yaw, pitch, roll = -jnp.deg2rad(f["yaw"]), jnp.deg2rad(f["pitch"]), jnp.deg2rad(f["roll"])
-    picture = _background(u, v, f)
-    # The crop keeps pupils and mouth in place: what turns and shifts is the rest of the head.
-    scale = 1.0 + 0.05 * f["scale"]
-    du, dv = (u - 0.03 * f["shift_u"]) / scale, (v - 0.2 - 0.03 * f["shift_v"]) / scale
-    u, v = du * jnp.cos(roll) + dv * jnp.sin(roll), dv * jnp.cos(roll) - du * jnp.sin(roll) + 0.2
-    hu, hv = u + NEAR * jnp.sin(yaw), v - NEAR * jnp.sin(pitch)
-
-    # Hair's outline: a cap over the skull that runs down into long hair or ends above the ears.
-    wave = p["hair_long"] * (0.5 + 0.5 * f["hair_wave"])
-    phase = 3.0 * f["texture"]
+def _paint_hair(hu: jax.Array, hv: jax.Array, p: Scalars, f: Scalars) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The mass of hair around the skull: its colour with highlights, its outline's mask, its strands."""
+    wave, phase = p["hair_long"] * (0.5 + 0.5 * f["hair_wave"]), 3.0 * f["texture"]
     au = jnp.abs(hu - 0.03 * f["hair_part"])
-    top = 0.88 + 1.1 * p["hair_volume"]
-    wide = p["width"] + p["hair_volume"] * _lerp(0.45, 1.25, p["hair_long"])
-    cap = wide * jnp.sqrt(jnp.maximum(1.0 - (jnp.maximum(-hv, 0.0) / top) ** 2.5, 0.0))
-    fall = jnp.maximum(hv, 0.0)
-    outline = cap + p["hair_long"] * (0.12 + 0.14 * f["hair_volume"]) * fall
-    outline += wave * 0.035 * jnp.sin(11.0 * hv + 2.0 * phase + 2.0 * jnp.sign(hu)) * _ramp(hv + 0.3, 0.6)
-    strands_t = (hu - 0.2 * f["hair_part"]) / (0.35 + 0.45 * (hv + 1.0)) + wave * 0.12 * jnp.sin(8.0 * hv + phase)
-    strands = _strands(5.0 * strands_t * (1.0 + 0.1 * hv), phase)
+    top = 0.89 + 1.2 * p["hair_volume"]
+    wide = p["width"] + p["hair_volume"] * _lerp(0.6, 1.4, p["hair_long"])
+    lift = (jnp.maximum(-hv, 0.0) / top) ** 2
+    outline = wide * jnp.sqrt(jnp.maximum(1.0 - lift * (0.4 + 0.6 * lift), 0.0))
+    outline += p["hair_long"] * (0.12 + 0.14 * f["hair_volume"]) * jnp.maximum(hv, 0.0)
+    outline += wave * 0.035 * _wave(11.0 * hv + 2.0 * phase + 2.0 * jnp.sign(hu)) * _ramp(hv + 0.3, 0.6)
+    across = (hu - 0.2 * f["hair_part"]) / (0.35 + 0.45 * (hv + 1.0)) + wave * 0.12 * _wave(8.0 * hv + phase)
+    across += (1.0 - p["hair_long"]) * 0.8 * f["hair_part"] * hv  # short hair is combed to one side
+    strands = _strands(5.0 * across * (1.0 + 0.1 * hv), phase)
     end = 0.1 + 1.1 * jnp.maximum(p["hair_length"], 0.0) + 0.1 * strands
     fuzz = 0.05 + 0.06 * p["hair_long"]
-    outer = _ramp(outline - au + 0.02 * strands, fuzz) * _ramp(end - hv, 0.16) * (1.0 - p["bald"])
+    mask = (
+        _ramp(outline - au + 0.02 * strands - 0.3 * fuzz, fuzz)
+        * _ramp(top + hv, 0.03)
+        * _ramp(end - hv, 0.16)
+        * (1.0 - p["bald"])
+    )
     ny, nx = jnp.clip(hv / top, -1.0, 0.35), jnp.clip(hu / (wide + 0.1), -1.0, 1.0)
     nz = jnp.sqrt(jnp.maximum(1.05 - nx * nx - ny * ny, 0.05))
-    hair_light = _light((nx, ny, nz), f, 0.25)
     ring = _gauss((hv + 0.62 - 0.25 * hu * hu + 0.08 * f["light_elevation"]) / 0.13)
-    ring += 0.6 * p["hair_long"] * _gauss((hv - 0.25 - 0.1 * f["hair_wave"]) / 0.2) * _gauss((au - wide + 0.05) / 0.1)
-    gloss = (0.25 + 0.8 * p["hair"]) * ring * jnp.maximum(0.4 + strands, 0.0)
-    hair = hair_light * (p["hair"] * (0.95 + 0.75 * strands) + 0.22 * gloss)
+    ring += (
+        0.6 * p["hair_long"] * _gauss((hv - 0.25 - 0.1 * f["hair_wave"]) / 0.2) * _gauss((au - wide + 0.05) / 0.1)
+    )
+    gloss = (0.1 + 0.8 * p["hair"]) * ring * jnp.maximum(0.4 + strands, 0.0)
+    colour = 0.65 * _light((nx, ny, nz), f, 0.25) * (p["hair"] * (0.95 + 0.5 * strands) + 0.22 * gloss)
+    return colour, mask, strands
 
-    # Shoulders and neck stay behind when the head turns.
-    bu = u - 0.25 * jnp.sin(yaw)
-    neck_half = 0.3 + 0.075 * p["male"] + 0.02 * f["face_width"] + 0.12 * _ramp(v - 0.95, 0.35)
-    s = jnp.clip(bu / neck_half, -0.98, 0.98)
-    neck_light = _light((s, -0.1 * jnp.ones_like(s), jnp.sqrt(1.0 - s * s)), f, 0.3)
-    chin_v = p["chin"] + NEAR * jnp.sin(pitch)
-    under_chin = 1.0 - 0.62 * _gauss(jnp.maximum(v - chin_v + 0.2 * bu * bu, 0.0) / 0.13, bu / 0.6)
+
+def _paint_body(
+    picture: jax.Array, bu: jax.Array, v: jax.Array, hair: jax.Array, mask: jax.Array, p: Scalars, f: Scalars
+) -> jax.Array:
+    """Clothes, the hair behind the neck, the neck in the chin's shadow; bu is measured from the spine."""
+    neck_half = 0.25 + 0.09 * p["male"] + 0.02 * f["face_width"] + 0.12 * _ramp(v - 0.95, 0.35)
     slope = 0.83 + 0.1 * f["clothes_height"] + 0.35 * jnp.maximum(jnp.abs(bu) - neck_half, 0.0)
     slope += 0.3 * jnp.maximum(neck_half - jnp.abs(bu), 0.0) * (1.0 + f["clothes_collar"])
-    cloth_hue = jnp.pi * (f["clothes_hue"] + jnp.array([0.0, 2.0 / 3.0, -2.0 / 3.0]).reshape(3, 1, 1))
-    cloth = (0.015 + 0.75 * (0.5 + 0.5 * f["clothes_value"]) ** 3) * (1.0 + 0.5 * jnp.cos(cloth_hue))
+    hue = np.pi * (f["clothes_hue"] + _channels(0.0, 2.0 / 3.0, -2.0 / 3.0))
+    cloth = (0.01 + 0.7 * (0.5 + 0.5 * f["clothes_value"]) ** 4) * (1.0 + 0.4 * jnp.cos(hue))
     cloth = cloth * _light((0.6 * bu, -0.5 * jnp.ones_like(bu), 0.7 * jnp.ones_like(bu)), f, 0.3)
-    back = outer * _lerp(1.0, 0.0, p["bald"])
-    picture = _lerp(picture, cloth * (1.0 + 0.08 * jnp.sin(9.0 * bu + 14.0 * v)), _ramp(v - slope, 0.03))
-    picture = _lerp(picture, 0.6 * hair, back)
-    neck = _ramp(neck_half - jnp.abs(bu), 0.03) * _ramp(v - 0.35, 0.1) * _ramp(slope - v, 0.03)
-    picture = _lerp(picture, 0.92 * p["skin"] * neck_light * under_chin, neck)
+    picture = _lerp(picture, cloth * (1.0 + 0.08 * _wave(9.0 * bu + 14.0 * v)), _ramp(v - slope, 0.03))
+    picture = _lerp(picture, 0.6 * hair, mask)
+    s = jnp.clip(bu / neck_half, -0.98, 0.98)
+    light = _light((s, -0.1 * jnp.ones_like(s), jnp.sqrt(1.0 - s * s)), f, 0.3)
+    chin = p["chin"] + NEAR * jnp.sin(jnp.deg2rad(f["pitch"]))
+    shadow = 1.0 - 0.55 * _gauss(jnp.maximum(v - chin + 0.5 * bu * bu, 0.0) / 0.1)
+    neck = _ramp(neck_half - jnp.abs(bu), 0.03) * _ramp(v - 0.55, 0.2) * _ramp(slope - v, 0.03)
+    return _lerp(picture, p["skin"] * light * shadow, neck)
 
-    # Ears, then the head.
-    ear_u = jnp.abs(hu + 0.04 * jnp.sin(yaw)) - p["width"] * jnp.cos(yaw) - 0.015
-    ear = jnp.sqrt((ear_u / 0.06) ** 2 + ((hv - 0.06 + 0.25 * ear_u) / 0.15) ** 2)
-    ear_light = _light((0.6 * jnp.sign(hu), -0.1 * jnp.ones_like(hu), 0.8 * jnp.ones_like(hu)), f, 0.3)
-    inner = 1.0 - 0.4 * _gauss(ear / 0.45)
-    picture = _lerp(picture, p["skin"] * _rgb(246, 214, 208) * ear_light * inner, _ramp(1.0 - ear, 0.2))
-    x, y, z, inside = _trace(hu, hv, p, f)
-    x = x - _relief(x, y, p, f) * jnp.sin(yaw)
-    normal = _normal(x, y, z, p, f)
-    skin = _paint_skin(x, y, p, f)
-    skin = _paint_eyes(skin, x, y, p, f, aa)
-    skin = _paint_mouth(skin, x, y, p, f, aa)
+
+def _paint_ears(picture: jax.Array, hu: jax.Array, hv: jax.Array, p: Scalars, f: Scalars) -> jax.Array:
+    """Ears at the sides of the head, which will cover most of the far one when it turns."""
+    yaw = -jnp.deg2rad(f["yaw"])
+    du = jnp.abs(hu + 0.04 * jnp.sin(yaw)) - p["width"] * jnp.cos(yaw) - 0.015
+    ear = jnp.sqrt((du / 0.06) ** 2 + ((hv - 0.06 + 0.25 * du) / 0.15) ** 2)
+    light = _light((0.6 * jnp.sign(hu), -0.1 * jnp.ones_like(hu), 0.8 * jnp.ones_like(hu)), f, 0.3)
+    colour = p["skin"] * _rgb(246, 214, 208) * light * (1.0 - 0.4 * _gauss(ear / 0.45))
+    return _lerp(picture, colour, _ramp(1.0 - ear, 0.2))
+
+
+def _paint_head(
+    picture: jax.Array,
+    skin: jax.Array,
+    surface: tuple[jax.Array, ...],
+    hair: tuple[jax.Array, jax.Array, jax.Array],
+    p: Scalars,
+    f: Scalars,
+    aa: float,
+) -> jax.Array:
+    """Lights the painted skin, puts the head over the body, and over it the hair around its opening for the face."""
+    (x, y, z, inside, height), (colour, mask, strands) = surface, hair
+    normal = _normal(x, y, z, height, p, f)
     sheen = jnp.maximum(normal[2] - 0.25 * normal[1] + 0.25 * f["light_azimuth"] * normal[0], 0.0)
     face = skin * _light(normal, f, 0.22) + 0.07 * (1.0 + 0.5 * f["shine"]) * (sheen / 1.08) ** 24
-    rim = _ramp(inside, 0.16)
-    face = face * _lerp(0.72, 1.0, rim)
-
-    # The opening of the hair: above the hairline and outside the side locks, hair covers the skin.
-    lean = x - 0.22 * f["hair_part"]
-    line = p["hairline"] + _lerp(1.7, 0.6, p["fringe"]) * jnp.abs(lean) ** 2.4 + 0.02 * strands
+    face = face * _lerp(0.72, 1.0, _ramp(inside, 0.16))
+    # Above the hairline and outside the side locks, hair covers the skin.
+    lean = x - 0.16 * f["hair_part"]
+    line = p["hairline"] + _lerp(1.2, 0.6, p["fringe"]) * lean * lean + 0.02 * strands
     line = _lerp(line, -0.24 + 0.08 * f["hairline"] + 0.03 * strands, p["fringe"])
+    line += 22.0 * jnp.maximum(jnp.abs(x) - 0.36, 0.0) ** 2  # temples and sideburns
     recede = p["male"] * p["old"] * (0.6 + 0.4 * f["hairline"])
     line = line - 0.16 * recede * _gauss((jnp.abs(x) - 0.25) / 0.1)
-    lock = _lerp(0.62, 0.465 + 0.05 * f["hair_locks"], p["hair_long"]) + 0.05 * jnp.maximum(y, 0.0) * p["hair_long"]
-    above = _ramp(line - y, 0.05) * _ramp(0.12 + 1.2 * p["hair_long"] - y, 0.12)
-    covered = jnp.maximum(above, _ramp(jnp.abs(lean) + 0.012 * strands - lock, 0.05) * p["hair_long"])
-    covered = covered * (1.0 - p["bald"])
-    fall_shadow = _ramp(line - y + 0.1, 0.24) * (1.0 - p["bald"])
-    face = face * (1.0 - 0.42 * fall_shadow)
+    lock = _lerp(0.62, 0.45 + 0.04 * f["hair_locks"], p["hair_long"]) + 0.05 * jnp.maximum(y, 0.0) * p["hair_long"]
+    covered = _ramp(line - y, 0.05) * _ramp(0.12 + 1.2 * p["hair_long"] - y, 0.12)
+    covered = jnp.maximum(covered, _ramp(jnp.abs(x) + 0.012 * strands - lock, 0.05) * p["hair_long"])
+    face = face * (1.0 - 0.42 * _ramp(line - y + 0.1, 0.24) * (1.0 - p["bald"]))
     picture = _lerp(picture, face, _ramp(inside, 2.5 * aa))
-    picture = _lerp(picture, hair, outer * covered)
-    return _paint_glasses(picture, x, y, p, f, aa)
+    return _lerp(picture, colour, mask * covered * (1.0 - p["bald"]))
 
 
-def render_one(attributes: Mapping[str, jax.Array], factors: Mapping[str, jax.Array], size: int) -> jax.Array:
-    """Renders one face.
+def _photograph(scene: jax.Array, f: Scalars, size: int) -> jax.Array:
+    """Camera: exposure, white balance, highlight roll-off, focus, contrast, grain; [3, n, n] to uint8."""
+    balance = 1.0 + (0.03 + 0.1 * f["temperature"]) * _channels(1.0, 0.0, -1.0)
+    linear = jnp.maximum(scene * 2.0 ** (0.45 * f["exposure"]) * balance, 0.0)
+    encoded = jnp.sqrt(linear * 1.1 / (1.0 + 0.16 * linear))
+    # One Gaussian both averages the rays of a pixel and puts the lens out of focus: rows, then columns.
+    blur = jnp.sqrt((0.65 / size) ** 2 + (0.012 * (0.5 + 0.5 * f["defocus"])) ** 2)
+    kernel = _gauss((_axis(size)[:, None] - _axis(scene.shape[-1])[None])[None] / blur)[0]
+    kernel = kernel / kernel.sum(1, keepdims=True)
+    image = jnp.einsum("iv,cvu,ju->ijc", kernel, encoded, kernel)
+    image = 0.5 + (image - 0.5) * (1.0 + 0.15 * f["contrast"])
+    pixel = jnp.arange(size * size * 3, dtype=jnp.uint32).reshape(size, size, 3)
+    bits = ((f["texture"] + 1.0) * 2**22).astype(jnp.uint32) * jnp.uint32(2654435761)
+    grain = sum(_hash(pixel * jnp.uint32(4) + bits + jnp.uint32(i)) for i in range(3)) - 1.5  # sd 1/2
+    image = image + (0.012 + 0.01 * f["noise"]) * grain
+    return jnp.clip(jnp.round(255.0 * image), 0.0, 255.0).astype(jnp.uint8)
+
+
+def _axis(n: int) -> jax.Array:
+    """Centres of n equal cells of [-1, 1]."""
+    return (2.0 * jnp.arange(n, dtype=jnp.float32) + 1.0) / n - 1.0
+
+
+def _turn(u: jax.Array, v: jax.Array, f: Scalars) -> tuple[jax.Array, jax.Array]:
+    """Picture coordinates with roll, scale and shift undone, about the middle between eyes and mouth."""
+    roll, scale = jnp.deg2rad(f["roll"]), 1.0 + 0.05 * f["scale"]
+    u, v = (u - 0.03 * f["shift_u"]) / scale, (v - 0.2 - 0.03 * f["shift_v"]) / scale
+    return u * jnp.cos(roll) + v * jnp.sin(roll), v * jnp.cos(roll) - u * jnp.sin(roll) + 0.2
+
+
+def render(p: Scalars, f: Scalars, size: int) -> jax.Array:
+    """Renders a batch of faces, each by itself.
+
+    The work is split into passes over the batch, each a loop over its faces, because XLA fuses within a loop's body
+    only: in one body it would recompute the geometry in every brush stroke.
 
     Args:
-        attributes: name -> scalar in {0, 1}.
-        factors: name -> scalar; degrees for yaw, pitch and roll, else [-1, 1].
+        p: what `proportions` makes of the attributes and factors.
+        f: the factors, name -> [B, 1, 1, 1]; degrees for yaw, pitch and roll, else [-1, 1].
         size: height and width in pixels.
 
     Returns:
-        uint8 [size, size, 3].
+        uint8 [B, size, size, 3].
     """
     n = SUPERSAMPLING * size
-    axis = (2.0 * jnp.arange(n, dtype=jnp.float32) + 1.0) / n - 1.0
-    v, u = jnp.meshgrid(axis, axis, indexing="ij")
-    linear = _scene(u, v, _proportions(attributes, factors), factors, 2.0 / n)
-    exposure = 2.0 ** (0.4 * factors["exposure"])
-    balance = 1.0 + 0.09 * factors["temperature"] * jnp.array([1.0, 0.0, -1.0]).reshape(3, 1, 1)
-    linear = jnp.maximum(linear * exposure * balance, 1e-5)
-    tone = 1.02 * jnp.minimum(linear, 4.0) / (1.0 + 0.12 * linear)  # highlights roll off
-    encoded = tone ** (1.0 / 2.2)
-    # One Gaussian both averages the rays of a pixel and puts the lens out of focus: rows, then columns.
-    centres = (2.0 * jnp.arange(size, dtype=jnp.float32) + 1.0) / size - 1.0
-    blur = jnp.sqrt((0.9 / size) ** 2 + (0.017 * (0.5 + 0.5 * factors["defocus"])) ** 2)
-    kernel = _gauss((centres[:, None] - axis[None]) / blur)
-    kernel = kernel / kernel.sum(1, keepdims=True)
-    image = jnp.einsum("iv,cvu,ju->ijc", kernel, encoded, kernel)
-    image = 0.5 + (image - 0.5) * (1.0 + 0.15 * factors["contrast"])
-    pixel = jnp.arange(size * size * 3, dtype=jnp.uint32).reshape(size, size, 3)
-    bits = ((factors["texture"] + 1.0) * 2**22).astype(jnp.uint32) * jnp.uint32(2654435761)
-    grain = sum(_hash(pixel * jnp.uint32(4) + bits + jnp.uint32(i)) for i in range(3)) - 1.5  # sd 1/2
-    image = image + (0.012 + 0.01 * factors["noise"]) * grain
-    return jnp.clip(jnp.round(255.0 * image), 0.0, 255.0).astype(jnp.uint8)
+    aa = 2.0 / n
+    v0, u0 = (grid[None] for grid in jnp.meshgrid(_axis(n), _axis(n), indexing="ij"))
+
+    def each(function, *arrays):
+        return jax.lax.map(lambda example: function(*example), arrays)
+
+    def brush(function, window, canvas, *maps):
+        """Paints within a window of the picture only."""
+        top, bottom, half = window
+        rows = slice(int((1.0 + top) / 2.0 * n), int((1.0 + bottom) / 2.0 * n))
+        area = (..., rows, slice(int((1.0 - half) / 2.0 * n), int((1.0 + half) / 2.0 * n)))
+        parts = each(lambda *args: function(*args, aa), canvas[area], *(m[area] for m in maps), p, f)
+        return canvas.at[area].set(parts)
+
+    def surface(p, f):
+        u, v = _turn(u0, v0, f)
+        # The crop keeps pupils and mouth in place: what a turn moves is the rest of the head.
+        hu, hv = u - NEAR * jnp.sin(jnp.deg2rad(f["yaw"])), v - NEAR * jnp.sin(jnp.deg2rad(f["pitch"]))
+        return (u, v, hu, hv), _trace(hu, hv, p, f)
+
+    def relief(x, y, p, f):
+        height = _relief(x, y, p, f)
+        return x + height * jnp.sin(jnp.deg2rad(f["yaw"])), y, height
+
+    (u, v, hu, hv), (x, y, z, inside) = each(surface, p, f)
+    x, y, height = each(relief, x, y, p, f)
+    skin = each(_paint_skin, x, y, p, f)
+    skin = brush(_paint_eyes, (-0.5, 0.25, 0.8), skin, x, y)
+    skin = brush(_paint_mouth, (0.0, 1.0, 0.75), skin, x, y)
+    hair = each(_paint_hair, hu, hv, p, f)
+    picture = each(lambda f: _background(u0, v0, f), f)
+    bu = u + 0.2 * jnp.sin(jnp.deg2rad(f["yaw"]))
+    picture = each(_paint_body, picture, bu, v, hair[0], hair[1], p, f)
+    picture = each(_paint_ears, picture, hu, hv, p, f)
+    picture = each(lambda *args: _paint_head(*args, aa), picture, skin, (x, y, z, inside, height), hair, p, f)
+    picture = brush(_paint_glasses, (-0.5, 0.4, 0.9), picture, x, y, inside)
+    return each(lambda *args: _photograph(*args, size), picture, f)

@@ -82,7 +82,7 @@ class Zip:
     prefix: str = ""
 
     def where(self, name: str) -> str:  # noqa: D102
-        return f"{self.path} ({self.prefix}{name})"
+        return f"{self.path}/{self.prefix}{name}"
 
     def within(self, folder: str) -> Zip:  # noqa: D102
         return dataclasses.replace(self, prefix=f"{self.prefix}{folder}/")
@@ -139,8 +139,8 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
         with path.open("rb") as stream:
             beginning = stream.read(16)
         raise ValueError(
-            f"{path} is not a whole zip ({error}): it has {path.stat().st_size} bytes and begins with {beginning!r}. "
-            "A refused download leaves a web page, a broken one a part of the file: fetch it again."
+            f"{path} is not a whole zip ({error}): it has {path.stat().st_size} bytes and begins with "
+            f"{beginning!r}. A refused download leaves a web page, a broken one a part of the file: fetch it again."
         ) from error
     problem = next(filter(None, map(_problem, file.infolist())), None)
     if problem:
@@ -153,7 +153,7 @@ def _problem(member: zipfile.ZipInfo) -> str | None:
     if member.flag_bits & 1:
         return f"{member.filename!r} is encrypted: unpack the zip with its password and give the folder"
     if _leads_outside(member.filename):
-        return f"{member.filename!r} leads outside the zip, as in no published data set: fetch it from a trusted source"
+        return f"{member.filename!r} leads outside the zip, as in no published data set: fetch another copy"
     return None
 
 

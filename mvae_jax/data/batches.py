@@ -1,8 +1,8 @@
 """Which examples make up the batch of a step: a function of (seed, step), never of an iterator's position.
 
-Examples that fit stay on the device; the host then sends only `indices_at(step)`. `batch_at(step)` gathers the same
-examples on the host. Both may be called for any step in any order, so a run that was killed goes on with exactly the
-batches that it would have seen, and one step can be replayed alone.
+Examples that fit stay on the device; the host then sends only `indices_at(step)`. `batch_at(step)` gathers the
+same examples on the host. Both may be called for any step in any order, so a run that was killed goes on with
+exactly the batches that it would have seen, and one step can be replayed alone.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Split:
 class Batches:
     """Shuffled batches of one split for one phase of a run.
 
-    Every epoch visits the examples in an order of its own. What is left of that order when no whole batch remains is
-    dropped, so shapes are static; another epoch leaves out other examples.
+    Every epoch visits the examples in an order of its own. What is left of that order when no whole batch remains
+    is dropped, so shapes are static; another epoch leaves out other examples.
 
     Attributes:
         split: the examples, N of them.
@@ -76,6 +76,11 @@ class Batches:
             )
         if self.seed < 0 or self.start < 0:
             raise ValueError(f"seed is {self.seed} and start is {self.start}, expected neither to be negative.")
+
+    @property
+    def arrays(self) -> Mapping[str, np.ndarray]:
+        """All examples of the split, name -> array [N, ...]: what a device holds."""
+        return self.split.arrays
 
     @property
     def steps_per_epoch(self) -> int:

@@ -6,8 +6,8 @@ Reads the layout as published, from a folder or straight from the zip:
     CelebAMask-HQ/CelebAMask-HQ-attribute-anno.txt    count; 40 names; "N.jpg v1 ... v40" with v in {-1, 1}
     CelebAMask-HQ/CelebAMask-HQ-pose-anno.txt         count; "Yaw Pitch Raw"; "N.jpg yaw pitch roll" in degrees
 
-The subset follows the rule of the multimodal VAE (MM-10). Its images are not the very ones of the published run: that
-run drew them with Python's `random` and PyTorch's generator, we draw them with `batches.permutation`.
+The subset follows the rule of the multimodal VAE (MM-10). Its images are not the very ones of the published run:
+that run drew them with Python's `random` and PyTorch's generator, we draw them with `batches.permutation`.
 
 Reference:
     Lee et al., 2020, arXiv:1907.11922 (the data set, for non-commercial research).
@@ -41,7 +41,7 @@ IMAGE_FOLDER = "CelebA-HQ-img"
 
 _IMAGE_NAME = re.compile(r"(0|[1-9][0-9]{0,8})\.jpg")
 _CACHE_FORMAT = 1  # raise it when the same inputs give other pixels
-_FEMALE, _MALE, _SUBSET = 0, 1, 2  # streams of the selection's draws
+_FEMALE, _MALE, _SUBSET, _CALIBRATION = range(4)  # streams of the selection's draws
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,15 +204,16 @@ def load(
     with open_archive(path) as outer:
         archive = _data_set_folder(outer)
         texts = {name: _read_text(archive, name) for name in (ATTRIBUTE_FILE, POSE_FILE)}
-        table = parse(texts[ATTRIBUTE_FILE], texts[POSE_FILE], archive.where(ATTRIBUTE_FILE), archive.where(POSE_FILE))
+        table = parse(
+            texts[ATTRIBUTE_FILE], texts[POSE_FILE], archive.where(ATTRIBUTE_FILE), archive.where(POSE_FILE)
+        )
         _check_images(archive, table.index)
         selection = select(table, settings)
 
         rows = np.concatenate([selection.train, selection.validation, selection.calibration])
         files = [f"{IMAGE_FOLDER}/{index}.jpg" for index in table.index[rows].tolist()]
-        checksum = _checksum(
-            _CACHE_FORMAT, dataclasses.asdict(settings), texts, [archive.fingerprint(file) for file in files]
-        )
+        fingerprints = [(file, archive.fingerprint(file)) for file in files]
+        checksum = _checksum(_CACHE_FORMAT, dataclasses.asdict(settings), texts, fingerprints)
 
         def decode() -> np.ndarray:
             _logger.info("Decoding %d images of %s, once.", len(files), path)
@@ -241,7 +242,7 @@ def load(
             "data_set": "CelebAMask-HQ",
             "path": str(path),
             "checksum": checksum,
-            "annotations_checksum": _checksum(texts),
+            "annotations_checksum": _checksum(*texts),
             "counts": dict(selection.counts),
         },
     )
@@ -294,6 +295,7 @@ def select(table: Table, settings: Settings) -> Selection:
     subset = subset[permutation(len(subset), settings.seed, _SUBSET)]
     train, validation = np.split(subset, [len(subset) - settings.validation_size])
     calibration = np.concatenate([order[gender][half : half + further] for gender in order])
+    calibration = calibration[permutation(len(calibration), settings.seed, _CALIBRATION)]
     counts |= {"train": len(train), "validation": len(validation), "calibration": len(calibration)}
     return Selection(train, validation, calibration, counts)
 
@@ -328,8 +330,8 @@ def parse(
         alone = sorted(rows.keys() - others.keys())
         if alone:
             raise ValueError(
-                f"{len(alone)} images of {file} have no row in {other_file}, first {alone[0]}.jpg of line "
-                f"{rows[alone[0]].line}: the files must list the same images."
+                f"Rows of {file} without a counterpart in {other_file}: {len(alone)}, the first for "
+                f"{alone[0]}.jpg in line {rows[alone[0]].line}. Both files must list the same images."
             )
     index = sorted(attribute_rows)
     return Table(
@@ -356,7 +358,8 @@ def _parse_rows(text: str, file: str) -> tuple[list[str], dict[int, _Row]]:
         )
     if int(lines[0]) != len(lines) - 2:
         raise ValueError(
-            f"{file}, line 1 announces {int(lines[0])} images, but {len(lines) - 2} rows follow: fetch the file again."
+            f"{file}, line 1 announces {int(lines[0])} images, but {len(lines) - 2} rows follow: fetch the file "
+            "again, or correct the count."
         )
     columns = lines[1].split()
     if len({column.lower() for column in columns}) < len(columns):
@@ -373,7 +376,9 @@ def _parse_rows(text: str, file: str) -> tuple[list[str], dict[int, _Row]]:
             )
         index = int(match[1])
         if index in rows:
-            raise ValueError(f"{file}, line {number} repeats {image} of line {rows[index].line}: remove one of them.")
+            raise ValueError(
+                f"{file}, line {number} repeats {image} of line {rows[index].line}: remove one of them."
+            )
         rows[index] = _Row(number, values)
     return columns, rows
 
@@ -400,8 +405,9 @@ def _data_set_folder(outer: Archive) -> Archive:
         if archive.files("") & {ATTRIBUTE_FILE, POSE_FILE} or archive.files(IMAGE_FOLDER):
             return archive
     raise FileNotFoundError(
-        f"{outer.where('')} does not hold CelebAMask-HQ: expected {ATTRIBUTE_FILE}, {POSE_FILE} and {IMAGE_FOLDER}/ "
-        "in it or in its folder CelebAMask-HQ/. If the data set is still zipped, give the path of the zip."
+        f"{outer.where('')} does not hold CelebAMask-HQ: expected {ATTRIBUTE_FILE}, {POSE_FILE} and "
+        f"{IMAGE_FOLDER}/ in it or in its folder CelebAMask-HQ/. If the data set is still zipped, give the path of "
+        "the zip."
     )
 
 
@@ -419,8 +425,9 @@ def _check_images(archive: Archive, index: np.ndarray) -> None:
     missing = [i for i in index.tolist() if f"{i}.jpg" not in files]
     if missing:
         raise FileNotFoundError(
-            f"{len(missing)} of {len(index)} images are missing, first {archive.where(IMAGE_FOLDER)}/{missing[0]}.jpg: "
-            "fetch them, or remove their rows from both annotation files and correct the counts in line 1."
+            f"{len(missing)} of {len(index)} images are missing, first "
+            f"{archive.where(f'{IMAGE_FOLDER}/{missing[0]}.jpg')}: fetch them, or remove their rows from both "
+            "annotation files and correct the counts in line 1."
         )
 
 

@@ -62,7 +62,7 @@ FACTORS: tuple[str, ...] = (
 
 IMAGE_SIZES = (32, 64, 128)
 
-_CHUNK = 32  # faces per compiled call; the last call is padded, so there is one program per image size
+_CHUNK = 8  # faces per compiled call; the last call is padded, so there is one program per image size
 _DRAWS = 8 + 2 * len(FACTORS) + (-(8 + 2 * len(FACTORS))) % 4  # uniforms per example, whole Philox counters
 
 
@@ -81,15 +81,9 @@ class Faces(NamedTuple):
 
 
 @functools.cache
-def _renderer(image_size: int) -> Callable[[np.ndarray, np.ndarray], jax.Array]:
-    """The compiled program for `_CHUNK` faces; one face after the other keeps the working set in cache."""
-
-    def one(example: tuple[jax.Array, jax.Array]) -> jax.Array:
-        attributes, factors = example
-        named = dict(zip(ATTRIBUTES, attributes, strict=True)), dict(zip(FACTORS, factors, strict=True))
-        return _face_renderer.render_one(*named, image_size)
-
-    return jax.jit(lambda attributes, factors: jax.lax.map(one, (attributes, factors)))
+def _renderer(image_size: int) -> Callable[..., jax.Array]:
+    """The compiled program for `_CHUNK` faces."""
+    return jax.jit(functools.partial(_face_renderer.render, size=image_size))
 
 
 def render(attributes: np.ndarray, factors: np.ndarray, image_size: int = 64) -> np.ndarray:
@@ -118,8 +112,10 @@ def render(attributes: np.ndarray, factors: np.ndarray, image_size: int = 64) ->
 
     def chunk(start: int) -> np.ndarray:
         rows = np.minimum(np.arange(start, start + _CHUNK), count - 1)
-        arrays = jax.device_put((attributes[rows], factors[rows]), cpu)
-        return np.asarray(program(*arrays))
+        a = dict(zip(ATTRIBUTES, attributes[rows].T.reshape(-1, _CHUNK, 1, 1, 1), strict=True))
+        f = dict(zip(FACTORS, factors[rows].T.reshape(-1, _CHUNK, 1, 1, 1), strict=True))
+        with jax.default_device(cpu):
+            return np.asarray(program(_face_renderer.proportions(a, f), f))
 
     starts = range(0, count, _CHUNK)
     if len(starts) == 1:
@@ -133,7 +129,9 @@ def _check(attributes: np.ndarray, factors: np.ndarray, image_size: int) -> None
     if image_size not in IMAGE_SIZES:
         raise ValueError(f"image_size is {image_size}, expected one of {IMAGE_SIZES}.")
     if attributes.ndim != 2 or attributes.shape[1] != len(ATTRIBUTES):
-        raise ValueError(f"attributes have shape {attributes.shape}, expected [N, {len(ATTRIBUTES)}]: {ATTRIBUTES}.")
+        raise ValueError(
+            f"attributes have shape {attributes.shape}, expected [N, {len(ATTRIBUTES)}]: {ATTRIBUTES}."
+        )
     if factors.shape != (len(attributes), len(FACTORS)):
         raise ValueError(
             f"factors have shape {factors.shape}, expected [{len(attributes)}, {len(FACTORS)}]: one row per row of "
@@ -224,7 +222,10 @@ def write_celebamask_hq(folder: str | os.PathLike[str], faces: Faces) -> None:
     root = Path(folder) / "CelebAMask-HQ"
     images = root / "CelebA-HQ-img"
     images.mkdir(parents=True, exist_ok=True)
-    column = {name.lower(): 2 * values.astype(int) - 1 for name, values in zip(ATTRIBUTES, faces.attributes.T, strict=True)}
+    column = {
+        name.lower(): 2 * values.astype(int) - 1
+        for name, values in zip(ATTRIBUTES, faces.attributes.T, strict=True)
+    }
     absent = np.full(len(faces.images), -1)
     signs = np.stack([column.get(name.lower(), absent) for name in _CELEBA_ATTRIBUTES], axis=1)
     attribute_lines = [str(len(faces.images)), " ".join(_CELEBA_ATTRIBUTES)]

@@ -16,7 +16,7 @@ def assert_events(*arrays: jax.Array) -> None:
 
 def sum_events(x: jax.Array) -> jax.Array:
     """Sum over the event axes, [B, ...] -> [B]."""
-    return x.sum(axis=tuple(range(1, x.ndim)))
+    return jnp.sum(x, axis=tuple(range(1, x.ndim)))
 
 
 def norm_events(x: jax.Array) -> jax.Array:

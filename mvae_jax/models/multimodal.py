@@ -12,6 +12,7 @@ there only if weights are given and is never trained.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,8 +20,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mvae_jax import gaussian, images, losses
-from mvae_jax.nets import blocks, conv, mlp, patch_discriminator, vgg
+from mvae_jax import gaussian, images, losses, nets
+from mvae_jax.nets import conv, mlp, patch_discriminator, vgg
 from mvae_jax.objective import Batch, Losses, Model, ModelState, Params, Phase, Round
 
 ATTRIBUTES = (
@@ -212,23 +213,16 @@ def build(config: Config, vgg_params: Mapping[str, Any] | None = None) -> Model:
         decode_image(z) -> images in [-1, 1]; decode_attributes(z) -> logits [B, A];
         fuse(images, attributes) -> (mean, logvar) of the product of both posteriors and the prior.
     """
-    nets = _Networks.of(config)
+    networks = _Networks.of(config)
     perceptual = vgg_params is not None
 
     def init(key: jax.Array, batch: Batch) -> tuple[Params, ModelState]:
         x, a = images.to_float(batch["image"]), batch["attributes"]
         z = jnp.zeros((len(x), config.latent_size))
-        inputs = {
-            "image_encoder": (x, False),
-            "text_encoder": (a,),
-            "image_decoder": (z, False),
-            "text_decoder": (z,),
-            "discriminator": (x, False),
-        }
+        inputs = {"image_encoder": x, "text_encoder": a, "image_decoder": z, "text_decoder": z, "discriminator": x}
         params, stats = {}, {}
-        for i, (name, args) in enumerate(inputs.items()):
-            variables = getattr(nets, name).init(jax.random.fold_in(key, i), *args)
-            params[name], stats[name] = variables["params"], variables.get("batch_stats", {})
+        for draw, (name, value) in enumerate(inputs.items()):
+            params[name], stats[name] = nets.init(getattr(networks, name), jax.random.fold_in(key, draw), value)
         groups = {"discriminator": params.pop("discriminator"), "vae": params}
         if perceptual:
             groups["vgg"] = jax.tree.map(jnp.asarray, vgg_params)
@@ -273,28 +267,22 @@ def build(config: Config, vgg_params: Mapping[str, Any] | None = None) -> Model:
         per_example = dataclasses.replace(config, score_reduction="example")
 
         def terms(params: Params, state: ModelState, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
-            terms, _ = _terms(per_example, nets, weights, params, state, batch, key, None, train=False)
+            terms, _ = _terms(per_example, networks, weights, params, state, batch, key, None, train=False)
             return {"loss": jnp.stack([weights[name] * term for name, term in terms.items()]).sum(0), **terms}
 
         return terms
 
-    def encode_image(params: Params, state: ModelState, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return nets.run("image_encoder", params["vae"], state["vae"], x, train=False)[0]
+    def run(name: str, params: Params, state: ModelState, value: jax.Array) -> Any:
+        return networks.run(name, params["vae"], state["vae"], value, train=False)[0]
 
-    def encode_attributes(params: Params, state: ModelState, attributes: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return nets.run("text_encoder", params["vae"], state["vae"], attributes)[0]
-
-    def decode_image(params: Params, state: ModelState, z: jax.Array) -> jax.Array:
-        return nets.run("image_decoder", params["vae"], state["vae"], z, train=False)[0]
-
-    def decode_attributes(params: Params, state: ModelState, z: jax.Array) -> jax.Array:
-        return nets.run("text_decoder", params["vae"], state["vae"], z)[0]
+    encode_image = functools.partial(run, "image_encoder")
+    encode_attributes = functools.partial(run, "text_encoder")
+    decode_image = functools.partial(run, "image_decoder")
+    decode_attributes = functools.partial(run, "text_decoder")
 
     def fuse(params: Params, state: ModelState, x: jax.Array, attributes: jax.Array) -> tuple[jax.Array, jax.Array]:
-        (image_mean, image_logvar), (text_mean, text_logvar) = (
-            encode_image(params, state, x),
-            encode_attributes(params, state, attributes),
-        )
+        image_mean, image_logvar = encode_image(params, state, x)
+        text_mean, text_logvar = encode_attributes(params, state, attributes)
         return gaussian.product_of_experts([image_mean, text_mean], [image_logvar, text_logvar])
 
     def sample(params: Params, state: ModelState, key: jax.Array, count: int) -> jax.Array:
@@ -357,28 +345,30 @@ class _Networks:
     @classmethod
     def of(cls, config: Config, axis_name: str | None = None) -> _Networks:
         return cls(
-            conv.GaussianImageEncoder(config.encoder_widths, config.latent_size, axis_name=axis_name),
-            mlp.GaussianAttributeEncoder(config.text_hidden, config.latent_size),
+            conv.GaussianImageEncoder(config.latent_size, config.encoder_widths, axis_name),
+            mlp.GaussianAttributeEncoder(config.latent_size, config.text_hidden),
             conv.AttentionImageDecoder(
+                config.image_size,
                 config.decoder_widths,
                 config.decoder_hidden,
-                config.image_size,
-                attention=config.attention,
-                heads=config.attention_heads,
-                axis_name=axis_name,
+                config.attention,
+                config.attention_heads,
+                axis_name,
             ),
-            mlp.AttributeDecoder(config.text_hidden, len(config.attributes)),
-            patch_discriminator.PatchDiscriminator(config.discriminator_widths, axis_name=axis_name),
+            mlp.AttributeDecoder(len(config.attributes), config.text_hidden),
+            patch_discriminator.PatchDiscriminator(config.discriminator_widths, axis_name),
         )
 
-    def run(self, name: str, params: Params, stats: ModelState, *inputs: Any, **options: Any) -> tuple[Any, Any]:
+    def run(
+        self, name: str, params: Params, stats: ModelState, value: jax.Array, *, train: bool
+    ) -> tuple[Any, Any]:
         """Runs one network; returns its output and its new batch statistics."""
-        return blocks.apply(getattr(self, name), params[name], stats[name], *inputs, **options)
+        return nets.apply(getattr(self, name), params[name], stats[name], value, train=train)
 
 
 def _terms(
     config: Config,
-    nets: _Networks,
+    networks: _Networks,
     weights: Mapping[str, float],
     params: Params,
     state: ModelState,
@@ -395,20 +385,16 @@ def _terms(
     x, a = images.to_float(batch["image"]), batch["attributes"]
     vae, stats = params["vae"], dict(state["vae"])
 
-    def run(name: str, *inputs: Any, **options: Any) -> Any:
-        out, stats[name] = nets.run(name, vae, stats[name], *inputs, **options)
+    def run(name: str, value: jax.Array) -> Any:
+        out, stats[name] = networks.run(name, vae, stats, value, train=train)
         return out
 
-    image, text = run("image_encoder", x, train=train), run("text_encoder", a)
+    image, text = run("image_encoder", x), run("text_encoder", a)
     z_image, z_text = (
-        (
-            gaussian.sample(jax.random.fold_in(key, 1), *image, axis_name=axis_name),
-            gaussian.sample(jax.random.fold_in(key, 2), *text, axis_name=axis_name),
-        )
-        if train
-        else (image[0], text[0])
+        _draw(key, draw, posterior, axis_name) if train else posterior[0]
+        for draw, posterior in ((1, image), (2, text))
     )
-    reconstruction = run("image_decoder", z_image, train=train)
+    reconstruction = run("image_decoder", z_image)
     text_logits = run("text_decoder", z_text)
     terms: dict[str, jax.Array] = {}
 
@@ -420,7 +406,7 @@ def _terms(
             terms[f"{name}_perceptual"] = losses.feature_distance(ours, theirs) / ours[0].size
         if f"{name}_identity" in weights:
             # Statistics of generated images must not reach the encoder's running averages.
-            (mean, _), _ = nets.run("image_encoder", vae, stats["image_encoder"], generated, train=train)
+            (mean, _), _ = networks.run("image_encoder", vae, stats, generated, train=train)
             terms[f"{name}_identity"] = losses.cosine_distance(image[0], mean)
 
     def compare_attributes(name: str, logits: jax.Array) -> None:
@@ -430,7 +416,7 @@ def _terms(
     compare_images("image_from_image", reconstruction)
     compare_attributes("text_from_text", text_logits)
     if "image_from_text" in weights:
-        compare_images("image_from_text", run("image_decoder", z_text, train=train))
+        compare_images("image_from_text", run("image_decoder", z_text))
     if "text_from_image" in weights or "attribute_agreement" in weights:
         crossed_logits = run("text_decoder", z_image)
     if "text_from_image" in weights:
@@ -452,14 +438,19 @@ def _terms(
         terms["text_kl"] = losses.kl_standard_normal(*text) / config.latent_size
     if "adversarial" in weights:
         # The discriminator's statistics are its own round's business: those of this pass are dropped.
-        logits, _ = nets.run("discriminator", params, state, reconstruction, train=True)
+        logits, _ = networks.run("discriminator", params, state, reconstruction, train=True)
         terms["adversarial"] = losses.non_saturating_generator(logits) / logits[0].size
     return {name: term for name, term in terms.items() if name in weights}, stats
 
 
+def _draw(key: jax.Array, draw: int, posterior: tuple[jax.Array, jax.Array], axis_name: str | None) -> jax.Array:
+    mean, logvar = posterior
+    return gaussian.sample(jax.random.fold_in(key, draw), mean, logvar, axis_name)
+
+
 def _discriminator_losses(
     config: Config,
-    nets: _Networks,
+    networks: _Networks,
     phase: Phase,
     params: Params,
     state: ModelState,
@@ -470,9 +461,9 @@ def _discriminator_losses(
 ) -> Losses:
     """The discriminator's side: real against reconstructed patches, both noisy, and a gradient penalty."""
     real = images.to_float(batch["image"])
-    posterior, _ = nets.run("image_encoder", params["vae"], state["vae"], real, train=True)
-    z = gaussian.sample(jax.random.fold_in(key, 1), *posterior, axis_name=axis_name)  # the draw of the other round
-    fake, _ = nets.run("image_decoder", params["vae"], state["vae"], z, train=True)
+    posterior, _ = networks.run("image_encoder", params["vae"], state["vae"], real, train=True)
+    z = _draw(key, 1, posterior, axis_name)  # the draw of the other round
+    fake, _ = networks.run("image_decoder", params["vae"], state["vae"], z, train=True)
     fake = jax.lax.stop_gradient(fake)
 
     epoch = (step // phase.options["steps_per_epoch"]).astype(jnp.float32)
@@ -481,14 +472,15 @@ def _discriminator_losses(
         deviation * gaussian.standard_normal(jax.random.fold_in(key, draw), real.shape, axis_name)
         for draw in (3, 4)
     ]
-    discriminator = params["discriminator"]
-    real_logits, stats = blocks.apply(
-        nets.discriminator, discriminator, state["discriminator"], real + noise[0], train=True
-    )
-    fake_logits, stats = blocks.apply(nets.discriminator, discriminator, stats, fake + noise[1], train=True)
+
+    def discriminate(pixels: jax.Array, stats: ModelState) -> tuple[jax.Array, ModelState]:
+        return nets.apply(networks.discriminator, params["discriminator"], stats, pixels, train=True)
+
+    real_logits, stats = discriminate(real + noise[0], state["discriminator"])
+    fake_logits, stats = discriminate(fake + noise[1], stats)
 
     def critic(pixels: jax.Array) -> jax.Array:
-        logits, _ = blocks.apply(nets.discriminator, discriminator, stats, pixels, train=True)
+        logits, _ = discriminate(pixels, stats)
         if config.discriminator_penalty == "interpolation":
             return jax.nn.sigmoid(logits)
         return logits.mean((1, 2, 3))
@@ -498,8 +490,8 @@ def _discriminator_losses(
         penalty = losses.gradient_penalty(critic, real, fake, fraction).mean()
     else:
         penalty = 0.5 * losses.r1_penalty(critic, real).mean()
-    patches = real_logits[0].size
-    error = 0.5 * losses.logistic_discriminator(real_logits, fake_logits).mean() / patches
+    sides = losses.logistic_discriminator(real_logits, fake_logits)
+    error = 0.5 * (sides.real.mean() + sides.fake.mean()) / real_logits[0].size
     objective = phase.weights["adversarial"] * (error + config.discriminator_penalty_weight * penalty)
     metrics = {
         "discriminator/error": error,

@@ -1,6 +1,6 @@
 """Convolutions whose gradients, and gradients of gradients, stay fast on XLA's CPU backend.
 
-Images are NHWC and kernels HWIO. For a fixed stride and padding, an image x, a kernel k and a cotangent y define one
+Images are NHWC and kernels HWIO. For a fixed stride and padding, an image x, a kernel k and an output y define one
 trilinear form,
 
     <convolution(x, k), y> = <x, adjoint(k, y)> = <k, correlation(x, y)>,
@@ -9,9 +9,9 @@ so the derivative of each of these three maps consists of the other two, and der
 else. XLA's CPU backend is 15 to 80 times slower than necessary where autodiff would leave them to it: in the kernel
 gradient of a transposed convolution, and in every gradient inside `scan`, `while` or `cond`, whose bodies keep
 whatever layout autodiff chose. Here each map is a forward convolution in canonical layout, with its transposes
-written out, and a custom derivative ties the three together. Elsewhere than on CPU plain XLA convolutions are used.
-The custom derivative serves reverse mode (`grad`, `vjp`, and `linearize` followed by `linear_transpose`); it refuses
-forward mode (`jvp`).
+written out, and a custom derivative ties the three together. Other backends get plain XLA convolutions.
+The custom derivative serves reverse mode (`grad`, `vjp`, and `linearize` followed by `linear_transpose`) and
+refuses forward mode (`jvp`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Padding = Literal["SAME", "VALID"] | Sequence[tuple[int, int]]
 Formulation = Literal["canonical", "plain"]
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
-# Above so many output channels, on few pixels, rearranging the kernel costs more than multiplying by zeros (measured).
+# Above so many output channels, rearranging the kernel was measured to cost more than multiplying by zeros.
 _SUBPIXEL_CHANNELS = 256
 
 
@@ -48,7 +48,7 @@ def convolution(
 ) -> jax.Array:
     """Cross-correlates images with a kernel, as every deep-learning library's "convolution".
 
-    y[n, i, j, o] = sum_{a, b, c} x[n, s i + a - p, s j + b - q, c] kernel[a, b, c, o], with zeros outside the image.
+    y[n, i, j, o] = sum_{a, b, c} x[n, s i + a - p, s j + b - q, c] kernel[a, b, c, o], zeros outside the image.
 
     Args:
         x: images, [B, H, W, C].
@@ -84,9 +84,9 @@ def transposed_convolution(
     """Adjoint of `convolution` with the same stride and padding: paints a scaled copy of the kernel at every pixel.
 
     y[n, s i + a - p, s j + b - q, o] += x[n, i, j, c] kernel[a, b, c, o]. The kernel is not flipped, so
-    <convolution(u, k), x> = <u, transposed_convolution(x, k.transpose(0, 1, 3, 2))>. PyTorch's ConvTranspose2d(kernel
-    4, stride 2, padding 1) is `padding=((1, 1), (1, 1))` (or "SAME") with its weight [C, O, kh, kw] as
-    weight.transpose(2, 3, 0, 1); Keras' Conv2DTranspose stores [kh, kw, O, C].
+    <convolution(u, k), x> = <u, transposed_convolution(x, k.swapaxes(2, 3))>. PyTorch's ConvTranspose2d with kernel
+    4, stride 2, padding 1 is `padding="SAME"`, or ((1, 1), (1, 1)), and kernel = weight.transpose(2, 3, 0, 1) for
+    its weight [C, O, kh, kw]; Keras' Conv2DTranspose stores [kh, kw, O, C].
 
     Args:
         x: images, [B, H, W, C].
@@ -118,7 +118,7 @@ def transposed_convolution(
 
 @dataclasses.dataclass(frozen=True)
 class _Geometry:
-    """What the three maps share: sizes [H, W] of image and kernel, the stride, and the padding of the convolution."""
+    """What the three maps share: sizes (H, W) of image and kernel, and stride and padding of the convolution."""
 
     image_size: tuple[int, ...]
     kernel_size: tuple[int, ...]
@@ -126,7 +126,9 @@ class _Geometry:
     padding: tuple[tuple[int, int], ...]
 
     @classmethod
-    def of(cls, image_size: tuple[int, ...], kernel_size: tuple[int, ...], stride: int, padding: Padding) -> _Geometry:
+    def of(
+        cls, image_size: tuple[int, ...], kernel_size: tuple[int, ...], stride: int, padding: Padding
+    ) -> _Geometry:
         if isinstance(padding, str):
             padding = lax.padtype_to_pads(image_size, kernel_size, (stride, stride), padding)
         (top, bottom), (left, right) = padding
@@ -145,7 +147,9 @@ class _Geometry:
 
 def _check(x: jax.Array, kernel: jax.Array, stride: int) -> None:
     if x.ndim != 4 or kernel.ndim != 4 or x.shape[3] != kernel.shape[2]:
-        raise ValueError(f"expected images [B, H, W, C] and a kernel [kh, kw, C, O], got {x.shape} and {kernel.shape}.")
+        raise ValueError(
+            f"expected images [B, H, W, C] and a kernel [kh, kw, C, O], got {x.shape} and {kernel.shape}."
+        )
     if stride < 1:
         raise ValueError(f"stride is {stride}, expected at least 1.")
 
@@ -186,7 +190,7 @@ def _adjoint(kernel: jax.Array, y: jax.Array, geometry: _Geometry) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _correlation(x: jax.Array, y: jax.Array, geometry: _Geometry) -> jax.Array:
-    """sum_{n, i} x[n, s i + a - p] y[n, i]: a convolution whose batch is C and whose contracted channel is the batch."""
+    """sum_{n, i} x[n, s i + a - p] y[n, i]: the convolution in which channels C and batch have changed places."""
     s = geometry.stride
     padding = [(lo, k + (m - 1) * s - n - lo) for n, k, m, lo in geometry.axes()]
     images, kernel = x.transpose(3, 1, 2, 0), y.transpose(1, 2, 0, 3)

@@ -128,7 +128,9 @@ def compile_step(
         return new, sums.add(metrics), metrics["step/finite"]
 
     indices = jax.ShapeDtypeStruct((batch_size,), jnp.int32, sharding=placement.split)
-    batch = {name: jax.ShapeDtypeStruct((batch_size, *array.shape[1:]), array.dtype) for name, array in arrays.items()}
+    batch = {
+        name: jax.ShapeDtypeStruct((batch_size, *array.shape[1:]), array.dtype) for name, array in arrays.items()
+    }
     names = jax.eval_shape(step, state, batch)[1]
     zeros = MetricSums(dict.fromkeys(names, np.zeros((), np.float32)), dict.fromkeys(names, np.zeros((), np.int32)))
     jitted = jax.jit(run, donate_argnums=(0, 1), out_shardings=placement.replicated)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mvae_jax.objective import Batch, Model, Phase
 from mvae_jax.train import state as states
 from mvae_jax.train.checkpoint import Checkpoints
-from mvae_jax.train.devices import Placement, compile_step, place
+from mvae_jax.train.devices import CompiledStep, MetricSums, Placement, compile_step, place
 from mvae_jax.train.logging import MetricWriter, Progress
 from mvae_jax.train.signals import Interruption
 from mvae_jax.train.state import TrainState
@@ -63,7 +63,10 @@ class Settings:
     most_refused_steps: int = 10
 
 
-class TrainingDiverged(RuntimeError):
+OnValidation = Callable[[TrainState, Phase, MetricWriter], None]
+
+
+class TrainingDiverged(RuntimeError):  # noqa: N818
     """Too many steps in a row were refused because something was not finite."""
 
 
@@ -72,12 +75,13 @@ def initial_state(model: Model, phases: Sequence[Phase], seed: int, batch: Batch
     return jax.jit(lambda key, batch: states.create(model, phases[0], key, batch))(jax.random.key(seed), batch)
 
 
-def abstract_state(model: Model, phases: Sequence[Phase], phase: Phase, batch: Batch) -> TrainState:
-    """Shapes and dtypes of the state during `phase`, for restoring it."""
+def abstract_state(model: Model, phases: Sequence[Phase], name: str, batch: Batch) -> TrainState:
+    """Shapes and dtypes of the state during the phase of that name, for restoring it."""
+    names = [phase.name for phase in phases]
 
     def during(key: jax.Array, batch: Batch) -> TrainState:
         state = states.create(model, phases[0], key, batch)
-        for earlier in phases[: phases.index(phase) + 1]:
+        for earlier in phases[: names.index(name) + 1]:
             state = states.start_phase(state, model, earlier)
         return state
 
@@ -95,7 +99,7 @@ def fit(
     settings: Settings | None = None,
     placement: Placement | None = None,
     interruption: Interruption | None = None,
-    on_validation: Callable[[TrainState, Phase, MetricWriter], None] | None = None,
+    on_validation: OnValidation | None = None,
 ) -> TrainState:
     """Trains through all phases, resuming from the newest checkpoint in `workdir` if there is one.
 
@@ -122,105 +126,175 @@ def fit(
         TrainingDiverged: too many consecutive steps were not finite; the checkpoints before stay.
         Interrupted: the interruption was requested and the state is saved.
     """
-    for before, after in zip(phases, phases[1:], strict=False):
+    for before, after in itertools.pairwise(phases):
         if after.start != before.end:
-            raise ValueError(f"phase {after.name!r} starts at step {after.start}, but {before.name!r} ends at {before.end}.")
+            raise ValueError(
+                f"phase {after.name!r} starts at step {after.start}, but {before.name!r} ends at {before.end}."
+            )
     settings, placement = settings or Settings(), placement or place()
     for phase in phases:
         placement.check_batch_size(phase.batch_size)
-    example = _first_examples(batches(phases[0]).arrays, phases[0].batch_size)
+    example: Batch = {name: array[: phases[0].batch_size] for name, array in batches(phases[0]).arrays.items()}
+
+    def target(name: str) -> TrainState:
+        shapes = abstract_state(model, phases, name, example)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement.replicated), shapes)
+
     with Checkpoints(workdir, [phase.name for phase in phases]) as checkpoints:
-        state = _resume(model, phases, checkpoints, example, placement)
-        if state is None:
+        resumed = checkpoints.resume(target)
+        if resumed:
+            name, step, state = resumed
+            _log.info("resuming at step %d, in phase %s", step, name)
+        else:
             state = placement.replicate(initial_state(model, phases, seed, example))
-        with MetricWriter(workdir, resume_step=int(state.step)) as writer:
-            run = _Run(model, placement, settings, checkpoints, writer, interruption, validation, on_validation)
+        with (
+            MetricWriter(workdir, resume_step=int(state.step)) as writer,
+            Progress(interval=settings.progress_seconds) as progress,
+        ):
+            run = _Run(
+                model,
+                placement,
+                settings,
+                checkpoints,
+                writer,
+                progress,
+                interruption or Interruption(),
+                on_validation,
+            )
             for phase in phases:
                 if state.step == phase.start:
                     state = placement.replicate(states.start_phase(state, model, phase))
                 if state.step < phase.end:
-                    state = run.train_phase(phase, state, batches(phase))
-    return state
-
-
-def _first_examples(arrays: Mapping[str, np.ndarray], count: int) -> Batch:
-    return {name: np.asarray(array[:count]) for name, array in arrays.items()}
-
-
-def _resume(
-    model: Model, phases: Sequence[Phase], checkpoints: Checkpoints, example: Batch, placement: Placement
-) -> TrainState | None:
-    def target(name: str) -> TrainState:
-        (phase,) = (phase for phase in phases if phase.name == name)
-        shapes = abstract_state(model, phases, phase, example)
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement.replicated), shapes)
-
-    restored = checkpoints.restore_latest(target)
-    if restored is None:
-        return None
-    name, state = restored
-    _log.info("resuming at step %d, phase %s", int(state.step), name)
+                    state = run.train_phase(phase, state, batches(phase), validation)
     return state
 
 
 @dataclasses.dataclass
 class _Run:
-    """What stays the same over the phases of one call of `fit`."""
+    """What the phases of one call of `fit` share."""
 
     model: Model
     placement: Placement
     settings: Settings
     checkpoints: Checkpoints
     writer: MetricWriter
-    interruption: Interruption | None
-    validation: Mapping[str, np.ndarray] | None
-    on_validation: Callable[[TrainState, Phase, MetricWriter], None] | None
+    progress: Progress
+    interruption: Interruption
+    on_validation: OnValidation | None
 
-    def train_phase(self, phase: Phase, state: TrainState, source: Batches) -> TrainState:
+    def train_phase(
+        self, phase: Phase, state: TrainState, source: Batches, validation: Mapping[str, np.ndarray] | None
+    ) -> TrainState:
         """Trains from `state`, which lies within the phase, to the phase's end."""
         settings, placement = self.settings, self.placement
-        arrays = placement.replicate(dict(source.arrays))
-        began = time.monotonic()
-        train_step = make_train_step(self.model.rounds(phase), self.model.optimizers(phase), phase)
-        run, zeros = compile_step(train_step, placement, state, arrays, phase.batch_size)
-        validate = self._validator(phase)
-        seconds = time.monotonic() - began
-        _log.info("phase %s: %d steps of %d examples, compiled in %.1f s", phase.name, phase.steps, phase.batch_size, seconds)
         first = int(state.step)
-        self.writer.write_scalars(first, {"compile_seconds": seconds}, phase=phase.name, split="setup")
-
+        arrays = placement.replicate(dict(source.arrays))
+        run, zeros = self._compile(phase, state, arrays)
+        validate = self._validator(phase, validation)
         sums = placement.replicate(zeros)
         in_flight: collections.deque[jax.Array] = collections.deque()
         refused, saved_at = 0, time.monotonic()
-        progress = Progress(phase.name, first=first, last=phase.end, examples_per_step=phase.batch_size, seconds=settings.progress_seconds)
-        for step in range(first, phase.end):
-            indices = jax.device_put(source.indices_at(step), placement.split)
+        self.progress.start(phase.name, phase.end, phase.batch_size)
+        for done in range(first + 1, phase.end + 1):
+            indices = jax.device_put(source.indices_at(done - 1), placement.split)
             state, sums, finite = run(state, sums, arrays, indices)
             in_flight.append(finite)
-            if len(in_flight) > _IN_FLIGHT:  # the host waits here for the device, and reads a step that is done
+            last, since_start = done == phase.end, done - phase.start
+            while len(in_flight) > (0 if last else _IN_FLIGHT):  # the host waits for the device here
                 refused = 0 if in_flight.popleft() else refused + 1
-                self._check_finite(refused, phase, step)
-            done = step + 1
-            since_start, last = done - phase.start, done == phase.end
-            if progress.due() or last:
-                progress.show(done, sums.means())
+            if refused >= settings.most_refused_steps:
+                raise TrainingDiverged(_diverged(phase, done, refused, self.checkpoints.latest()))
+            self.progress.update(done, sums.means)
             if since_start % settings.log_every == 0 or last:
                 self.writer.write_scalars(done, sums.means(), phase=phase.name, split="train")
                 sums = placement.replicate(zeros)
-            epoch, rest = divmod(since_start, source.steps_per_epoch)
+
+            epochs, rest = divmod(since_start, source.steps_per_epoch)
             loss = None
-            if last or (rest == 0 and epoch % settings.validate_every == 0):
+            if validate and (last or (rest == 0 and epochs % settings.validate_every == 0)):
                 loss = self._validate(validate, phase, state, done)
-            requested = self.interruption is not None and self.interruption.requested
-            overdue = time.monotonic() - saved_at > 60 * settings.checkpoint_minutes
-            on_step = settings.checkpoint_every and since_start % settings.checkpoint_every == 0
-            if last or requested or overdue or on_step or self._is_best(phase, loss):
+            requested = self.interruption.requested
+            on_time = time.monotonic() - saved_at > 60 * settings.checkpoint_minutes
+            on_step = settings.checkpoint_every > 0 and since_start % settings.checkpoint_every == 0
+            if last or requested or on_time or on_step or self._is_best(phase, loss):
+                self.writer.flush()  # what the checkpoint implies has been told before it exists
                 self.checkpoints.save(phase.name, state, validation_loss=loss, final=last)
                 saved_at = time.monotonic()
             if requested:
                 self.checkpoints.wait()
-                self.interruption.stop()
-        while in_flight:
-            refused = 0 if in_flight.popleft() else refused + 1
-        self._check_finite(refused, phase, phase.end)
+                _log.info("saved at step %d; the same command goes on from there", done)
+                self.interruption.check()
         return state
+
+    def _compile(
+        self, phase: Phase, state: TrainState, arrays: Mapping[str, jax.Array]
+    ) -> tuple[CompiledStep, MetricSums]:
+        began = time.monotonic()
+        train_step = make_train_step(self.model.rounds(phase), self.model.optimizers(phase), phase)
+        compiled = compile_step(train_step, self.placement, state, arrays, phase.batch_size)
+        seconds = time.monotonic() - began
+        _log.info(
+            "phase %s: steps %d to %d of %d examples, compiled in %.1f s",
+            phase.name,
+            phase.start,
+            phase.end,
+            phase.batch_size,
+            seconds,
+        )
+        self.writer.write_scalars(int(state.step), {"compile_seconds": seconds}, phase=phase.name, split="setup")
+        return compiled
+
+    def _validator(
+        self, phase: Phase, validation: Mapping[str, np.ndarray] | None
+    ) -> Callable[[TrainState], dict[str, float]] | None:
+        if self.model.evaluate is None or not validation:
+            return None
+        arrays = self.placement.replicate(dict(validation))
+        count = len(next(iter(arrays.values())))
+        evaluate = self.model.evaluate(phase)
+
+        @jax.jit
+        def terms(
+            state: TrainState, arrays: Mapping[str, jax.Array], indices: jax.Array
+        ) -> Mapping[str, jax.Array]:
+            batch = {name: array[indices] for name, array in arrays.items()}
+            params = {**state.params, **(state.ema or {})}
+            key = jax.random.fold_in(jax.random.fold_in(state.key, _VALIDATION_DRAWS), indices[0])
+            return evaluate(params, state.model_state, batch, key)
+
+        def means(state: TrainState) -> dict[str, float]:
+            parts = []
+            for begin in range(0, count, phase.batch_size):
+                # One shape for all: the last batch is filled up, and what fills it is dropped.
+                indices = np.minimum(np.arange(begin, begin + phase.batch_size), count - 1)
+                out = terms(state, arrays, jax.device_put(indices, self.placement.split))
+                parts.append({name: values[: count - begin] for name, values in out.items()})
+            parts = jax.device_get(parts)
+            return {name: float(np.concatenate([part[name] for part in parts]).mean()) for name in parts[0]}
+
+        return means
+
+    def _validate(
+        self, validate: Callable[[TrainState], dict[str, float]], phase: Phase, state: TrainState, step: int
+    ) -> float:
+        means = validate(state)
+        self.writer.write_scalars(step, means, phase=phase.name, split="validation")
+        if self.on_validation is not None:
+            self.on_validation(state, phase, self.writer)
+        return means["loss"]
+
+    def _is_best(self, phase: Phase, loss: float | None) -> bool:
+        if loss is None or not np.isfinite(loss):
+            return False
+        self.checkpoints.wait()
+        best = self.checkpoints.best(phase.name)
+        return best is None or loss < self.checkpoints.metadata(phase.name, best)["validation_loss"]
+
+
+def _diverged(phase: Phase, step: int, refused: int, checkpoint: tuple[str, int] | None) -> str:
+    kept = f"The newest checkpoint is step {checkpoint[1]} of phase {checkpoint[0]}." if checkpoint else ""
+    return (
+        f"phase {phase.name!r}, step {step}: the last {refused} steps were refused because a loss or a gradient "
+        f"was not finite. Their parameters were not used. {kept} Lower the learning rate or the loss weights, "
+        "look for bad values in the data, and use a new workdir."
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -48,7 +48,7 @@ def create(model: Model, phase: Phase, key: jax.Array, batch: Batch) -> TrainSta
         ValueError: an optimiser is given for a group that the model does not have.
     """
     init_key, key = jax.random.split(key)
-    params, model_state = model.init(init_key, batch)
+    params, model_state = (dict(part) for part in model.init(init_key, batch))
     optimizers = model.optimizers(phase)
     unknown = sorted(set(optimizers) - set(params))
     if unknown:
@@ -76,9 +76,11 @@ def start_phase(state: TrainState, model: Model, phase: Phase) -> TrainState:
     return state
 
 
-def _fresh_optimizers(optimizers: Mapping[str, optax.GradientTransformation], params: dict) -> dict[str, Any]:
+def _fresh_optimizers(
+    optimizers: Mapping[str, optax.GradientTransformation], params: Mapping[str, Any]
+) -> dict[str, Any]:
     return {group: optimizer.init(params[group]) for group, optimizer in optimizers.items()}
 
 
-def _copy(params: dict, groups: Any) -> dict[str, Any]:
+def _copy(params: Mapping[str, Any], groups: Iterable[str]) -> dict[str, Any]:
     return {group: jax.tree.map(jnp.copy, params[group]) for group in groups}

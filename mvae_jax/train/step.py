@@ -167,7 +167,7 @@ def _gradients(
     trained = {group: params[group] for groups in round_.trains.values() for group in groups}
 
     def forward(trained: Params) -> tuple[dict[str, jax.Array], Losses]:
-        out = round_.losses(params | trained, model_state, batch, key, since_start)
+        out = round_.losses({**params, **trained}, model_state, batch, key, since_start)
         _check(round_, out, trained)
         return {objective: out.objectives[objective] for objective in round_.trains}, out
 
@@ -194,12 +194,14 @@ def _check(round_: Round, out: Losses, trained: Params) -> None:
 
 def _all_finite(tree: Any, unless: Any) -> jax.Array:
     """Whether all floating-point leaves of `tree` are finite; those that are also in `unless` are not looked at."""
-    leaves = [
-        jnp.isfinite(leaf).all()
+    broken = [
+        (~jnp.isfinite(leaf)).any()
         for leaf, old in zip(jax.tree.leaves(tree), jax.tree.leaves(unless), strict=True)
         if leaf is not old and jnp.issubdtype(leaf.dtype, jnp.inexact)
     ]
-    return jnp.stack(leaves).all() if leaves else jnp.array(True)
+    # A sort, because XLA does not fuse it. Anything else it would compute again inside the select of every leaf,
+    # and compile in quadratic time.
+    return ~jnp.sort(jnp.stack([jnp.array(False), *broken]))[-1]
 
 
 def _select(condition: jax.Array, new: Any, old: Any) -> Any:

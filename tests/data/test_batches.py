@@ -75,7 +75,9 @@ def test_batch_at_gathers_every_array():
     batches = Batches(split_of(10), 4, seed=5)
     batch = batches.batch_at(9)
     indices = batches.indices_at(9)
+    assert batches.arrays is batches.split.arrays
     np.testing.assert_array_equal(batch["index"], indices + 100)
+    np.testing.assert_array_equal(batch["index"], batches.arrays["index"][indices])
     np.testing.assert_array_equal(batch["image"][:, 0, 0, 0], indices)
     assert batch["image"].shape == (4, 2, 2, 3)
 

@@ -23,9 +23,13 @@ ESTIMATORS = ("mws", "mss")
 
 def posteriors(batch=8, dims=3, seed=0):
     """z, mean, logvar, each [batch, dims]."""
-    key = jax.random.key(seed)
-    mean, logvar = jax.random.normal(jax.random.fold_in(key, 1), (2, batch, dims))
-    return gaussian.sample(key, mean, logvar - 1.0), mean, logvar - 1.0
+    mean, logvar, noise = np.random.default_rng(seed).normal(size=(3, batch, dims)).astype(np.float32)
+    return mean + np.exp(0.5 * (logvar - 1)) * noise, mean, logvar - 1
+
+
+@functools.partial(jax.jit, static_argnames=("dataset_size", "estimator"))
+def kl_terms(z, mean, logvar, dataset_size=N, estimator="mws"):
+    return losses.kl_terms(z, mean, logvar, dataset_size=dataset_size, estimator=estimator)
 
 
 def weights(estimator, batch, dataset_size):
@@ -62,11 +66,9 @@ def loop(estimator, z, mean, logvar, dataset_size):
 
 
 def test_kl_standard_normal_by_hand():
-    mean, logvar = (
-        jnp.array([[0.0, 0.0], [1.0, -2.0], [0.0, 0.0]]),
-        jnp.array([[0.0, 0.0], [0.0, 0.0], [1.0, -1.0]]),
-    )
-    np.testing.assert_allclose(losses.kl_standard_normal(mean, logvar), [0.0, 2.5, math.cosh(1.0) - 1.0], rtol=1e-6)
+    mean, logvar = jnp.array([[0.0, 0.0], [1.0, -2.0], [0.0, 1.0]]), jnp.array([[0.0, 0.0], [0.0, 0.0], [1.0, 0.0]])
+    expected = [0.0, 2.5, (math.e - 2) / 2 + 0.5]
+    np.testing.assert_allclose(losses.kl_standard_normal(mean, logvar), expected, rtol=1e-6)
 
 
 def test_kl_diag_gaussians_equals_monte_carlo():
@@ -93,7 +95,7 @@ def test_kl_has_a_direction():
 
 def test_kl_to_the_standard_normal_is_a_special_case():
     _, mean, logvar = posteriors()
-    zeros = jnp.zeros_like(mean)
+    zeros = np.zeros_like(mean)
     kl = losses.kl_standard_normal(mean, logvar)
     np.testing.assert_allclose(kl, losses.kl_diag_gaussians(mean, logvar, zeros, zeros), rtol=1e-6)
     np.testing.assert_allclose(losses.kl_diag_gaussians(mean, logvar, mean, logvar), np.zeros(8), atol=1e-6)
@@ -102,10 +104,10 @@ def test_kl_to_the_standard_normal_is_a_special_case():
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_kl_terms_equal_loops(estimator):
     z, mean, logvar = posteriors()
-    terms = losses.kl_terms(z, mean, logvar, dataset_size=N, estimator=estimator)
+    terms = kl_terms(z, mean, logvar, estimator=estimator)
     np.testing.assert_allclose(terms, loop(estimator, z, mean, logvar, N), rtol=1e-4, atol=1e-5)
     alone = losses.total_correlation(z, mean, logvar, dataset_size=N, estimator=estimator)
-    np.testing.assert_allclose(alone, terms.total_correlation)
+    np.testing.assert_allclose(alone, terms.total_correlation, rtol=1e-5, atol=1e-5)
 
 
 def test_the_default_estimator_is_minibatch_weighted():
@@ -117,22 +119,22 @@ def test_the_default_estimator_is_minibatch_weighted():
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_kl_terms_telescope(estimator):
     z, mean, logvar = posteriors(batch=16, dims=5)
-    terms = losses.kl_terms(z, mean, logvar, dataset_size=N, estimator=estimator)
-    log_ratio = (gaussian.log_prob(z, mean, logvar) - gaussian.log_prob(z, 0.0, 0.0)).sum(-1)
-    np.testing.assert_allclose(sum(terms), log_ratio, rtol=1e-5, atol=1e-5)
+    terms = kl_terms(z, mean, logvar, estimator=estimator)
+    log_ratio = scipy.stats.norm.logpdf(z, mean, np.exp(0.5 * logvar)) - scipy.stats.norm.logpdf(z)
+    np.testing.assert_allclose(np.sum(terms, axis=0), log_ratio.sum(-1), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_one_dimension_has_no_total_correlation(estimator):
-    tc = losses.total_correlation(*posteriors(dims=1), dataset_size=N, estimator=estimator)
+    tc = kl_terms(*posteriors(dims=1), estimator=estimator).total_correlation
     np.testing.assert_array_equal(tc, np.zeros(8))
 
 
 @pytest.mark.parametrize(("estimator", "expected"), [("mws", 9 * math.log(4000)), ("mss", 0.0)])
 def test_total_correlation_if_all_posteriors_are_the_prior(estimator, expected):
-    z = gaussian.standard_normal(jax.random.key(0), (32, 10))
-    zeros = jnp.zeros_like(z)
-    tc = losses.total_correlation(z, zeros, zeros, dataset_size=4000, estimator=estimator)
+    z = np.random.default_rng(0).normal(size=(32, 10)).astype(np.float32)
+    zeros = np.zeros_like(z)
+    tc = kl_terms(z, zeros, zeros, dataset_size=4000, estimator=estimator).total_correlation
     np.testing.assert_allclose(tc, np.full(32, expected), rtol=1e-5, atol=2e-5)  # 74.646 for mws
 
 
@@ -154,11 +156,11 @@ def test_stratified_density_is_unbiased():
     with jax.enable_x64(True):
         z, mean, logvar = (np.float64(x) for x in posteriors(batch=5, dims=2))
         batches = np.array([(0, *others) for others in itertools.permutations(range(1, 5), 2)])
-        terms = jax.vmap(functools.partial(losses.kl_terms, dataset_size=5, estimator="mss"))(
+        terms = jax.vmap(functools.partial(kl_terms, dataset_size=5, estimator="mss"))(
             z[batches], mean[batches], logvar[batches]
         )
-        own = gaussian.log_prob(z[0], mean[0], logvar[0]).sum()
-        estimates = jnp.exp(own - terms.mutual_information[:, 0])
+        own = scipy.stats.norm.logpdf(z[0], mean[0], np.exp(0.5 * logvar[0])).sum()
+        estimates = np.exp(own - terms.mutual_information[:, 0])
         aggregate = scipy.stats.norm.pdf(z[0], mean, np.exp(0.5 * logvar)).prod(-1).mean()
         assert estimates.mean() == pytest.approx(aggregate, rel=1e-9)
         assert estimates.std() > 0.01 * aggregate
@@ -193,8 +195,8 @@ def test_total_correlation_of_a_known_gaussian():
 def test_shards_equal_the_whole_batch(estimator):
     arrays = posteriors(batch=8)
     terms = functools.partial(losses.kl_terms, dataset_size=N, estimator=estimator)
-    whole = terms(*arrays)
-    shards = jax.vmap(functools.partial(terms, axis_name="data"), axis_name="data")(
+    whole = kl_terms(*arrays, estimator=estimator)
+    shards = jax.jit(jax.vmap(functools.partial(terms, axis_name="data"), axis_name="data"))(
         *(x.reshape(4, 2, 3) for x in arrays)
     )
     for part, expected in zip(shards, whole, strict=True):
@@ -205,7 +207,7 @@ def test_shards_equal_the_whole_batch(estimator):
 def test_devices_equal_the_whole_batch(estimator):
     arrays = posteriors(batch=8)
     tc = functools.partial(losses.total_correlation, dataset_size=N, estimator=estimator)
-    whole = tc(*arrays)
+    whole = kl_terms(*arrays, estimator=estimator).total_correlation
     mapped = jax.pmap(functools.partial(tc, axis_name="data"), axis_name="data")(
         *(x.reshape(4, 2, 3) for x in arrays)
     )
@@ -218,7 +220,7 @@ def test_devices_equal_the_whole_batch(estimator):
 def test_gradients_under_a_mapped_axis_equal_those_of_the_whole_batch():
     arrays = posteriors(batch=8)
     tc = functools.partial(losses.total_correlation, dataset_size=N, estimator="mss")
-    expected = jax.grad(lambda *x: tc(*x).mean(), (0, 1, 2))(*arrays)
+    expected = jax.jit(jax.grad(lambda *x: tc(*x).mean(), (0, 1, 2)))(*arrays)
 
     def shard_gradient(*x):
         # Summed over shards by the transposed gather; the mean over four shards is left.
@@ -253,8 +255,8 @@ def test_posteriors_that_would_broadcast_are_refused():
 def test_gradients():
     with jax.enable_x64(True):
         z, mean, logvar = (np.float64(x) for x in posteriors(batch=4))
-        check_grads(losses.kl_standard_normal, (mean, logvar), order=2, modes=["rev"])
-        check_grads(losses.kl_diag_gaussians, (mean, logvar, z, mean * logvar), order=2, modes=["rev"])
+        check_grads(jax.jit(losses.kl_standard_normal), (mean, logvar), order=1, modes=["rev"])
+        check_grads(jax.jit(losses.kl_diag_gaussians), (mean, logvar, z, mean * logvar), order=1, modes=["rev"])
         for estimator in ESTIMATORS:
-            terms = functools.partial(losses.kl_terms, dataset_size=N, estimator=estimator)
+            terms = functools.partial(kl_terms, estimator=estimator)
             check_grads(terms, (z, mean, logvar), order=1, modes=["rev"])

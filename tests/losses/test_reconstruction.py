@@ -133,4 +133,4 @@ def test_shapes_that_would_broadcast_are_refused(loss):
 )
 def test_gradients(loss, arrays):
     with jax.enable_x64(True):
-        check_grads(loss, tuple(np.float64(x) for x in arrays), order=1, modes=["rev"])
+        check_grads(jax.jit(loss), tuple(np.float64(x) for x in arrays), order=1, modes=["rev"])

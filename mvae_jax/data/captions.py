@@ -1,0 +1,306 @@
+"""Attribute vectors as English sentences and back, exactly.
+
+`write` is deterministic: the words and their order depend on the set of attributes alone. `read` undoes it, and
+also understands what people type: other orders, keywords, synonyms ("blonde", "glasses", "girl"), opposites
+("old" is not young) and negations ("no glasses"). A sentence states what it mentions; everything else is 0. What
+`read` cannot place, it reports: it never drops a word that could carry meaning, and never reads a negation as its
+opposite.
+
+Gender: where the list has both `male` and `female`, "man" and "woman" stand for one bit each, "person" for
+neither and "man and woman" for both, since a vector may have any of these. Where it has one of the two, the other
+word means that this bit is 0. "Boy" and "girl" state the gender alone, not `young`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import enum
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class _Phrase:
+    """How an attribute is said.
+
+    Attributes:
+        slot: its place in the sentence: "a {is} {noun} who is {doing} and wearing {wearing} with {with}".
+        text: what `write` says; articles do not count in reading.
+        synonyms: what else `read` understands.
+        opposites: what says that the attribute is 0.
+    """
+
+    slot: str
+    text: str
+    synonyms: tuple[str, ...] = ()
+    opposites: tuple[str, ...] = ()
+
+
+# The 40 attributes of CelebA and its relatives, and `female`; the order is that of the words within a slot.
+_PHRASES = {
+    "male": _Phrase("noun", "man", ("male", "boy", "gentleman", "guy", "he")),
+    "female": _Phrase("noun", "woman", ("female", "girl", "lady", "she")),
+    "blurry": _Phrase("is", "blurry", ("blurred", "out of focus")),
+    "attractive": _Phrase("is", "attractive", ("beautiful", "handsome", "good looking"), ("unattractive",)),
+    "young": _Phrase("is", "young", ("youthful",), ("old", "elderly")),
+    "chubby": _Phrase("is", "chubby", ("plump",)),
+    "bald": _Phrase("is", "bald", ("hairless", "bald headed", "baldheaded")),
+    "smiling": _Phrase("doing", "smiling", ("smile", "smiles", "grin", "grins", "grinning"), ("unsmiling",)),
+    "eyeglasses": _Phrase(
+        "wearing", "eyeglasses", ("glasses", "spectacles", "sunglasses", "specs", "bespectacled", "eye glasses")
+    ),
+    "wearing_hat": _Phrase("wearing", "a hat", ("cap", "hats")),
+    "wearing_earrings": _Phrase("wearing", "earrings", ("earring", "ear rings")),
+    "wearing_necklace": _Phrase("wearing", "a necklace", ("necklaces",)),
+    "wearing_necktie": _Phrase("wearing", "a necktie", ("tie", "neck tie")),
+    "heavy_makeup": _Phrase("wearing", "heavy makeup", ("makeup", "heavy make up", "make up")),
+    "wearing_lipstick": _Phrase("wearing", "lipstick", ("lip stick",)),
+    "black_hair": _Phrase("with", "black hair", ("black haired",)),
+    "blond_hair": _Phrase(
+        "with", "blond hair", ("blonde hair", "blond", "blonde", "blond haired", "blonde haired", "fair hair")
+    ),
+    "brown_hair": _Phrase("with", "brown hair", ("brown haired", "brunette", "brunet")),
+    "gray_hair": _Phrase("with", "gray hair", ("grey hair", "gray haired", "grey haired")),
+    "straight_hair": _Phrase("with", "straight hair", ("straight haired",)),
+    "wavy_hair": _Phrase("with", "wavy hair", ("wavy", "wavy haired")),
+    "bangs": _Phrase("with", "bangs", ("fringe",)),
+    "receding_hairline": _Phrase("with", "a receding hairline", ("receding hair line", "receding hair")),
+    "bushy_eyebrows": _Phrase("with", "bushy eyebrows", ("thick eyebrows", "bushy brows", "bushy browed")),
+    "arched_eyebrows": _Phrase("with", "arched eyebrows", ("arched brows",)),
+    "narrow_eyes": _Phrase("with", "narrow eyes", ("narrow eyed",)),
+    "bags_under_eyes": _Phrase("with", "bags under the eyes", ("eye bags", "baggy eyes")),
+    "big_nose": _Phrase("with", "a big nose", ("large nose", "big nosed")),
+    "pointy_nose": _Phrase("with", "a pointy nose", ("pointed nose", "pointy nosed")),
+    "high_cheekbones": _Phrase("with", "high cheekbones", ("high cheek bones",)),
+    "rosy_cheeks": _Phrase("with", "rosy cheeks", ("rosy cheeked",)),
+    "big_lips": _Phrase("with", "big lips", ("full lips", "large lips")),
+    "mouth_slightly_open": _Phrase(
+        "with", "a slightly open mouth", ("mouth slightly open", "open mouth", "mouth open"), ("closed mouth",)
+    ),
+    "oval_face": _Phrase("with", "an oval face", ("oval faced",)),
+    "pale_skin": _Phrase("with", "pale skin", ("pale skinned", "pale face", "pale faced")),
+    "double_chin": _Phrase("with", "a double chin", ("double chinned",)),
+    "5_o_clock_shadow": _Phrase(
+        "with", "a five o'clock shadow", ("5 o'clock shadow", "5 o clock shadow", "five o clock shadow", "stubble")
+    ),
+    "goatee": _Phrase("with", "a goatee", ("goateed",)),
+    "mustache": _Phrase("with", "a mustache", ("moustache", "mustached", "moustached", "mustachioed")),
+    "sideburns": _Phrase("with", "sideburns", ("side burns",)),
+    # Last of all: what followed "no beard" would be in doubt, see `_Scope`.
+    "no_beard": _Phrase("with", "no beard", ("beardless", "clean shaven", "cleanshaven"), ("beard", "bearded")),
+}
+
+_OTHER_GENDER = {"male": "female", "female": "male"}
+_ARTICLES = frozenset({"a", "an", "the"})
+_NEUTRAL = frozenset({"person", "someone", "somebody", "human", "individual", "face", "adult"})
+_NEGATORS = frozenset(
+    {"no", "not", "without", "never", "neither", "nor", "lacks", "lacking", "isn't", "isnt", "aren't", "arent"}
+    | {"doesn't", "doesnt", "don't", "dont", "hasn't", "hasnt", "haven't", "havent"}
+)
+_PASSED = frozenset({"be", "have", "having", "wear", "wearing", "with"})  # as in "does not wear glasses"
+_RESTARTS = frozenset({"but", "with", "who", "that", "is", "has", "wears"})  # begin a part that is not negated
+_FILLERS = frozenset({"and", "both", "also", "are", "do", "does", "of", "this", "it"}) | {
+    *("photo", "photograph", "picture", "image", "portrait")
+}
+_PAUSES = frozenset(",–—")
+_STOPS = frozenset(".;:!")
+_GRAMMAR = _NEUTRAL | _NEGATORS | _PASSED | _RESTARTS | _FILLERS | _PAUSES | _STOPS | {"or"}
+
+
+def _words(text: str) -> list[str]:
+    """Splits into lower-case words and punctuation marks; hyphens and underscores part words, articles go."""
+    text = re.sub(r"(?<=\w)[-_](?=\w)", " ", text.lower().replace("’", "'"))
+    tokens = re.findall(r"[^\W_]+(?:'[^\W_]+)*|[^\w\s'\"“”()\[\]]|_", text)
+    return [token for token in tokens if token not in _ARTICLES]
+
+
+def _lexicon() -> dict[tuple[str, ...], tuple[str, bool]]:
+    meanings = {}
+    for attribute, phrase in _PHRASES.items():
+        for value, texts in ((True, (phrase.text, *phrase.synonyms)), (False, phrase.opposites)):
+            meanings.update({tuple(_words(text)): (attribute, value) for text in texts})
+    # "No beard" is read as any negation is, lest "no glasses, no beard" be two rules.
+    return {words: meaning for words, meaning in meanings.items() if words[0] not in _NEGATORS}
+
+
+_LEXICON = _lexicon()
+_LONGEST = max(map(len, _LEXICON))
+_VOCABULARY = sorted(_GRAMMAR | {word for words in _LEXICON for word in words})
+
+
+def write(vector: np.ndarray | Sequence[float], attributes: Sequence[str]) -> str:
+    """Writes an attribute vector as a sentence.
+
+    Args:
+        vector: values in {0, 1}, [A].
+        attributes: the A names: any of the 40 attributes of CelebA in snake case, and `female`.
+
+    Returns:
+        A sentence such as "a young woman who is smiling and wearing eyeglasses with blond hair".
+
+    Raises:
+        ValueError: a value is neither 0 nor 1, the lengths differ, or an attribute is unknown.
+    """
+    _check_names(attributes)
+    values = np.asarray(vector)
+    if values.shape != (len(attributes),) or not np.isin(values, (0, 1)).all():
+        raise ValueError(f"vector is {values.tolist()}, expected {len(attributes)} values in {{0, 1}}, no logits.")
+    has = {name for name, value in zip(attributes, values, strict=True) if value}
+    for name, other in _OTHER_GENDER.items():
+        if name in attributes and other not in attributes and name not in has:
+            has.add(other)
+
+    def said(slot: str) -> list[str]:
+        return [phrase.text for name, phrase in _PHRASES.items() if name in has and phrase.slot == slot]
+
+    words = [*said("is"), " and ".join(said("noun")) or "person"]
+    sentence = f"{'an' if words[0][0] in 'aeiou' else 'a'} {' '.join(words)}"
+    wearing = [f"wearing {_enumerate(said('wearing'))}"] if said("wearing") else []
+    if doing := said("doing") + wearing:
+        sentence += f" who is {_enumerate(doing)}"
+    if features := said("with"):
+        sentence += f" with {_enumerate(features)}"
+    return sentence
+
+
+def _enumerate(items: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(items[:-1]), items[-1]]))
+
+
+def read(sentence: str, attributes: Sequence[str]) -> np.ndarray:
+    """Reads a sentence, or keywords, as an attribute vector: the inverse of `write`.
+
+    A negation holds for the phrase that follows it, and on through "or" and "nor". Where it is unclear whether it
+    holds for a further phrase ("no glasses and lipstick"), that is reported.
+
+    Args:
+        sentence: what a person wrote; case, punctuation, articles and order are free.
+        attributes: the A names, as for `write`.
+
+    Returns:
+        float32 [A] in {0, 1}; an attribute that is not mentioned is 0.
+
+    Raises:
+        ValueError: lists every word that is not understood (with close ones that are), every phrase for which
+            there is no attribute, unclear negations and contradictions.
+    """
+    _check_names(attributes)
+    reader = _follow(_words(sentence))
+    problems = list(reader.problems)
+    stated: dict[str, bool] = {}
+    for name, value, phrase in reader.statements:
+        other = _OTHER_GENDER.get(name, name)
+        if name not in attributes and other in attributes:
+            name, value = other, not value
+        if name not in attributes:
+            problems.append(f"the model has no attribute {name!r} ({phrase!r})")
+        elif stated.setdefault(name, value) != value:
+            problems.append(f"{phrase!r} contradicts what came before about {name!r}")
+    if problems:
+        raise ValueError(f"Cannot read {sentence!r}: {'; '.join(dict.fromkeys(problems))}.")
+    return np.array([stated.get(name, False) for name in attributes], np.float32)
+
+
+class _Scope(enum.Enum):
+    """What the last negation covers at a place in the sentence."""
+
+    NOTHING = enum.auto()
+    NEXT = enum.auto()  # after "not": the phrase to come
+    DOUBT = enum.auto()  # after "not smiling": whether a phrase that follows without "or" or "but" is unclear
+    NOUN = enum.auto()  # after "not a woman": nor is it clear for "with glasses" or "who is smiling"
+
+
+class _Statement(NamedTuple):
+    attribute: str
+    value: bool
+    phrase: str
+
+
+@dataclasses.dataclass
+class _Reader:
+    """Collects what a sentence states, and what is wrong with it, one phrase or word after the other."""
+
+    statements: list[_Statement] = dataclasses.field(default_factory=list)
+    problems: list[str] = dataclasses.field(default_factory=list)
+    scope: _Scope = _Scope.NOTHING
+    negator: str = ""
+
+    def phrase(self, text: str, attribute: str, value: bool) -> None:
+        """Takes a phrase that states an attribute."""
+        self._check_doubt(text)
+        negated = self.scope is _Scope.NEXT
+        self.statements.append(_Statement(attribute, value != negated, text))
+        if negated:
+            self.scope = _Scope.NOUN if attribute in _OTHER_GENDER else _Scope.DOUBT
+
+    def word(self, word: str) -> None:
+        """Takes a word, or a punctuation mark, that states nothing alone."""
+        if word not in _GRAMMAR:
+            self.problems.append(_unknown(word))
+            self.scope = _Scope.NOTHING
+            return
+        if word not in _PASSED or self.negator == "no":  # "glasses no with lipstick" negates the glasses
+            self.check_complete()
+        if word in _NEGATORS:
+            self.scope, self.negator = _Scope.NEXT, word
+        elif word == "or":
+            if self.scope is _Scope.NOTHING:
+                self.problems.append("'or' leaves open which is meant: name one")
+            else:
+                self.scope = _Scope.NEXT
+        elif word in _NEUTRAL:
+            self._check_doubt(word)
+        elif word in _STOPS or word == "but":
+            self.scope = _Scope.NOTHING
+        elif word in _PAUSES and self.scope is _Scope.NOUN:
+            self.scope = _Scope.DOUBT
+        elif word in _RESTARTS and self.scope is _Scope.DOUBT:
+            self.scope = _Scope.NOTHING
+
+    def check_complete(self) -> None:
+        """Reports a negation that has found nothing to negate."""
+        if self.scope is _Scope.NEXT:
+            self.problems.append(f"{self.negator!r} is not followed by what it negates")
+            self.scope = _Scope.NOTHING
+
+    def _check_doubt(self, text: str) -> None:
+        if self.scope in (_Scope.DOUBT, _Scope.NOUN):
+            self.problems.append(
+                f"it is unclear whether {self.negator!r} also covers {text!r}: put 'or' between if it does, 'but' "
+                "if it does not"
+            )
+            self.scope = _Scope.NOTHING
+
+
+def _follow(words: list[str]) -> _Reader:
+    reader = _Reader(problems=[] if words else ["it is empty"])
+    while words:
+        length = next((n for n in range(_LONGEST, 0, -1) if tuple(words[:n]) in _LEXICON), 0)
+        if length:
+            reader.phrase(" ".join(words[:length]), *_LEXICON[tuple(words[:length])])
+        else:
+            reader.word(words[0])
+        words = words[max(length, 1) :]
+    reader.check_complete()
+    return reader
+
+
+def _unknown(word: str) -> str:
+    within = [" ".join(words) for words in _LEXICON if word in words]
+    if within:
+        return f"{word!r} is understood only within {', '.join(map(repr, within))}"
+    close = difflib.get_close_matches(word, _VOCABULARY, cutoff=0.7)
+    return f"unknown word {word!r}" + (f" (did you mean {' or '.join(map(repr, close))}?)" if close else "")
+
+
+def _check_names(attributes: Sequence[str]) -> None:
+    for name in attributes:
+        if name not in _PHRASES:
+            close = difflib.get_close_matches(name, _PHRASES) or list(_PHRASES)
+            raise ValueError(f"There are no words for the attribute {name!r}: did you mean {', '.join(close)}?")
+    if len(set(attributes)) < len(attributes):
+        raise ValueError(f"attributes are {tuple(attributes)}, expected each name once.")

@@ -1,0 +1,371 @@
+"""What a run tells: metrics.jsonl and TensorBoard events for later, a line of progress for now."""
+
+from __future__ import annotations
+
+import collections
+import io
+import json
+import logging
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import jax
+import numpy as np
+from PIL import Image
+
+from mvae_jax.train.workdir import atomic_write, dotted
+
+_log = logging.getLogger(__name__)
+_LOG_WIDTH = 160  # columns of a progress line that does not go to a terminal
+_NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}  # JSON has no such numbers: written as text
+
+
+class MetricWriter:
+    """Writes `metrics.jsonl` and TensorBoard's `events.*` into a run's folder.
+
+    Method names are those of `clu.metric_writers`. Without tensorboardX only `metrics.jsonl` is written.
+
+    Args:
+        workdir: folder of the run.
+        resume_step: step from which the run goes on. What was written after it is dropped, for the run writes it
+            again. None keeps everything and appends.
+    """
+
+    def __init__(self, workdir: str | os.PathLike[str], *, resume_step: int | None = None) -> None:
+        folder = Path(workdir).expanduser().resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "metrics.jsonl"
+        if path.exists():
+            lines = read_metrics(path)
+            if resume_step is not None:
+                lines = [line for line in lines if line["step"] <= resume_step]
+            atomic_write(path, "".join(_to_json(line) for line in lines))
+        self._jsonl = path.open("a", encoding="utf-8", buffering=1)  # by line: a kill loses half a line at most
+        try:
+            self._events: _Events | None = _Events(folder, resume_step)
+        except ImportError:
+            _log.warning("tensorboardX is not installed: no TensorBoard events, only %s.", path)
+            self._events = None
+
+    def __enter__(self) -> MetricWriter:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def write_scalars(self, step: int, scalars: Mapping[str, Any], **fields: str) -> None:
+        """Writes numbers that belong to one step.
+
+        Args:
+            step: step of the run.
+            scalars: name -> number or scalar array, fetched from the device in one go.
+            **fields: what else the line says, such as phase="vae" or split="validation". In TensorBoard `split`
+                becomes the first part of the names, which keeps training and validation apart.
+
+        Raises:
+            ValueError: a value is not a scalar.
+        """
+        values = {name: _number(name, value) for name, value in _fetch(scalars).items()}
+        self._jsonl.write(_to_json(dict(step=int(step), **fields, **values)))
+        if self._events is not None:
+            prefix = f"{fields['split']}/" if "split" in fields else ""
+            self._events.scalars(step, {prefix + name: value for name, value in values.items()})
+
+    def write_images(self, step: int, images: Mapping[str, Any]) -> None:
+        """Writes images to TensorBoard.
+
+        Args:
+            step: step of the run.
+            images: name -> uint8 [H, W, C] or [N, H, W, C] in [0, 255], with 1, 3 or 4 channels.
+
+        Raises:
+            ValueError: an array has another shape or dtype.
+        """
+        frames: dict[str, np.ndarray] = {}
+        for name, array in _fetch(images).items():
+            if array.dtype != np.uint8 or array.ndim not in (3, 4) or array.shape[-1] not in (1, 3, 4):
+                raise ValueError(
+                    f"image {name!r} is {array.dtype} {array.shape}, expected uint8 [H, W, C] or [N, H, W, C] with "
+                    "1, 3 or 4 channels; mvae_jax.images.to_uint8 converts from [-1, 1]."
+                )
+            frames |= {name: array} if array.ndim == 3 else {f"{name}/{n}": frame for n, frame in enumerate(array)}
+        if self._events is not None:
+            self._events.images(step, frames)
+
+    def write_hparams(self, hparams: Mapping[str, Any]) -> None:
+        """Writes settings to TensorBoard's table of hyperparameters; nested mappings get dotted names."""
+        if self._events is not None:
+            self._events.hparams(dotted(hparams))
+
+    def flush(self) -> None:
+        """Forces everything written so far to disk."""
+        self._jsonl.flush()
+        os.fsync(self._jsonl.fileno())
+        if self._events is not None:
+            self._events.flush()
+
+    def close(self) -> None:
+        """Flushes and closes the files."""
+        if not self._jsonl.closed:
+            self.flush()
+            self._jsonl.close()
+            if self._events is not None:
+                self._events.close()
+
+
+def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Reads a metrics.jsonl, one dict per line, with numbers that are not finite restored.
+
+    A last line that a killed process left unfinished is passed over.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ValueError: another line is not a JSON object.
+    """
+    lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        lines.pop()
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            records.append({name: _from_json(value) for name, value in record.items()})
+        except (ValueError, AttributeError):
+            raise ValueError(f"{path}, line {number}: expected a JSON object, found {line[:80]!r}.") from None
+    return records
+
+
+class _Events:
+    """TensorBoard's file format, through tensorboardX's synchronous writer.
+
+    Its `SummaryWriter` sends events through a queue and a thread, so that a kill would lose up to two minutes.
+    """
+
+    _FLUSH_SECONDS = 10.0  # for those who watch; forcing each event to disk would cost too much
+
+    def __init__(self, folder: Path, resume_step: int | None) -> None:
+        from tensorboardX import event_file_writer, summary
+        from tensorboardX.proto import event_pb2, summary_pb2
+
+        self._event, self._summary = event_pb2, summary_pb2
+        self._summarise_hparams = summary.hparams
+        # The suffix tells apart two writers of one second; names stay in the order in which TensorBoard reads them.
+        self._writer = event_file_writer.EventsWriter(str(folder / "events"), f".{time.time_ns()}")
+        self._flushed = time.monotonic()
+        if resume_step is not None:
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._write(resume_step + 1, session_log=start)  # hides earlier events from this step on
+
+    def scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        self._write_values(step, [dict(tag=name, simple_value=float(value)) for name, value in scalars.items()])
+
+    def images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+        self._write_values(step, [dict(tag=name, image=self._encode(image)) for name, image in images.items()])
+
+    def hparams(self, hparams: Mapping[str, Any]) -> None:
+        plain = {
+            name: value if isinstance(value, str | bool | int | float) else str(value)
+            for name, value in hparams.items()
+        }
+        for summary in self._summarise_hparams(plain, {}):
+            self._write(0, summary=summary)
+
+    def flush(self) -> None:
+        self._writer.flush()
+        self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _encode(self, image: np.ndarray) -> Any:
+        height, width, channels = image.shape
+        png = io.BytesIO()
+        Image.fromarray(image[..., 0] if channels == 1 else image).save(png, format="PNG")
+        return self._summary.Summary.Image(
+            height=height, width=width, colorspace=channels, encoded_image_string=png.getvalue()
+        )
+
+    def _write_values(self, step: int, values: list[dict[str, Any]]) -> None:
+        summary = self._summary.Summary
+        self._write(step, summary=summary(value=[summary.Value(**value) for value in values]))
+
+    def _write(self, step: int, **content: Any) -> None:
+        self._writer.write_event(self._event.Event(step=int(step), wall_time=time.time(), **content))
+        if time.monotonic() - self._flushed >= self._FLUSH_SECONDS:
+            self.flush()
+
+
+class Progress:
+    """Says every few seconds how far a phase is: a line each time, or on a terminal one line that is updated.
+
+    Args:
+        interval: seconds between lines.
+        stream: where to write; standard error by default.
+        clock: seconds, from any origin.
+    """
+
+    def __init__(
+        self, *, interval: float = 5.0, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._interval = interval
+        self._stream = sys.stderr if stream is None else stream
+        self._clock = clock
+        self._in_place = self._stream.isatty()
+        self._open_line = False
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def start(self, phase: str, end: int, batch_size: int) -> None:
+        """Begins a phase.
+
+        Args:
+            phase: its name.
+            end: step at which it ends.
+            batch_size: examples per step.
+        """
+        self.close()
+        self._phase, self._end, self._batch_size = phase, end, batch_size
+        # Speed is that of the last minute or so. It counts from the first update, which comes after compilation.
+        self._marks: collections.deque[tuple[float, int]] = collections.deque(maxlen=12)
+
+    def update(self, step: int, metrics: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None) -> None:
+        """Writes a line if one is due; otherwise costs next to nothing.
+
+        Args:
+            step: steps of the run that are done.
+            metrics: name -> number or scalar array, the most important first, or a function that returns them;
+                those that fit are shown. They are fetched from the device only for a line that is written.
+        """
+        if not self._marks:
+            self._marks.append((self._clock(), step))
+        elif self._clock() - self._marks[-1][0] >= self._interval:
+            values = _fetch(
+                (metrics() if callable(metrics) else metrics) or {}
+            )  # waits for the device, so the clock is read after it
+            self._marks.append((self._clock(), step))
+            (begun, first), (now, last) = self._marks[0], self._marks[-1]
+            self._write(step, (last - first) / (now - begun), values)
+
+    def close(self) -> None:
+        """Ends the line that was updated in place, if there is one."""
+        if self._open_line:
+            self._stream.write("\n")
+            self._stream.flush()
+            self._open_line = False
+
+    def _write(self, step: int, rate: float, metrics: Mapping[str, Any]) -> None:
+        width = shutil.get_terminal_size().columns - 1 if self._in_place else _LOG_WIDTH
+        line = format_progress(
+            self._phase,
+            step,
+            self._end,
+            rate=rate,
+            batch_size=self._batch_size,
+            metrics=metrics,
+            width=width,
+            bar=self._in_place,
+        )
+        self._stream.write(f"\r{line}\x1b[K" if self._in_place else f"{line}\n")
+        self._stream.flush()
+        self._open_line = self._in_place
+
+
+def format_progress(
+    phase: str,
+    step: int,
+    end: int,
+    *,
+    rate: float,
+    batch_size: int,
+    metrics: Mapping[str, Any],
+    width: int,
+    bar: bool = False,
+) -> str:
+    """One line of progress.
+
+    Args:
+        phase: name of the phase.
+        step: steps of the run that are done.
+        end: step at which the phase ends.
+        rate: steps per second.
+        batch_size: examples per step.
+        metrics: name -> number; from the first on as many as fit.
+        width: columns that the line may take.
+        bar: whether to draw a bar, where there is room for it.
+
+    Returns:
+        A line of at most `width` characters.
+    """
+    remaining = (end - step) / rate if rate > 0 else math.inf
+    line = f"{phase} {step}/{end}  {rate * batch_size:.4g} images/s  ETA {format_duration(remaining)}"
+    cells = 20
+    if bar and len(line) + cells + 3 <= width:
+        done = min(cells, cells * step // max(end, 1))
+        line = f"[{'#' * done}{'.' * (cells - done)}] {line}"
+    for name, value in metrics.items():
+        longer = f"{line}  {name} {float(value):.4g}"
+        if len(longer) > width:
+            break
+        line = longer
+    return line[:width]
+
+
+def format_duration(seconds: float) -> str:
+    """Formats a duration: "0:05", "1:02:03", "2d 3:04:05"; "?" if it is not finite."""
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days}d {hour}:{minute:02}:{second:02}"
+    return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute}:{second:02}"
+
+
+def parameter_table(params: Mapping[str, Any]) -> str:
+    """Lists the groups of {group: tree} with their numbers of arrays and parameters, and the sum."""
+    rows = []
+    for group, tree in params.items():
+        leaves = jax.tree.leaves(tree)
+        rows.append((group, len(leaves), sum(math.prod(leaf.shape) for leaf in leaves)))
+    rows.append(("total", sum(row[1] for row in rows), sum(row[2] for row in rows)))
+    width = max(len("group"), *(len(row[0]) for row in rows))
+    lines = [f"{'group':<{width}}  arrays    parameters"]
+    lines += [f"{group:<{width}}  {arrays:>6}  {parameters:>12,}" for group, arrays, parameters in rows]
+    return "\n".join(lines)
+
+
+def _fetch(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Fetches all values at once, and unlike `jax.device_get` of a dict keeps their order."""
+    return dict(zip(arrays, jax.device_get(list(arrays.values())), strict=True))
+
+
+def _number(name: str, value: Any) -> float:
+    array = np.asarray(value)
+    if array.ndim:
+        raise ValueError(f"metric {name!r} has shape {array.shape}, expected a scalar.")
+    return array.item()
+
+
+def _from_json(value: Any) -> Any:
+    return _NOT_FINITE.get(value, value) if isinstance(value, str) else value
+
+
+def _to_json(record: Mapping[str, Any]) -> str:
+    finite = {
+        name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in record.items()
+    }
+    return json.dumps(finite, allow_nan=False) + "\n"

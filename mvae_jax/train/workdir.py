@@ -1,0 +1,143 @@
+"""The folder of one run: one process at a time, one configuration, and a mark when everything is done."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+
+class WorkdirBusy(RuntimeError):  # noqa: N818
+    """Another process trains in this workdir."""
+
+
+def atomic_write(path: str | os.PathLike[str], content: bytes | str) -> None:
+    """Replaces a file as a whole: after a crash or a power failure it holds the old content or the new.
+
+    Args:
+        path: file to write; its folder exists.
+        content: bytes, or text to be encoded as UTF-8.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)  # the new name is durable only once its folder is
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def dotted(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flattens nested settings: {"a": {"b": 1}} becomes {"a.b": 1}. An empty mapping is a value."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        nested = isinstance(value, Mapping) and value
+        flat |= dotted(value, f"{prefix}{name}.") if nested else {prefix + name: value}
+    return flat
+
+
+class Workdir:
+    """Lock, configuration and finish mark of a run's folder.
+
+    Attributes:
+        path: the folder, absolute; it is made if it does not exist.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path).expanduser().resolve()
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps other processes out for as long as the context, or this process, lives.
+
+        The kernel holds the lock, so a process that is killed leaves none behind. The file `lock` stays, and tells
+        who holds it.
+
+        Raises:
+            WorkdirBusy: another process holds the lock; the message names its pid and host.
+        """
+        with (self.path / "lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read().strip() or "a process that has just started"
+                raise WorkdirBusy(
+                    f"{self.path} is in use by {holder}. Wait for it, stop it, or choose another workdir."
+                ) from None
+            file.truncate(0)
+            file.write(f"pid {os.getpid()} on host {socket.gethostname()} since {_now()}\n")
+            file.flush()
+            try:
+                yield
+            finally:
+                file.truncate(0)
+
+    def configure(self, config: Mapping[str, Any], *, may_change: Collection[str] = ()) -> None:
+        """Writes `config.json`, or checks that a resumed run has the settings that it started with.
+
+        Args:
+            config: settings of the run: nested mappings of what JSON can hold.
+            may_change: dotted names of fields, or of groups of fields, that may differ from one start to the
+                next ("log_every", "settings"). The file then holds their latest values.
+
+        Raises:
+            ValueError: other fields differ; the message lists each of them with both values.
+        """
+        path = self.path / "config.json"
+        text = json.dumps(config, indent=2, sort_keys=True, allow_nan=False)
+        if path.exists():
+            before, now = dotted(json.loads(path.read_text())), dotted(json.loads(text))
+            differing = [
+                f"  {name}: {_show(before, name)} before, {_show(now, name)} now"
+                for name in sorted(before.keys() | now.keys())
+                if _show(before, name) != _show(now, name) and not _covers(may_change, name)
+            ]
+            if differing:
+                raise ValueError(
+                    f"{self.path} holds a run with other settings:\n"
+                    + "\n".join(differing)
+                    + "\nContinue it with the settings it started with, or choose another workdir."
+                )
+        atomic_write(path, text + "\n")
+
+    def finish(self, **results: Any) -> None:
+        """Marks the run as finished. Call it last, when all its other files are closed.
+
+        Args:
+            **results: what JSON can hold, kept in `finished.json` beside the time.
+        """
+        atomic_write(self._finished, json.dumps({"finished": _now(), **results}, indent=2) + "\n")
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether `finish` was called, by this process or an earlier one."""
+        return self._finished.exists()
+
+    @property
+    def _finished(self) -> Path:
+        return self.path / "finished.json"
+
+
+def _now() -> str:
+    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def _show(fields: Mapping[str, Any], name: str) -> str:
+    return json.dumps(fields[name]) if name in fields else "absent"
+
+
+def _covers(groups: Collection[str], name: str) -> bool:
+    return any(name == group or name.startswith(f"{group}.") for group in groups)

@@ -1,0 +1,308 @@
+"""Sheets of pictures with text: samples, reconstructions, text to image, image to text.
+
+Pictures come in as uint8 [..., H, W, C] with one or three channels and are shown enlarged by a whole factor.
+Captions may hold any text: it is drawn as it is and wrapped to its column. A sheet is built of blocks, small images
+that are stacked or put side by side.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from mvae_jax.viz._text import FONT_FILE, drawable
+
+Item = TypeVar("Item")
+Colour = tuple[int, int, int]
+
+_PAPER, _INK, _FAINT = (255, 255, 255), (28, 28, 30), (110, 110, 115)
+_WRONG, _MISSED = (196, 22, 42), (20, 92, 200)
+_TEXT, _TITLE = 15, 20  # font sizes in pixels
+_GAP, _MARGIN = 12, 16
+_SMALLEST_PICTURE = 160  # pixels on the sheet, so that a caption beneath finds room
+_COLUMN = 230  # pixels of text beside a picture
+
+
+class _Word(NamedTuple):
+    text: str
+    colour: Colour = _INK
+    underlined: bool = False
+
+
+def grid(
+    images: npt.ArrayLike,
+    captions: Sequence[str] | None = None,
+    *,
+    columns: int = 6,
+    title: str = "",
+    scale: int | None = None,
+) -> Image.Image:
+    """Pictures in rows, each with its caption beneath.
+
+    Args:
+        images: uint8 [N, H, W, C].
+        captions: N texts; None for none.
+        columns: pictures per row.
+        title: heading of the sheet.
+        scale: enlargement; None chooses one that leaves room for captions.
+
+    Returns:
+        The sheet.
+
+    Raises:
+        ValueError: images are not uint8 [N, H, W, C] with N > 0, or captions are not N.
+    """
+    cells = _pictures(images, scale)
+    if captions is not None:
+        _check_count("captions", captions, len(cells))
+        cells = [
+            _stack([picture, _paragraph(_words(caption), picture.width)], gap=4)
+            for picture, caption in zip(cells, captions, strict=True)
+        ]
+    return _sheet(title, [_beside(row) for row in _chunks(cells, columns)])
+
+
+def comparison(
+    versions: Mapping[str, npt.ArrayLike], *, columns: int = 6, title: str = "", scale: int | None = None
+) -> Image.Image:
+    """The same examples in several versions, one row beneath the other, such as originals above reconstructions.
+
+    Args:
+        versions: label of the row -> uint8 [N, H, W, C], from top to bottom; N is the same in all.
+        columns: examples side by side; more of them continue in a further block of rows.
+        title: heading of the sheet.
+        scale: enlargement; None chooses one.
+
+    Returns:
+        The sheet.
+
+    Raises:
+        ValueError: images are not uint8 [N, H, W, C] with N > 0, or the versions differ in N.
+    """
+    pictures = {label: _pictures(images, scale) for label, images in versions.items()}
+    count = len(next(iter(pictures.values())))
+    for label, row in pictures.items():
+        _check_count(f"images of {label!r}", row, count)
+    width = min(_COLUMN, max(_font(_TEXT).getlength(drawable(label)) for label in pictures) + 1)
+    blocks = [
+        _stack(
+            [
+                _beside(
+                    [_centred(_paragraph(_words(label), int(width)), row[0].height), *row[start : start + columns]]
+                )
+                for label, row in pictures.items()
+            ],
+            gap=4,
+        )
+        for start in range(0, count, columns)
+    ]
+    return _sheet(title, blocks)
+
+
+def text_to_image(
+    captions: Sequence[str], images: npt.ArrayLike, *, title: str = "", scale: int | None = None
+) -> Image.Image:
+    """Texts, each above a row of pictures drawn from it.
+
+    Args:
+        captions: R texts.
+        images: S samples of each, uint8 [R, S, H, W, C].
+        title: heading of the sheet.
+        scale: enlargement; None chooses one.
+
+    Returns:
+        The sheet.
+
+    Raises:
+        ValueError: images are not uint8 [R, S, H, W, C] with R, S > 0, or captions are not R.
+    """
+    samples = np.asarray(images)
+    if samples.ndim != 5 or not len(samples):
+        raise ValueError(f"images have shape {samples.shape}, expected [R, S, H, W, C]: S samples of each caption.")
+    _check_count("captions", captions, len(samples))
+    rows = [_beside(_pictures(row, scale)) for row in samples]
+    return _sheet(
+        title,
+        [
+            _stack([_paragraph(_words(caption), max(row.width, _COLUMN)), row], gap=4)
+            for caption, row in zip(captions, rows, strict=True)
+        ],
+    )
+
+
+def image_to_text(
+    images: npt.ArrayLike,
+    captions: Sequence[str],
+    predictions: Sequence[str],
+    *,
+    columns: int = 2,
+    title: str = "",
+    scale: int | None = None,
+) -> Image.Image:
+    """Pictures, each beside its true and its predicted text; the words in which the two differ are marked.
+
+    Args:
+        images: uint8 [N, H, W, C].
+        captions: N true texts.
+        predictions: N predicted texts.
+        columns: pictures per row.
+        title: heading of the sheet.
+        scale: enlargement; None chooses one.
+
+    Returns:
+        The sheet.
+
+    Raises:
+        ValueError: images are not uint8 [N, H, W, C] with N > 0, or captions or predictions are not N.
+    """
+    pictures = _pictures(images, scale)
+    _check_count("captions", captions, len(pictures))
+    _check_count("predictions", predictions, len(pictures))
+    cells = []
+    for picture, caption, prediction in zip(pictures, captions, predictions, strict=True):
+        paragraphs = [
+            _paragraph([_Word(f"{heading}:", _FAINT), *words], _COLUMN)
+            for heading, words in zip(("true", "predicted"), _marked(caption, prediction), strict=True)
+        ]
+        cells.append(_beside([picture, _stack(paragraphs)]))
+    rows = [_beside(row, gap=2 * _GAP) for row in _chunks(cells, columns)]
+    key = [
+        *_words("Marked words:"),
+        _Word("predicted", _WRONG, underlined=True),
+        *_words("though not true, and"),
+        _Word("true", _MISSED, underlined=True),
+        *_words("though not predicted."),
+    ]
+    return _sheet(title, [_paragraph(key, rows[0].width), *rows])
+
+
+def _marked(truth: str, prediction: str) -> tuple[list[_Word], list[_Word]]:
+    """The words of both texts; those outside their longest common runs are marked."""
+    true_words, predicted_words = _words(truth), _words(prediction)
+    matcher = difflib.SequenceMatcher(
+        a=[word.text.strip(".,;:!?").lower() for word in true_words],
+        b=[word.text.strip(".,;:!?").lower() for word in predicted_words],
+        autojunk=False,
+    )
+    for kind, start, end, predicted_start, predicted_end in matcher.get_opcodes():
+        if kind != "equal":
+            for index in range(start, end):
+                true_words[index] = _Word(true_words[index].text, _MISSED, underlined=True)
+            for index in range(predicted_start, predicted_end):
+                predicted_words[index] = _Word(predicted_words[index].text, _WRONG, underlined=True)
+    return true_words, predicted_words
+
+
+def _pictures(images: npt.ArrayLike, scale: int | None) -> list[Image.Image]:
+    array = np.asarray(images)
+    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] not in (1, 3) or not array.size:
+        raise ValueError(
+            f"images are {array.dtype} {array.shape}, expected uint8 [N, H, W, C] with N > 0 and one or three "
+            "channels; convert floats with mvae_jax.images.to_uint8."
+        )
+    height, width = array.shape[1:3]
+    factor = scale or -(-_SMALLEST_PICTURE // width)
+    return [
+        # Pixels stay visible as squares: smoothing would flatter the model.
+        Image.fromarray(picture).resize((width * factor, height * factor), Image.Resampling.NEAREST)
+        for picture in np.broadcast_to(array, (*array.shape[:3], 3))
+    ]
+
+
+def _check_count(name: str, items: Sequence[object], expected: int) -> None:
+    if len(items) != expected:
+        raise ValueError(f"got {len(items)} {name}, expected {expected}: one for each picture or row.")
+
+
+def _chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _sheet(title: str, blocks: Sequence[Image.Image]) -> Image.Image:
+    width = max(block.width for block in blocks)
+    heading = [_paragraph(_words(title), max(width, _COLUMN), _TITLE)] if title else []
+    body = _stack([*heading, *blocks], gap=_GAP)
+    sheet = Image.new("RGB", (body.width + 2 * _MARGIN, body.height + 2 * _MARGIN), _PAPER)
+    sheet.paste(body, (_MARGIN, _MARGIN))
+    return sheet
+
+
+def _stack(blocks: Sequence[Image.Image], gap: int = _GAP) -> Image.Image:
+    height = sum(block.height for block in blocks) + gap * (len(blocks) - 1)
+    stack, y = Image.new("RGB", (max(block.width for block in blocks), height), _PAPER), 0
+    for block in blocks:
+        stack.paste(block, (0, y))
+        y += block.height + gap
+    return stack
+
+
+def _beside(blocks: Sequence[Image.Image], gap: int = _GAP) -> Image.Image:
+    width = sum(block.width for block in blocks) + gap * (len(blocks) - 1)
+    row, x = Image.new("RGB", (width, max(block.height for block in blocks)), _PAPER), 0
+    for block in blocks:
+        row.paste(block, (x, 0))
+        x += block.width + gap
+    return row
+
+
+def _centred(block: Image.Image, height: int) -> Image.Image:
+    taller = Image.new("RGB", (block.width, max(height, block.height)), _PAPER)
+    taller.paste(block, (0, (taller.height - block.height) // 2))
+    return taller
+
+
+def _paragraph(words: Sequence[_Word], width: int, size: int = _TEXT) -> Image.Image:
+    """Words on as many lines of `width` pixels as they need."""
+    font, line_height = _font(size), round(1.35 * size)
+    lines = _lines(words, width, font)
+    block = Image.new("RGB", (width, line_height * len(lines)), _PAPER)
+    draw = ImageDraw.Draw(block)
+    for number, line in enumerate(lines):
+        x, baseline = 0.0, number * line_height + size
+        for word in line:
+            draw.text((x, baseline), word.text, word.colour, font, anchor="ls")
+            end = x + font.getlength(word.text)
+            if word.underlined:
+                draw.line([(x, baseline + 3), (end - 1, baseline + 3)], word.colour)
+            x = end + font.getlength(" ")
+    return block
+
+
+def _lines(words: Sequence[_Word], width: int, font: ImageFont.FreeTypeFont) -> list[list[_Word]]:
+    lines: list[list[_Word]] = []
+    room = 0.0
+    for word in words:
+        for piece in _pieces(word.text, width, font):
+            length = font.getlength(piece)
+            if not lines or length > room:
+                lines.append([])
+                room = width
+            lines[-1].append(word._replace(text=piece))
+            room -= length + font.getlength(" ")
+    return lines
+
+
+def _pieces(text: str, width: int, font: ImageFont.FreeTypeFont) -> Iterator[str]:
+    """Parts of a word none of which is wider than a line."""
+    start = 0
+    for end in range(2, len(text) + 1):
+        if end - start > 1 and font.getlength(text[start:end]) > width:
+            yield text[start : end - 1]
+            start = end - 1
+    yield text[start:]
+
+
+def _words(text: str) -> list[_Word]:
+    return [_Word(word) for word in drawable(text).split()]
+
+
+@functools.cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    # The basic layout draws alike wherever Pillow was built, with or without a shaping library.
+    return ImageFont.truetype(FONT_FILE, size, layout_engine=ImageFont.Layout.BASIC)

@@ -1,0 +1,225 @@
+"""One HTML file that tells what a run did: it needs no network and no other file.
+
+A page is a list of parts: plain strings are paragraphs, the functions here make headings, tables and figures. Every
+text is escaped on its way in.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import html
+import io
+import numbers
+import os
+import pathlib
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+from PIL import Image
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1c1c1e; --faint: #6b6b70; --paper: #ffffff; --panel: #f3f3f5;
+  --line: #d8d8dc; --warn: #8a5a00; --warn-panel: #fff4d9; }
+@media (prefers-color-scheme: dark) { :root { --ink: #ececee; --faint: #a0a0a8; --paper: #17171a; --panel: #232327;
+  --line: #3a3a40; --warn: #f2c56b; --warn-panel: #3a2e14; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1rem; max-width: 68rem; background: var(--paper); color: var(--ink);
+  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
+h1, h2, h3 { line-height: 1.2; margin: 2rem 0 .75rem; }
+h1 { margin-top: .5rem; }
+h2 { border-bottom: 1px solid var(--line); padding-bottom: .25rem; }
+.scroll { overflow-x: auto; margin: 1rem 0; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+caption, figcaption { color: var(--faint); text-align: left; padding: .25rem 0; }
+th, td { padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top;
+  overflow-wrap: normal; }
+.number { text-align: right; white-space: nowrap; }
+pre { background: var(--panel); padding: .75rem; border-radius: .4rem; white-space: pre-wrap; }
+.note { background: var(--warn-panel); color: var(--warn); border-left: 4px solid var(--warn); padding: .6rem .9rem;
+  margin: 1rem 0; border-radius: .2rem; }
+figure { margin: 1rem 0; }
+img { display: block; max-width: 100%; height: auto; border-radius: .3rem; }
+summary { cursor: pointer; color: var(--faint); }
+""".strip()
+
+_PACKAGES = ("mvae-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A piece of a page.
+
+    Attributes:
+        html: markup in which every text is escaped already.
+    """
+
+    html: str
+
+
+def heading(text: str) -> Part:
+    """The heading of a section."""
+    return Part(f"<h2>{_escape(text)}</h2>")
+
+
+def subheading(text: str) -> Part:
+    """A heading within a section."""
+    return Part(f"<h3>{_escape(text)}</h3>")
+
+
+def note(text: str) -> Part:
+    """Something the reader must know, such as a loss term that was off because its weights were not given."""
+    return Part(f'<p class="note" role="note">{_escape(text)}</p>')
+
+
+def code(text: str) -> Part:
+    """Text as it was typed, such as the command line."""
+    return Part(f"<pre><code>{_escape(text)}</code></pre>")
+
+
+def table(rows: Sequence[Mapping[str, Any]], caption: str = "") -> Part:
+    """A table of results.
+
+    Args:
+        rows: column -> value, one mapping per row. Columns are those of all rows, in order of appearance; a value
+            that is missing or None shows as a dash, floats with four significant digits.
+        caption: text above the table.
+    """
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    numeric = {c for c in columns if all(_is_number(row.get(c)) or row.get(c) is None for row in rows)}
+    classes = {column: ' class="number"' if column in numeric else "" for column in columns}
+    head = "".join(f'<th scope="col"{classes[c]}>{_escape(c)}</th>' for c in columns)
+    body = "".join(
+        "<tr>" + "".join(f"<td{classes[c]}>{_escape(_rounded(row.get(c)))}</td>" for c in columns) + "</tr>\n"
+        for row in rows
+    )
+    return _scrolling_table(f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>", caption)
+
+
+def values(mapping: Mapping[str, Any], caption: str = "") -> Part:
+    """Names and their values, exact: a config, seeds, versions.
+
+    Args:
+        mapping: name -> value; names within nested mappings are joined by dots.
+        caption: text above the table.
+    """
+    body = "".join(
+        f'<tr><th scope="row">{_escape(name)}</th><td>{_escape(value)}</td></tr>\n'
+        for name, value in _flat(mapping)
+    )
+    return _scrolling_table(f"<tbody>\n{body}</tbody>", caption)
+
+
+def figure(picture: Image.Image | bytes | str | os.PathLike[str], caption: str = "") -> Part:
+    """A picture, embedded.
+
+    On a narrow screen a wide sheet shrinks to a legible width and scrolls.
+
+    Args:
+        picture: an image, the bytes of a PNG, or the path of one.
+        caption: text beneath, which also describes the picture to those who cannot see it.
+
+    Raises:
+        ValueError: the bytes or the file are not a PNG.
+    """
+    data = _png(picture)
+    with Image.open(io.BytesIO(data)) as opened:
+        width, height = opened.size
+    text = _escape(caption)
+    return Part(
+        f'<figure><div class="scroll" tabindex="0"><img alt="{text}" width="{width}" height="{height}" '
+        f'style="min-width: min({width}px, 36rem)" src="data:image/png;base64,{base64.b64encode(data).decode()}">'
+        f"</div>{f'<figcaption>{text}</figcaption>' if text else ''}</figure>"
+    )
+
+
+def details(summary: str, parts: Iterable[Part | str]) -> Part:
+    """Parts that stay folded until the reader opens them, such as a long config."""
+    return Part(f"<details><summary>{_escape(summary)}</summary>\n{_join(parts)}\n</details>")
+
+
+def versions(packages: Sequence[str] = _PACKAGES) -> dict[str, str]:
+    """Versions of Python and of installed packages, for `values`; packages that are not installed are left out."""
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def page(title: str, parts: Iterable[Part | str]) -> str:
+    """The whole document.
+
+    Args:
+        title: title and first heading.
+        parts: what the functions of this module return; a plain string becomes a paragraph.
+
+    Returns:
+        HTML that loads nothing: a content security policy within forbids it.
+    """
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta http-equiv="Content-Security-Policy" '
+        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{_escape(title)}</title>\n<style>\n{_STYLE}\n</style>\n</head>\n"
+        f"<body>\n<main>\n<h1>{_escape(title)}</h1>\n{_join(parts)}\n</main>\n</body>\n</html>\n"
+    )
+
+
+def write(path: str | os.PathLike[str], title: str, parts: Iterable[Part | str]) -> None:
+    """Writes `page` to a file: readers see the old file or the new one, never half of it."""
+    target = pathlib.Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial")
+    partial.write_text(page(title, parts), encoding="utf-8")
+    os.replace(partial, target)
+
+
+def _join(parts: Iterable[Part | str]) -> str:
+    return "\n".join(f"<p>{_escape(part)}</p>" if isinstance(part, str) else part.html for part in parts)
+
+
+def _scrolling_table(rows: str, caption: str) -> Part:
+    title = f"<caption>{_escape(caption)}</caption>\n" if caption else ""
+    return Part(f'<div class="scroll" tabindex="0"><table>\n{title}{rows}\n</table></div>')
+
+
+def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for name, value in mapping.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)  # NumPy's scalars too
+
+
+def _rounded(value: Any) -> Any:
+    if value is None:
+        return "–"
+    return f"{value:.4g}" if _is_number(value) and not isinstance(value, numbers.Integral) else value
+
+
+def _escape(value: Any) -> str:
+    # Lone surrogates cannot be encoded, and control characters are not HTML.
+    text = str(value).encode("utf-8", "replace").decode("utf-8")
+    return html.escape("".join(c if c.isprintable() or c in "\n\t" else " " for c in text), quote=True)
+
+
+def _png(picture: Image.Image | bytes | str | os.PathLike[str]) -> bytes:
+    if isinstance(picture, Image.Image):
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG")
+        return buffer.getvalue()
+    data = picture if isinstance(picture, bytes) else pathlib.Path(picture).read_bytes()
+    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        name = "the bytes" if isinstance(picture, bytes) else os.fspath(picture)
+        raise ValueError(f"{name} begins with {data[:8]!r}, expected a PNG; save the picture as one.")
+    return data

@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from mvae_jax.data import captions
+from mvae_jax.data.celebamask_hq import Settings
+
+TEN = Settings().attributes
+OFFICIAL = (
+    "5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose Black_Hair "
+    "Blond_Hair Blurry Brown_Hair Bushy_Eyebrows Chubby Double_Chin Eyeglasses Goatee Gray_Hair Heavy_Makeup "
+    "High_Cheekbones Male Mouth_Slightly_Open Mustache Narrow_Eyes No_Beard Oval_Face Pale_Skin Pointy_Nose "
+    "Receding_Hairline Rosy_Cheeks Sideburns Smiling Straight_Hair Wavy_Hair Wearing_Earrings Wearing_Hat "
+    "Wearing_Lipstick Wearing_Necklace Wearing_Necktie Young female"
+)
+ALL = tuple(OFFICIAL.lower().split(" "))
+
+
+def vector(names: tuple[str, ...], *present: str) -> list[float]:
+    return [float(name in present) for name in names]
+
+
+def understood(sentence: str, names: tuple[str, ...] = TEN) -> set[str]:
+    return {name for name, value in zip(names, captions.read(sentence, names), strict=True) if value}
+
+
+@pytest.mark.parametrize(
+    ("present", "sentence"),
+    [
+        ([], "a person"),
+        (["male"], "a man"),
+        (["female", "young"], "a young woman"),
+        (["male", "female"], "a man and woman"),
+        (
+            ["young", "female", "smiling", "eyeglasses", "blond_hair"],
+            "a young woman who is smiling and wearing eyeglasses with blond hair",
+        ),
+        (["bald", "male", "mustache"], "a bald man with a mustache"),
+        (["female", "wearing_lipstick", "eyeglasses"], "a woman who is wearing eyeglasses and lipstick"),
+        (["black_hair", "blond_hair", "mustache"], "a person with black hair, blond hair and a mustache"),
+    ],
+)
+def test_sentences_of_the_ten_attributes(present, sentence):
+    assert captions.write(vector(TEN, *present), TEN) == sentence
+
+
+def test_sentences_of_other_attributes():
+    names = ("no_beard", "attractive", "mouth_slightly_open", "male", "wearing_hat", "smiling")
+    assert captions.write(np.ones(6), names) == (
+        "an attractive man who is smiling and wearing a hat with a slightly open mouth and no beard"
+    )
+
+
+def test_read_inverts_write_for_every_vector_of_the_ten():
+    sentences = set()
+    for bits in itertools.product((0.0, 1.0), repeat=10):
+        sentence = captions.write(bits, TEN)
+        sentences.add(sentence)
+        read = captions.read(sentence, TEN)
+        assert read.dtype == np.float32
+        assert read.tolist() == list(bits), sentence
+    assert len(sentences) == 2**10
+
+
+def test_read_inverts_write_for_any_list_of_attributes():
+    rng = np.random.default_rng(0)
+    for _ in range(1000):
+        names = tuple(rng.permutation(ALL)[: rng.integers(1, len(ALL) + 1)].tolist())
+        bits = rng.random(len(names)) < rng.random()
+        sentence = captions.write(bits, names)
+        assert (captions.read(sentence, names) == bits).all(), sentence
+
+
+def test_words_do_not_depend_on_the_order_of_the_attributes():
+    names = tuple(reversed(ALL))
+    assert captions.write(np.ones(41), names) == captions.write(np.ones(41), ALL)
+
+
+def test_every_attribute_is_read_by_its_name():
+    for name in ALL:
+        assert understood(name, ALL) == {name}
+        assert understood(name.replace("_", " ").upper(), ALL) == {name}
+
+
+def test_no_phrase_means_two_things():
+    texts = [t for p in captions._PHRASES.values() for t in (p.text, *p.synonyms, *p.opposites)]
+    assert len(captions._LEXICON) == len(texts) - 1  # "no beard" is a negation, not a phrase
+    assert set(captions._PHRASES) == set(ALL)
+    assert not {words[0] for words in captions._LEXICON if len(words) == 1} & captions._GRAMMAR
+
+
+@pytest.mark.parametrize(
+    ("sentence", "present"),
+    [
+        ("Blonde, smiling WOMAN!", {"blond_hair", "smiling", "female"}),
+        ("with glasses and the blond hair: a girl.", {"eyeglasses", "blond_hair", "female"}),
+        ("portrait of an elderly gentleman with a moustache", {"male", "mustache"}),
+        ("hairless guy grinning", {"bald", "male", "smiling"}),
+        ("She has lipstick, spectacles and a grin", {"female", "wearing_lipstick", "eyeglasses", "smiling"}),
+        ("black-haired young woman", {"black_hair", "young", "female"}),
+        ("wearing_lipstick; black_hair", {"wearing_lipstick", "black_hair"}),
+        ("a man and a woman", {"male", "female"}),
+        ("someone smiling, smiling", {"smiling"}),
+    ],
+)
+def test_order_case_punctuation_and_synonyms(sentence, present):
+    assert understood(sentence) == present
+
+
+@pytest.mark.parametrize(
+    ("sentence", "present"),
+    [
+        ("no glasses", set()),
+        ("a woman not smiling", {"female"}),
+        ("a man without a mustache who is smiling", {"male", "smiling"}),
+        ("isn’t smiling but wears lipstick", {"wearing_lipstick"}),
+        ("a woman who does not wear glasses", {"female"}),
+        ("a man, not a woman, with glasses", {"male", "eyeglasses"}),
+        ("not smiling or wearing glasses", set()),
+        ("neither smiling nor wearing glasses but bald", {"bald"}),
+        ("no glasses, no mustache, bald", None),
+        ("no glasses, no mustache but bald", {"bald"}),
+        ("not smiling. Bald.", {"bald"}),
+        ("not old", {"young"}),
+        ("not young but smiling", {"smiling"}),
+        ("a man wearing no glasses with black hair", {"male", "black_hair"}),
+    ],
+)
+def test_negations(sentence, present):
+    if present is None:
+        with pytest.raises(ValueError, match="unclear whether 'no' also covers 'bald'"):
+            captions.read(sentence, TEN)
+    else:
+        assert understood(sentence) == present
+
+
+@pytest.mark.parametrize(
+    ("sentence", "message"),
+    [
+        ("not smiling and wearing glasses", "unclear whether 'not' also covers 'glasses'"),
+        ("no glasses and lipstick", "unclear whether 'no' also covers 'lipstick'"),
+        ("without glasses, lipstick", "unclear whether 'without' also covers 'lipstick'"),
+        ("doesn't have a mustache and wear glasses", "unclear whether \"doesn't\" also covers 'glasses'"),
+        ("not a young woman", "unclear whether 'not' also covers 'woman'"),
+        ("not a young person who is smiling", "unclear whether 'not' also covers 'person'"),
+        ("not a woman with glasses", "unclear whether 'not' also covers 'glasses'"),
+        ("not a man who is smiling", "unclear whether 'not' also covers 'smiling'"),
+        ("glasses: no", "'no' is not followed by what it negates"),
+        ("glasses no, lipstick", "'no' is not followed"),
+        ("glasses no and lipstick", "'no' is not followed"),
+        ("glasses no with lipstick", "'no' is not followed"),
+        ("not without glasses", "'not' is not followed"),
+        ("not a person with glasses", "'not' is not followed"),
+        ("smiling or bald", "'or' leaves open"),
+        ("woman -glasses", "unknown word '-'"),
+        ("not smiling, smiling", "unclear whether"),
+        ("smiling but not smiling", "'smiling' contradicts what came before about 'smiling'"),
+        ("not young or old", "'old' contradicts"),
+    ],
+)
+def test_unclear_negations_and_contradictions_are_reported(sentence, message):
+    with pytest.raises(ValueError, match=message):
+        captions.read(sentence, TEN)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "messages"),
+    [
+        ("a smileing woman", ["unknown word 'smileing'", "did you mean 'smiling'"]),
+        ("a tall woman with glases", ["unknown word 'tall'", "unknown word 'glases'", "'glasses'"]),
+        ("red hair", ["unknown word 'red'", "'hair' is understood only within 'black hair'"]),
+        ("not very young", ["unknown word 'very'"]),
+        ("smiling?", [r"unknown word '\?'"]),
+        ("with wavy hair", ["the model has no attribute 'wavy_hair'"]),
+        ("without a hat", ["the model has no attribute 'wearing_hat'"]),
+        ("a bearded purple man", ["unknown word 'purple'", "no attribute 'no_beard'"]),
+        ("  ", ["it is empty"]),
+    ],
+)
+def test_what_is_not_understood_is_reported(sentence, messages):
+    for message in messages:
+        with pytest.raises(ValueError, match=message):
+            captions.read(sentence, TEN)
+
+
+def test_no_word_is_dropped():
+    """A sentence with one unknown word anywhere is refused."""
+    words = captions.write(np.ones(10), TEN).split()
+    for place in range(len(words) + 1):
+        with pytest.raises(ValueError, match="unknown word 'zebra'"):
+            captions.read(" ".join([*words[:place], "zebra", *words[place:]]), TEN)
+
+
+@pytest.mark.parametrize(("name", "one", "zero"), [("male", "a man", "a woman"), ("female", "a woman", "a man")])
+def test_one_gender_attribute(name, one, zero):
+    names = (name, "young")
+    assert captions.write([1, 0], names) == one
+    assert captions.write([0, 0], names) == zero
+    assert captions.read(one, names).tolist() == [1, 0]
+    assert captions.read(zero, names).tolist() == [0, 0]
+    assert captions.read(f"not {zero}", names).tolist() == [1, 0]
+    with pytest.raises(ValueError, match="contradicts"):
+        captions.read("man and woman", names)
+
+
+def test_no_gender_attribute():
+    assert captions.write([1], ("young",)) == "a young person"
+    with pytest.raises(ValueError, match="no attribute 'male' \\('man'\\)"):
+        captions.read("a young man", ("young",))
+
+
+def test_beards():
+    names = ("no_beard", "goatee", "wavy_hair")
+    assert captions.read("a beard", names).tolist() == [0, 0, 0]
+    for sentence in ("no beard", "beardless", "clean-shaven", "without a beard", "not bearded"):
+        assert captions.read(sentence, names).tolist() == [1, 0, 0]
+    assert captions.read("not clean-shaven", names).tolist() == [0, 0, 0]
+    assert captions.read("a beard but no goatee", names).tolist() == [0, 0, 0]
+    with pytest.raises(ValueError, match="contradicts"):
+        captions.read("a bearded person with no beard", names)
+
+
+@pytest.mark.parametrize("values", [[0.5] * 10, [1.0] * 9, [-1] * 10, [np.nan] * 10, [[0] * 10]])
+def test_vectors_are_checked(values):
+    with pytest.raises(ValueError, match=r"expected 10 values in \{0, 1\}"):
+        captions.write(values, TEN)
+
+
+def test_attribute_names_are_checked():
+    with pytest.raises(ValueError, match="no words for the attribute 'blonde_hair': did you mean blond_hair"):
+        captions.write([1], ("blonde_hair",))
+    with pytest.raises(ValueError, match="expected each name once"):
+        captions.read("a man", ("male", "male"))
