@@ -6,15 +6,25 @@ in the Attributes section of its class's docstring. Below this module nobody see
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import functools
+import logging
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
+import jax
 from absl import flags
 from ml_collections import config_dict, config_flags
+
+from mvae_jax import runs
+from mvae_jax.objective import Batch, Model, Phase
+from mvae_jax.train import loop
+from mvae_jax.train.signals import Interruption
+from mvae_jax.train.workdir import Workdir, WorkdirBusy
 
 ConfigT = TypeVar("ConfigT")
 
@@ -68,6 +78,9 @@ def parse(
         config = _override(default, [a for a in arguments if a not in known])
     except (flags.Error, ValueError, TypeError, KeyError, AttributeError) as error:
         fail(str(error.args[0]) if isinstance(error, KeyError) else str(error))
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr, force=True
+    )
     return config, Arguments(values.workdir, values.preset, values.dry_run)
 
 
@@ -75,6 +88,67 @@ def fail(message: str) -> NoReturn:
     """Ends the program with one line on standard error and status 2."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
+
+
+@contextlib.contextmanager
+def errors() -> Iterator[None]:
+    """What a user can mend ends the program with one message on standard error and status 2, without a traceback."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError, NotADirectoryError, WorkdirBusy, loop.TrainingDiverged) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+@contextlib.contextmanager
+def session(
+    path: str, settings: Mapping[str, Any], may_change: Sequence[str]
+) -> Iterator[tuple[Workdir, Interruption]]:
+    """Holds a workdir for one run: one process, the settings that it started with, signals noted.
+
+    A workdir that is finished ends the program with status 0; SIGTERM and Ctrl-C end it with 143 and 130.
+
+    Args:
+        path: the workdir.
+        settings: goes to config.json; a workdir with other settings is refused.
+        may_change: dotted names of settings that may differ when a run is resumed.
+    """
+    with errors():
+        workdir = Workdir(path)
+        with workdir.lock(), Interruption() as interruption:
+            workdir.configure(settings, may_change=may_change)
+            if workdir.is_finished:
+                print(f"{workdir.path} is finished; its report is {workdir.path / 'report.html'}.")
+                sys.exit(0)
+            yield workdir, interruption
+
+
+def plan(model: Model, phases: Sequence[Phase], batch: Batch, data: Mapping[str, Any]) -> str:
+    """What a run would do: parameters, memory, phases and data; nothing is compiled or allocated."""
+    state = jax.eval_shape(
+        lambda key, batch: loop.states.create(model, phases[0], key, batch), jax.random.key(0), batch
+    )
+
+    def size(tree: Any) -> int:
+        return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+    lines = ["parameters:"]
+    for group, params in state.params.items():
+        frozen = "" if group in state.opt_state else ", frozen"
+        lines.append(f"  {group}: {size(params):,}{frozen}")
+        lines += [f"    {name}: {size(part):,}" for name, part in params.items() if len(jax.tree.leaves(part)) > 2]
+    # Parameters, their gradients and two moments, all float32; activations come on top.
+    trained = size([state.params[group] for group in state.opt_state])
+    lines.append(
+        f"memory: {(size(state.params) + 3 * trained) * 4 / 2**20:,.0f} MiB for the state, activations besides"
+    )
+    lines.append("phases:")
+    lines += [
+        f"  {phase.name}: steps {phase.start:,} to {phase.end:,}, {phase.batch_size} images of {phase.image_size} px"
+        for phase in phases
+    ]
+    lines += ["data:", *(f"  {name}: {value}" for name, value in data.items())]
+    return "\n".join(lines)
 
 
 def _refuse_detached_values(arguments: Sequence[str]) -> None:
@@ -90,7 +164,11 @@ def _override(default: ConfigT, settings: Sequence[str]) -> ConfigT:
     values = flags.FlagValues()
     config_flags.DEFINE_config_dict("config", _to_config_dict(default), flag_values=values)
     values(["experiment", *settings])
-    return _from_config_dict(default, values.config)
+    for name, old in _leaves(default):
+        new = functools.reduce(getattr, name.split("."), values.config)
+        if isinstance(old, tuple) and old and not all(isinstance(item, type(old[0])) for item in new):
+            raise ValueError(f"--config.{name} is {new}; expected items of type {type(old[0]).__name__}.")
+    return runs.rebuild(default, values.config)
 
 
 def _check_name(default: Any, path: str) -> None:
@@ -113,18 +191,6 @@ def _to_config_dict(config: Any) -> config_dict.ConfigDict:
             for value in [getattr(config, field.name)]
         }
     )
-
-
-def _from_config_dict(default: ConfigT, values: config_dict.ConfigDict, prefix: str = "config.") -> ConfigT:
-    changes: dict[str, Any] = {}
-    for field in dataclasses.fields(default):  # type: ignore[arg-type]
-        old, new = getattr(default, field.name), values[field.name]
-        if dataclasses.is_dataclass(old):
-            new = _from_config_dict(old, new, f"{prefix}{field.name}.")
-        elif isinstance(old, tuple) and old and not all(isinstance(item, type(old[0])) for item in new):
-            raise ValueError(f"--{prefix}{field.name} is {new}; expected items of type {type(old[0]).__name__}.")
-        changes[field.name] = new
-    return dataclasses.replace(default, **changes)  # type: ignore[type-var]
 
 
 def _leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

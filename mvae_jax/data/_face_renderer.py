@@ -1,17 +1,20 @@
-"""Draws one face as a function of its attributes and factors, in JAX so that XLA fuses the arithmetic.
+"""Draws faces as functions of their attributes and factors, in JAX so that XLA fuses the arithmetic.
 
 Coordinates: the picture spans [-1, 1] in both directions, u to the right and v down, whatever its size in pixels.
-Head coordinates (X right, Y down, Z towards the viewer) coincide with them in a frontal view, where the pupils lie at
-about (+-0.30, -0.06), the mouth at (0, 0.51) and the chin at (0, 0.87), as in the aligned crops of CelebAMask-HQ.
+Head coordinates (X right, Y down, Z towards the viewer) coincide with them in a frontal view, where the pupils lie
+at about (+-0.30, -0.06), the mouth at (0, 0.51) and the chin at (0, 0.87), as in the crops of CelebAMask-HQ.
 
 The head is a stack of ellipses, one per height Y, which a ray meets in closed form; nose, lips, eye sockets and
 wrinkles are a bump map on it. Everything on the skin is painted in head coordinates, so it turns with the head.
-Colours are linear-light RGB, [3, H, W], until the sensor at the end; masks and coordinates are [1, H, W].
+Of one face, colours are linear-light RGB, [3, H, W] or [3, 1, 1], until the sensor at the end; masks and coordinates
+are [1, H, W], numbers [1, 1, 1].
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +32,7 @@ Scalars = Mapping[str, jax.Array]
 def _gauss(*terms: jax.Array) -> jax.Array:
     """A smooth blob, about exp(-sum t^2 / 2), in coordinates t measured in standard deviations.
 
-    Computed as (1 - sum t^2 / 8)^4 with support |t| < sqrt(8): five multiplications, where exp costs as much as thirty.
+    Computed as (1 - sum t^2 / 8)^4, zero beyond t = sqrt(8), because exp costs as much as thirty multiplications.
     """
     return jnp.maximum(1.0 - 0.125 * sum(t * t for t in terms), 0.0) ** 4
 
@@ -41,18 +44,18 @@ def _wave(t: jax.Array) -> jax.Array:
     return 8.0 * t * (1.0 - 2.0 * jnp.abs(t))
 
 
-def _ramp(x: jax.Array, width: jax.Array | float) -> jax.Array:
-    """Smooth step from 0 to 1 over `width` centred at x = 0."""
+def _ramp(x: Any, width: Any) -> Any:
+    """Smooth step from 0 to 1 over `width` centred at x = 0; of NumPy or JAX arrays, like the next ones."""
     t = (x / width + 0.5).clip(0.0, 1.0)
     return t * t * (3.0 - 2.0 * t)
 
 
-def _lerp(a: jax.Array | float, b: jax.Array | float, weight: jax.Array | float) -> jax.Array:
+def _lerp(a: Any, b: Any, weight: Any) -> Any:
     return a + (b - a) * weight
 
 
-def _rgb(*rgb: float) -> jax.Array:
-    """An sRGB colour in [0, 255] as linear light, [3, 1, 1]."""
+def _rgb(*rgb: float) -> np.ndarray:
+    """A display colour in [0, 255] as linear light, with gamma 2: [3, 1, 1]."""
     return ((np.asarray(rgb, np.float32) / 255.0) ** 2).reshape(3, 1, 1)
 
 
@@ -60,11 +63,11 @@ def _channels(red: float, green: float, blue: float) -> np.ndarray:
     return np.array([red, green, blue], np.float32).reshape(3, 1, 1)
 
 
-def _palette(position: jax.Array, *colours: tuple[float, float, float]) -> jax.Array:
-    """Interpolates between equally spaced sRGB colours; position runs from 0 to 1."""
+def _palette(position: Any, *colours: tuple[float, float, float]) -> Any:
+    """Interpolates between equally spaced display colours; position runs from 0 to 1."""
     place = position * (len(colours) - 1)
     hats = [(1.0 - abs(place - i)).clip(0.0) for i in range(len(colours))]
-    return sum(_rgb(*c) * hat for c, hat in zip(colours, hats, strict=True))  # type: ignore[return-value]
+    return sum(_rgb(*c) * hat for c, hat in zip(colours, hats, strict=True))
 
 
 def _hash(bits: jax.Array) -> jax.Array:
@@ -88,13 +91,13 @@ def proportions(a: Mapping[str, np.ndarray], f: Mapping[str, np.ndarray]) -> dic
     smile = a["smiling"] * (0.75 + 0.25 * f["expression"]) + (1.0 - a["smiling"]) * (0.12 * f["expression"] - 0.02)
     other = 1.0 - a["black_hair"] - a["blond_hair"]
     grey = old * _ramp(f["hair_hue"] + 0.55, 0.8)  # most of the old are grey, where no colour is named
-    brown = _palette(0.5 + 0.5 * f["hair_shade"], (36, 25, 19), (60, 40, 28), (90, 60, 40), (122, 86, 56))
+    brown = _palette(0.5 + 0.5 * f["hair_shade"], (27, 19, 15), (56, 37, 26), (92, 62, 41), (140, 104, 68))
     red = _palette(0.5 + 0.5 * f["hair_shade"], (90, 36, 20), (160, 78, 40))
     silver = _palette(0.5 + 0.5 * f["hair_shade"], (92, 88, 86), (196, 194, 192))
     natural = _lerp(_lerp(brown, red, _ramp(f["hair_hue"] - 0.7, 0.4) * (1.0 - old)), silver, grey)
-    black = _palette(0.5 + 0.5 * f["hair_shade"], (10, 8, 9), (36, 29, 27))
-    blond = _palette(0.5 + 0.5 * f["hair_shade"], (140, 106, 66), (180, 144, 94), (220, 192, 144))
-    hair_length = 0.55 * female - 0.35 * male + 0.45 * f["hair_length"] - 0.1 * old
+    black = _palette(0.5 + 0.5 * f["hair_shade"], (10, 8, 9), (40, 30, 26))
+    blond = _palette(0.5 + 0.5 * f["hair_shade"], (120, 88, 54), (172, 134, 84), (220, 192, 144))
+    hair_length = 0.45 * female - 0.3 * male + 0.55 * f["hair_length"] - 0.1 * old
     skin = _palette(
         0.5 + 0.5 * f["skin_tone"], (112, 72, 52), (184, 128, 96), (214, 158, 126), (226, 174, 146), (234, 190, 166)
     )
@@ -103,7 +106,9 @@ def proportions(a: Mapping[str, np.ndarray], f: Mapping[str, np.ndarray]) -> dic
     beard = male * (f["beard"] + 0.3).clip(0.0) / 1.3
     return {
         "old": old, "male": male, "female": female, "smile": smile,
-        "teeth": np.maximum(a["smiling"] * _ramp(f["mouth_open"] + 0.55, 0.6), 0.7 * _ramp(f["mouth_open"] - 0.75, 0.3)),
+        "teeth": np.maximum(
+            a["smiling"] * _ramp(f["mouth_open"] + 0.55, 0.6), 0.7 * _ramp(f["mouth_open"] - 0.75, 0.3)
+        ),
         "width": 0.53 + 0.03 * f["face_width"] + 0.012 * male,
         "jaw": -0.25 + 0.2 * f["jaw"] + 0.35 * male + 0.1 * old,
         "chin": CHIN + 0.035 * f["face_length"] + 0.015 * male,
@@ -111,12 +116,12 @@ def proportions(a: Mapping[str, np.ndarray], f: Mapping[str, np.ndarray]) -> dic
         "eye_width": 0.116 * (1.0 + 0.1 * f["eye_size"] - 0.07 * old - 0.03 * male),
         "eye_open": 1.0 + 0.2 * f["eye_size"] - 0.15 * male - 0.18 * old - 0.25 * smile.clip(0.0),
         "brow_y": EYE_LINE - 0.142 + 0.022 * male - 0.018 * f["brow_height"] - 0.012 * female,
-        "brow_thickness": 0.021 + 0.011 * male + 0.006 * f["brow_thickness"] - 0.003 * female,
+        "brow_thickness": 0.022 + 0.009 * male + 0.008 * f["brow_thickness"] - 0.003 * female,
         "brow_arch": 0.03 * female + 0.02 * f["brow_arch"] + 0.012,
         "nose_width": 1.0 + 0.14 * f["nose_width"] + 0.12 * male + 0.1 * old,
         "nose_tip": 0.265 + 0.025 * f["nose_length"] + 0.012 * old + 0.008 * male,
-        "mouth_y": MOUTH_LINE + 0.015 * f["mouth_height"] + 0.01 * male,
-        "mouth_width": 0.178 + 0.016 * f["mouth_width"] + 0.008 * male + 0.07 * smile.clip(0.0),
+        "mouth_y": MOUTH_LINE + 0.025 * f["mouth_height"] + 0.01 * male,
+        "mouth_width": 0.178 + 0.022 * f["mouth_width"] + 0.008 * male + 0.07 * smile.clip(0.0),
         "lip": (1.0 + 0.25 * f["lip_thickness"]) * (1.0 - 0.22 * male - 0.2 * old + 0.1 * a["wearing_lipstick"]),
         "hair_length": hair_length,
         "hair_long": _ramp(hair_length - 0.12, 0.3),
@@ -222,7 +227,7 @@ def _background(u: jax.Array, v: jax.Array, f: Scalars) -> jax.Array:
     colour = colour * (1.0 + 0.3 * gradient)
     bits = ((f["texture"] + 1.0) * 2**22).astype(jnp.uint32) * jnp.uint32(64)
     clutter = jnp.maximum(f["clutter"] + 0.3, 0.0)
-    random = _hash(bits + jnp.arange(42, dtype=jnp.uint32).reshape(42, 1, 1, 1))
+    random = _hash(bits[None] + jnp.arange(42, dtype=jnp.uint32).reshape(42, 1, 1, 1))
     for patch in range(6):
         r = random[7 * patch : 7 * patch + 7]
         du, dv = (u - 2.4 * r[0] + 1.2) / (0.12 + 0.35 * r[1]), (v - 2.4 * r[2] + 1.2) / (0.12 + 0.5 * r[3])
@@ -262,14 +267,10 @@ def _paint_eyes(skin: jax.Array, x: jax.Array, y: jax.Array, p: Scalars, f: Scal
     ball = _ramp(y - upper, 0.5 * aa + 0.01) * _ramp(lower - y, 0.5 * aa + 0.01) * _ramp(0.98 - jnp.abs(dx), 0.08)
     gaze = x - jnp.sign(x) * p["eye_x"] - 0.02 * f["gaze"]
     radius = jnp.sqrt(gaze * gaze + (y - EYE_LINE + 0.006) ** 2)
-    iris_colour = _palette(
-        (0.5 + 0.5 * f["eye_colour"])
-        * (
-            0.8 + 0.2 * f["skin_tone"]
-        ),  # blue eyes go with light skin (26, 17, 13), (56, 36, 24), (84, 66, 42), (88, 108, 100), (98, 138, 166)
-    )
+    pale = (0.5 + 0.5 * f["eye_colour"]) * (0.8 + 0.2 * f["skin_tone"])  # blue eyes go with light skin
+    iris = _palette(pale, (26, 17, 13), (56, 36, 24), (84, 66, 42), (88, 108, 100), (98, 138, 166))
     white = _rgb(206, 196, 192) * (0.35 + 0.55 * _ramp(y - upper - 0.02, 0.06)) * (1.0 - 0.25 * dx * dx)
-    eye = _lerp(white, iris_colour, _ramp(0.057 - radius, 0.015))
+    eye = _lerp(white, iris, _ramp(0.055 - radius, 0.015))
     eye = _lerp(eye, _rgb(8, 6, 6), _ramp(0.02 - radius, 0.014))
     eye = eye + 0.75 * _gauss((gaze - 0.014) / 0.009, (y - EYE_LINE + 0.02) / 0.009)
     skin = _lerp(skin, eye, ball)
@@ -307,16 +308,14 @@ def _paint_mouth(skin: jax.Array, x: jax.Array, y: jax.Array, p: Scalars, f: Sca
     amount = 0.45 * p["beard"] + 0.4 * _ramp(p["beard"] - 0.75, 0.1)
     skin = _lerp(skin, beard_colour * strands, amount * density)
     # Moustache: from under the nose to the upper lip, drooping with its style.
-    mx = x / (0.17 + 0.025 * f["mustache_style"])
+    mx = x / (0.165 + 0.035 * f["mustache_style"])
     droop = (
-        p["mouth_y"]
-        - 0.062
-        - 0.1 * p["smile"] * (0.3 * mx * mx - 0.1)
-        + (0.05 + 0.03 * f["mustache_style"]) * mx**2
+        p["mouth_y"] - 0.062 - 0.1 * p["smile"] * (0.3 * mx * mx - 0.1) + (0.05 + 0.03 * f["mustache_style"]) * mx**2
     )
     hair = _gauss((y - droop) / (0.034 + 0.006 * f["mustache_style"])) * _ramp(1.0 - jnp.abs(mx), 0.35)
     hair = jnp.minimum(1.35 * hair, 1.0) * (1.0 - 0.25 * _gauss(x / 0.018))
-    skin = _lerp(skin, beard_colour * strands, (0.92 - 0.12 * p["old"]) * p["mustache"] * hair)
+    opacity = p["mustache"] * (0.8 - 0.1 * p["old"] + 0.15 * f["mustache_style"])
+    skin = _lerp(skin, beard_colour * strands, opacity * hair)
     # Lips.
     lips = _ramp(y - top, 1.2 * aa) * _ramp(low - y, 1.2 * aa) * (bow > 0.0)
     natural = p["skin"] * _lerp(_rgb(226, 186, 180), _rgb(210, 176, 168), p["male"])
@@ -356,9 +355,7 @@ def _paint_skin(x: jax.Array, y: jax.Array, p: Scalars, f: Scalars) -> jax.Array
     skin = skin * (1.0 - 0.25 * cast) * (1.0 - 0.22 * flank) * (1.0 - 0.16 * wing)
     fold = xa - 0.1 * w - (0.14 + 0.05 * jnp.maximum(p["smile"], 0.0)) * (y - tip) / 0.24
     crease = _gauss(fold / 0.014, (y - 0.4) / 0.08) * (0.03 + 0.12 * jnp.maximum(p["smile"], 0.0) + 0.2 * old)
-    furrow = jnp.maximum(_wave(y * 62.0 + 3.0 * x * x + 2.0 * f["texture"]), 0.0) * _gauss(
-        x / 0.24, (y + 0.4) / 0.08
-    )
+    furrow = jnp.maximum(_wave(y * 62.0 + 3.0 * x * x + 2.0 * f["texture"]), 0.0) * _gauss(x / 0.24, (y + 0.4) / 0.08)
     jowl = _gauss((xa - 0.21) / 0.02, (y - 0.64) / 0.07)
     return skin * (1.0 - crease) * (1.0 - 0.16 * old * furrow) * (1.0 - 0.2 * old * jowl)
 
@@ -415,31 +412,35 @@ def _paint_hair(hu: jax.Array, hv: jax.Array, p: Scalars, f: Scalars) -> tuple[j
     ny, nx = jnp.clip(hv / top, -1.0, 0.35), jnp.clip(hu / (wide + 0.1), -1.0, 1.0)
     nz = jnp.sqrt(jnp.maximum(1.05 - nx * nx - ny * ny, 0.05))
     ring = _gauss((hv + 0.62 - 0.25 * hu * hu + 0.08 * f["light_elevation"]) / 0.13)
-    ring += (
-        0.6 * p["hair_long"] * _gauss((hv - 0.25 - 0.1 * f["hair_wave"]) / 0.2) * _gauss((au - wide + 0.05) / 0.1)
-    )
+    ring += 0.6 * p["hair_long"] * _gauss((hv - 0.25 - 0.1 * f["hair_wave"]) / 0.2) * _gauss((au - wide + 0.05) / 0.1)
     gloss = (0.1 + 0.8 * p["hair"]) * ring * jnp.maximum(0.4 + strands, 0.0)
     colour = 0.65 * _light((nx, ny, nz), f, 0.25) * (p["hair"] * (0.95 + 0.5 * strands) + 0.22 * gloss)
     return colour, mask, strands
 
 
 def _paint_body(
-    picture: jax.Array, bu: jax.Array, v: jax.Array, hair: jax.Array, mask: jax.Array, p: Scalars, f: Scalars
+    picture: jax.Array,
+    u: jax.Array,
+    v: jax.Array,
+    hair: tuple[jax.Array, jax.Array, jax.Array],
+    p: Scalars,
+    f: Scalars,
 ) -> jax.Array:
-    """Clothes, the hair behind the neck, the neck in the chin's shadow; bu is measured from the spine."""
+    """Clothes, the hair behind the neck, the neck in the chin's shadow; u is measured from the spine."""
+    colour, mask, _ = hair
     neck_half = 0.25 + 0.09 * p["male"] + 0.02 * f["face_width"] + 0.12 * _ramp(v - 0.95, 0.35)
-    slope = 0.83 + 0.1 * f["clothes_height"] + 0.35 * jnp.maximum(jnp.abs(bu) - neck_half, 0.0)
-    slope += 0.3 * jnp.maximum(neck_half - jnp.abs(bu), 0.0) * (1.0 + f["clothes_collar"])
+    slope = 0.83 + 0.1 * f["clothes_height"] + 0.35 * jnp.maximum(jnp.abs(u) - neck_half, 0.0)
+    slope += 0.3 * jnp.maximum(neck_half - jnp.abs(u), 0.0) * (1.0 + f["clothes_collar"])
     hue = np.pi * (f["clothes_hue"] + _channels(0.0, 2.0 / 3.0, -2.0 / 3.0))
     cloth = (0.01 + 0.7 * (0.5 + 0.5 * f["clothes_value"]) ** 4) * (1.0 + 0.4 * jnp.cos(hue))
-    cloth = cloth * _light((0.6 * bu, -0.5 * jnp.ones_like(bu), 0.7 * jnp.ones_like(bu)), f, 0.3)
-    picture = _lerp(picture, cloth * (1.0 + 0.08 * _wave(9.0 * bu + 14.0 * v)), _ramp(v - slope, 0.03))
-    picture = _lerp(picture, 0.6 * hair, mask)
-    s = jnp.clip(bu / neck_half, -0.98, 0.98)
+    cloth = cloth * _light((0.6 * u, -0.5 * jnp.ones_like(u), 0.7 * jnp.ones_like(u)), f, 0.3)
+    picture = _lerp(picture, cloth * (1.0 + 0.08 * _wave(9.0 * u + 14.0 * v)), _ramp(v - slope, 0.03))
+    picture = _lerp(picture, 0.6 * colour, mask)
+    s = jnp.clip(u / neck_half, -0.98, 0.98)
     light = _light((s, -0.1 * jnp.ones_like(s), jnp.sqrt(1.0 - s * s)), f, 0.3)
     chin = p["chin"] + NEAR * jnp.sin(jnp.deg2rad(f["pitch"]))
-    shadow = 1.0 - 0.55 * _gauss(jnp.maximum(v - chin + 0.5 * bu * bu, 0.0) / 0.1)
-    neck = _ramp(neck_half - jnp.abs(bu), 0.03) * _ramp(v - 0.55, 0.2) * _ramp(slope - v, 0.03)
+    shadow = 1.0 - 0.55 * _gauss(jnp.maximum(v - chin + 0.5 * u * u, 0.0) / 0.1)
+    neck = _ramp(neck_half - jnp.abs(u), 0.03) * _ramp(v - 0.55, 0.2) * _ramp(slope - v, 0.03)
     return _lerp(picture, p["skin"] * light * shadow, neck)
 
 
@@ -462,11 +463,11 @@ def _paint_head(
     f: Scalars,
     aa: float,
 ) -> jax.Array:
-    """Lights the painted skin, puts the head over the body, and over it the hair around its opening for the face."""
+    """Lights the painted skin, puts the head over the body and the hair around the face over it."""
     (x, y, z, inside, height), (colour, mask, strands) = surface, hair
     normal = _normal(x, y, z, height, p, f)
     sheen = jnp.maximum(normal[2] - 0.25 * normal[1] + 0.25 * f["light_azimuth"] * normal[0], 0.0)
-    face = skin * _light(normal, f, 0.22) + 0.07 * (1.0 + 0.5 * f["shine"]) * (sheen / 1.08) ** 24
+    face = skin * _light(normal, f, 0.22) + 0.09 * (1.0 + f["shine"]) * (sheen / 1.08) ** 24
     face = face * _lerp(0.72, 1.0, _ramp(inside, 0.16))
     # Above the hairline and outside the side locks, hair covers the skin.
     lean = x - 0.16 * f["hair_part"]
@@ -508,8 +509,8 @@ def _axis(n: int) -> jax.Array:
 
 def _turn(u: jax.Array, v: jax.Array, f: Scalars) -> tuple[jax.Array, jax.Array]:
     """Picture coordinates with roll, scale and shift undone, about the middle between eyes and mouth."""
-    roll, scale = jnp.deg2rad(f["roll"]), 1.0 + 0.05 * f["scale"]
-    u, v = (u - 0.03 * f["shift_u"]) / scale, (v - 0.2 - 0.03 * f["shift_v"]) / scale
+    roll, scale = jnp.deg2rad(f["roll"]), 1.0 + 0.08 * f["scale"]
+    u, v = (u - 0.06 * f["shift_u"]) / scale, (v - 0.2 - 0.05 * f["shift_v"]) / scale
     return u * jnp.cos(roll) + v * jnp.sin(roll), v * jnp.cos(roll) - u * jnp.sin(roll) + 0.2
 
 
@@ -531,37 +532,41 @@ def render(p: Scalars, f: Scalars, size: int) -> jax.Array:
     aa = 2.0 / n
     v0, u0 = (grid[None] for grid in jnp.meshgrid(_axis(n), _axis(n), indexing="ij"))
 
-    def each(function, *arrays):
+    def each(function: Callable[..., Any], *arrays: Any) -> Any:
         return jax.lax.map(lambda example: function(*example), arrays)
 
-    def brush(function, window, canvas, *maps):
-        """Paints within a window of the picture only."""
+    def brush(function: Callable[..., Any], window: tuple[float, float, float], canvas: Any, *maps: Any) -> Any:
+        """Paints within a window only: top, bottom and half width, wide enough for every pose and shift."""
         top, bottom, half = window
         rows = slice(int((1.0 + top) / 2.0 * n), int((1.0 + bottom) / 2.0 * n))
         area = (..., rows, slice(int((1.0 - half) / 2.0 * n), int((1.0 + half) / 2.0 * n)))
-        parts = each(lambda *args: function(*args, aa), canvas[area], *(m[area] for m in maps), p, f)
-        return canvas.at[area].set(parts)
+        painted = each(partial(function, aa=aa), canvas[area], *(m[area] for m in maps), p, f)
+        return canvas.at[area].set(painted)
 
-    def surface(p, f):
+    def body_and_head(p: Scalars, f: Scalars) -> Any:
         u, v = _turn(u0, v0, f)
-        # The crop keeps pupils and mouth in place: what a turn moves is the rest of the head.
-        hu, hv = u - NEAR * jnp.sin(jnp.deg2rad(f["yaw"])), v - NEAR * jnp.sin(jnp.deg2rad(f["pitch"]))
-        return (u, v, hu, hv), _trace(hu, hv, p, f)
+        # The crop keeps pupils and mouth in place: what a turn moves is the rest of the head, and the spine.
+        sin_yaw, sin_pitch = jnp.sin(jnp.deg2rad(f["yaw"])), jnp.sin(jnp.deg2rad(f["pitch"]))
+        hu, hv = u - NEAR * sin_yaw, v - NEAR * sin_pitch
+        return (u + 0.2 * sin_yaw, v), (hu, hv), _trace(hu, hv, p, f)
 
-    def relief(x, y, p, f):
+    def relief(x: jax.Array, y: jax.Array, p: Scalars, f: Scalars) -> Any:
         height = _relief(x, y, p, f)
-        return x + height * jnp.sin(jnp.deg2rad(f["yaw"])), y, height
+        return (
+            x + height * jnp.sin(jnp.deg2rad(f["yaw"])),
+            y + height * jnp.sin(jnp.deg2rad(f["pitch"])),
+            height,
+        )
 
-    (u, v, hu, hv), (x, y, z, inside) = each(surface, p, f)
+    body, head, (x, y, z, inside) = each(body_and_head, p, f)
     x, y, height = each(relief, x, y, p, f)
     skin = each(_paint_skin, x, y, p, f)
-    skin = brush(_paint_eyes, (-0.5, 0.25, 0.8), skin, x, y)
-    skin = brush(_paint_mouth, (0.0, 1.0, 0.75), skin, x, y)
-    hair = each(_paint_hair, hu, hv, p, f)
-    picture = each(lambda f: _background(u0, v0, f), f)
-    bu = u + 0.2 * jnp.sin(jnp.deg2rad(f["yaw"]))
-    picture = each(_paint_body, picture, bu, v, hair[0], hair[1], p, f)
-    picture = each(_paint_ears, picture, hu, hv, p, f)
-    picture = each(lambda *args: _paint_head(*args, aa), picture, skin, (x, y, z, inside, height), hair, p, f)
-    picture = brush(_paint_glasses, (-0.5, 0.4, 0.9), picture, x, y, inside)
-    return each(lambda *args: _photograph(*args, size), picture, f)
+    skin = brush(_paint_eyes, (-0.55, 0.35, 0.85), skin, x, y)
+    skin = brush(_paint_mouth, (-0.15, 1.0, 0.8), skin, x, y)
+    hair = each(_paint_hair, *head, p, f)
+    picture = each(partial(_background, u0, v0), f)
+    picture = each(_paint_body, picture, *body, hair, p, f)
+    picture = each(_paint_ears, picture, *head, p, f)
+    picture = each(partial(_paint_head, aa=aa), picture, skin, (x, y, z, inside, height), hair, p, f)
+    picture = brush(_paint_glasses, (-0.5, 0.45, 0.95), picture, x, y, inside)
+    return each(partial(_photograph, size=size), picture, f)

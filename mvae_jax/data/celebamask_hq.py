@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from mvae_jax.data import faces
 from mvae_jax.data.archive import Archive, open_archive
 from mvae_jax.data.batches import Split, permutation
 from mvae_jax.data.decode import cached_images, decode_images, default_cache_folder
@@ -65,18 +66,7 @@ class Settings:
     """
 
     image_size: int = 64
-    attributes: tuple[str, ...] = (
-        "young",
-        "male",
-        "female",
-        "smiling",
-        "eyeglasses",
-        "black_hair",
-        "blond_hair",
-        "bald",
-        "mustache",
-        "wearing_lipstick",
-    )
+    attributes: tuple[str, ...] = faces.ATTRIBUTES
     maximum_yaw: float = 20.0
     maximum_pitch: float = 15.0
     maximum_roll: float = 15.0
@@ -204,9 +194,7 @@ def load(
     with open_archive(path) as outer:
         archive = _data_set_folder(outer)
         texts = {name: _read_text(archive, name) for name in (ATTRIBUTE_FILE, POSE_FILE)}
-        table = parse(
-            texts[ATTRIBUTE_FILE], texts[POSE_FILE], archive.where(ATTRIBUTE_FILE), archive.where(POSE_FILE)
-        )
+        table = parse(texts[ATTRIBUTE_FILE], texts[POSE_FILE], archive.where(ATTRIBUTE_FILE), archive.where(POSE_FILE))
         _check_images(archive, table.index)
         selection = select(table, settings)
 
@@ -376,9 +364,7 @@ def _parse_rows(text: str, file: str) -> tuple[list[str], dict[int, _Row]]:
             )
         index = int(match[1])
         if index in rows:
-            raise ValueError(
-                f"{file}, line {number} repeats {image} of line {rows[index].line}: remove one of them."
-            )
+            raise ValueError(f"{file}, line {number} repeats {image} of line {rows[index].line}: remove one of them.")
         rows[index] = _Row(number, values)
     return columns, rows
 

@@ -1,9 +1,9 @@
 """Rendered faces: the data set that needs no download.
 
 Shaded portraits, framed like the aligned crops of CelebAMask-HQ, with the ten attributes of the multimodal VAE, the
-pose and every continuous factor known exactly. Attributes depend on one another as in photographs (moustaches on men,
-grey hair on the old); the factors are independent of the attributes and of one another, and what an attribute does to
-the picture is added when it is drawn. So one attribute can be toggled with everything else held.
+pose and every continuous factor known exactly. Attributes depend on one another as in photographs (moustaches on
+men, grey hair on the old). The factors are independent of the attributes and of one another; what an attribute does
+to the picture is added when it is drawn, so one attribute can be toggled with everything else held.
 
 Example i is a function of (seed, i) alone: its random numbers are a block of a counter-based generator, and each
 picture is computed by itself, so any split into batches, threads or workers gives the same bytes.
@@ -37,9 +37,9 @@ ATTRIBUTES: tuple[str, ...] = (
     "wearing_lipstick",
 )
 
-# Degrees, within the pose filter of the multimodal VAE; positive yaw looks to the left of the picture, positive pitch
-# up, positive roll clockwise.
-POSE: dict[str, float] = {"yaw": 20.0, "pitch": 15.0, "roll": 8.0}
+# Largest angles in degrees, within the pose filter of the multimodal VAE. Positive yaw looks to the left of the
+# picture and positive pitch up, as CelebAMask-HQ annotates them; positive roll is clockwise.
+POSE: dict[str, float] = {"yaw": 20.0, "pitch": 15.0, "roll": 12.0}
 
 FACTORS: tuple[str, ...] = (
     *POSE,
@@ -101,7 +101,7 @@ def render(attributes: np.ndarray, factors: np.ndarray, image_size: int = 64) ->
         uint8 [N, image_size, image_size, 3].
 
     Raises:
-        ValueError: an array has another shape, values are outside their range, or attributes contradict one another.
+        ValueError: shape, range or image size is wrong, or attributes contradict one another.
     """
     attributes, factors = np.asarray(attributes, np.float32), np.asarray(factors, np.float32)
     _check(attributes, factors, image_size)
@@ -129,9 +129,7 @@ def _check(attributes: np.ndarray, factors: np.ndarray, image_size: int) -> None
     if image_size not in IMAGE_SIZES:
         raise ValueError(f"image_size is {image_size}, expected one of {IMAGE_SIZES}.")
     if attributes.ndim != 2 or attributes.shape[1] != len(ATTRIBUTES):
-        raise ValueError(
-            f"attributes have shape {attributes.shape}, expected [N, {len(ATTRIBUTES)}]: {ATTRIBUTES}."
-        )
+        raise ValueError(f"attributes have shape {attributes.shape}, expected [N, {len(ATTRIBUTES)}]: {ATTRIBUTES}.")
     if factors.shape != (len(attributes), len(FACTORS)):
         raise ValueError(
             f"factors have shape {factors.shape}, expected [{len(attributes)}, {len(FACTORS)}]: one row per row of "
@@ -149,9 +147,7 @@ def _check(attributes: np.ndarray, factors: np.ndarray, image_size: int) -> None
     outside = ~(np.abs(factors) <= limits)  # catches NaN too
     if outside.any():
         row, j = np.argwhere(outside)[0]
-        raise ValueError(
-            f"factor {FACTORS[j]!r} of row {row} is {factors[row, j]}, expected within +-{limits[j]:g}."
-        )
+        raise ValueError(f"factor {FACTORS[j]!r} of row {row} is {factors[row, j]}, expected within +-{limits[j]:g}.")
 
 
 def _attributes(uniform: np.ndarray) -> np.ndarray:
@@ -200,14 +196,14 @@ def sample(seed: int, count: int, image_size: int = 64, first: int = 0) -> Faces
     return Faces(render(attributes, factors, image_size), attributes, factors)
 
 
-# The official order of CelebA's annotations.
-_CELEBA_ATTRIBUTES = (
-    "5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose Black_Hair Blond_Hair "
-    "Blurry Brown_Hair Bushy_Eyebrows Chubby Double_Chin Eyeglasses Goatee Gray_Hair Heavy_Makeup High_Cheekbones "
-    "Male Mouth_Slightly_Open Mustache Narrow_Eyes No_Beard Oval_Face Pale_Skin Pointy_Nose Receding_Hairline "
-    "Rosy_Cheeks Sideburns Smiling Straight_Hair Wavy_Hair Wearing_Earrings Wearing_Hat Wearing_Lipstick "
-    "Wearing_Necklace Wearing_Necktie Young"
-).split()
+# The official order of CelebA's annotations, a header line of the file.
+_CELEBA_NAMES = (
+    "5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose Black_Hair "
+    "Blond_Hair Blurry Brown_Hair Bushy_Eyebrows Chubby Double_Chin Eyeglasses Goatee Gray_Hair Heavy_Makeup "
+    "High_Cheekbones Male Mouth_Slightly_Open Mustache Narrow_Eyes No_Beard Oval_Face Pale_Skin Pointy_Nose "
+    "Receding_Hairline Rosy_Cheeks Sideburns Smiling Straight_Hair Wavy_Hair Wearing_Earrings Wearing_Hat "
+    "Wearing_Lipstick Wearing_Necklace Wearing_Necktie Young"
+)
 
 
 def write_celebamask_hq(folder: str | os.PathLike[str], faces: Faces) -> None:
@@ -223,12 +219,11 @@ def write_celebamask_hq(folder: str | os.PathLike[str], faces: Faces) -> None:
     images = root / "CelebA-HQ-img"
     images.mkdir(parents=True, exist_ok=True)
     column = {
-        name.lower(): 2 * values.astype(int) - 1
-        for name, values in zip(ATTRIBUTES, faces.attributes.T, strict=True)
+        name.lower(): 2 * values.astype(int) - 1 for name, values in zip(ATTRIBUTES, faces.attributes.T, strict=True)
     }
     absent = np.full(len(faces.images), -1)
-    signs = np.stack([column.get(name.lower(), absent) for name in _CELEBA_ATTRIBUTES], axis=1)
-    attribute_lines = [str(len(faces.images)), " ".join(_CELEBA_ATTRIBUTES)]
+    signs = np.stack([column.get(name.lower(), absent) for name in _CELEBA_NAMES.split()], axis=1)
+    attribute_lines = [str(len(faces.images)), _CELEBA_NAMES]
     pose_lines = [str(len(faces.images)), "Yaw Pitch Raw"]  # sic, as published
     for i, (image, row, factors) in enumerate(zip(faces.images, signs, faces.factors, strict=True)):
         Image.fromarray(image).save(images / f"{i}.jpg", quality=95)

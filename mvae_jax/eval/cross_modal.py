@@ -86,8 +86,7 @@ def score_attributes(logits: npt.ArrayLike, attributes: npt.ArrayLike, names: Se
         raise ValueError(f"{int(np.isnan(logits).sum())} of {logits.size} logits are not a number.")
     right = (logits > 0) == truth
     scores = tuple(
-        _score_attribute(name, logits[:, index], truth[:, index], right[:, index])
-        for index, name in enumerate(names)
+        _score_attribute(name, logits[:, index], truth[:, index], right[:, index]) for index, name in enumerate(names)
     )
     _, frequencies = np.unique(truth, axis=0, return_counts=True)
     return AttributeScores(

@@ -115,9 +115,7 @@ class Config:
     attention: bool = True
     attention_heads: int = 8
     unimodal: PhaseConfig = PhaseConfig(epochs=40, reconstruction=2.0, text=1.0)
-    alignment: PhaseConfig = PhaseConfig(
-        epochs=30, reconstruction=1.0, text=1.0, consistency=0.05, kl=0.005, cross=0.1
-    )
+    alignment: PhaseConfig = PhaseConfig(epochs=30, reconstruction=1.0, text=1.0, consistency=0.05, kl=0.005, cross=0.1)
     adversarial: PhaseConfig = PhaseConfig(
         epochs=70, reconstruction=1.0, text=1.0, consistency=0.2, kl=0.01, cross=0.3, adversarial=0.001
     )
@@ -149,9 +147,7 @@ class Config:
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)!r}; choose one of {', '.join(map(repr, allowed))}."
-                )
+                raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(map(repr, allowed))}.")
         for name in ("latent_size", "batch_size", "decoder_hidden", "text_hidden", "attention_heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1.")
@@ -198,13 +194,12 @@ def phases(config: Config, steps_per_epoch: int) -> tuple[Phase, ...]:
     return tuple(result)
 
 
-def build(config: Config, vgg_params: Mapping[str, Any] | None = None) -> Model:
+def build(config: Config, vgg_weights: tuple[Params, vgg.VGGDescription] | None = None) -> Model:
     """Builds the model's pure functions.
 
     Args:
         config: the model.
-        vgg_params: parameters of `nets.vgg.VGGFeatures` as `nets.vgg.load_vgg` returns them; without them the
-            perceptual terms are off.
+        vgg_weights: what `nets.vgg.load_vgg` returned; without it the perceptual terms are off.
 
     Returns:
         A `Model` that trains on batches {"image": uint8 [B, H, W, 3], "attributes": float32 [B, A]}. Its
@@ -213,8 +208,11 @@ def build(config: Config, vgg_params: Mapping[str, Any] | None = None) -> Model:
         decode_image(z) -> images in [-1, 1]; decode_attributes(z) -> logits [B, A];
         fuse(images, attributes) -> (mean, logvar) of the product of both posteriors and the prior.
     """
-    networks = _Networks.of(config)
-    perceptual = vgg_params is not None
+    vgg_params, vgg_net = None, None
+    if vgg_weights is not None:
+        vgg_params, description = vgg_weights
+        vgg_net = vgg.VGGFeatures(description.widths, config.normalise_vgg_input)
+    networks = _Networks.of(config, vgg_net)
 
     def init(key: jax.Array, batch: Batch) -> tuple[Params, ModelState]:
         x, a = images.to_float(batch["image"]), batch["attributes"]
@@ -224,7 +222,7 @@ def build(config: Config, vgg_params: Mapping[str, Any] | None = None) -> Model:
         for draw, (name, value) in enumerate(inputs.items()):
             params[name], stats[name] = nets.init(getattr(networks, name), jax.random.fold_in(key, draw), value)
         groups = {"discriminator": params.pop("discriminator"), "vae": params}
-        if perceptual:
+        if vgg_params is not None:
             groups["vgg"] = jax.tree.map(jnp.asarray, vgg_params)
         return groups, {"discriminator": stats.pop("discriminator"), "vae": stats}
 
@@ -240,11 +238,11 @@ def build(config: Config, vgg_params: Mapping[str, Any] | None = None) -> Model:
         }
 
     def rounds(phase: Phase, axis_name: str | None = None) -> tuple[Round, ...]:
-        mapped = _Networks.of(config, axis_name)
-        weights = term_weights(config, phase.weights, perceptual)
+        mapped = _Networks.of(config, vgg_net, axis_name)
+        weights = term_weights(config, phase.weights, perceptual=vgg_net is not None)
 
         def vae_losses(params: Params, state: ModelState, batch: Batch, key: jax.Array, step: jax.Array) -> Losses:
-            terms, stats = _terms(config, mapped, weights, params, state, batch, key, axis_name, train=True)
+            terms, stats = mapped.terms(weights, params, state, batch, key, train=True)
             means = {name: term.mean() for name, term in terms.items()}
             total = sum((weights[name] * mean for name, mean in means.items()), start=jnp.zeros(()))
             # What validation can compute too: the discriminator's verdict is no measure of a model.
@@ -254,7 +252,7 @@ def build(config: Config, vgg_params: Mapping[str, Any] | None = None) -> Model:
         def discriminator_losses(
             params: Params, state: ModelState, batch: Batch, key: jax.Array, step: jax.Array
         ) -> Losses:
-            return _discriminator_losses(config, mapped, phase, params, state, batch, key, step, axis_name)
+            return mapped.discriminator_losses(phase, params, state, batch, key, step)
 
         vae = Round({"vae": ("vae",)}, vae_losses)
         if "adversarial" not in weights:
@@ -262,12 +260,12 @@ def build(config: Config, vgg_params: Mapping[str, Any] | None = None) -> Model:
         return (Round({"discriminator": ("discriminator",)}, discriminator_losses), vae)
 
     def evaluate(phase: Phase) -> Any:
-        weights = term_weights(config, phase.weights, perceptual)
+        weights = term_weights(config, phase.weights, perceptual=vgg_net is not None)
         weights.pop("adversarial", None)
-        per_example = dataclasses.replace(config, score_reduction="example")
+        per_example = _Networks.of(dataclasses.replace(config, score_reduction="example"), vgg_net)
 
         def terms(params: Params, state: ModelState, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
-            terms, _ = _terms(per_example, networks, weights, params, state, batch, key, None, train=False)
+            terms, _ = per_example.terms(weights, params, state, batch, key, train=False)
             return {"loss": jnp.stack([weights[name] * term for name, term in terms.items()]).sum(0), **terms}
 
         return terms
@@ -336,6 +334,9 @@ def term_weights(config: Config, weights: Mapping[str, float], perceptual: bool)
 
 @dataclasses.dataclass(frozen=True)
 class _Networks:
+    config: Config
+    axis_name: str | None
+    features: vgg.VGGFeatures | None
     image_encoder: conv.GaussianImageEncoder
     text_encoder: mlp.GaussianAttributeEncoder
     image_decoder: conv.AttentionImageDecoder
@@ -343,8 +344,11 @@ class _Networks:
     discriminator: patch_discriminator.PatchDiscriminator
 
     @classmethod
-    def of(cls, config: Config, axis_name: str | None = None) -> _Networks:
+    def of(cls, config: Config, vgg_net: vgg.VGGFeatures | None, axis_name: str | None = None) -> _Networks:
         return cls(
+            config,
+            axis_name,
+            vgg_net,
             conv.GaussianImageEncoder(config.latent_size, config.encoder_widths, axis_name),
             mlp.GaussianAttributeEncoder(config.latent_size, config.text_hidden),
             conv.AttentionImageDecoder(
@@ -359,144 +363,132 @@ class _Networks:
             patch_discriminator.PatchDiscriminator(config.discriminator_widths, axis_name),
         )
 
-    def run(
-        self, name: str, params: Params, stats: ModelState, value: jax.Array, *, train: bool
-    ) -> tuple[Any, Any]:
+    def run(self, name: str, params: Params, stats: ModelState, value: jax.Array, *, train: bool) -> tuple[Any, Any]:
         """Runs one network; returns its output and its new batch statistics."""
         return nets.apply(getattr(self, name), params[name], stats[name], value, train=train)
 
+    def draw(self, key: jax.Array, number: int, posterior: tuple[jax.Array, jax.Array]) -> jax.Array:
+        """Samples a posterior; both rounds name their draws alike, and so draw alike."""
+        mean, logvar = posterior
+        return gaussian.sample(jax.random.fold_in(key, number), mean, logvar, self.axis_name)
 
-def _terms(
-    config: Config,
-    networks: _Networks,
-    weights: Mapping[str, float],
-    params: Params,
-    state: ModelState,
-    batch: Batch,
-    key: jax.Array,
-    axis_name: str | None,
-    *,
-    train: bool,
-) -> tuple[dict[str, jax.Array], ModelState]:
-    """Computes the terms that `weights` names, each [B] and a mean over event axes, and the new batch statistics.
+    def terms(
+        self,
+        weights: Mapping[str, float],
+        params: Params,
+        state: ModelState,
+        batch: Batch,
+        key: jax.Array,
+        *,
+        train: bool,
+    ) -> tuple[dict[str, jax.Array], ModelState]:
+        """Computes the terms that `weights` names, each [B] and a mean over event axes, and new batch statistics.
 
-    In training z is sampled from the posteriors; in evaluation it is their mean.
-    """
-    x, a = images.to_float(batch["image"]), batch["attributes"]
-    vae, stats = params["vae"], dict(state["vae"])
+        In training z is sampled from the posteriors; in evaluation it is their mean.
+        """
+        config = self.config
+        x, a = images.to_float(batch["image"]), batch["attributes"]
+        vae, stats = params["vae"], dict(state["vae"])
 
-    def run(name: str, value: jax.Array) -> Any:
-        out, stats[name] = networks.run(name, vae, stats, value, train=train)
-        return out
+        def run(name: str, value: jax.Array) -> Any:
+            out, stats[name] = self.run(name, vae, stats, value, train=train)
+            return out
 
-    image, text = run("image_encoder", x), run("text_encoder", a)
-    z_image, z_text = (
-        _draw(key, draw, posterior, axis_name) if train else posterior[0]
-        for draw, posterior in ((1, image), (2, text))
-    )
-    reconstruction = run("image_decoder", z_image)
-    text_logits = run("text_decoder", z_text)
-    terms: dict[str, jax.Array] = {}
+        image, text = run("image_encoder", x), run("text_encoder", a)
+        z_image, z_text = (
+            self.draw(key, draw, posterior) if train else posterior[0] for draw, posterior in ((1, image), (2, text))
+        )
+        reconstruction = run("image_decoder", z_image)
+        text_logits = run("text_decoder", z_text)
+        terms: dict[str, jax.Array] = {}
 
-    def compare_images(name: str, generated: jax.Array) -> None:
-        terms[name] = losses.squared_error(generated, x) / x[0].size
-        if f"{name}_perceptual" in weights:
-            network = vgg.VGGFeatures(normalise=config.normalise_vgg_input)
-            theirs, ours = (network.apply({"params": params["vgg"]}, pixels) for pixels in (x, generated))
-            terms[f"{name}_perceptual"] = losses.feature_distance(ours, theirs) / ours[0].size
-        if f"{name}_identity" in weights:
-            # Statistics of generated images must not reach the encoder's running averages.
-            (mean, _), _ = networks.run("image_encoder", vae, stats, generated, train=train)
-            terms[f"{name}_identity"] = losses.cosine_distance(image[0], mean)
+        def compare_images(name: str, generated: jax.Array) -> None:
+            terms[name] = losses.squared_error(generated, x) / x[0].size
+            if self.features is not None and f"{name}_perceptual" in weights:
+                theirs, ours = (self.features.apply({"params": params["vgg"]}, pixels) for pixels in (x, generated))
+                terms[f"{name}_perceptual"] = losses.feature_distance(ours, theirs) / ours[0].size
+            if f"{name}_identity" in weights:
+                # Statistics of generated images must not reach the encoder's running averages.
+                (mean, _), _ = self.run("image_encoder", vae, stats, generated, train=train)
+                terms[f"{name}_identity"] = losses.cosine_distance(image[0], mean)
 
-    def compare_attributes(name: str, logits: jax.Array) -> None:
-        error = losses.penalised_bernoulli_nll if config.penalise_text_errors else losses.bernoulli_nll
-        terms[name] = error(logits, a) / a.shape[1]
+        def compare_attributes(name: str, logits: jax.Array) -> None:
+            error = losses.penalised_bernoulli_nll if config.penalise_text_errors else losses.bernoulli_nll
+            terms[name] = error(logits, a) / a.shape[1]
 
-    compare_images("image_from_image", reconstruction)
-    compare_attributes("text_from_text", text_logits)
-    if "image_from_text" in weights:
-        compare_images("image_from_text", run("image_decoder", z_text))
-    if "text_from_image" in weights or "attribute_agreement" in weights:
-        crossed_logits = run("text_decoder", z_image)
-    if "text_from_image" in weights:
-        compare_attributes("text_from_image", crossed_logits)
-    if "attribute_agreement" in weights:
-        agreement = losses.squared_error(jax.nn.sigmoid(text_logits), jax.nn.sigmoid(crossed_logits))
-        terms["attribute_agreement"] = agreement / a.shape[1]
-    if "posterior_matching" in weights:
-        terms["posterior_matching"] = losses.kl_diag_gaussians(*image, *text) / config.latent_size
-    if "inconsistency" in weights:
-        first, second = (image, text) if config.score_direction == "img||txt" else (text, image)
-        divergence = losses.kl_diag_gaussians(*first, *second) / config.latent_size
-        if config.score_reduction == "batch":
-            mean = divergence.mean()
-            divergence = jnp.full_like(divergence, mean if axis_name is None else jax.lax.pmean(mean, axis_name))
-        terms["inconsistency"] = 1.0 - 1.0 / (1.0 + divergence)
-    if "image_kl" in weights:
-        terms["image_kl"] = losses.kl_standard_normal(*image) / config.latent_size
-        terms["text_kl"] = losses.kl_standard_normal(*text) / config.latent_size
-    if "adversarial" in weights:
-        # The discriminator's statistics are its own round's business: those of this pass are dropped.
-        logits, _ = networks.run("discriminator", params, state, reconstruction, train=True)
-        terms["adversarial"] = losses.non_saturating_generator(logits) / logits[0].size
-    return {name: term for name, term in terms.items() if name in weights}, stats
+        compare_images("image_from_image", reconstruction)
+        compare_attributes("text_from_text", text_logits)
+        if "image_from_text" in weights:
+            compare_images("image_from_text", run("image_decoder", z_text))
+        if "text_from_image" in weights or "attribute_agreement" in weights:
+            crossed_logits = run("text_decoder", z_image)
+        if "text_from_image" in weights:
+            compare_attributes("text_from_image", crossed_logits)
+        if "attribute_agreement" in weights:
+            agreement = losses.squared_error(jax.nn.sigmoid(text_logits), jax.nn.sigmoid(crossed_logits))
+            terms["attribute_agreement"] = agreement / a.shape[1]
+        if "posterior_matching" in weights:
+            terms["posterior_matching"] = losses.kl_diag_gaussians(*image, *text) / config.latent_size
+        if "inconsistency" in weights:
+            first, second = (image, text) if config.score_direction == "img||txt" else (text, image)
+            divergence = losses.kl_diag_gaussians(*first, *second) / config.latent_size
+            if config.score_reduction == "batch":
+                mean = divergence.mean()
+                divergence = jnp.full_like(
+                    divergence, mean if self.axis_name is None else jax.lax.pmean(mean, self.axis_name)
+                )
+            terms["inconsistency"] = 1.0 - 1.0 / (1.0 + divergence)
+        if "image_kl" in weights:
+            terms["image_kl"] = losses.kl_standard_normal(*image) / config.latent_size
+            terms["text_kl"] = losses.kl_standard_normal(*text) / config.latent_size
+        if "adversarial" in weights:
+            # The discriminator's statistics are its own round's business: those of this pass are dropped.
+            logits, _ = self.run("discriminator", params, state, reconstruction, train=True)
+            terms["adversarial"] = losses.non_saturating_generator(logits) / logits[0].size
+        return {name: term for name, term in terms.items() if name in weights}, stats
 
+    def discriminator_losses(
+        self, phase: Phase, params: Params, state: ModelState, batch: Batch, key: jax.Array, step: jax.Array
+    ) -> Losses:
+        """The discriminator's side: real against reconstructed patches, both noisy, and a gradient penalty."""
+        config = self.config
+        real = images.to_float(batch["image"])
+        posterior, _ = self.run("image_encoder", params["vae"], state["vae"], real, train=True)
+        z = self.draw(key, 1, posterior)  # the draw of the other round
+        fake, _ = self.run("image_decoder", params["vae"], state["vae"], z, train=True)
+        fake = jax.lax.stop_gradient(fake)
 
-def _draw(key: jax.Array, draw: int, posterior: tuple[jax.Array, jax.Array], axis_name: str | None) -> jax.Array:
-    mean, logvar = posterior
-    return gaussian.sample(jax.random.fold_in(key, draw), mean, logvar, axis_name)
+        epoch = (step // phase.options["steps_per_epoch"]).astype(jnp.float32)
+        deviation = config.instance_noise * config.instance_noise_decay**epoch
+        noise = [
+            deviation * gaussian.standard_normal(jax.random.fold_in(key, draw), real.shape, self.axis_name)
+            for draw in (3, 4)
+        ]
 
+        def discriminate(pixels: jax.Array, stats: ModelState) -> tuple[jax.Array, ModelState]:
+            return nets.apply(self.discriminator, params["discriminator"], stats, pixels, train=True)
 
-def _discriminator_losses(
-    config: Config,
-    networks: _Networks,
-    phase: Phase,
-    params: Params,
-    state: ModelState,
-    batch: Batch,
-    key: jax.Array,
-    step: jax.Array,
-    axis_name: str | None,
-) -> Losses:
-    """The discriminator's side: real against reconstructed patches, both noisy, and a gradient penalty."""
-    real = images.to_float(batch["image"])
-    posterior, _ = networks.run("image_encoder", params["vae"], state["vae"], real, train=True)
-    z = _draw(key, 1, posterior, axis_name)  # the draw of the other round
-    fake, _ = networks.run("image_decoder", params["vae"], state["vae"], z, train=True)
-    fake = jax.lax.stop_gradient(fake)
+        real_logits, stats = discriminate(real + noise[0], state["discriminator"])
+        fake_logits, stats = discriminate(fake + noise[1], stats)
 
-    epoch = (step // phase.options["steps_per_epoch"]).astype(jnp.float32)
-    deviation = config.instance_noise * config.instance_noise_decay**epoch
-    noise = [
-        deviation * gaussian.standard_normal(jax.random.fold_in(key, draw), real.shape, axis_name)
-        for draw in (3, 4)
-    ]
+        def critic(pixels: jax.Array) -> jax.Array:
+            logits, _ = discriminate(pixels, stats)
+            if config.discriminator_penalty == "interpolation":
+                return jax.nn.sigmoid(logits)
+            return logits.mean((1, 2, 3))
 
-    def discriminate(pixels: jax.Array, stats: ModelState) -> tuple[jax.Array, ModelState]:
-        return nets.apply(networks.discriminator, params["discriminator"], stats, pixels, train=True)
-
-    real_logits, stats = discriminate(real + noise[0], state["discriminator"])
-    fake_logits, stats = discriminate(fake + noise[1], stats)
-
-    def critic(pixels: jax.Array) -> jax.Array:
-        logits, _ = discriminate(pixels, stats)
         if config.discriminator_penalty == "interpolation":
-            return jax.nn.sigmoid(logits)
-        return logits.mean((1, 2, 3))
-
-    if config.discriminator_penalty == "interpolation":
-        fraction = gaussian.uniform(jax.random.fold_in(key, 5), (len(real),), axis_name)
-        penalty = losses.gradient_penalty(critic, real, fake, fraction).mean()
-    else:
-        penalty = 0.5 * losses.r1_penalty(critic, real).mean()
-    sides = losses.logistic_discriminator(real_logits, fake_logits)
-    error = 0.5 * (sides.real.mean() + sides.fake.mean()) / real_logits[0].size
-    objective = phase.weights["adversarial"] * (error + config.discriminator_penalty_weight * penalty)
-    metrics = {
-        "discriminator/error": error,
-        "discriminator/penalty": penalty,
-        "discriminator/real_accuracy": (real_logits > 0).mean(),
-        "discriminator/fake_accuracy": (fake_logits < 0).mean(),
-    }
-    return Losses({"discriminator": objective}, metrics, {"discriminator": stats})
+            fraction = gaussian.uniform(jax.random.fold_in(key, 5), (len(real),), self.axis_name)
+            penalty = losses.gradient_penalty(critic, real, fake, fraction).mean()
+        else:
+            penalty = 0.5 * losses.r1_penalty(critic, real).mean()
+        sides = losses.logistic_discriminator(real_logits, fake_logits)
+        error = 0.5 * (sides.real.mean() + sides.fake.mean()) / real_logits[0].size
+        objective = phase.weights["adversarial"] * (error + config.discriminator_penalty_weight * penalty)
+        metrics = {
+            "discriminator/error": error,
+            "discriminator/penalty": penalty,
+            "discriminator/real_accuracy": (real_logits > 0).mean(),
+            "discriminator/fake_accuracy": (fake_logits < 0).mean(),
+        }
+        return Losses({"discriminator": objective}, metrics, {"discriminator": stats})

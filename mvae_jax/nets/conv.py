@@ -44,9 +44,7 @@ class GaussianImageEncoder(nn.Module):
         """Images [B, H, W, 3] in [-1, 1] to (mean, logvar), each float32 [B, D]."""
         factor = 2 ** len(self.widths)
         if images.ndim != 4 or images.shape[1] % factor or images.shape[2] % factor:
-            raise ValueError(
-                f"images have shape {images.shape}, expected [B, H, W, C], H and W multiples of {factor}."
-            )
+            raise ValueError(f"images have shape {images.shape}, expected [B, H, W, C], H and W multiples of {factor}.")
         h = images
         for width in self.widths:
             h = Conv(width, kernel_size=4, stride=2, dtype=self.dtype)(h)

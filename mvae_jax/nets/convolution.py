@@ -126,9 +126,7 @@ class _Geometry:
     padding: tuple[tuple[int, int], ...]
 
     @classmethod
-    def of(
-        cls, image_size: tuple[int, ...], kernel_size: tuple[int, ...], stride: int, padding: Padding
-    ) -> _Geometry:
+    def of(cls, image_size: tuple[int, ...], kernel_size: tuple[int, ...], stride: int, padding: Padding) -> _Geometry:
         if isinstance(padding, str):
             padding = lax.padtype_to_pads(image_size, kernel_size, (stride, stride), padding)
         (top, bottom), (left, right) = padding
@@ -147,9 +145,7 @@ class _Geometry:
 
 def _check(x: jax.Array, kernel: jax.Array, stride: int) -> None:
     if x.ndim != 4 or kernel.ndim != 4 or x.shape[3] != kernel.shape[2]:
-        raise ValueError(
-            f"expected images [B, H, W, C] and a kernel [kh, kw, C, O], got {x.shape} and {kernel.shape}."
-        )
+        raise ValueError(f"expected images [B, H, W, C] and a kernel [kh, kw, C, O], got {x.shape} and {kernel.shape}.")
     if stride < 1:
         raise ValueError(f"stride is {stride}, expected at least 1.")
 

@@ -95,7 +95,7 @@ class _Tensor(NamedTuple):
         # A view may neither leave its storage nor blow it up by repeating numbers.
         count = math.prod(self.shape)
         last = self.offset + sum((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True))
-        if min(self.offset, *self.shape, *self.strides) < 0 or count > flat.size or (count and last >= flat.size):
+        if min((self.offset, *self.shape, *self.strides)) < 0 or count > flat.size or (count and last >= flat.size):
             raise ValueError(f"a tensor of shape {self.shape} exceeds its storage of {flat.size} numbers.")
         steps = [step * flat.itemsize for step in self.strides]
         return np.lib.stride_tricks.as_strided(flat[self.offset :], self.shape, steps).copy()
@@ -167,9 +167,7 @@ def _read_archive(file: BinaryIO, wanted: Callable[[str], bool]) -> dict[str, np
             raise ValueError("it was written on a big-endian machine: save it again on a little-endian one.")
         with archive.open(f"{root}data.pkl") as pickled:
             tensors = _wanted_tensors(_TensorUnpickler(pickled).load(), wanted)
-        return {
-            name: tensor.read(archive.read(f"{root}data/{tensor.storage.key}")) for name, tensor in tensors.items()
-        }
+        return {name: tensor.read(archive.read(f"{root}data/{tensor.storage.key}")) for name, tensor in tensors.items()}
 
 
 def _read_stream(file: BinaryIO, wanted: Callable[[str], bool]) -> dict[str, np.ndarray]:

@@ -62,9 +62,7 @@ class Checkpoints:
             raise ValueError(f"keep is {keep}, expected at least 1 checkpoint per phase.")
         for phase in phases:
             if not re.fullmatch(r"\w[\w.-]*", phase):
-                raise ValueError(
-                    f"phase name {phase!r} cannot name a folder; use letters, digits, '_', '-' and '.'."
-                )
+                raise ValueError(f"phase name {phase!r} cannot name a folder; use letters, digits, '_', '-' and '.'.")
         self._root = Path(workdir).expanduser().resolve() / "checkpoints"  # Orbax refuses relative paths
         self._phases = tuple(phases)
         self._keep = keep
@@ -155,7 +153,7 @@ class Checkpoints:
         """
         return _read_manifest(self._folder(phase, step))
 
-    def restore(self, phase: str, step: int, abstract_state: Any) -> Any:
+    def restore(self, phase: str, step: int, abstract_state: Any = None) -> Any:
         """Restores a state bit by bit, on the devices that `abstract_state` asks for.
 
         Args:
@@ -163,10 +161,10 @@ class Checkpoints:
             step: its step.
             abstract_state: a tree of `jax.ShapeDtypeStruct` or arrays, each with the sharding that the restored
                 array shall have; without one it goes to the first device. The number of devices may differ from
-                that of the run which saved.
+                that of the run which saved. None takes the arrays as they were saved.
 
         Returns:
-            The state, in the structure of `abstract_state`.
+            The state, in the structure of `abstract_state`, or nested dicts of NumPy arrays.
 
         Raises:
             DamagedCheckpoint: the checkpoint is incomplete, or its files are not those that were saved.
@@ -174,6 +172,8 @@ class Checkpoints:
         """
         folder = self._folder(phase, step)
         manifest = _verify(folder)
+        if abstract_state is None:
+            return ocp.load(folder)
         return _load(folder, manifest, abstract_state)
 
     def resume(self, abstract_state: Callable[[str], Any]) -> tuple[str, int, Any] | None:

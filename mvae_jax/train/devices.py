@@ -81,9 +81,10 @@ class MetricSums:
         )
 
     def means(self) -> dict[str, float]:
-        """Fetches the means; a metric without any finite value is left out."""
+        """Fetches the means, "loss" first; a metric without any finite value is left out."""
         sums, counts = jax.device_get((self.sums, self.counts))
-        return {name: float(sums[name] / counts[name]) for name in sums if counts[name]}
+        names = sorted(sums, key=lambda name: (name != "loss", name))
+        return {name: float(sums[name] / counts[name]) for name in names if counts[name]}
 
 
 jax.tree_util.register_dataclass(MetricSums, ["sums", "counts"], [])
@@ -128,9 +129,7 @@ def compile_step(
         return new, sums.add(metrics), metrics["step/finite"]
 
     indices = jax.ShapeDtypeStruct((batch_size,), jnp.int32, sharding=placement.split)
-    batch = {
-        name: jax.ShapeDtypeStruct((batch_size, *array.shape[1:]), array.dtype) for name, array in arrays.items()
-    }
+    batch = {name: jax.ShapeDtypeStruct((batch_size, *array.shape[1:]), array.dtype) for name, array in arrays.items()}
     names = jax.eval_shape(step, state, batch)[1]
     zeros = MetricSums(dict.fromkeys(names, np.zeros((), np.float32)), dict.fromkeys(names, np.zeros((), np.int32)))
     jitted = jax.jit(run, donate_argnums=(0, 1), out_shardings=placement.replicated)

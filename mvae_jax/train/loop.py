@@ -254,9 +254,7 @@ class _Run:
         evaluate = self.model.evaluate(phase)
 
         @jax.jit
-        def terms(
-            state: TrainState, arrays: Mapping[str, jax.Array], indices: jax.Array
-        ) -> Mapping[str, jax.Array]:
+        def terms(state: TrainState, arrays: Mapping[str, jax.Array], indices: jax.Array) -> Mapping[str, jax.Array]:
             batch = {name: array[indices] for name, array in arrays.items()}
             params = {**state.params, **(state.ema or {})}
             key = jax.random.fold_in(jax.random.fold_in(state.key, _VALIDATION_DRAWS), indices[0])

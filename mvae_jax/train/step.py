@@ -182,9 +182,7 @@ def _gradients(
 
 def _check(round_: Round, out: Losses, trained: Params) -> None:
     if set(out.objectives) != set(round_.trains):
-        raise ValueError(
-            f"a round trains by {sorted(round_.trains)}, but its losses return {sorted(out.objectives)}."
-        )
+        raise ValueError(f"a round trains by {sorted(round_.trains)}, but its losses return {sorted(out.objectives)}.")
     foreign = sorted(set(out.state) - set(trained))
     if foreign:
         raise ValueError(

@@ -19,9 +19,7 @@ def drawable(text: str, limit: int = 400) -> str:
     text that is cut ends in an ellipsis.
     """
     line = " ".join(text[: 4 * limit].split())
-    known = "".join(
-        character if ord(character) in _characters() else "\N{REPLACEMENT CHARACTER}" for character in line
-    )
+    known = "".join(character if ord(character) in _characters() else "\N{REPLACEMENT CHARACTER}" for character in line)
     return known if len(known) <= limit else known[: limit - 1] + "…"
 
 

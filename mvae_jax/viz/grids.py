@@ -93,9 +93,7 @@ def comparison(
     blocks = [
         _stack(
             [
-                _beside(
-                    [_centred(_paragraph(_words(label), int(width)), row[0].height), *row[start : start + columns]]
-                )
+                _beside([_centred(_paragraph(_words(label), int(width)), row[0].height), *row[start : start + columns]])
                 for label, row in pictures.items()
             ],
             gap=4,

@@ -106,8 +106,7 @@ def values(mapping: Mapping[str, Any], caption: str = "") -> Part:
         caption: text above the table.
     """
     body = "".join(
-        f'<tr><th scope="row">{_escape(name)}</th><td>{_escape(value)}</td></tr>\n'
-        for name, value in _flat(mapping)
+        f'<tr><th scope="row">{_escape(name)}</th><td>{_escape(value)}</td></tr>\n' for name, value in _flat(mapping)
     )
     return _scrolling_table(f"<tbody>\n{body}</tbody>", caption)
 

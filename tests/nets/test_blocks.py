@@ -142,9 +142,7 @@ def test_self_attention_in_numpy():
         SelfAttention(heads=4).init(jax.random.key(0), x)
 
 
-@pytest.mark.parametrize(
-    "layer", [Dense(4), Conv(4), ConvTranspose(4), BatchNorm(), ResidualBlock(), SelfAttention(2)]
-)
+@pytest.mark.parametrize("layer", [Dense(4), Conv(4), ConvTranspose(4), BatchNorm(), ResidualBlock(), SelfAttention(2)])
 def test_bfloat16_computes_low_and_keeps_parameters_float32(layer):
     shape = (2, 4, 4) if isinstance(layer, SelfAttention) else (2, 4, 4, 4)
     arguments = (False,) if isinstance(layer, BatchNorm | ResidualBlock) else ()

@@ -33,9 +33,7 @@ def normal(*shape, seed=0, dtype=np.float32):
 
 
 def reference_convolution(x, kernel, stride, padding):
-    return lax.conv_general_dilated(
-        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 def painted(x, kernel, stride, padding):
@@ -219,10 +217,7 @@ def test_inside_scan_and_cond():
     assert_trees_close(halves, expected_gradient())
 
     def inside(parameters):  # the custom derivative applies to the scan as a whole
-        return (
-            lax.scan(lambda total, x: (total + loss(parameters, x), None), 0.0, IMAGES.reshape(2, 4, 8, 8, 3))[0]
-            / 2
-        )
+        return lax.scan(lambda total, x: (total + loss(parameters, x), None), 0.0, IMAGES.reshape(2, 4, 8, 8, 3))[0] / 2
 
     assert_trees_close(jax.jit(jax.grad(inside))(PARAMETERS), expected_gradient())
 
@@ -250,9 +245,7 @@ def test_bfloat16_stays_within_its_precision(function):
 
     @jax.jit
     def gradients(x, kernel):
-        return jax.grad(lambda x, k: (function(x, k, stride=2, formulation="canonical") ** 2).mean(), (0, 1))(
-            x, kernel
-        )
+        return jax.grad(lambda x, k: (function(x, k, stride=2, formulation="canonical") ** 2).mean(), (0, 1))(x, kernel)
 
     exact = gradients(x, kernel)
     for rounded, g in zip(gradients(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)), exact, strict=True):

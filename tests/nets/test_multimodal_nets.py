@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mvae_jax import nets
+from mvae_jax.nets.blocks import Conv, ConvTranspose, Dense, ResidualDense, SelfAttention
 from mvae_jax.nets.conv import AttentionImageDecoder, GaussianImageEncoder
 from mvae_jax.nets.mlp import AttributeDecoder, GaussianAttributeEncoder
 from mvae_jax.nets.patch_discriminator import PatchDiscriminator
@@ -43,9 +44,7 @@ def parameter_count(net, *shape):
         (512, 17_438_016, 1_581_568, 40_503_427, 268_810),
     ],
 )
-def test_parameter_counts_of_the_paper(
-    latent_size, image_encoder, attribute_encoder, image_decoder, attribute_decoder
-):
+def test_parameter_counts_of_the_paper(latent_size, image_encoder, attribute_encoder, image_decoder, attribute_decoder):
     assert parameter_count(GaussianImageEncoder(latent_size), 1, 64, 64, 3) == image_encoder
     assert parameter_count(GaussianAttributeEncoder(latent_size), 1, 10) == attribute_encoder
     assert parameter_count(AttentionImageDecoder(), 1, latent_size) == image_decoder
@@ -95,6 +94,49 @@ def test_attribute_nets_in_numpy():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), outputs, expected)
 
 
+def test_image_nets_are_their_layers_in_order():
+    """In evaluation with fresh statistics: batch norm divides by sqrt(1 + 1e-5)."""
+
+    def leaky_norm(h, norm=True):
+        h = h / np.sqrt(1 + 1e-5) if norm else h
+        return jnp.where(h > 0, h, 0.2 * h)
+
+    def encode(params, h):
+        for stage, width in enumerate((4, 6)):
+            h = leaky_norm(Conv(width, kernel_size=4, stride=2).apply({"params": params[f"Conv_{stage}"]}, h))
+        return tuple(Dense(5).apply({"params": params[name]}, h.reshape(4, -1)) for name in ("mean", "logvar"))
+
+    def decode(params, z):
+        h = leaky_norm(Dense(12).apply({"params": params["Dense_0"]}, z), norm=False)
+        h = ResidualDense().apply({"params": params["ResidualDense_0"]}, h)
+        h = leaky_norm(Dense(128).apply({"params": params["Dense_1"]}, h), norm=False).reshape(4, 16, 8)
+        h = h + SelfAttention(2).apply({"params": params["SelfAttention_0"]}, h)
+        h = h.reshape(4, 4, 4, 8)
+        for stage, width in enumerate((8, 4)):
+            h = leaky_norm(ConvTranspose(width).apply({"params": params[f"ConvTranspose_{stage}"]}, h))
+            block = params[f"ResidualBlock_{stage}"]
+            branch = leaky_norm(Conv(width).apply({"params": block["Conv_0"]}, h))
+            h = h + Conv(width).apply({"params": block["Conv_1"]}, branch) / np.sqrt(1 + 1e-5)
+        return jnp.tanh(Conv(3).apply({"params": params["Conv_0"]}, h))
+
+    def discriminate(params, h):
+        for stage, width in enumerate((4, 6)):
+            h = Conv(width, kernel_size=4, stride=2).apply({"params": params[f"Conv_{stage}"]}, h)
+            h = leaky_norm(h, norm=stage > 0)
+        return Conv(1, kernel_size=4, padding=((1, 1), (1, 1))).apply({"params": params["Conv_2"]}, h)
+
+    for name, reference in {"image encoder": encode, "image decoder": decode, "discriminator": discriminate}.items():
+        make, shape = SMALL[name]
+        params, stats = nets.init(make(), jax.random.key(0), normal(*shape))
+        ours, expected = jax.jit(
+            lambda x, net=make(), params=params, stats=stats, reference=reference: (
+                nets.apply(net, params, stats, x, train=False)[0],
+                reference(params, x),
+            )
+        )(normal(*shape))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours, expected)
+
+
 def test_discriminator_has_no_norm_on_its_first_layer():
     net = PatchDiscriminator(widths=(4, 6, 8))
     params, stats = jax.eval_shape(lambda x: nets.init(net, jax.random.key(0), x), jnp.zeros((1, 32, 32, 3)))
@@ -119,9 +161,7 @@ def test_apply_updates_statistics_in_training_only(name):
     assert jax.tree.structure(updated) == jax.tree.structure(stats)
     assert all((a != b).any() for a, b in zip(jax.tree.leaves(stats), jax.tree.leaves(updated), strict=True))
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((evaluated, output)))
-    normalises = any(
-        (a != b).any() for a, b in zip(jax.tree.leaves(evaluated), jax.tree.leaves(output), strict=True)
-    )
+    normalises = any((a != b).any() for a, b in zip(jax.tree.leaves(evaluated), jax.tree.leaves(output), strict=True))
     assert normalises == bool(stats)
     if name == "image decoder":
         assert jnp.abs(output).max() <= 1.0
