@@ -62,7 +62,7 @@ FACTORS: tuple[str, ...] = (
 
 IMAGE_SIZES = (32, 64, 128)
 
-_CHUNK = 8  # faces per compiled call; the last call is padded, so there is one program per image size
+_CHUNK_PIXELS = 8 * 64 * 64  # of one compiled call: enough to pay for the call, few enough to stay in cache
 _DRAWS = 8 + 2 * len(FACTORS) + (-(8 + 2 * len(FACTORS))) % 4  # uniforms per example, whole Philox counters
 
 
@@ -82,7 +82,7 @@ class Faces(NamedTuple):
 
 @functools.cache
 def _renderer(image_size: int) -> Callable[..., jax.Array]:
-    """The compiled program for `_CHUNK` faces."""
+    """The compiled program; the last call of a batch is padded, so there is one per image size."""
     return jax.jit(functools.partial(_face_renderer.render, size=image_size))
 
 
@@ -105,23 +105,23 @@ def render(attributes: np.ndarray, factors: np.ndarray, image_size: int = 64) ->
     """
     attributes, factors = np.asarray(attributes, np.float32), np.asarray(factors, np.float32)
     _check(attributes, factors, image_size)
-    count = len(attributes)
+    count, size = len(attributes), _CHUNK_PIXELS // image_size**2
     if count == 0:
         return np.zeros((0, image_size, image_size, 3), np.uint8)
     program, cpu = _renderer(image_size), jax.local_devices(backend="cpu")[0]
 
     def chunk(start: int) -> np.ndarray:
-        rows = np.minimum(np.arange(start, start + _CHUNK), count - 1)
-        a = dict(zip(ATTRIBUTES, attributes[rows].T.reshape(-1, _CHUNK, 1, 1, 1), strict=True))
-        f = dict(zip(FACTORS, factors[rows].T.reshape(-1, _CHUNK, 1, 1, 1), strict=True))
+        rows = np.minimum(np.arange(start, start + size), count - 1)
+        a = dict(zip(ATTRIBUTES, attributes[rows].T.reshape(-1, size, 1, 1, 1), strict=True))
+        f = dict(zip(FACTORS, factors[rows].T.reshape(-1, size, 1, 1, 1), strict=True))
         with jax.default_device(cpu):
             return np.asarray(program(_face_renderer.proportions(a, f), f))
 
-    starts = range(0, count, _CHUNK)
-    if len(starts) == 1:
-        return chunk(0)[:count]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return np.concatenate(list(pool.map(chunk, starts)))[:count]
+    done = [chunk(0)]  # alone, so that one thread compiles
+    if count > size:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            done += pool.map(chunk, range(size, count, size))
+    return np.concatenate(done)[:count]
 
 
 def _check(attributes: np.ndarray, factors: np.ndarray, image_size: int) -> None:

@@ -61,7 +61,7 @@ def convolution(
     Returns:
         [B, H', W', O] in the dtype of `x`.
     """
-    _check(x, kernel, stride)
+    _check(x, kernel, stride, padding)
     geometry = _Geometry.of(x.shape[1:3], kernel.shape[:2], stride, padding)
     if min(geometry.output_size) < 1:
         raise ValueError(
@@ -99,7 +99,7 @@ def transposed_convolution(
     Returns:
         [B, H', W', O] in the dtype of `x`.
     """
-    _check(x, kernel, stride)
+    _check(x, kernel, stride, padding)
     painted = tuple(stride * (n - 1) + k for n, k in zip(x.shape[1:3], kernel.shape[:2], strict=True))
     if padding == "SAME":
         size = tuple(stride * n for n in x.shape[1:3])
@@ -143,11 +143,13 @@ class _Geometry:
         return zip(self.image_size, self.kernel_size, self.output_size, leading, strict=True)
 
 
-def _check(x: jax.Array, kernel: jax.Array, stride: int) -> None:
+def _check(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> None:
     if x.ndim != 4 or kernel.ndim != 4 or x.shape[3] != kernel.shape[2]:
         raise ValueError(f"expected images [B, H, W, C] and a kernel [kh, kw, C, O], got {x.shape} and {kernel.shape}.")
     if stride < 1:
         raise ValueError(f"stride is {stride}, expected at least 1.")
+    if isinstance(padding, str) and padding not in ("SAME", "VALID"):
+        raise ValueError(f'padding is "{padding}", expected "SAME", "VALID" or ((top, bottom), (left, right)).')
 
 
 # --- plain XLA -------------------------------------------------------------------------------------------------

@@ -242,7 +242,7 @@ def test_every_factor_is_visible():
         "smiling": 1.0,
         "eyeglasses": 1.0,
         "wearing_lipstick": 1.0,
-        "background_saturation": 0.5,
+        "background_saturation": 1.0,
         "clutter": 0.5,
     }
     male = {**base, "male": 1.0, "mustache": 1.0, "wearing_lipstick": 0.0}
@@ -251,7 +251,7 @@ def test_every_factor_is_visible():
         change = [
             np.abs(picture(**{**who, name: step}) - picture(**{**who, name: -step})).max() for who in (base, male)
         ]
-        assert max(change) > 8.0, name
+        assert max(change) > 5.0, name
 
 
 def test_celebamask_hq_layout(tmp_path, sample):

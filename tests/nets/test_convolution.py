@@ -271,6 +271,7 @@ def test_forward_mode_is_refused():
         (lambda: convolution(IMAGES, PARAMETERS[1]), r"\[kh, kw, C, O\]"),
         (lambda: convolution(IMAGES[0], PARAMETERS[0]), r"\[B, H, W, C\]"),
         (lambda: convolution(IMAGES, PARAMETERS[0], stride=0), "stride is 0"),
+        (lambda: transposed_convolution(IMAGES, PARAMETERS[2], padding="same"), 'padding is "same", expected "SAME"'),
         (lambda: convolution(IMAGES[:, :2], PARAMETERS[0], padding="VALID"), "smaller than the kernel"),
         (lambda: transposed_convolution(IMAGES[:, :1], PARAMETERS[2], padding=((2, 2), (0, 0))), "crops away all"),
     ],

@@ -128,12 +128,8 @@ def test_image_nets_are_their_layers_in_order():
     for name, reference in {"image encoder": encode, "image decoder": decode, "discriminator": discriminate}.items():
         make, shape = SMALL[name]
         params, stats = nets.init(make(), jax.random.key(0), normal(*shape))
-        ours, expected = jax.jit(
-            lambda x, net=make(), params=params, stats=stats, reference=reference: (
-                nets.apply(net, params, stats, x, train=False)[0],
-                reference(params, x),
-            )
-        )(normal(*shape))
+        ours = jax.jit(functools.partial(nets.apply, make(), params, stats, train=False))(normal(*shape))[0]
+        expected = jax.jit(functools.partial(reference, params))(normal(*shape))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours, expected)
 
 
@@ -167,10 +163,15 @@ def test_apply_updates_statistics_in_training_only(name):
         assert jnp.abs(output).max() <= 1.0
 
 
+ENCODER = functools.partial(GaussianImageEncoder, latent_size=5, widths=(4,))
+DECODER = functools.partial(AttentionImageDecoder, image_size=8, widths=(4,), hidden=12, heads=2)
+DISCRIMINATOR = functools.partial(PatchDiscriminator, widths=(4, 6))
+
+
 def objectives(params, stats, images, axis_name=None):
     """One forward through encoder, attention decoder and discriminator, with R1: a gradient within the gradient."""
-    encoder, decoder = SMALL_ENCODER(axis_name=axis_name), SMALL_DECODER(axis_name=axis_name)
-    discriminator = SMALL_DISCRIMINATOR(axis_name=axis_name)
+    encoder, decoder = ENCODER(axis_name=axis_name), DECODER(axis_name=axis_name)
+    discriminator = DISCRIMINATOR(axis_name=axis_name)
     (mean, logvar), encoder_stats = nets.apply(encoder, params["encoder"], stats["encoder"], images, train=True)
     reconstruction, decoder_stats = nets.apply(decoder, params["decoder"], stats["decoder"], mean, train=True)
 
@@ -187,11 +188,11 @@ def objectives(params, stats, images, axis_name=None):
 
 @pytest.fixture(scope="module")
 def system():
-    images = jnp.tanh(normal(8, 16, 16, 3))
+    images = jnp.tanh(normal(8, 8, 8, 3))
     drawn = {
-        "encoder": nets.init(SMALL_ENCODER(), jax.random.key(0), images),
-        "decoder": nets.init(SMALL_DECODER(), jax.random.key(1), jnp.zeros((1, 5))),
-        "discriminator": nets.init(SMALL_DISCRIMINATOR(), jax.random.key(2), images),
+        "encoder": nets.init(ENCODER(), jax.random.key(0), images),
+        "decoder": nets.init(DECODER(), jax.random.key(1), jnp.zeros((1, 5))),
+        "discriminator": nets.init(DISCRIMINATOR(), jax.random.key(2), images),
     }
     params, stats = ({name: pair[part] for name, pair in drawn.items()} for part in (0, 1))
     return params, stats, images
@@ -231,7 +232,7 @@ def test_pmap_with_axis_name_equals_one_device(system):
         gradients, aux = gradients_by_transposition(params, stats, images, "batch")
         return jax.lax.pmean(gradients["generator"], "batch"), aux
 
-    gradients, aux = jax.pmap(of_one_device, "batch")(images.reshape(4, 2, 16, 16, 3))
+    gradients, aux = jax.pmap(of_one_device, "batch")(images.reshape(4, 2, 8, 8, 3))
     expected, expected_aux = jax.jit(gradients_by_transposition)(*system)
     assert_trees_close(jax.tree.map(lambda leaf: leaf[0], gradients), expected["generator"])
     assert_trees_close(jax.tree.map(lambda leaf: leaf[3], aux), expected_aux)
