@@ -90,8 +90,8 @@ def _laptop() -> Config:
         model=dataclasses.replace(
             paper,
             latent_size=128,
-            encoder_widths=(32, 64, 128),
-            decoder_widths=(128, 64, 32, 8),
+            encoder_widths=(32, 64, 64),
+            decoder_widths=(96, 64, 32, 8),
             decoder_hidden=512,
             text_hidden=128,
             discriminator_widths=(16, 32, 64),
@@ -99,7 +99,7 @@ def _laptop() -> Config:
             discriminator_learning_rate=3e-5,
             unimodal=dataclasses.replace(paper.unimodal, epochs=2),
             alignment=dataclasses.replace(paper.alignment, epochs=2),
-            adversarial=dataclasses.replace(paper.adversarial, epochs=3),
+            adversarial=dataclasses.replace(paper.adversarial, epochs=2),
         ),
     )
 
@@ -286,8 +286,8 @@ def write_report(
         [
             *(report.note(text) for text in notes),
             report.heading("Consistency of image and text"),
-            f"{result.validation_images} held-out images, each with its own caption and with a curated mismatch; a pair "
-            f"counts as a match if its score is above {result.threshold:.3f}, a threshold taken from "
+            f"{result.validation_images} held-out images, each with its own caption and with a curated mismatch; a "
+            f"pair counts as a match if its score is above {result.threshold:.3f}, a threshold taken from "
             f"{result.calibration_images} further images. Match is the positive class. AUROC {result.auroc:.3f}.",
             report.table(rows),
             report.table(

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -100,6 +100,9 @@ class Config:
         discriminator_penalty: "r1" on real images, or "interpolation", the released code's gradient penalty on the
             discriminator's probabilities (MM-08).
         discriminator_penalty_weight: weight of that penalty; R1 carries a further factor of one half.
+        joint_decoding: decode the latents of both modalities as one batch, so that the decoder's batch norm trains on
+            the mixture whose statistics it has in evaluation; the released code decodes them one after the other,
+            and its running statistics then fit neither.
         instance_noise: standard deviation of the noise on the discriminator's inputs in the phase's first epoch.
         instance_noise_decay: factor of that deviation per epoch.
     """
@@ -135,6 +138,7 @@ class Config:
     score_reduction: str = "example"
     discriminator_penalty: str = "r1"
     discriminator_penalty_weight: float = 10.0
+    joint_decoding: bool = True
     instance_noise: float = 0.01
     instance_noise_decay: float = 0.9
 
@@ -167,6 +171,7 @@ class Config:
             score_direction="txt||img",
             score_reduction="batch",
             discriminator_penalty="interpolation",
+            joint_decoding=False,
         )
 
 
@@ -252,7 +257,7 @@ def build(config: Config, vgg_weights: tuple[Params, vgg.VGGDescription] | None 
         def discriminator_losses(
             params: Params, state: ModelState, batch: Batch, key: jax.Array, step: jax.Array
         ) -> Losses:
-            return mapped.discriminator_losses(phase, params, state, batch, key, step)
+            return mapped.discriminator_losses(phase, weights, params, state, batch, key, step)
 
         vae = Round({"vae": ("vae",)}, vae_losses)
         if "adversarial" not in weights:
@@ -332,6 +337,16 @@ def term_weights(config: Config, weights: Mapping[str, float], perceptual: bool)
     return {name: weight for name, weight in table.items() if weight}
 
 
+class _Generated(NamedTuple):
+    image: tuple[jax.Array, jax.Array]  # posteriors: mean, logvar
+    text: tuple[jax.Array, jax.Array]
+    z_image: jax.Array
+    z_text: jax.Array
+    from_image: jax.Array
+    from_text: jax.Array | None
+    stats: ModelState
+
+
 @dataclasses.dataclass(frozen=True)
 class _Networks:
     config: Config
@@ -367,10 +382,39 @@ class _Networks:
         """Runs one network; returns its output and its new batch statistics."""
         return nets.apply(getattr(self, name), params[name], stats[name], value, train=train)
 
-    def draw(self, key: jax.Array, number: int, posterior: tuple[jax.Array, jax.Array]) -> jax.Array:
-        """Samples a posterior; both rounds name their draws alike, and so draw alike."""
-        mean, logvar = posterior
-        return gaussian.sample(jax.random.fold_in(key, number), mean, logvar, self.axis_name)
+    def generate(
+        self,
+        weights: Mapping[str, float],
+        params: Params,
+        stats: ModelState,
+        x: jax.Array,
+        attributes: jax.Array,
+        key: jax.Array,
+        *,
+        train: bool,
+    ) -> _Generated:
+        """Encodes both modalities and decodes images; z is sampled in training, and the mean in evaluation."""
+        stats = dict(stats)
+
+        def run(name: str, value: jax.Array) -> Any:
+            out, stats[name] = self.run(name, params, stats, value, train=train)
+            return out
+
+        def draw(number: int, mean: jax.Array, logvar: jax.Array) -> jax.Array:
+            if not train:
+                return mean
+            return gaussian.sample(jax.random.fold_in(key, number), mean, logvar, self.axis_name)
+
+        image, text = run("image_encoder", x), run("text_encoder", attributes)
+        z_image, z_text = draw(1, *image), draw(2, *text)
+        from_text = None
+        if "image_from_text" not in weights:
+            from_image = run("image_decoder", z_image)
+        elif self.config.joint_decoding:
+            from_image, from_text = jnp.split(run("image_decoder", jnp.concatenate([z_image, z_text])), 2)
+        else:
+            from_image, from_text = run("image_decoder", z_image), run("image_decoder", z_text)
+        return _Generated(image, text, z_image, z_text, from_image, from_text, stats)
 
     def terms(
         self,
@@ -382,46 +426,38 @@ class _Networks:
         *,
         train: bool,
     ) -> tuple[dict[str, jax.Array], ModelState]:
-        """Computes the terms that `weights` names, each [B] and a mean over event axes, and new batch statistics.
-
-        In training z is sampled from the posteriors; in evaluation it is their mean.
-        """
-        config = self.config
+        """Computes the terms that `weights` names, each [B] and a mean over event axes, and new batch statistics."""
+        config, vae = self.config, params["vae"]
         x, a = images.to_float(batch["image"]), batch["attributes"]
-        vae, stats = params["vae"], dict(state["vae"])
+        generated = self.generate(weights, vae, state["vae"], x, a, key, train=train)
+        image, text, stats = generated.image, generated.text, generated.stats
 
-        def run(name: str, value: jax.Array) -> Any:
-            out, stats[name] = self.run(name, vae, stats, value, train=train)
-            return out
+        def decode_attributes(z: jax.Array) -> jax.Array:
+            return self.run("text_decoder", vae, stats, z, train=train)[0]
 
-        image, text = run("image_encoder", x), run("text_encoder", a)
-        z_image, z_text = (
-            self.draw(key, draw, posterior) if train else posterior[0] for draw, posterior in ((1, image), (2, text))
-        )
-        reconstruction = run("image_decoder", z_image)
-        text_logits = run("text_decoder", z_text)
+        text_logits = decode_attributes(generated.z_text)
         terms: dict[str, jax.Array] = {}
 
-        def compare_images(name: str, generated: jax.Array) -> None:
-            terms[name] = losses.squared_error(generated, x) / x[0].size
+        def compare_images(name: str, pixels: jax.Array) -> None:
+            terms[name] = losses.squared_error(pixels, x) / x[0].size
             if self.features is not None and f"{name}_perceptual" in weights:
-                theirs, ours = (self.features.apply({"params": params["vgg"]}, pixels) for pixels in (x, generated))
+                theirs, ours = (self.features.apply({"params": params["vgg"]}, y) for y in (x, pixels))
                 terms[f"{name}_perceptual"] = losses.feature_distance(ours, theirs) / ours[0].size
             if f"{name}_identity" in weights:
                 # Statistics of generated images must not reach the encoder's running averages.
-                (mean, _), _ = self.run("image_encoder", vae, stats, generated, train=train)
+                (mean, _), _ = self.run("image_encoder", vae, stats, pixels, train=train)
                 terms[f"{name}_identity"] = losses.cosine_distance(image[0], mean)
 
         def compare_attributes(name: str, logits: jax.Array) -> None:
             error = losses.penalised_bernoulli_nll if config.penalise_text_errors else losses.bernoulli_nll
             terms[name] = error(logits, a) / a.shape[1]
 
-        compare_images("image_from_image", reconstruction)
+        compare_images("image_from_image", generated.from_image)
         compare_attributes("text_from_text", text_logits)
-        if "image_from_text" in weights:
-            compare_images("image_from_text", run("image_decoder", z_text))
+        if generated.from_text is not None:
+            compare_images("image_from_text", generated.from_text)
         if "text_from_image" in weights or "attribute_agreement" in weights:
-            crossed_logits = run("text_decoder", z_image)
+            crossed_logits = decode_attributes(generated.z_image)
         if "text_from_image" in weights:
             compare_attributes("text_from_image", crossed_logits)
         if "attribute_agreement" in weights:
@@ -443,20 +479,25 @@ class _Networks:
             terms["text_kl"] = losses.kl_standard_normal(*text) / config.latent_size
         if "adversarial" in weights:
             # The discriminator's statistics are its own round's business: those of this pass are dropped.
-            logits, _ = self.run("discriminator", params, state, reconstruction, train=True)
+            logits, _ = self.run("discriminator", params, state, generated.from_image, train=True)
             terms["adversarial"] = losses.non_saturating_generator(logits) / logits[0].size
         return {name: term for name, term in terms.items() if name in weights}, stats
 
     def discriminator_losses(
-        self, phase: Phase, params: Params, state: ModelState, batch: Batch, key: jax.Array, step: jax.Array
+        self,
+        phase: Phase,
+        weights: Mapping[str, float],
+        params: Params,
+        state: ModelState,
+        batch: Batch,
+        key: jax.Array,
+        step: jax.Array,
     ) -> Losses:
         """The discriminator's side: real against reconstructed patches, both noisy, and a gradient penalty."""
         config = self.config
         real = images.to_float(batch["image"])
-        posterior, _ = self.run("image_encoder", params["vae"], state["vae"], real, train=True)
-        z = self.draw(key, 1, posterior)  # the draw of the other round
-        fake, _ = self.run("image_decoder", params["vae"], state["vae"], z, train=True)
-        fake = jax.lax.stop_gradient(fake)
+        generated = self.generate(weights, params["vae"], state["vae"], real, batch["attributes"], key, train=True)
+        fake = jax.lax.stop_gradient(generated.from_image)  # what the other round is about to compute as well
 
         epoch = (step // phase.options["steps_per_epoch"]).astype(jnp.float32)
         deviation = config.instance_noise * config.instance_noise_decay**epoch

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import itertools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -62,12 +61,43 @@ class Settings:
     checkpoint_every: int = 0
     most_refused_steps: int = 10
 
+    def __post_init__(self) -> None:
+        least = {"log_every": 1, "validate_every": 1, "checkpoint_every": 0, "most_refused_steps": 1}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least {bound}.")
+
 
 OnValidation = Callable[[TrainState, Phase, MetricWriter], None]
 
 
 class TrainingDiverged(RuntimeError):  # noqa: N818
     """Too many steps in a row were refused because something was not finite."""
+
+
+def check_phases(phases: Sequence[Phase], placement: Placement) -> None:
+    """Refuses phases that cannot be trained, before anything is compiled or written.
+
+    Raises:
+        ValueError: there is no phase, one has no steps, they do not follow one another from step 0 on, two have
+            one name, or a batch cannot be split over the devices.
+    """
+    if not phases:
+        raise ValueError("there is no phase to train; give at least one of them some epochs.")
+    names = [phase.name for phase in phases]
+    if len(set(names)) < len(names):
+        raise ValueError(f"phases are named {names}; expected no name twice.")
+    begin = 0
+    for phase in phases:
+        if phase.steps < 1:
+            raise ValueError(f"phase {phase.name!r} has {phase.steps} steps; expected at least 1.")
+        if phase.start != begin:
+            raise ValueError(
+                f"phase {phase.name!r} starts at step {phase.start}; expected {begin}: the first phase starts at 0, "
+                "and each other one where the phase before it ends."
+            )
+        begin = phase.end
+        placement.check_batch_size(phase.batch_size)
 
 
 def initial_state(model: Model, phases: Sequence[Phase], seed: int, batch: Batch) -> TrainState:
@@ -122,18 +152,12 @@ def fit(
         The state after the last phase, on the devices.
 
     Raises:
-        ValueError: the phases do not follow one another, or a batch cannot be split over the devices.
+        ValueError: `check_phases` refuses the phases, or the checkpoint in `workdir` is of other phases.
         TrainingDiverged: too many consecutive steps were not finite; the checkpoints before stay.
         Interrupted: the interruption was requested and the state is saved.
     """
-    for before, after in itertools.pairwise(phases):
-        if after.start != before.end:
-            raise ValueError(
-                f"phase {after.name!r} starts at step {after.start}, but {before.name!r} ends at {before.end}."
-            )
     settings, placement = settings or Settings(), placement or place()
-    for phase in phases:
-        placement.check_batch_size(phase.batch_size)
+    check_phases(phases, placement)
     example: Batch = {name: array[: phases[0].batch_size] for name, array in batches(phases[0]).arrays.items()}
 
     def target(name: str) -> TrainState:
@@ -144,6 +168,13 @@ def fit(
         resumed = checkpoints.resume(target)
         if resumed:
             name, step, state = resumed
+            (phase,) = (phase for phase in phases if phase.name == name)
+            if not phase.start < step <= phase.end:
+                raise ValueError(
+                    f"{workdir} has a checkpoint of phase {name!r} at step {step}, but that phase goes from "
+                    f"{phase.start} to {phase.end}. Continue with the phases that the run was started with, or choose "
+                    "another workdir."
+                )
             _log.info("resuming at step %d, in phase %s", step, name)
         else:
             state = placement.replicate(initial_state(model, phases, seed, example))
@@ -203,7 +234,8 @@ class _Run:
             while len(in_flight) > (0 if last else _IN_FLIGHT):  # the host waits for the device here
                 refused = 0 if in_flight.popleft() else refused + 1
             if refused >= settings.most_refused_steps:
-                raise TrainingDiverged(_diverged(phase, done, refused, self.checkpoints.latest()))
+                step = done - len(in_flight)  # the last that the host has looked at
+                raise TrainingDiverged(_diverged(phase, step, refused, self.checkpoints.latest()))
             self.progress.update(done, sums.means)
             if since_start % settings.log_every == 0 or last:
                 self.writer.write_scalars(done, sums.means(), phase=phase.name, split="train")
