@@ -18,6 +18,7 @@ from typing import Any, NoReturn, TypeVar
 
 import jax
 from absl import flags
+from clu.parameter_overview import count_parameters
 from ml_collections import config_dict, config_flags
 
 from mvae_jax import runs
@@ -129,19 +130,17 @@ def plan(model: Model, phases: Sequence[Phase], batch: Batch, data: Mapping[str,
         lambda key, batch: loop.states.create(model, phases[0], key, batch), jax.random.key(0), batch
     )
 
-    def size(tree: Any) -> int:
-        return sum(leaf.size for leaf in jax.tree.leaves(tree))
-
+    trained = {group: state.params[group] for group in state.opt_state}
+    frozen = {group: params for group, params in state.params.items() if group not in trained}
+    # Parameters, and for trained ones the gradient and two moments, all float32.
+    floats = count_parameters(state.params) + 3 * count_parameters(trained)
     lines = ["parameters:"]
-    for group, params in state.params.items():
-        frozen = "" if group in state.opt_state else ", frozen"
-        lines.append(f"  {group}: {size(params):,}{frozen}")
-        lines += [f"    {name}: {size(part):,}" for name, part in params.items() if len(jax.tree.leaves(part)) > 2]
-    # Parameters, their gradients and two moments, all float32; activations come on top.
-    trained = size([state.params[group] for group in state.opt_state])
-    lines.append(
-        f"memory: {(size(state.params) + 3 * trained) * 4 / 2**20:,.0f} MiB for the state, activations besides"
-    )
+    for kind, groups in (("", trained), (" (frozen)", frozen)):
+        for group, params in groups.items():
+            lines.append(f"  {group}{kind}: {count_parameters(params):,}")
+            parts = {name: part for name, part in params.items() if len(jax.tree.leaves(part)) > 2}
+            lines += [f"    {name}: {count_parameters(part):,}" for name, part in parts.items()]
+    lines.append(f"memory: {floats * 4 / 2**20:,.0f} MiB for the state, activations besides")
     lines.append("phases:")
     lines += [
         f"  {phase.name}: steps {phase.start:,} to {phase.end:,}, {phase.batch_size} images of {phase.image_size} px"

@@ -167,9 +167,7 @@ def test_interpolation_by_hand():
     fraction = jnp.array([[0.5], [1 / 3]])
     np.testing.assert_allclose(gaussian.lerp(start, end, fraction), [[0.5, 0.5], [2 / 3, 1.0]], rtol=1e-6)
     half = math.sqrt(0.5)  # sin 45; the second row takes 60 degrees of start and 30 of three times the other axis
-    np.testing.assert_allclose(
-        gaussian.slerp(start, end, fraction), [[half, half], [math.sqrt(0.75), 1.5]], rtol=1e-5
-    )
+    np.testing.assert_allclose(gaussian.slerp(start, end, fraction), [[half, half], [math.sqrt(0.75), 1.5]], rtol=1e-5)
 
 
 def test_slerp_walks_the_sphere_at_constant_speed():

@@ -40,7 +40,9 @@ def test_wheel_installs_and_imports_in_an_empty_environment(wheel, tmp_path):
         return done.stdout
 
     run("-m", "pip", "install", "--quiet", "--disable-pip-version-check", str(wheel))
-    modules = "losses, gaussian, images, nets, models, objective, runs, train.loop, data.faces, eval.consistency, viz.report"
+    modules = (
+        "losses, gaussian, images, nets, models, objective, runs, train.loop, data.faces, eval.consistency, viz.report"
+    )
     imports = "\n".join(f"import mvae_jax.{module.strip()}" for module in modules.split(","))
     out = run("-W", "error", "-c", f"{imports}\nimport sys; print(mvae_jax.__file__, 'tensorflow' in sys.modules)")
     file, tensorflow = out.split()

@@ -28,11 +28,11 @@ def split(count: int, seed: int = 0) -> Split:
 TRAIN, VALIDATION = split(14), split(11, seed=1)  # three batches and a rest: three steps per epoch
 
 
-def phases(first: Mapping = {}, second: Mapping = {}) -> tuple[Phase, ...]:  # noqa: B006
+def phases(first: Mapping = {}, second: Mapping = {}) -> tuple[Phase, ...]:
     """Two epochs of a VAE, then three with a critic and a moving average; both may be changed."""
     rates = {"vae": 0.01, "critic": lambda step: 0.01 / (1 + step)}
     one = Phase("first", steps=6, batch_size=BATCH, learning_rates=rates, weights={"critic": 0.0})
-    two = Phase("second", steps=9, batch_size=BATCH, learning_rates=rates, weights={"critic": 0.1}, ema_decay=0.5)
+    two = Phase("second", steps=9, batch_size=BATCH, learning_rates=rates, weights={"critic": 0.1}, ema_decay=0.9)
     one = dataclasses.replace(one, **first)
     return one, dataclasses.replace(two, start=one.end, **second)
 

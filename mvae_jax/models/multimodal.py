@@ -249,10 +249,10 @@ def build(config: Config, vgg_weights: tuple[Params, vgg.VGGDescription] | None 
         def vae_losses(params: Params, state: ModelState, batch: Batch, key: jax.Array, step: jax.Array) -> Losses:
             terms, stats = mapped.terms(weights, params, state, batch, key, train=True)
             means = {name: term.mean() for name, term in terms.items()}
-            total = sum((weights[name] * mean for name, mean in means.items()), start=jnp.zeros(()))
-            # What validation can compute too: the discriminator's verdict is no measure of a model.
-            loss = total - weights.get("adversarial", 0.0) * means.get("adversarial", 0.0)
-            return Losses({"vae": total}, {"loss": loss, **means}, {"vae": stats})
+            weighted = {name: weights[name] * mean for name, mean in means.items()}
+            verdict = weighted.pop("adversarial", 0.0)  # apart: validation has no discriminator to ask
+            loss = sum(weighted.values(), start=jnp.zeros(()))
+            return Losses({"vae": loss + verdict}, {"loss": loss, **means}, {"vae": stats})
 
         def discriminator_losses(
             params: Params, state: ModelState, batch: Batch, key: jax.Array, step: jax.Array
@@ -271,7 +271,8 @@ def build(config: Config, vgg_weights: tuple[Params, vgg.VGGDescription] | None 
 
         def terms(params: Params, state: ModelState, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
             terms, _ = per_example.terms(weights, params, state, batch, key, train=False)
-            return {"loss": jnp.stack([weights[name] * term for name, term in terms.items()]).sum(0), **terms}
+            weighted = (weights[name] * term for name, term in terms.items())
+            return {"loss": sum(weighted, start=jnp.zeros(len(batch["image"]))), **terms}
 
         return terms
 

@@ -334,19 +334,6 @@ def format_duration(seconds: float) -> str:
     return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute}:{second:02}"
 
 
-def parameter_table(params: Mapping[str, Any]) -> str:
-    """Lists the groups of {group: tree} with their numbers of arrays and parameters, and the sum."""
-    rows = []
-    for group, tree in params.items():
-        leaves = jax.tree.leaves(tree)
-        rows.append((group, len(leaves), sum(math.prod(leaf.shape) for leaf in leaves)))
-    rows.append(("total", sum(row[1] for row in rows), sum(row[2] for row in rows)))
-    width = max(len("group"), *(len(row[0]) for row in rows))
-    lines = [f"{'group':<{width}}  arrays    parameters"]
-    lines += [f"{group:<{width}}  {arrays:>6}  {parameters:>12,}" for group, arrays, parameters in rows]
-    return "\n".join(lines)
-
-
 def _fetch(arrays: Mapping[str, Any]) -> dict[str, Any]:
     """Fetches all values at once, and unlike `jax.device_get` of a dict keeps their order."""
     return dict(zip(arrays, jax.device_get(list(arrays.values())), strict=True))

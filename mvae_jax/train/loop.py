@@ -231,24 +231,27 @@ class _Run:
             state, sums, finite = run(state, sums, arrays, indices)
             in_flight.append(finite)
             last, since_start = done == phase.end, done - phase.start
-            while len(in_flight) > (0 if last else _IN_FLIGHT):  # the host waits for the device here
+            epochs, rest = divmod(since_start, source.steps_per_epoch)
+            to_validate = last or (rest == 0 and epochs % settings.validate_every == 0)
+            on_time = time.monotonic() - saved_at > 60 * settings.checkpoint_minutes
+            on_step = settings.checkpoint_every > 0 and since_start % settings.checkpoint_every == 0
+            pause = to_validate or on_time or on_step
+            while len(in_flight) > (0 if pause else _IN_FLIGHT):  # the host waits for the device here
                 refused = 0 if in_flight.popleft() else refused + 1
-            if refused >= settings.most_refused_steps:
-                step = done - len(in_flight)  # the last that the host has looked at
-                raise TrainingDiverged(_diverged(phase, step, refused, self.checkpoints.latest()))
+                if refused == settings.most_refused_steps:
+                    self.checkpoints.wait()
+                    newest = self.checkpoints.latest()
+                    raise TrainingDiverged(_diverged(phase, done - len(in_flight), refused, newest))
             self.progress.update(done, sums.means)
             if since_start % settings.log_every == 0 or last:
                 self.writer.write_scalars(done, sums.means(), phase=phase.name, split="train")
                 sums = placement.replicate(zeros)
 
-            epochs, rest = divmod(since_start, source.steps_per_epoch)
-            loss = None
-            if validate and (last or (rest == 0 and epochs % settings.validate_every == 0)):
-                loss = self._validate(validate, phase, state, done)
+            loss = self._validate(validate, phase, state, done) if validate and to_validate else None
             requested = self.interruption.requested
-            on_time = time.monotonic() - saved_at > 60 * settings.checkpoint_minutes
-            on_step = settings.checkpoint_every > 0 and since_start % settings.checkpoint_every == 0
-            if last or requested or on_time or on_step or self._is_best(phase, loss):
+            # Not amid refused steps: a run that goes on from there would count them anew.
+            due = refused == 0 and (on_time or on_step or self._is_best(phase, loss))
+            if last or requested or due:
                 self.writer.flush()  # what the checkpoint implies has been told before it exists
                 self.checkpoints.save(phase.name, state, validation_loss=loss, final=last)
                 saved_at = time.monotonic()

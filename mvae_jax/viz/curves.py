@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-import json
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -34,23 +32,6 @@ _STYLES: dict[str, dict[str, Any]] = {
 }
 
 
-def read_records(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Reads a metrics.jsonl, one JSON object per line.
-
-    A last line that is cut short, as a killed run leaves it, is passed over.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: another line is not a JSON object.
-    """
-    with open(path, encoding="utf-8", errors="replace") as file:
-        *lines, last = file.read().split("\n")
-    records = [_record(line, f"{os.fspath(path)}, line {number}") for number, line in enumerate(lines, start=1)]
-    with contextlib.suppress(ValueError):
-        records.append(_record(last, "last line"))
-    return records
-
-
 def losses(records: Sequence[Record], panels: Mapping[str, Sequence[str]], *, title: str = "") -> Image.Image:
     """Training and validation curves, a panel per family of metrics, with the borders of the phases.
 
@@ -58,7 +39,7 @@ def losses(records: Sequence[Record], panels: Mapping[str, Sequence[str]], *, ti
     not finite are left out; of two values for one step, as a resumed run may leave, the later counts.
 
     Args:
-        records: what `read_records` returns. "split" is "train" (also where it is missing) or "validation"; other
+        records: the lines of a metrics.jsonl. "split" is "train" (also where it is missing) or "validation"; other
             records are passed over.
         panels: title -> names of metrics, with the wildcards of `fnmatch`, such as "image_from_*". A panel takes
             at most ten metrics, and is left out where it has none.
@@ -127,16 +108,6 @@ def score_distributions(
         axis.set_ylabel("pairs")
         axis.legend(frameon=False)
         return _render(figure)
-
-
-def _record(line: str, place: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{place} is not JSON ({error}); remove it.") from error
-    if not isinstance(record, dict):
-        raise ValueError(f"{place} is {line[:60]!r}, expected a JSON object; remove it.")
-    return record
 
 
 def _curves(records: Sequence[Record]) -> Curves:

@@ -223,9 +223,7 @@ def test_limits_of_the_pose_are_inclusive():
     pose = np.concatenate([np.diag(limits), -np.diag(limits), np.diag(np.nextafter(limits, 99)), np.zeros((3, 3))])
     table = dataclasses.replace(table, pose=pose, attributes=np.ones_like(table.attributes))
     table.attributes[::2, NAMES.index("Male")] = False
-    assert (
-        select(table, Settings(subset_size=2, validation_fraction=0.5, calibration_size=0)).counts["frontal"] == 9
-    )
+    assert select(table, Settings(subset_size=2, validation_fraction=0.5, calibration_size=0)).counts["frontal"] == 9
 
 
 def test_everybody_is_chosen_equally_often():
@@ -233,8 +231,7 @@ def test_everybody_is_chosen_equally_often():
     table.attributes[:20, NAMES.index("Male")] = False
     times = collections.Counter(
         itertools.chain.from_iterable(
-            select(table, Settings(subset_size=10, calibration_size=0, seed=seed)).train.tolist()
-            for seed in range(400)
+            select(table, Settings(subset_size=10, calibration_size=0, seed=seed)).train.tolist() for seed in range(400)
         )
     )
     # Each is drawn with probability 1/4 and trained on with 9/10: mean 90, standard deviation 8.4.

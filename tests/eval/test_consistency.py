@@ -263,15 +263,11 @@ def test_benchmark_of_poor_encoders_counts_their_errors():
         encode, encode, (people(40),) * 2, (images, attributes), NAMES, seed=0
     )
     accepted, wrongly_accepted = sum(match > result.threshold), sum(mismatch > result.threshold)
-    assert result.confusion == consistency.Confusion(
-        90 - wrongly_accepted, wrongly_accepted, 90 - accepted, accepted
-    )
+    assert result.confusion == consistency.Confusion(90 - wrongly_accepted, wrongly_accepted, 90 - accepted, accepted)
     assert 60 <= accepted < 70
     assert result.rates.precision == accepted / (accepted + wrongly_accepted)
     assert result.rates.recall == accepted / 90
-    assert result.auroc == pytest.approx(
-        (match[:, None] > mismatch).mean() + (match[:, None] == mismatch).mean() / 2
-    )
+    assert result.auroc == pytest.approx((match[:, None] > mismatch).mean() + (match[:, None] == mismatch).mean() / 2)
     texts, truth = np.concatenate([attributes, mismatches]), np.arange(180) < 90
     rules = [np.mean((texts[:, bit] == value) == truth) for bit in range(10) for value in (0, 1)]
     assert result.blind_accuracy == pytest.approx(max(rules))

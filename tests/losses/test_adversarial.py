@@ -74,9 +74,7 @@ def test_the_best_logistic_discriminator_measures_the_jensen_shannon_divergence(
 def test_gradients_where_the_discriminator_wins():
     lost = jnp.array([-12.0])
     assert jax.grad(lambda x: losses.non_saturating_generator(x).sum())(lost)[0] == pytest.approx(-1.0, abs=1e-5)
-    assert jax.grad(lambda x: losses.saturating_generator(x).sum())(lost)[0] == pytest.approx(
-        -math.exp(-12), rel=1e-4
-    )
+    assert jax.grad(lambda x: losses.saturating_generator(x).sum())(lost)[0] == pytest.approx(-math.exp(-12), rel=1e-4)
     hinge = jax.grad(lambda real, fake: sum(x.sum() for x in losses.hinge_discriminator(real, fake)), (0, 1))
     assert hinge(-lost, lost) == (0.0, 0.0)
 

@@ -188,9 +188,7 @@ def test_keeps_newest_best_and_final(tmp_path):
 
 def test_saving_a_step_again_adds_to_what_is_known_about_it(tmp_path):
     with save_all(tmp_path, [(1, None, False)], keep=1) as checkpoints:
-        payload = [
-            path for path in step_folder(tmp_path, 1).rglob("*") if path.is_file() and path.suffix != ".json"
-        ]
+        payload = [path for path in step_folder(tmp_path, 1).rglob("*") if path.is_file() and path.suffix != ".json"]
         inodes = [path.stat().st_ino for path in payload]
         checkpoints.save("vae", make_state(1), validation_loss=0.0)
     with Checkpoints(tmp_path, ["vae"]) as checkpoints:

@@ -18,7 +18,6 @@ from mvae_jax.train.logging import (
     Progress,
     format_duration,
     format_progress,
-    parameter_table,
     read_metrics,
 )
 
@@ -62,9 +61,7 @@ def test_scalars_are_written_to_both(tmp_path):
     ]
     first, *events = read_events(tmp_path)
     assert first.file_version == "brain.Event:2"
-    assert [
-        (event.step, [(value.tag, value.simple_value) for value in event.summary.value]) for event in events
-    ] == [
+    assert [(event.step, [(value.tag, value.simple_value) for value in event.summary.value]) for event in events] == [
         (3, [("validation/loss", np.float32(0.1)), ("validation/gan/r1", 2.0)]),
         (4, [("loss", 0.25)]),
     ]
@@ -288,13 +285,3 @@ def test_metrics_are_fetched_only_for_a_line():
         now[0] += 1.0
         progress.update(step, {"loss": Scalar()})
     assert len(fetched) == 2
-
-
-def test_parameter_table():
-    params = {"encoder": {"kernel": jnp.zeros((300, 5)), "bias": jnp.zeros(5)}, "decoder": jnp.zeros(())}
-    assert [line.split() for line in parameter_table(params).splitlines()] == [
-        ["group", "arrays", "parameters"],
-        ["encoder", "2", "1,505"],
-        ["decoder", "1", "1"],
-        ["total", "3", "1,506"],
-    ]

@@ -1,4 +1,3 @@
-import json
 import subprocess
 import sys
 
@@ -32,31 +31,6 @@ def points(axis):
     """(colour, steps, values) of the curves, without the borders of phases."""
     lines = (line for line in axis.get_lines() if line.get_linestyle() == "-")
     return [(to_hex(line.get_color()), list(line.get_xdata()), list(line.get_ydata())) for line in lines]
-
-
-def test_records_survive_a_killed_run(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    whole = "".join(json.dumps(record) + "\n" for record in RECORDS[:3])
-    path.write_text(whole + '{"step": 30, "lo', encoding="utf-8")
-    assert curves.read_records(path) == RECORDS[:3]
-    path.write_text(whole.rstrip("\n"), encoding="utf-8")
-    assert curves.read_records(path) == RECORDS[:3]
-    path.write_bytes(whole.encode() + b'{"step": "\xe6\x97')
-    assert curves.read_records(path) == RECORDS[:3]
-    path.write_text("", encoding="utf-8")
-    assert curves.read_records(path) == []
-
-
-def test_damage_elsewhere_is_an_error(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1}\n{"step": \n{"step": 3}\n', encoding="utf-8")
-    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2 is not JSON"):
-        curves.read_records(path)
-    path.write_text('{"step": 1}\n[1, 2]\n{"step": 3}\n', encoding="utf-8")
-    with pytest.raises(ValueError, match=r"line 2 is '\[1, 2\]', expected a JSON object"):
-        curves.read_records(path)
-    with pytest.raises(FileNotFoundError):
-        curves.read_records(tmp_path / "nothing.jsonl")
 
 
 def test_losses_draws_the_numbers(figures):

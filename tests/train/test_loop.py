@@ -1,0 +1,395 @@
+"""Training through phases: what it computes does not depend on how often it was stopped, nor on how it is watched."""
+
+import dataclasses
+import os
+import re
+import signal
+
+import jax
+import numpy as np
+import optax
+import pytest
+import toy
+
+from mvae_jax.train import loop
+from mvae_jax.train.checkpoint import Checkpoints
+from mvae_jax.train.devices import place
+from mvae_jax.train.logging import read_metrics
+from mvae_jax.train.signals import Interrupted, Interruption
+
+LAST = toy.phases()[-1].end
+WATCHED = loop.Settings(log_every=1, checkpoint_every=4)
+
+
+def fit(
+    workdir, *, model=None, phases=None, batches=toy.batches, settings=WATCHED, validation=toy.VALIDATION, **options
+):
+    return loop.fit(
+        model or toy.build(),
+        phases or toy.phases(),
+        batches,
+        workdir=workdir,
+        seed=toy.SEED,
+        validation=validation.arrays if validation else None,
+        settings=settings,
+        **options,
+    )
+
+
+def bits(state):
+    """{path: bytes} of all leaves."""
+    leaves = jax.tree.leaves_with_path(state.replace(key=jax.random.key_data(state.key)))
+    return {jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in leaves}
+
+
+def records(workdir, split, metric=None):
+    lines = [line for line in read_metrics(workdir / "metrics.jsonl") if line["split"] == split]
+    return lines if metric is None else {line["step"]: line[metric] for line in lines}
+
+
+def newest(workdir):
+    """Step of the newest checkpoint, 0 without one."""
+    with Checkpoints(workdir, ["first", "second"]) as checkpoints:
+        return (checkpoints.latest() or (None, 0))[1]
+
+
+def restored(workdir, phases, name, step):
+    shapes = loop.abstract_state(toy.build(), phases, name, dict(toy.TRAIN.arrays))
+    with Checkpoints(workdir, [phase.name for phase in phases]) as checkpoints:
+        return checkpoints.restore(name, step, shapes)
+
+
+class Watched:
+    """Batches that note which steps were asked for, and call `then` before the batch of step `at`."""
+
+    def __init__(self, at=-1, then=lambda: None):
+        self.at, self.then, self.asked = at, then, []
+
+    def __call__(self, phase):
+        source, watch = toy.batches(phase), self
+
+        class Source:
+            arrays, steps_per_epoch = source.arrays, source.steps_per_epoch
+
+            def indices_at(self, step):
+                watch.asked.append(step)
+                if step == watch.at:
+                    watch.then()
+                return source.indices_at(step)
+
+        return Source()
+
+
+class Crash(Exception):  # noqa: N818
+    pass
+
+
+def crash():
+    raise Crash
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Workdir and final state of a run that nobody stops."""
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    return workdir, fit(workdir)
+
+
+def test_all_that_a_run_remembers_is_at_stake(undisturbed):
+    state = undisturbed[1]
+    before = toy.build().init(jax.random.split(jax.random.key(toy.SEED))[0], None)
+    assert int(state.step) == LAST
+    assert set(state.opt_state) == set(state.ema) == {"vae", "critic"}
+    assert int(state.model_state["vae"]["steps"]) == LAST
+    moved = {group: not np.array_equal(*map(flat, (before[0][group], state.params[group]))) for group in state.params}
+    assert moved == {"vae": True, "critic": True, "frozen": False}
+    assert not np.array_equal(flat(state.ema["vae"]), flat(state.params["vae"]))
+
+
+def flat(tree):
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+# --- stopped and resumed ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stops", [[0], [1, 2, 3], [5, 6], [7, 12], [LAST - 1]], ids=str)
+def test_a_run_that_was_interrupted_and_resumed_ends_with_the_same_bits(tmp_path, undisturbed, stops):
+    for stop in stops:
+        batches = Watched(stop, terminate)
+        with pytest.raises(Interrupted) as stopped, Interruption() as interruption:
+            fit(tmp_path, batches=batches, interruption=interruption)
+        assert stopped.value.code == 143
+        assert newest(tmp_path) == batches.asked[-1] + 1 == stop + 1
+    batches = Watched()
+    assert bits(fit(tmp_path, batches=batches)) == bits(undisturbed[1])
+    assert batches.asked == list(range(stops[-1] + 1, LAST))
+    # With a record per step nothing is averaged, and all records are as if nothing had happened.
+    for split in ("train", "validation"):
+        assert records(tmp_path, split) == records(undisturbed[0], split)
+
+
+@pytest.mark.parametrize("crashes", [[2], [5, 6, 7], [4, 9, 10, 13], [LAST - 1]], ids=str)
+def test_a_run_that_crashed_goes_on_from_the_newest_checkpoint_with_the_same_bits(tmp_path, undisturbed, crashes):
+    for step in crashes:
+        begin, batches = newest(tmp_path), Watched(step, crash)
+        with pytest.raises(Crash):
+            fit(tmp_path, batches=batches)
+        assert batches.asked == list(range(begin, step + 1))
+        assert step - 3 <= newest(tmp_path) <= step
+    begin, batches = newest(tmp_path), Watched()
+    assert bits(fit(tmp_path, batches=batches)) == bits(undisturbed[1])
+    assert batches.asked == list(range(begin, LAST))
+    for split in ("train", "validation"):
+        assert records(tmp_path, split) == records(undisturbed[0], split)
+
+
+def test_the_record_after_a_resume_averages_the_steps_since_then(tmp_path, undisturbed):
+    every_step = records(undisturbed[0], "train", "loss")
+    for step in (1, 8):  # in the middle of a phase's first interval and of its second
+        with pytest.raises(Interrupted), Interruption() as interruption:
+            fit(
+                tmp_path,
+                settings=loop.Settings(log_every=4),
+                batches=Watched(step, terminate),
+                interruption=interruption,
+            )
+    fit(tmp_path, settings=loop.Settings(log_every=4))
+    intervals = {4: (3, 4), 6: (5, 6), 10: (10,), 14: (11, 12, 13, 14), 15: (15,)}
+    got = records(tmp_path, "train", "loss")
+    assert list(got) == list(intervals)
+    for end, steps in intervals.items():
+        np.testing.assert_allclose(got[end], np.mean([every_step[step] for step in steps]), rtol=1e-6)
+    assert records(tmp_path, "validation") == records(undisturbed[0], "validation")
+
+
+def test_how_a_run_is_watched_changes_nothing(tmp_path, undisturbed):
+    unwatched = loop.Settings(log_every=7, validate_every=2, checkpoint_minutes=0.0)
+    assert bits(fit(tmp_path, settings=unwatched, validation=None)) == bits(undisturbed[1])
+    assert records(tmp_path, "validation") == []
+
+
+def test_a_finished_run_returns_its_state_without_training(tmp_path, undisturbed):
+    first = fit(tmp_path)
+    batches = Watched()
+    again = fit(tmp_path, batches=batches)
+    assert bits(again) == bits(first) == bits(undisturbed[1])
+    assert batches.asked == []
+    assert records(tmp_path, "train") == records(undisturbed[0], "train")
+
+
+def test_a_run_resumes_on_another_number_of_devices(tmp_path, undisturbed):
+    with pytest.raises(Crash):
+        fit(tmp_path, batches=Watched(11, crash), placement=place(jax.devices()[:4]))
+    state = fit(tmp_path, placement=place(jax.devices()[:1]))
+    np.testing.assert_allclose(flat(state.params), flat(undisturbed[1].params), atol=1e-4)
+
+
+def test_a_checkpoint_of_other_phases_is_refused(tmp_path):
+    with pytest.raises(Crash):
+        fit(tmp_path, batches=Watched(5, crash), settings=loop.Settings(checkpoint_every=5))
+    with pytest.raises(ValueError, match=r"phase 'first' at step 5, but that phase goes from 0 to 3"):
+        fit(tmp_path, phases=toy.phases(first={"steps": 3}))
+
+
+@pytest.mark.parametrize("where", ["save", "metrics"])
+def test_a_full_disk_ends_the_run_and_leaves_a_checkpoint_to_go_on_from(tmp_path, undisturbed, monkeypatch, where):
+    target = {"save": "mvae_jax.train.checkpoint.atomic_write", "metrics": "mvae_jax.train.loop.MetricWriter.flush"}
+
+    def fail(*_):
+        monkeypatch.undo()
+        raise OSError(28, "No space left on device")
+
+    def fill():
+        monkeypatch.setattr(target[where], fail)
+
+    with pytest.raises(OSError, match="No space left"):
+        fit(tmp_path, batches=Watched(7, fill))
+    assert newest(tmp_path) == 6
+    assert bits(fit(tmp_path)) == bits(undisturbed[1])
+    assert records(tmp_path, "train") == records(undisturbed[0], "train")
+
+
+# --- phases ----------------------------------------------------------------------------------------------------------
+
+
+def counts(state):
+    """Steps that each group's Adam remembers."""
+    return {group: int(optax.tree.get(opt_state, "count")) for group, opt_state in state.opt_state.items()}
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_optimisers_are_handed_over_or_reset(tmp_path, reset):
+    phases = toy.phases(second={"reset_optimizers": reset})
+    one, two = phases
+    state = fit(tmp_path, phases=phases)
+    assert counts(state) == {"vae": two.steps if reset else one.steps + two.steps, "critic": two.steps}
+    # The same by hand from the first phase's last state, which is kept.
+    with Checkpoints(tmp_path, ["first", "second"]) as checkpoints:
+        assert checkpoints.metadata("first", one.end)["final"]
+    handed = restored(tmp_path, phases, "first", one.end)
+    assert counts(handed) == {"vae": one.steps}
+    step = jax.jit(loop.make_train_step(toy.build().rounds(two), toy.build().optimizers(two), two))
+    handed = loop.states.start_phase(handed, toy.build(), two)
+    for number in range(two.start, two.end):
+        handed, _ = step(handed, toy.batches(two).batch_at(number))
+    np.testing.assert_allclose(flat(handed.params), flat(state.params), atol=2e-5)
+    np.testing.assert_allclose(flat(handed.ema), flat(state.ema), atol=2e-5)
+    assert counts(handed) == counts(state)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda one, two: (one, dataclasses.replace(two, start=7)), "'second' starts at step 7; expected 6"),
+        (lambda one, two: (two,), "'second' starts at step 6; expected 0"),
+        (lambda one, two: (one, dataclasses.replace(two, name="first")), "expected no name twice"),
+        (lambda one, two: (dataclasses.replace(one, steps=0), two), "'first' has 0 steps"),
+        (lambda one, two: (), "no phase"),
+        (lambda one, two: (one, dataclasses.replace(two, batch_size=6)), "batch size 6 cannot be split over 4 devices"),
+    ],
+)
+def test_phases_that_cannot_be_trained_are_refused_before_anything_is_done(tmp_path, change, message):
+    model = dataclasses.replace(toy.build(), init=lambda *_: pytest.fail("initialised"))
+    with pytest.raises(ValueError, match=message):
+        loop.fit(
+            model, change(*toy.phases()), toy.batches, workdir=tmp_path, seed=0, placement=place(jax.devices()[:4])
+        )
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"log_every": 0}, {"validate_every": 0}, {"checkpoint_every": -1}, {"most_refused_steps": 0}], ids=str
+)
+def test_impossible_settings_are_refused(wrong):
+    ((name, value),) = wrong.items()
+    with pytest.raises(ValueError, match=f"{name} is {value}; expected at least"):
+        loop.Settings(**wrong)
+
+
+def test_a_batch_is_a_function_of_seed_and_step(undisturbed):
+    seen = records(undisturbed[0], "train", "examples")
+    for phase in toy.phases():
+        source = toy.batches(phase)
+        for step in range(phase.start, phase.end):
+            assert seen[step + 1] == source.indices_at(step).mean()
+    per_epoch = np.reshape([seen[step] for step in range(1, LAST + 1)], (-1, 3))
+    assert len({tuple(epoch) for epoch in per_epoch}) == len(per_epoch)
+
+
+def test_one_device_equals_four(tmp_path):
+    model = toy.build(lambda: optax.sgd(1.0))
+    alone, together = (
+        fit(tmp_path / str(count), model=model, placement=place(jax.devices()[:count])) for count in (1, 4)
+    )
+    for part in ("params", "model_state", "ema"):
+        np.testing.assert_allclose(flat(getattr(alone, part)), flat(getattr(together, part)), rtol=0, atol=1e-6)
+    assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(together)} == {4}
+
+
+# --- validation ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 3, 8, 11])
+def test_validation_is_the_exact_mean_over_all_examples(tmp_path, count):
+    phases, validation = toy.phases()[:1], toy.split(count, seed=1)
+    state = fit(tmp_path, phases=phases, validation=validation)
+    per_example = toy.build().evaluate(phases[0])(state.params, state.model_state, validation.arrays, None)
+    got = records(tmp_path, "validation")[-1]
+    assert got["number"] == (count - 1) / 2
+    for name, values in per_example.items():
+        assert values.shape == (count,)
+        np.testing.assert_allclose(got[name], np.mean(values), rtol=1e-5)
+
+
+def test_validation_judges_the_moving_average(tmp_path, undisturbed):
+    state = undisturbed[1]
+    evaluate = toy.build().evaluate(toy.phases()[1])
+    losses = [
+        np.mean(evaluate(params, state.model_state, toy.VALIDATION.arrays, None)["loss"])
+        for params in ({**state.params, **state.ema}, state.params)
+    ]
+    got = records(undisturbed[0], "validation", "loss")[LAST]
+    np.testing.assert_allclose(got, losses[0], rtol=1e-5)
+    assert abs(losses[0] - losses[1]) > 1e-3
+
+
+def test_validation_comes_after_epochs_and_at_the_end_of_a_phase(tmp_path):
+    seen = []
+
+    def on_validation(state, phase, writer):
+        seen.append((int(state.step), phase.name))
+        writer.write_scalars(int(state.step), {"mine": 1.0}, split="mine")
+
+    phases = toy.phases(first={"steps": 7}, second={"steps": 6})
+    fit(tmp_path, phases=phases, settings=loop.Settings(validate_every=2), on_validation=on_validation)
+    assert seen == [(6, "first"), (7, "first"), (13, "second")]
+    assert list(records(tmp_path, "validation", "loss")) == list(records(tmp_path, "mine", "mine")) == [6, 7, 13]
+
+
+def test_the_best_checkpoint_is_kept_beside_the_last(tmp_path):
+    phases = toy.phases(second={"steps": 15, "options": {"best_after": 9}})
+    fit(tmp_path, phases=phases, settings=loop.Settings(checkpoint_every=2))
+    with Checkpoints(tmp_path, ["first", "second"]) as checkpoints:
+        assert checkpoints.best("second") == 9
+        assert checkpoints.steps("second") == [9, 20, 21]
+        best, last = (checkpoints.metadata("second", step) for step in (9, 21))
+        losses = records(tmp_path, "validation", "loss")
+        assert best["validation_loss"] == losses[9] == min(loss for step, loss in losses.items() if step > 6)
+        assert (last["validation_loss"], last["final"], best["final"]) == (losses[21], True, False)
+    assert int(restored(tmp_path, phases, "second", 9).model_state["vae"]["steps"]) == 9
+
+
+def test_a_run_without_validation_keeps_the_last(tmp_path):
+    fit(tmp_path, validation=None, settings=loop.Settings())
+    with Checkpoints(tmp_path, ["first", "second"]) as checkpoints:
+        assert {phase: checkpoints.steps(phase) for phase in ("first", "second")} == {"first": [6], "second": [15]}
+        assert checkpoints.best("second") is None
+
+
+# --- steps that are not finite ---------------------------------------------------------------------------------------
+
+
+def test_refused_steps_are_counted_and_change_nothing(tmp_path):
+    phases = toy.phases(first={"options": {"poison": (2, 5)}})
+    state = fit(tmp_path, phases=phases)
+    assert (int(state.step), int(state.skipped)) == (LAST, 3)
+    assert int(state.model_state["vae"]["steps"]) == LAST - 3
+    assert counts(state)["vae"] == LAST - 3
+    assert np.isfinite(flat(state.params)).all()
+    finite = records(tmp_path, "train", "step/finite")
+    assert [step for step, share in finite.items() if share == 0] == [3, 4, 5]
+    assert all("loss" not in line for line in records(tmp_path, "train") if line["step"] in (3, 4, 5))
+
+
+@pytest.mark.parametrize(
+    ("phase", "first", "newest"),
+    [("first", 1, None), ("first", 4, ("first", 4)), ("second", 0, ("first", 6)), ("second", 3, ("second", 9))],
+)
+def test_too_many_refused_steps_end_the_run(tmp_path, phase, first, newest):
+    phases = toy.phases(**{phase: {"options": {"poison": (first, 99)}}})
+    good = {"first": 0, "second": 6}[phase] + first
+    for _ in range(2):  # started again, it comes to the same end
+        with pytest.raises(loop.TrainingDiverged) as error:
+            fit(tmp_path, phases=phases, settings=dataclasses.replace(WATCHED, most_refused_steps=2))
+        message = str(error.value)
+        assert f"phase {phase!r}, step {good + 2}: the last 2 steps were refused" in message
+        with Checkpoints(tmp_path, ["first", "second"]) as checkpoints:
+            assert checkpoints.latest() == newest
+    if newest is None:
+        assert "newest checkpoint" not in message
+    else:
+        assert f"newest checkpoint is step {newest[1]} of phase {newest[0]}." in message
+        state = restored(tmp_path, phases, *newest)
+        assert (int(state.skipped), int(state.model_state["vae"]["steps"])) == (0, newest[1])
+        assert np.isfinite(flat(state.params)).all()
+
+
+def test_single_refused_steps_do_not_add_up(tmp_path):
+    phases = toy.phases(first={"options": {"poison": (1, 3)}}, second={"options": {"poison": (2, 4)}})
+    state = fit(tmp_path, phases=phases, settings=dataclasses.replace(WATCHED, most_refused_steps=3))
+    assert int(state.skipped) == 4
