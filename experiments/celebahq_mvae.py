@@ -10,10 +10,11 @@ and writes figures and `report.html` into the workdir. The same command resumes 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from mvae_jax.models import multimodal
 from mvae_jax.nets.vgg import load_vgg
 from mvae_jax.objective import Model, Phase
 from mvae_jax.train import loop
+from mvae_jax.train.devices import place
 from mvae_jax.train.logging import MetricWriter, read_metrics
 from mvae_jax.train.state import TrainState
 from mvae_jax.viz import curves, grids, report
@@ -62,6 +64,17 @@ class DataConfig:
     seed: int = 42
     cache_folder: str = ""
 
+    def __post_init__(self) -> None:
+        if self.calibration_size < 1:
+            raise ValueError(f"calibration_size is {self.calibration_size}; expected at least 1, for the threshold.")
+        if not 1 <= round(self.subset_size * self.validation_fraction) < self.subset_size:
+            raise ValueError(
+                f"validation_fraction is {self.validation_fraction} of subset_size {self.subset_size}; expected to "
+                "leave images for training and for validation."
+            )
+        if self.seed < 0:
+            raise ValueError(f"data.seed is {self.seed}; expected at least 0.")
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -81,6 +94,15 @@ class Config:
     data: DataConfig = DataConfig()
     model: multimodal.Config = multimodal.Config()
     training: loop.Settings = loop.Settings()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed is {self.seed}; expected a number from 0 to 2**32 - 1.")
+        if not consistency.most_changes(self.model.attributes):
+            raise ValueError(
+                f"attributes are {self.model.attributes}; expected one that a mismatched caption can change, not only "
+                f"{' and '.join(consistency.UNTOUCHED)}."
+            )
 
 
 def _laptop() -> Config:
@@ -118,6 +140,14 @@ class Data:
     validation: Split
     calibration: Split
     provenance: Mapping[str, Any]
+
+    def sha256(self) -> str:
+        """Of all images and attributes: a resumed run must see the same."""
+        digest = hashlib.sha256()
+        for split in (self.train, self.validation, self.calibration):
+            for name in ("image", "attributes"):
+                digest.update(split[name].tobytes())
+        return digest.hexdigest()
 
 
 def load_data(config: Config) -> Data:
@@ -192,9 +222,10 @@ class Scores:
 def evaluate(run: runs.Run, data: Data, config: Config) -> Scores:
     """Judges a trained model on images that it was not trained on."""
     names, x, a = config.model.attributes, _pixels(data.validation), data.validation["attributes"]
+    encode_image, decode_image = (in_chunks(function) for function in (run.encode_image, run.decode_image))
     changes = min(4, consistency.most_changes(names))
     benchmark = consistency.benchmark(
-        run.encode_image,
+        encode_image,
         run.encode_attributes,
         (_pixels(data.calibration), data.calibration["attributes"]),
         (x, a),
@@ -202,14 +233,24 @@ def evaluate(run: runs.Run, data: Data, config: Config) -> Scores:
         seed=config.seed,
         minimum_changes=changes,
     )
-    image_mean, _ = run.encode_image(x)
+    image_mean, _ = encode_image(x)
     text_mean, _ = run.encode_attributes(a)
     return Scores(
         benchmark,
         cross_modal.score_attributes(run.decode_attributes(image_mean), a, names),
-        float(reconstruction.psnr(x, run.decode_image(image_mean)).mean()),
-        float(reconstruction.psnr(x, run.decode_image(text_mean)).mean()),
+        float(reconstruction.psnr(x, decode_image(image_mean)).mean()),
+        float(reconstruction.psnr(x, decode_image(text_mean)).mean()),
     )
+
+
+def in_chunks(function: Callable[[jax.Array], Any], size: int = 250) -> Callable[[jax.Array], Any]:
+    """The function on `size` examples at a time: activations of a whole split need not fit into memory."""
+
+    def chunked(values: jax.Array) -> Any:
+        parts = [function(values[i : i + size]) for i in range(0, len(values), size)]
+        return jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)
+
+    return chunked
 
 
 def draw(run: runs.Run, data: Data, config: Config, workdir: Path, scores: Scores) -> dict[str, Path]:
@@ -220,7 +261,8 @@ def draw(run: runs.Run, data: Data, config: Config, workdir: Path, scores: Score
     posterior = run.encode_image(x)
     predicted = np.asarray(run.decode_attributes(posterior[0]) > 0, np.float32)
 
-    texts = np.unique(shown["attributes"], axis=0)[:8]
+    _, first = np.unique(shown["attributes"], axis=0, return_index=True)
+    texts = shown["attributes"][np.sort(first)[:8]]
     mean, logvar = run.encode_attributes(texts)
     draws = [mean, *(gaussian.sample(jax.random.key(i), mean, logvar) for i in range(5))]
     from_text = np.stack([_bytes(run.decode_image(z)) for z in draws], axis=1)
@@ -264,7 +306,7 @@ def write_report(
     result = scores.consistency.result
     confusion, rates = result.confusion, result.rates
     published = {128: (0.92, 0.90, 0.94, 0.92), 256: (0.89, 0.86, 0.92, 0.89), 512: (0.88, 0.86, 0.91, 0.88)}
-    paper = published.get(config.model.latent_size)
+    paper = None if config.data.source == "rendered" else published.get(config.model.latent_size)
     rows = [
         {
             "": who,
@@ -303,6 +345,10 @@ def write_report(
                         "predicted match": confusion.matches_accepted,
                     },
                 ]
+            ),
+            report.values(
+                {name: f"{low:.3f} to {high:.3f}" for name, (low, high) in result.intervals.items()},
+                "95 % intervals, bootstrap over images",
             ),
             f"The published mismatches give themselves away: the best rule that looks at one attribute of the text and "
             f"never at the image is right for {result.blind_accuracy:.1%} of these pairs.",
@@ -352,6 +398,9 @@ def main(argv: list[str]) -> None:
         model = multimodal.build(config.model, vgg_weights)
         steps_per_epoch = Batches(data.train, config.model.batch_size, config.seed).steps_per_epoch
         phases = multimodal.phases(config.model, steps_per_epoch)
+        placement = place()
+        loop.check_phases(phases, placement)
+        plan = launch.plan(model, phases, data.train.take(np.arange(config.model.batch_size)), data.provenance)
     notes = []
     if vgg_weights is None:
         notes.append("No VGG weights were given (--config.vgg_weights): the perceptual term is off.")
@@ -360,15 +409,17 @@ def main(argv: list[str]) -> None:
     for note in notes:
         _log.warning(note)
     if arguments.dry_run:
-        print(launch.plan(model, phases, data.train.take(np.arange(config.model.batch_size)), data.provenance))
+        print(plan)
         return
     settings = {
         "experiment": "celebahq_mvae",
         "model": "multimodal",
         "config": dataclasses.asdict(config),
+        "data_sha256": data.sha256(),
         "vgg_sha256": vgg_weights[1].sha256 if vgg_weights else None,
     }
-    may_change = ("config.training", "config.data.cache_folder", "config.vgg_weights")
+    # Where files lie may change, what they hold may not.
+    may_change = ("config.training", "config.data.source", "config.data.cache_folder", "config.vgg_weights")
     with launch.session(arguments.workdir, settings, may_change) as (workdir, interruption):
         state = loop.fit(
             model,
@@ -378,6 +429,7 @@ def main(argv: list[str]) -> None:
             seed=config.seed,
             validation=data.validation.arrays,
             settings=config.training,
+            placement=placement,
             interruption=interruption,
             on_validation=_image_logger(model, data),
         )

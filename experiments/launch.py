@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
-import functools
 import logging
+import math
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +28,7 @@ from mvae_jax.train.signals import Interruption
 from mvae_jax.train.workdir import Workdir, WorkdirBusy
 
 ConfigT = TypeVar("ConfigT")
+_KINDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a word"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +73,8 @@ def parse(
         rest = values([argv[0], *known])[1:]
         if rest:
             raise ValueError(f"unexpected argument {rest[0]!r}; settings are written --config.field=value.")
+        if not values.workdir:
+            raise ValueError("--workdir is empty; expected a folder.")
         default = presets[values.preset]
         if values.help:
             print(_help(values, default, description))
@@ -79,6 +82,7 @@ def parse(
         config = _override(default, [a for a in arguments if a not in known])
     except (flags.Error, ValueError, TypeError, KeyError, AttributeError) as error:
         fail(str(error.args[0]) if isinstance(error, KeyError) else str(error))
+    logging.getLogger("jax").setLevel(logging.WARNING)  # it lists the accelerators that are not there
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr, force=True
     )
@@ -93,10 +97,10 @@ def fail(message: str) -> NoReturn:
 
 @contextlib.contextmanager
 def errors() -> Iterator[None]:
-    """What a user can mend ends the program with one message on standard error and status 2, without a traceback."""
+    """While a run is prepared: what a user can mend ends the program with its message and status 2, no traceback."""
     try:
         yield
-    except (ValueError, FileNotFoundError, NotADirectoryError, WorkdirBusy, loop.TrainingDiverged) as error:
+    except (ValueError, OSError, WorkdirBusy) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
@@ -107,21 +111,28 @@ def session(
 ) -> Iterator[tuple[Workdir, Interruption]]:
     """Holds a workdir for one run: one process, the settings that it started with, signals noted.
 
-    A workdir that is finished ends the program with status 0; SIGTERM and Ctrl-C end it with 143 and 130.
+    A workdir that is finished ends the program with status 0; SIGTERM and Ctrl-C end it with 143 and 130; training
+    that diverges and a disk that fails, with a message and 1. Any other error is ours, and keeps its traceback.
 
     Args:
         path: the workdir.
         settings: goes to config.json; a workdir with other settings is refused.
         may_change: dotted names of settings that may differ when a run is resumed.
     """
-    with errors():
-        workdir = Workdir(path)
-        with workdir.lock(), Interruption() as interruption:
+    with contextlib.ExitStack() as stack:
+        with errors():
+            workdir = Workdir(path)
+            stack.enter_context(workdir.lock())
             workdir.configure(settings, may_change=may_change)
-            if workdir.is_finished:
-                print(f"{workdir.path} is finished; its report is {workdir.path / 'report.html'}.")
-                sys.exit(0)
+        if workdir.is_finished:
+            print(f"{workdir.path} is finished; its report is {workdir.path / 'report.html'}.")
+            sys.exit(0)
+        interruption = stack.enter_context(Interruption())
+        try:
             yield workdir, interruption
+        except (loop.TrainingDiverged, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(1)
 
 
 def plan(model: Model, phases: Sequence[Phase], batch: Batch, data: Mapping[str, Any]) -> str:
@@ -130,7 +141,7 @@ def plan(model: Model, phases: Sequence[Phase], batch: Batch, data: Mapping[str,
         lambda key, batch: loop.states.create(model, phases[0], key, batch), jax.random.key(0), batch
     )
 
-    trained = {group: state.params[group] for group in state.opt_state}
+    trained = {group: state.params[group] for phase in phases for group in model.optimizers(phase)}
     frozen = {group: params for group, params in state.params.items() if group not in trained}
     # Parameters, and for trained ones the gradient and two moments, all float32.
     floats = count_parameters(state.params) + 3 * count_parameters(trained)
@@ -157,21 +168,40 @@ def _refuse_detached_values(arguments: Sequence[str]) -> None:
 
 
 def _override(default: ConfigT, settings: Sequence[str]) -> ConfigT:
-    """Applies `--config.x.y=value` settings to a nested frozen dataclass by way of ml_collections' flags."""
+    """Applies `--config.x.y=value` settings to a nested frozen dataclass."""
+    config, fields = _to_config_dict(default), dict(_leaves(default))
     for setting in settings:
-        _check_name(default, setting.lstrip("-").split("=", 1)[0].removeprefix("config."))
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_dict("config", _to_config_dict(default), flag_values=values)
-    values(["experiment", *settings])
-    for name, old in _leaves(default):
-        new = functools.reduce(getattr, name.split("."), values.config)
-        if isinstance(old, tuple) and old and not all(isinstance(item, type(old[0])) for item in new):
-            raise ValueError(f"--config.{name} is {new}; expected items of type {type(old[0]).__name__}.")
-    return runs.rebuild(default, values.config)
+        path, text = setting.split("=", 1)
+        name = path.lstrip("-").removeprefix("config.")
+        _check_name(name, fields)
+        config.update_from_flattened_dict({name: _read(name, text, fields[name])})
+    return runs.rebuild(default, config)
 
 
-def _check_name(default: Any, path: str) -> None:
-    fields = dict(_leaves(default))
+def _read(name: str, text: str, old: Any) -> Any:
+    """Reads a value of the type of `old` by way of ml_collections' flags."""
+    several = isinstance(old, tuple)
+    kind = type(old[0]) if several else type(old)
+    expected = f"{_KINDS[kind].removeprefix('a ')}s, separated by commas" if several else _KINDS[kind]
+    wrong = f"--config.{name} is {text!r}; expected {expected}."
+    values, arguments = flags.FlagValues(), ["experiment", f"--config.value={text}"]
+    field = config_dict.ConfigDict({"value": old})
+    config_flags.DEFINE_config_dict("config", field, flag_values=values, sys_argv=arguments)
+    try:
+        values(arguments)
+    except flags.IllegalFlagValueError:
+        raise ValueError(wrong) from None
+    items = values.config.value if several else (values.config.value,)
+    if several and kind is float:
+        items = tuple(float(item) if type(item) is int else item for item in items)
+    if not all(type(item) is kind and (kind is not float or math.isfinite(item)) for item in items):
+        raise ValueError(wrong)
+    if several and kind is str:
+        items = tuple(part.strip() for item in items for part in item.split(","))  # quotes may be left out
+    return items if several else items[0]
+
+
+def _check_name(path: str, fields: Mapping[str, Any]) -> None:
     if path in fields:
         return
     children = [name for name in fields if name.startswith(f"{path}.")]

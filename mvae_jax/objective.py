@@ -42,7 +42,8 @@ class Round:
         trains: objective -> parameter groups that it moves; groups are disjoint within a round.
         losses: (params, model_state, batch, key, step) -> Losses. `step` counts from the phase's start.
         gates: metrics (means over the global batch) -> {objective: bool}. A false gate leaves the groups of that
-            objective and their optimiser state as they were. A missing objective counts as true.
+            objective, their entries of `model_state` and their optimiser state as they were. A missing objective
+            counts as true.
         every: the round runs in each `every`-th step of its phase (lazy penalties, several discriminator steps).
     """
 

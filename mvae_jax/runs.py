@@ -80,27 +80,48 @@ def load(workdir: str | os.PathLike[str], *, phase: str | None = None, best: boo
 
     Raises:
         FileNotFoundError: there is no run in that folder, or it has no such checkpoint yet.
-        ValueError: the run's model is unknown to this version, or its checkpoint is damaged.
+        ValueError: the run's model, a setting of it or the phase is unknown, or a file is damaged.
     """
     folder = Path(workdir).expanduser().resolve()
-    if not (folder / "config.json").exists():
-        raise FileNotFoundError(f"{folder} has no config.json: expected the workdir of a run.")
-    settings = json.loads((folder / "config.json").read_text())
-    if settings["model"] not in ZOO:
-        raise ValueError(f"{folder} holds a {settings['model']!r}; this version has {', '.join(ZOO)}.")
+    settings = _read_settings(folder / "config.json")
     module = ZOO[settings["model"]]
     config = rebuild(module.Config(), settings["config"]["model"])
     names = [phase.name for phase in module.phases(config, steps_per_epoch=1)]
+    if phase is not None and phase not in names:
+        raise ValueError(f"{folder} has no phase {phase!r}; its phases are {', '.join(names)}.")
     with Checkpoints(folder, names) as checkpoints:
-        newest = checkpoints.latest()
-        name = phase or (newest[0] if newest else names[0])
-        steps = checkpoints.steps(name)
-        step = checkpoints.best(name) if best else (steps[-1] if steps else None)
-        if step is None:
-            raise FileNotFoundError(f"{folder} has no {'best ' if best else ''}checkpoint of phase {name!r} yet.")
-        saved = checkpoints.restore(name, step)
+        name, step, saved = _restore(folder, checkpoints, phase, best)
     params = {**saved["params"], **(saved["ema"] or {})}
     return Run(module.build(config), config, params, saved["model_state"], name, step, settings)
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; expected the workdir of a run.")
+    try:
+        settings = json.loads(path.read_text())
+        model, _ = settings["model"], settings["config"]["model"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not that of a run of a model of the zoo ({error!r}).") from error
+    if model not in ZOO:
+        raise ValueError(f"{path} is of the model {model!r}; this version has {', '.join(ZOO)}.")
+    return settings
+
+
+def _restore(folder: Path, checkpoints: Checkpoints, phase: str | None, best: bool) -> tuple[str, int, Any]:
+    """Chooses a checkpoint and restores it: phase, step and state."""
+    failed = None
+    while True:
+        name = phase or (checkpoints.latest() or ("any phase", 0))[0]
+        step = checkpoints.best(name) if best else max(checkpoints.steps(name), default=None)
+        if step is None:
+            raise FileNotFoundError(f"{folder} has no {'best ' if best else ''}checkpoint of {name} yet.")
+        try:
+            return name, step, checkpoints.restore(name, step)
+        except Exception:
+            if failed == (name, step):
+                raise
+            failed = name, step  # unless it is damaged, the process that trains has just put another in its place
 
 
 def rebuild(default: ConfigT, values: Mapping[str, Any]) -> ConfigT:
@@ -109,7 +130,13 @@ def rebuild(default: ConfigT, values: Mapping[str, Any]) -> ConfigT:
     Args:
         default: an instance, which tells the types and what `values` does not say.
         values: field -> value; lists become tuples.
+
+    Raises:
+        ValueError: `values` has a field that the dataclass does not have.
     """
+    unknown = sorted(set(values) - {field.name for field in dataclasses.fields(default)})  # type: ignore[arg-type]
+    if unknown:
+        raise ValueError(f"{type(default).__qualname__} has no field {', '.join(unknown)}: another version wrote it.")
     changes = {}
     for field in dataclasses.fields(default):  # type: ignore[arg-type]
         if field.name in values:

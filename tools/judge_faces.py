@@ -75,11 +75,12 @@ def train_classifier(real: Split, epochs: int, seed: int) -> Any:
 
     @jax.jit
     def step(variables: Any, opt_state: Any, batch: Any, key: jax.Array) -> tuple[Any, Any]:
-        x, y = augment(images.to_float(batch["image"]), key), batch["attributes"][:, jnp.array(COLUMNS)]
+        augmentation, dropout = jax.random.split(key)
+        x, y = augment(images.to_float(batch["image"]), augmentation), batch["attributes"][:, jnp.array(COLUMNS)]
 
         def loss(params: Any) -> tuple[jax.Array, Any]:
             logits, updated = Classifier().apply(
-                {**variables, "params": params}, x, True, rngs={"dropout": key}, mutable=["batch_stats"]
+                {**variables, "params": params}, x, True, rngs={"dropout": dropout}, mutable=["batch_stats"]
             )
             return optax.sigmoid_binary_cross_entropy(logits, y).mean(), updated
 

@@ -46,7 +46,8 @@ class PhaseConfig:
         epochs: passes over the training images.
         reconstruction: weight of squared error, perceptual and identity term of the reconstructed image.
         text: weight of the reconstructed attributes.
-        consistency: weight of attribute agreement, matching of the posteriors, and consistency score.
+        consistency: weight of the agreement of the attributes read from both latents (MM-12), of the matching of the
+            two posteriors, and of the consistency score.
         kl: weight of each modality's KL to the standard normal.
         cross: weight of image from text and text from image.
         adversarial: weight of the patch discriminator's verdict, and of its own loss.
@@ -59,6 +60,11 @@ class PhaseConfig:
     kl: float = 0.0
     cross: float = 0.0
     adversarial: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if value < 0:
+                raise ValueError(f"a phase's {name} is {value}; expected at least 0.")
 
     def weights(self) -> dict[str, float]:
         """The weights alone, by name."""
@@ -96,9 +102,10 @@ class Config:
         normalise_vgg_input: give VGG the ImageNet-normalised images it was trained on; the released code does not.
         penalise_text_errors: multiply an attribute's error by 8 where it is above 0.15 (MM-03).
         score_direction: KL of the training score, "img||txt" or "txt||img" (MM-02).
-        score_reduction: "example" takes the mean of the scores, "batch" the score of the mean KL (MM-14).
-        discriminator_penalty: "r1" on real images, or "interpolation", the released code's gradient penalty on the
-            discriminator's probabilities (MM-08).
+        score_reduction: "example" takes the mean of the scores, "batch" the score of the mean KL (MM-14); evaluation,
+            which gives one number per example, always does the former.
+        discriminator_penalty: "r1" on real images, of the mean logit over patches, as the discriminator's error is a
+            mean over patches; or "interpolation", the released code's gradient penalty on its probabilities (MM-08).
         discriminator_penalty_weight: weight of that penalty; R1 carries a further factor of one half.
         joint_decoding: decode the latents of both modalities as one batch, so that the decoder's batch norm trains on
             the mixture whose statistics it has in evaluation; the released code decodes them one after the other,
@@ -155,6 +162,12 @@ class Config:
         for name in ("latent_size", "batch_size", "decoder_hidden", "text_hidden", "attention_heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1.")
+        for name in ("encoder_widths", "decoder_widths", "discriminator_widths"):
+            if not getattr(self, name) or min(getattr(self, name)) < 1:
+                raise ValueError(f"{name} are {getattr(self, name)}; expected at least one, and each at least 1.")
+        for name in ("learning_rate", "discriminator_learning_rate", "gradient_clip"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a number above 0.")
         if not self.attributes or len(set(self.attributes)) != len(self.attributes):
             raise ValueError(f"attributes are {self.attributes}; expected at least one name and no name twice.")
         if self.attention and self.decoder_widths[0] % self.attention_heads:
@@ -220,6 +233,13 @@ def build(config: Config, vgg_weights: tuple[Params, vgg.VGGDescription] | None 
     networks = _Networks.of(config, vgg_net)
 
     def init(key: jax.Array, batch: Batch) -> tuple[Params, ModelState]:
+        shapes = {"image": (config.image_size, config.image_size, 3), "attributes": (len(config.attributes),)}
+        for name, shape in shapes.items():
+            if batch[name].shape[1:] != shape:
+                raise ValueError(
+                    f"batch[{name!r}] has shape {batch[name].shape}; expected (B, {', '.join(map(str, shape))}), as "
+                    "the model's image_size and attributes say."
+                )
         x, a = images.to_float(batch["image"]), batch["attributes"]
         z = jnp.zeros((len(x), config.latent_size))
         inputs = {"image_encoder": x, "text_encoder": a, "image_decoder": z, "text_decoder": z, "discriminator": x}
@@ -250,7 +270,8 @@ def build(config: Config, vgg_weights: tuple[Params, vgg.VGGDescription] | None 
             terms, stats = mapped.terms(weights, params, state, batch, key, train=True)
             means = {name: term.mean() for name, term in terms.items()}
             weighted = {name: weights[name] * mean for name, mean in means.items()}
-            verdict = weighted.pop("adversarial", 0.0)  # apart: validation has no discriminator to ask
+            # The discriminator's verdict is no measure of a model: "loss" is what validation reports as well.
+            verdict = weighted.pop("adversarial", 0.0)
             loss = sum(weighted.values(), start=jnp.zeros(()))
             return Losses({"vae": loss + verdict}, {"loss": loss, **means}, {"vae": stats})
 
@@ -498,7 +519,7 @@ class _Networks:
         config = self.config
         real = images.to_float(batch["image"])
         generated = self.generate(weights, params["vae"], state["vae"], real, batch["attributes"], key, train=True)
-        fake = jax.lax.stop_gradient(generated.from_image)  # what the other round is about to compute as well
+        fake = generated.from_image  # what the other round is about to compute as well
 
         epoch = (step // phase.options["steps_per_epoch"]).astype(jnp.float32)
         deviation = config.instance_noise * config.instance_noise_decay**epoch

@@ -86,7 +86,7 @@ def load_vgg(path: str | Path) -> tuple[dict[str, Any], VGGDescription]:
         FileNotFoundError: there is no such file.
         ValueError: it cannot be read, layers are missing, or their shapes do not follow one another.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     names = {f"features.{index}.{part}" for index in LAYERS.values() for part in ("weight", "bias")}
     tensors = read_tensors(path, names.__contains__)
     held = [layer for layer, index in LAYERS.items() if f"features.{index}.weight" in tensors]

@@ -161,10 +161,10 @@ class Checkpoints:
             step: its step.
             abstract_state: a tree of `jax.ShapeDtypeStruct` or arrays, each with the sharding that the restored
                 array shall have; without one it goes to the first device. The number of devices may differ from
-                that of the run which saved. None takes the arrays as they were saved.
+                that of the run which saved. None takes all arrays as they were saved, to the first device.
 
         Returns:
-            The state, in the structure of `abstract_state`, or nested dicts of NumPy arrays.
+            The state, in the structure of `abstract_state`, or in nested dicts and lists without one.
 
         Raises:
             DamagedCheckpoint: the checkpoint is incomplete, or its files are not those that were saved.
@@ -173,7 +173,7 @@ class Checkpoints:
         folder = self._folder(phase, step)
         manifest = _verify(folder)
         if abstract_state is None:
-            return ocp.load(folder)
+            return _load_targets(folder, ocp.metadata(folder).metadata)
         return _load(folder, manifest, abstract_state)
 
     def resume(self, abstract_state: Callable[[str], Any]) -> tuple[str, int, Any] | None:
@@ -312,6 +312,10 @@ def _verify(folder: Path) -> dict[str, Any]:
 
 def _load(folder: Path, manifest: Mapping[str, Any], abstract_state: Any) -> Any:
     _check_fit(folder, manifest["arrays"], _describe(abstract_state))
+    return _load_targets(folder, abstract_state)
+
+
+def _load_targets(folder: Path, abstract_state: Any) -> Any:
     first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shardings = jax.tree.map(lambda leaf: getattr(leaf, "sharding", None) or first, abstract_state)
     targets = jax.tree.map(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -242,7 +243,7 @@ class _Run:
                     self.checkpoints.wait()
                     newest = self.checkpoints.latest()
                     raise TrainingDiverged(_diverged(phase, done - len(in_flight), refused, newest))
-            self.progress.update(done, sums.means)
+            self.progress.update(done, functools.partial(_shown, sums))
             if since_start % settings.log_every == 0 or last:
                 self.writer.write_scalars(done, sums.means(), phase=phase.name, split="train")
                 sums = placement.replicate(zeros)
@@ -322,6 +323,12 @@ class _Run:
         self.checkpoints.wait()
         best = self.checkpoints.best(phase.name)
         return best is None or loss < self.checkpoints.metadata(phase.name, best)["validation_loss"]
+
+
+def _shown(sums: MetricSums) -> dict[str, float]:
+    """What a progress line has room for: a step that was taken need not say so."""
+    means = sums.means()
+    return {name: value for name, value in means.items() if name != "step/finite" or value < 1}
 
 
 def _diverged(phase: Phase, step: int, refused: int, checkpoint: tuple[str, int] | None) -> str:

@@ -22,7 +22,7 @@ class TrainState(struct.PyTreeNode):
         params: {group: parameters}; a group without optimiser is frozen.
         model_state: {group: batch statistics and the like}.
         opt_state: {group: optimiser state}.
-        ema: exponential moving average of the trained groups' parameters; None if no phase asked for one.
+        ema: exponential moving average of the trained groups' parameters; None in a phase that keeps none.
         skipped: steps refused because something was not finite.
     """
 
@@ -71,9 +71,9 @@ def start_phase(state: TrainState, model: Model, phase: Phase) -> TrainState:
         fresh = _fresh_optimizers(optimizers, state.params)
         kept = {} if phase.reset_optimizers else state.opt_state
         state = state.replace(opt_state={group: kept.get(group, fresh[group]) for group in fresh})
-    if phase.ema_decay is not None and state.ema is None:
-        state = state.replace(ema=_copy(state.params, optimizers))
-    return state
+    if phase.ema_decay is None:
+        return state.replace(ema=None)  # an average that nobody updates is no average of this phase
+    return state if state.ema is not None else state.replace(ema=_copy(state.params, optimizers))
 
 
 def _fresh_optimizers(

@@ -138,6 +138,7 @@ def _apply_round(
         out, gradients = lax.pmean((out, gradients), axis_name)
     gates = round_.gates(out.metrics) if round_.gates else {}
     metrics: Metrics = dict(out.metrics)
+    new_state = dict(out.state)
     for objective, groups in round_.trains.items():
         metrics[f"{objective}/objective"] = out.objectives[objective]
         if objective in gates:
@@ -151,9 +152,11 @@ def _apply_round(
             new = optax.apply_updates(params[group], jax.tree.map(lambda update, rate=rate: rate * update, updates))
             if objective in gates:
                 new, new_opt = _select(gates[objective], (new, new_opt), (params[group], opt_state[group]))
+                if group in new_state:
+                    new_state[group] = _select(gates[objective], new_state[group], model_state[group])
             params[group], opt_state[group] = new, new_opt
     finite = jnp.isfinite(jnp.stack(list(out.objectives.values()))).all()
-    return (params, model_state | dict(out.state), opt_state), metrics, finite
+    return (params, model_state | new_state, opt_state), metrics, finite
 
 
 def _gradients(

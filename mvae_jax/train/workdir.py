@@ -99,7 +99,7 @@ class Workdir:
         path = self.path / "config.json"
         text = json.dumps(config, indent=2, sort_keys=True, allow_nan=False)
         if path.exists():
-            before, now = dotted(json.loads(path.read_text())), dotted(json.loads(text))
+            before, now = dotted(_read_json(path)), dotted(json.loads(text))
             differing = [
                 f"  {name}: {_show(before, name)} before, {_show(now, name)} now"
                 for name in sorted(before.keys() | now.keys())
@@ -129,6 +129,13 @@ class Workdir:
     @property
     def _finished(self) -> Path:
         return self.path / "finished.json"
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); restore it, or choose another workdir.") from error
 
 
 def _now() -> str:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-import re
+import shutil
 import signal
 
 import jax
@@ -19,6 +19,8 @@ from mvae_jax.train.signals import Interrupted, Interruption
 
 LAST = toy.phases()[-1].end
 WATCHED = loop.Settings(log_every=1, checkpoint_every=4)
+ALONE = place(jax.devices()[:1])
+TOGETHER = place(jax.devices()[:4])
 
 
 def fit(
@@ -117,23 +119,26 @@ def flat(tree):
 # --- stopped and resumed ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stops", [[0], [1, 2, 3], [5, 6], [7, 12], [LAST - 1]], ids=str)
+@pytest.mark.parametrize("stops", [[0, 4, 6], [5, 12, LAST - 1]], ids=str)
 def test_a_run_that_was_interrupted_and_resumed_ends_with_the_same_bits(tmp_path, undisturbed, stops):
+    begin = 0
     for stop in stops:
         batches = Watched(stop, terminate)
         with pytest.raises(Interrupted) as stopped, Interruption() as interruption:
             fit(tmp_path, batches=batches, interruption=interruption)
         assert stopped.value.code == 143
-        assert newest(tmp_path) == batches.asked[-1] + 1 == stop + 1
+        assert batches.asked == list(range(begin, stop + 1))
+        begin = newest(tmp_path)
+        assert begin == stop + 1
     batches = Watched()
     assert bits(fit(tmp_path, batches=batches)) == bits(undisturbed[1])
-    assert batches.asked == list(range(stops[-1] + 1, LAST))
+    assert batches.asked == list(range(begin, LAST))
     # With a record per step nothing is averaged, and all records are as if nothing had happened.
     for split in ("train", "validation"):
         assert records(tmp_path, split) == records(undisturbed[0], split)
 
 
-@pytest.mark.parametrize("crashes", [[2], [5, 6, 7], [4, 9, 10, 13], [LAST - 1]], ids=str)
+@pytest.mark.parametrize("crashes", [[2, 5, 5, 10], [6, 13]], ids=str)
 def test_a_run_that_crashed_goes_on_from_the_newest_checkpoint_with_the_same_bits(tmp_path, undisturbed, crashes):
     for step in crashes:
         begin, batches = newest(tmp_path), Watched(step, crash)
@@ -174,18 +179,17 @@ def test_how_a_run_is_watched_changes_nothing(tmp_path, undisturbed):
 
 
 def test_a_finished_run_returns_its_state_without_training(tmp_path, undisturbed):
-    first = fit(tmp_path)
+    workdir = shutil.copytree(undisturbed[0], tmp_path / "run")
     batches = Watched()
-    again = fit(tmp_path, batches=batches)
-    assert bits(again) == bits(first) == bits(undisturbed[1])
+    assert bits(fit(workdir, batches=batches)) == bits(undisturbed[1])
     assert batches.asked == []
-    assert records(tmp_path, "train") == records(undisturbed[0], "train")
+    assert read_metrics(workdir / "metrics.jsonl") == read_metrics(undisturbed[0] / "metrics.jsonl")
 
 
 def test_a_run_resumes_on_another_number_of_devices(tmp_path, undisturbed):
     with pytest.raises(Crash):
-        fit(tmp_path, batches=Watched(11, crash), placement=place(jax.devices()[:4]))
-    state = fit(tmp_path, placement=place(jax.devices()[:1]))
+        fit(tmp_path, batches=Watched(11, crash), placement=TOGETHER)
+    state = fit(tmp_path, placement=ALONE)
     np.testing.assert_allclose(flat(state.params), flat(undisturbed[1].params), atol=1e-4)
 
 
@@ -256,9 +260,7 @@ def test_optimisers_are_handed_over_or_reset(tmp_path, reset):
 def test_phases_that_cannot_be_trained_are_refused_before_anything_is_done(tmp_path, change, message):
     model = dataclasses.replace(toy.build(), init=lambda *_: pytest.fail("initialised"))
     with pytest.raises(ValueError, match=message):
-        loop.fit(
-            model, change(*toy.phases()), toy.batches, workdir=tmp_path, seed=0, placement=place(jax.devices()[:4])
-        )
+        loop.fit(model, change(*toy.phases()), toy.batches, workdir=tmp_path, seed=0, placement=TOGETHER)
     assert os.listdir(tmp_path) == []
 
 
@@ -284,7 +286,7 @@ def test_a_batch_is_a_function_of_seed_and_step(undisturbed):
 def test_one_device_equals_four(tmp_path):
     model = toy.build(lambda: optax.sgd(1.0))
     alone, together = (
-        fit(tmp_path / str(count), model=model, placement=place(jax.devices()[:count])) for count in (1, 4)
+        fit(tmp_path / str(placement.mesh.size), model=model, placement=placement) for placement in (ALONE, TOGETHER)
     )
     for part in ("params", "model_state", "ema"):
         np.testing.assert_allclose(flat(getattr(alone, part)), flat(getattr(together, part)), rtol=0, atol=1e-6)
@@ -294,7 +296,7 @@ def test_one_device_equals_four(tmp_path):
 # --- validation ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("count", [1, 3, 8, 11])
+@pytest.mark.parametrize("count", [3, 11])
 def test_validation_is_the_exact_mean_over_all_examples(tmp_path, count):
     phases, validation = toy.phases()[:1], toy.split(count, seed=1)
     state = fit(tmp_path, phases=phases, validation=validation)
@@ -368,7 +370,7 @@ def test_refused_steps_are_counted_and_change_nothing(tmp_path):
 
 @pytest.mark.parametrize(
     ("phase", "first", "newest"),
-    [("first", 1, None), ("first", 4, ("first", 4)), ("second", 0, ("first", 6)), ("second", 3, ("second", 9))],
+    [("first", 1, None), ("second", 0, ("first", 6)), ("second", 3, ("second", 9))],
 )
 def test_too_many_refused_steps_end_the_run(tmp_path, phase, first, newest):
     phases = toy.phases(**{phase: {"options": {"poison": (first, 99)}}})

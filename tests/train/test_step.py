@@ -83,13 +83,14 @@ def test_learning_rate_schedule_counts_from_the_start_of_the_phase():
 
 
 @pytest.mark.parametrize("open_", [True, False])
-def test_a_closed_gate_freezes_parameters_and_optimiser(open_):
+def test_a_closed_gate_freezes_parameters_statistics_and_optimiser(open_):
     adam = {"a": optax.adam(1.0), "b": optax.adam(1.0)}
     gated = Round(BOTH.trains, players, gates=lambda metrics: {"a": (metrics["product"] > 0) == open_})
     before = make_state(optimizers=adam)
     after, metrics = jax.jit(steps.make_train_step([gated], adam, PHASE))(before, BATCH)
     moved = after.params["a"]["w"] != before.params["a"]["w"]
     assert moved == open_
+    assert after.model_state["a"]["mean"] == (2.0 if open_ else 1.0)
     assert after.opt_state["a"][0].count == int(open_)
     assert after.opt_state["b"][0].count == 1
     assert metrics["a/updated"] == float(open_)

@@ -1,0 +1,862 @@
+"""The multimodal VAE: every term, weight, route and switch, against NumPy transcriptions of the paper's formulas."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from zoo import MULTIMODAL, faces
+
+from mvae_jax import gaussian, nets
+from mvae_jax.data.batches import Batches, Split
+from mvae_jax.models import multimodal
+from mvae_jax.models.multimodal import Config, PhaseConfig
+from mvae_jax.nets import conv, mlp, patch_discriminator, vgg
+
+BATCH = 4
+STEPS = 3  # per epoch
+KEY = jax.random.key(7)
+CONFIG = dataclasses.replace(
+    MULTIMODAL,
+    encoder_widths=(4,),
+    decoder_widths=(8,),
+    discriminator_widths=(4, 4),
+    batch_size=BATCH,
+    unimodal=PhaseConfig(epochs=1, reconstruction=2.0, text=1.0),
+    alignment=PhaseConfig(epochs=2, reconstruction=1.1, text=0.9, consistency=0.7, kl=0.3, cross=0.4),
+    adversarial=PhaseConfig(
+        epochs=3, reconstruction=1.2, text=0.8, consistency=0.5, kl=0.2, cross=0.6, adversarial=0.1
+    ),
+)
+VGG_NET = vgg.VGGFeatures((2, 2, 2, 2, 2))
+VGG = (nets.init(VGG_NET, jax.random.key(1), jnp.zeros((1, 32, 32, 3)))[0], vgg.VGGDescription("", "", VGG_NET.widths))
+SWITCHES = {
+    "default": {},
+    "penalised text errors": {"penalise_text_errors": True},
+    "score from text to image": {"score_direction": "txt||img"},
+    "score of the batch": {"score_reduction": "batch"},
+    "modalities decoded apart": {"joint_decoding": False},
+    "VGG on raw images": {"normalise_vgg_input": False},
+    "released code": {
+        name: getattr(Config.reference(), name)
+        for name in ("score_direction", "score_reduction", "joint_decoding", "normalise_vgg_input")
+    },
+}
+
+
+def change(**fields):
+    return dataclasses.replace(CONFIG, **fields)
+
+
+def phase_of(config, index):
+    return multimodal.phases(config, STEPS)[index]
+
+
+def batch():
+    return jax.tree.map(jnp.asarray, faces(BATCH))
+
+
+@functools.cache
+def variables():
+    """Parameters and batch statistics, no longer zeros and ones where initialisation left those."""
+    generator = np.random.default_rng(3)
+    params, state = multimodal.build(CONFIG, VGG).init(jax.random.key(0), batch())
+    params = jax.tree.map(lambda p: p + 0.1 * generator.normal(size=p.shape).astype(np.float32), params)
+    return params, jax.tree.map(lambda s: s + generator.uniform(0.0, 0.5, s.shape).astype(np.float32), state)
+
+
+def losses_of(config, index, trains, *, step=0, values=None, weights=VGG):
+    """What the round of phase `index` that trains this group returns."""
+    (round_,) = (r for r in multimodal.build(config, weights).rounds(phase_of(config, index)) if trains in r.trains)
+    params, state = values or variables()
+    return round_.losses(params, state, batch(), KEY, jnp.asarray(step))
+
+
+# --- the transcription ---------------------------------------------------------------------------------------------
+
+
+def networks(config):
+    return {
+        "image_encoder": conv.GaussianImageEncoder(config.latent_size, config.encoder_widths),
+        "text_encoder": mlp.GaussianAttributeEncoder(config.latent_size, config.text_hidden),
+        "image_decoder": conv.AttentionImageDecoder(
+            config.image_size, config.decoder_widths, config.decoder_hidden, config.attention, config.attention_heads
+        ),
+        "text_decoder": mlp.AttributeDecoder(len(config.attributes), config.text_hidden),
+        "discriminator": patch_discriminator.PatchDiscriminator(config.discriminator_widths),
+        "vgg": vgg.VGGFeatures(VGG_NET.widths, config.normalise_vgg_input),
+    }
+
+
+class Runner:
+    """Runs networks in turn and keeps their batch statistics."""
+
+    def __init__(self, config, train, values=None):
+        self.networks, self.train = networks(config), train
+        params, state = values or variables()
+        self.params = {**params["vae"], "discriminator": params["discriminator"], "vgg": params["vgg"]}
+        self.stats = {**state["vae"], "discriminator": state["discriminator"], "vgg": {}}
+
+    def __call__(self, name, value, keep=True):
+        value = jnp.asarray(value, jnp.float32)
+        output, stats = nets.apply(
+            self.networks[name], self.params[name], self.stats[name], value, train=self.train and name != "vgg"
+        )
+        if keep:
+            self.stats[name] = stats
+        return jax.tree.map(lambda x: np.asarray(x, np.float64), output)
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def cross_entropy(probability, target):
+    return -target * np.log(probability) - (1 - target) * np.log(1 - probability)
+
+
+def kl(p, q):
+    """KL(p || q), a mean over dimensions."""
+    (mean_p, logvar_p), (mean_q, logvar_q) = p, q
+    ratio = (np.exp(logvar_p) + (mean_p - mean_q) ** 2) / np.exp(logvar_q)
+    return 0.5 * (logvar_q - logvar_p + ratio - 1).mean(1)
+
+
+def noise_of(number, shape):
+    return np.asarray(gaussian.standard_normal(jax.random.fold_in(KEY, number), shape), np.float64)
+
+
+def transcribe(config, *, train, cross=True):
+    """All terms, [B] or a number, from what the networks put out, and the batch statistics after the step.
+
+    Without `cross` no image is made from text, and the terms on it are missing.
+    """
+    data, run = batch(), Runner(config, train)
+    x, bits = np.asarray(data["image"], np.float64) / 127.5 - 1, np.asarray(data["attributes"], np.float64)
+    image, text = run("image_encoder", x), run("text_encoder", bits)
+    draws = [noise_of(number, (BATCH, config.latent_size)) if train else 0.0 for number in (1, 2)]
+    z_image, z_text = (m + np.exp(lv / 2) * noise for (m, lv), noise in zip((image, text), draws, strict=True))
+    made = {}
+    if cross and config.joint_decoding:
+        both = run("image_decoder", np.concatenate([z_image, z_text]))
+        made["image_from_image"], made["image_from_text"] = both[:BATCH], both[BATCH:]
+    else:
+        made["image_from_image"] = run("image_decoder", z_image)
+        if cross:
+            made["image_from_text"] = run("image_decoder", z_text)
+    straight, crossed = sigmoid(run("text_decoder", z_text)), sigmoid(run("text_decoder", z_image))
+
+    def pixels(name, generated):
+        identity = run("image_encoder", generated, keep=False)[0]
+        norms = np.linalg.norm(image[0], axis=1) * np.linalg.norm(identity, axis=1)
+        return {
+            name: ((generated - x) ** 2).mean((1, 2, 3)),
+            f"{name}_perceptual": ((run("vgg", generated) - run("vgg", x)) ** 2).mean((1, 2, 3)),
+            f"{name}_identity": 1 - (image[0] * identity).sum(1) / norms,
+        }
+
+    def text_error(probability):
+        errors = cross_entropy(probability, bits)
+        return np.where((errors > 0.15) & config.penalise_text_errors, 8 * errors, errors).mean(1)
+
+    score_kl = kl(image, text) if config.score_direction == "img||txt" else kl(text, image)
+    if config.score_reduction == "batch" and train:
+        score_kl = score_kl.mean()
+    prior = (np.zeros_like(image[0]), np.zeros_like(image[0]))
+    terms = {
+        "text_from_text": text_error(straight),
+        "text_from_image": text_error(crossed),
+        "attribute_agreement": ((straight - crossed) ** 2).mean(1),
+        "posterior_matching": kl(image, text),
+        "inconsistency": 1 - 1 / (1 + score_kl),
+        "image_kl": kl(image, prior),
+        "text_kl": kl(text, prior),
+        "adversarial": -np.log(sigmoid(run("discriminator", made["image_from_image"], keep=False))).mean((1, 2, 3)),
+    }
+    for name, generated in made.items():
+        terms |= pixels(name, generated)
+    return terms, run.stats
+
+
+def weights_of(phase):
+    """The published factors within each term, with a phase's weights."""
+    return {
+        "image_from_image": phase.reconstruction,
+        "image_from_image_perceptual": 0.05 * phase.reconstruction,
+        "image_from_image_identity": 0.1 * phase.reconstruction,
+        "text_from_text": phase.text,
+        "text_from_image": phase.cross,
+        "image_from_text": phase.cross,
+        "image_from_text_perceptual": 0.1 * phase.cross,
+        "image_from_text_identity": 0.1 * phase.cross,
+        "attribute_agreement": phase.consistency,
+        "posterior_matching": phase.consistency,
+        "inconsistency": phase.consistency,
+        "image_kl": phase.kl,
+        "text_kl": phase.kl,
+        "adversarial": phase.adversarial,
+    }
+
+
+def assert_close(got, expected, rtol=2e-5, atol=2e-6):
+    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    for (path, a), b in zip(jax.tree.leaves_with_path(got), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=atol, err_msg=jax.tree_util.keystr(path))
+
+
+# --- phases and configuration --------------------------------------------------------------------------------------
+
+
+def test_the_published_schedule():
+    split = Split({"image": np.zeros((4500, 1, 1, 3), np.uint8)})
+    steps_per_epoch = Batches(split, Config().batch_size, seed=0).steps_per_epoch
+    assert steps_per_epoch == 281
+    phases = multimodal.phases(Config(), steps_per_epoch)
+    assert [(phase.name, phase.start, phase.steps) for phase in phases] == [
+        ("unimodal", 0, 40 * 281),
+        ("alignment", 40 * 281, 30 * 281),
+        ("adversarial", 70 * 281, 70 * 281),
+    ]
+    names = ("reconstruction", "text", "consistency", "kl", "cross", "adversarial")
+    assert [tuple(phase.weights[name] for name in names) for phase in phases] == [
+        (2.0, 1.0, 0.0, 0.0, 0.0, 0.0),
+        (1.0, 1.0, 0.05, 0.005, 0.1, 0.0),
+        (1.0, 1.0, 0.2, 0.01, 0.3, 0.001),
+    ]
+    for phase in phases:
+        assert set(phase.weights) == set(names)
+        assert (phase.batch_size, phase.image_size) == (16, 64)
+        assert phase.learning_rates == {"vae": 1e-4, "discriminator": 1e-5}
+        assert (phase.reset_optimizers, phase.ema_decay) == (False, None)
+
+
+@pytest.mark.parametrize(
+    ("left_out", "expected"),
+    [
+        ({"unimodal"}, [("alignment", 0, 6), ("adversarial", 6, 9)]),
+        ({"alignment"}, [("unimodal", 0, 3), ("adversarial", 3, 9)]),
+        ({"unimodal", "adversarial"}, [("alignment", 0, 6)]),
+        ({"unimodal", "alignment", "adversarial"}, []),
+    ],
+)
+def test_a_phase_of_no_epochs_is_left_out(left_out, expected):
+    config = change(**{name: dataclasses.replace(getattr(CONFIG, name), epochs=0) for name in left_out})
+    assert [(phase.name, phase.start, phase.steps) for phase in multimodal.phases(config, STEPS)] == expected
+
+
+def test_terms_of_the_published_phases():
+    phases = multimodal.phases(Config(), 281)
+    first, second, third = (multimodal.term_weights(Config(), phase.weights, perceptual=True) for phase in phases)
+    assert first == pytest.approx(
+        {
+            "image_from_image": 2.0,
+            "image_from_image_perceptual": 0.1,
+            "image_from_image_identity": 0.2,
+            "text_from_text": 1.0,
+        }
+    )
+    assert second == pytest.approx(
+        {
+            "image_from_image": 1.0,
+            "image_from_image_perceptual": 0.05,
+            "image_from_image_identity": 0.1,
+            "text_from_text": 1.0,
+            "text_from_image": 0.1,
+            "image_from_text": 0.1,
+            "image_from_text_perceptual": 0.01,
+            "image_from_text_identity": 0.01,
+            "attribute_agreement": 0.05,
+            "posterior_matching": 0.05,
+            "inconsistency": 0.05,
+            "image_kl": 0.005,
+            "text_kl": 0.005,
+        }
+    )
+    assert third == pytest.approx(
+        {
+            "image_from_image": 1.0,
+            "image_from_image_perceptual": 0.05,
+            "image_from_image_identity": 0.1,
+            "text_from_text": 1.0,
+            "text_from_image": 0.3,
+            "image_from_text": 0.3,
+            "image_from_text_perceptual": 0.03,
+            "image_from_text_identity": 0.03,
+            "attribute_agreement": 0.2,
+            "posterior_matching": 0.2,
+            "inconsistency": 0.2,
+            "image_kl": 0.01,
+            "text_kl": 0.01,
+            "adversarial": 0.001,
+        }
+    )
+    for phase, weights in zip(phases, (first, second, third), strict=True):
+        without = multimodal.term_weights(Config(), phase.weights, perceptual=False)
+        assert without == {name: weight for name, weight in weights.items() if not name.endswith("perceptual")}
+
+
+def test_the_released_code_differs_in_five_choices():
+    default, reference = dataclasses.asdict(Config()), dataclasses.asdict(Config.reference())
+    assert {name: (default[name], reference[name]) for name in default if default[name] != reference[name]} == {
+        "normalise_vgg_input": (True, False),
+        "score_direction": ("img||txt", "txt||img"),
+        "score_reduction": ("example", "batch"),
+        "discriminator_penalty": ("r1", "interpolation"),
+        "joint_decoding": (True, False),
+    }
+    assert default["attention"]
+    assert not default["penalise_text_errors"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"image_size": 48}, r"image_size is 48; choose one of 32, 64, 128\."),
+        ({"score_direction": "both"}, r"score_direction is 'both'; choose one of 'img\|\|txt', 'txt\|\|img'\."),
+        ({"score_reduction": "mean"}, r"score_reduction is 'mean'; choose one of 'example', 'batch'\."),
+        ({"discriminator_penalty": "r2"}, r"discriminator_penalty is 'r2'; choose one of 'r1', 'interpolation'\."),
+        ({"latent_size": 0}, r"latent_size is 0; expected at least 1\."),
+        ({"batch_size": -1}, r"batch_size is -1; expected at least 1\."),
+        ({"attention_heads": 0}, r"attention_heads is 0; expected at least 1\."),
+        ({"encoder_widths": ()}, r"encoder_widths are \(\); expected at least one, and each at least 1\."),
+        ({"discriminator_widths": (4, 0)}, r"discriminator_widths are \(4, 0\); expected at least one, and each at"),
+        ({"learning_rate": 0.0}, r"learning_rate is 0\.0; expected a number above 0\."),
+        ({"gradient_clip": float("nan")}, r"gradient_clip is nan; expected a number above 0\."),
+        ({"attributes": ()}, r"attributes are \(\); expected at least one name"),
+        ({"attributes": ("bald", "bald")}, r"attributes are \('bald', 'bald'\); .* no name twice\."),
+        ({"decoder_widths": (12, 8)}, r"decoder_widths\[0\] is 12; expected a multiple of attention_heads, 8\."),
+    ],
+)
+def test_impossible_configurations_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Config(**fields)
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(PhaseConfig)])
+def test_negative_lengths_and_weights_are_refused(name):
+    with pytest.raises(ValueError, match=rf"a phase's {name} is -1; expected at least 0\."):
+        dataclasses.replace(CONFIG.adversarial, **{name: -1})
+
+
+def test_heads_need_not_divide_without_attention():
+    assert Config(attention=False, decoder_widths=(12, 8)).decoder_widths == (12, 8)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (faces(2, size=64), r"batch\['image'\] has shape \(2, 64, 64, 3\); expected \(B, 32, 32, 3\), as the model's"),
+        (faces(2, attributes=9), r"batch\['attributes'\] has shape \(2, 9\); expected \(B, 10\), as the model's"),
+    ],
+)
+def test_data_of_other_shapes_are_refused(data, message):
+    with pytest.raises(ValueError, match=message):
+        multimodal.build(CONFIG).init(KEY, data)
+
+
+@pytest.mark.parametrize("size", [32, 64, 128])
+@pytest.mark.parametrize("count", [1, 7])
+def test_image_sizes_and_numbers_of_attributes(size, count):
+    config = change(image_size=size, attributes=tuple("abcdefg"[:count]), encoder_widths=(4, 4, 4))
+    config = dataclasses.replace(config, decoder_widths=(8, 4, 4, 4), discriminator_widths=(4, 4, 4))
+    data = faces(2, size, count)
+    model = multimodal.build(config)
+
+    def run(key):
+        params, state = model.init(key, data)
+        logits = model.functions["decode_attributes"](params, state, jnp.zeros((3, 8)))
+        return params, model.sample(params, state, key, 3), logits
+
+    params, samples, logits = jax.eval_shape(run, KEY)
+    assert samples.shape == (3, size, size, 3)
+    assert logits.shape == (3, count)
+    assert params["vae"]["image_encoder"]["mean"]["kernel"].shape == ((size // 8) ** 2 * 4, 8)
+    assert params["vae"]["text_encoder"]["Dense_0"]["kernel"].shape == (count, 16)
+
+
+# --- the terms -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("index", "switch"),
+    [(0, "default"), (1, "default"), *((2, switch) for switch in SWITCHES)],
+)
+def test_terms_and_their_sum_in_training(index, switch):
+    config = change(**SWITCHES[switch])
+    phase = (config.unimodal, config.alignment, config.adversarial)[index]
+    weights = weights_of(phase)
+    expected, stats = transcribe(config, train=True, cross=phase.cross > 0)
+    means = {name: np.mean(term) for name, term in expected.items() if weights[name]}
+    adversarial = weights["adversarial"] * means.get("adversarial", 0.0)
+    total = sum(weights[name] * mean for name, mean in means.items())
+    out = losses_of(config, index, "vae")
+    assert_close(dict(out.objectives), {"vae": total})
+    assert_close(dict(out.metrics), {"loss": total - adversarial, **means})
+    # Every network that is trained counts its pass; identity passes and the discriminator's pass do not count.
+    del stats["discriminator"], stats["vgg"]
+    assert_close(dict(out.state), {"vae": stats})
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_evaluation_takes_means_and_running_statistics(switch):
+    config = change(**SWITCHES[switch])
+    expected, _ = transcribe(config, train=False)
+    weights = weights_of(config.adversarial)
+    del expected["adversarial"]
+    loss = sum(weights[name] * term for name, term in expected.items())
+    evaluate = multimodal.build(config, VGG).evaluate(phase_of(config, 2))
+    got = evaluate(*variables(), batch(), KEY)
+    assert_close(dict(got), {"loss": loss, **expected})
+    assert_close(got, evaluate(*variables(), batch(), jax.random.key(99)), rtol=0, atol=0)
+
+
+def test_evaluation_of_a_phase_whose_only_term_is_the_discriminator():
+    only = PhaseConfig(epochs=1, reconstruction=0.0, text=0.0, adversarial=1.0)
+    config = change(adversarial=only)
+    got = multimodal.build(config).evaluate(phase_of(config, 2))(*variables(), batch(), KEY)
+    assert_close(got, {"loss": np.zeros(BATCH)})
+
+
+# --- who learns from what ------------------------------------------------------------------------------------------
+
+ROUTES = {
+    "image_from_image": {"image_encoder", "image_decoder"},
+    "image_from_image_perceptual": {"image_encoder", "image_decoder"},
+    "image_from_image_identity": {"image_encoder", "image_decoder"},
+    "image_from_text": {"text_encoder", "image_decoder"},
+    "image_from_text_perceptual": {"text_encoder", "image_decoder"},
+    "image_from_text_identity": {"text_encoder", "image_decoder", "image_encoder"},
+    "text_from_text": {"text_encoder", "text_decoder"},
+    "text_from_image": {"image_encoder", "text_decoder"},
+    "attribute_agreement": {"image_encoder", "text_encoder", "text_decoder"},
+    "posterior_matching": {"image_encoder", "text_encoder"},
+    "inconsistency": {"image_encoder", "text_encoder"},
+    "image_kl": {"image_encoder"},
+    "text_kl": {"text_encoder"},
+    "adversarial": {"image_encoder", "image_decoder"},
+}
+
+
+def test_gradients_of_every_term():
+    """Which networks they reach, and their size against central differences along a random direction."""
+    (params, state), generator = variables(), np.random.default_rng(0)
+
+    @jax.jit
+    def metrics(vae):
+        return dict(losses_of(CONFIG, 2, "vae", values=({**params, "vae": vae}, state)).metrics)
+
+    vae = params["vae"]
+    values, pull = jax.vjp(metrics, vae)
+    pull = jax.jit(pull)
+    direction = jax.tree.map(lambda p: generator.normal(size=p.shape).astype(np.float32), vae)
+    step = 0.003 / np.sqrt(sum(np.square(leaf).sum() for leaf in jax.tree.leaves(direction)))
+    ahead = metrics(jax.tree.map(lambda p, d: p + step * d, vae, direction))
+    behind = metrics(jax.tree.map(lambda p, d: p - step * d, vae, direction))
+    for name, expected in ROUTES.items():
+        if name.startswith("image_from") or name == "adversarial":
+            # In a joint batch all images depend on both encoders, through the decoder's batch statistics.
+            expected = {*expected, "image_encoder", "text_encoder"}
+        (gradient,) = pull({other: jnp.float32(other == name) for other in values})
+        reached = {net for net, tree in gradient.items() if any((leaf != 0).any() for leaf in jax.tree.leaves(tree))}
+        assert reached == expected, name
+        slope = jax.tree.reduce(np.add, jax.tree.map(lambda g, d: (g * d).sum(), gradient, direction))
+        np.testing.assert_allclose(slope * step, (ahead[name] - behind[name]) / 2, rtol=0.03, err_msg=name)
+
+
+def test_modalities_that_are_decoded_apart_do_not_meet_in_the_decoder():
+    config = change(joint_decoding=False)
+    params, state = variables()
+    before = losses_of(config, 2, "vae").metrics
+    routes = {name: set() for name in ROUTES}
+    for network, tree in params["vae"].items():
+        moved = {**params, "vae": {**params["vae"], network: jax.tree.map(lambda p: 1.1 * p + 0.1, tree)}}
+        after = losses_of(config, 2, "vae", values=(moved, state)).metrics
+        for name, nets_ in routes.items():
+            nets_.update({network} if before[name] != after[name] else ())
+    assert routes == ROUTES
+
+
+def test_rounds_train_the_discriminator_first_and_nothing_else():
+    for index, expected in enumerate(
+        [
+            [{"vae": ("vae",)}],
+            [{"vae": ("vae",)}],
+            [{"discriminator": ("discriminator",)}, {"vae": ("vae",)}],
+        ]
+    ):
+        assert [round_.trains for round_ in multimodal.build(CONFIG).rounds(phase_of(CONFIG, index))] == expected
+
+
+# --- weights of zero -----------------------------------------------------------------------------------------------
+
+
+def test_phases_without_a_discriminator_never_touch_it():
+    params, state = ({"vae": tree["vae"]} for tree in variables())
+    for index in (0, 1):
+        out = losses_of(CONFIG, index, "vae", values=(params, state), weights=None)
+        assert np.isfinite(out.objectives["vae"])
+        assert not any(name.endswith("perceptual") or name.startswith("adv") for name in out.metrics)
+    with pytest.raises(KeyError, match="discriminator"):
+        losses_of(CONFIG, 2, "vae", values=(params, state), weights=None)
+
+
+def test_a_weight_of_zero_costs_nothing():
+    """Floating-point operations of one loss evaluation, before any optimisation by the compiler."""
+    params, state = variables()
+    data = batch()
+
+    def flops(function, *args):
+        return jax.jit(function).lower(*args).cost_analysis()["flops"]
+
+    def network(name, value):
+        run = Runner(CONFIG, train=True)
+        return flops(lambda p: nets.apply(run.networks[name], p, run.stats[name], value, train=True), run.params[name])
+
+    def objectives(config):
+        return flops(lambda p: losses_of(config, 1, "vae", values=(p, state), weights=None).objectives, params)
+
+    z = jnp.zeros((BATCH, CONFIG.latent_size))
+    encoder, decoder = network("image_encoder", jnp.zeros((BATCH, 32, 32, 3))), network("image_decoder", z)
+    text_encoder, text_decoder = network("text_encoder", data["attributes"]), network("text_decoder", z)
+    first = change(alignment=CONFIG.unimodal)
+    expected = {
+        dataclasses.replace(first, identity_weight=0.0): encoder + decoder + text_encoder + text_decoder,
+        first: 2 * encoder + decoder + text_encoder + text_decoder,
+        CONFIG: 3 * encoder + 2 * decoder + text_encoder + 2 * text_decoder,
+        dataclasses.replace(CONFIG, cross_identity_weight=0.0): 2 * (encoder + decoder + text_decoder) + text_encoder,
+    }
+    for config, cost in expected.items():
+        assert objectives(config) == pytest.approx(cost, rel=0.004)
+
+
+# --- the discriminator's side --------------------------------------------------------------------------------------
+
+
+def scene(config, step, values=None):
+    """Real and reconstructed images, the latter as the other round is about to make them, and the noise on both."""
+    data, run = batch(), Runner(config, train=True, values=values)
+    real = np.asarray(data["image"], np.float64) / 127.5 - 1
+    (mean, logvar), (text_mean, text_logvar) = run("image_encoder", real), run("text_encoder", data["attributes"])
+    z = mean + np.exp(logvar / 2) * noise_of(1, mean.shape)
+    z_text = text_mean + np.exp(text_logvar / 2) * noise_of(2, mean.shape)
+    fake = run("image_decoder", np.concatenate([z, z_text]) if config.joint_decoding else z)[:BATCH]
+    deviation = config.instance_noise * config.instance_noise_decay ** (step // STEPS)
+    return run, real, fake, deviation * noise_of(3, real.shape), deviation * noise_of(4, real.shape)
+
+
+@pytest.mark.parametrize("joint", [True, False])
+@pytest.mark.parametrize("step", [0, 2, 3, 8])
+def test_the_discriminator_sees_noise_that_fades_with_the_epochs(step, joint):
+    config = change(joint_decoding=joint, instance_noise=0.5, instance_noise_decay=0.6)
+    run, real, fake, real_noise, fake_noise = scene(config, step)
+    real_logits, fake_logits = run("discriminator", real + real_noise), run("discriminator", fake + fake_noise)
+    error = 0.5 * (-np.log(sigmoid(real_logits)).mean() - np.log(1 - sigmoid(fake_logits)).mean())
+    out = losses_of(config, 2, "discriminator", step=step)
+    assert out.metrics["discriminator/error"] == pytest.approx(error, rel=2e-5)
+    assert out.metrics["discriminator/real_accuracy"] == pytest.approx((real_logits > 0).mean())
+    assert out.metrics["discriminator/fake_accuracy"] == pytest.approx((fake_logits < 0).mean())
+    objective = 0.1 * (out.metrics["discriminator/error"] + 10.0 * out.metrics["discriminator/penalty"])
+    assert_close(dict(out.objectives), {"discriminator": objective})
+    # Real, then reconstructed images update the statistics; the penalty's pass does not.
+    assert_close(dict(out.state), {"discriminator": run.stats["discriminator"]})
+
+
+def windows(size, stride):
+    """Where the 4x4 windows of a convolution lie in an image that is padded by one pixel."""
+    corners = range(0, size - 1, stride)
+    return [
+        (i, j, np.s_[:, stride * i : stride * i + 4, stride * j : stride * j + 4])
+        for i in range(len(corners))
+        for j in range(len(corners))
+    ]
+
+
+def convolve(x, kernel, stride):
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    size = len(range(0, x.shape[1] - 1, stride))
+    y = np.zeros((len(x), size, size, kernel.shape[-1]))
+    for i, j, window in windows(x.shape[1], stride):
+        y[:, i, j] = np.tensordot(padded[window], kernel, 3)
+    return y
+
+
+def convolve_back(gradient, kernel, stride, size):
+    padded = np.zeros((len(gradient), size + 2, size + 2, kernel.shape[2]))
+    for i, j, window in windows(size, stride):
+        padded[window] += np.einsum("bo,hwco->bhwc", gradient[:, i, j], kernel)
+    return padded[:, 1:-1, 1:-1]
+
+
+@functools.cache
+def shallow_discriminator():
+    """A discriminator of one hidden layer, which has no batch norm: configuration, all variables, its own alone."""
+    generator, (params, state) = np.random.default_rng(5), variables()
+    shapes = {"Conv_0": (3, 5), "Conv_1": (5, 1)}
+    own = {
+        name: {"kernel": 0.3 * generator.normal(size=(4, 4, *channels)), "bias": generator.normal(size=channels[1:])}
+        for name, channels in shapes.items()
+    }
+    single = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), own)
+    values = ({**params, "discriminator": single}, {**state, "discriminator": {}})
+    return change(discriminator_widths=(5,)), values, jax.tree.map(lambda x: np.asarray(x, np.float64), single)
+
+
+def image_gradient(own, x, of_logits):
+    """Gradient with respect to images, [B, 32, 32, 3], given that with respect to the logits, a function of them."""
+    first, second = own["Conv_0"], own["Conv_1"]
+    h = convolve(x, first["kernel"], 2) + first["bias"]
+    slopes = np.where(h > 0, 1.0, 0.2)
+    logits = convolve(h * slopes, second["kernel"], 1) + second["bias"]
+    hidden = convolve_back(of_logits(logits), second["kernel"], 1, 16)
+    return convolve_back(hidden * slopes, first["kernel"], 2, 32)
+
+
+def test_r1_is_half_the_squared_gradient_of_the_mean_patch_logit_at_real_images():
+    config, values, own = shallow_discriminator()
+    _, real, _, _, _ = scene(config, 0, values)
+    gradient = image_gradient(own, real, lambda logits: np.full_like(logits, 1 / 15**2))
+    out = losses_of(config, 2, "discriminator", values=values)
+    expected = 0.5 * (gradient**2).sum((1, 2, 3)).mean()
+    assert out.metrics["discriminator/penalty"] == pytest.approx(expected, rel=2e-5)
+
+
+def test_the_released_code_penalises_probabilities_between_real_and_reconstructed_images():
+    config, values, own = shallow_discriminator()
+    config = dataclasses.replace(config, discriminator_penalty="interpolation")
+    _, real, fake, _, _ = scene(config, 0, values)
+    share = np.asarray(gaussian.uniform(jax.random.fold_in(KEY, 5), (BATCH,)), np.float64)[:, None, None, None]
+    between = share * real + (1 - share) * fake
+    gradient = image_gradient(own, between, lambda logits: sigmoid(logits) * (1 - sigmoid(logits)))
+    expected = ((np.sqrt((gradient**2).sum((1, 2, 3))) - 1) ** 2).mean()
+    out = losses_of(config, 2, "discriminator", values=values)
+    assert out.metrics["discriminator/penalty"] == pytest.approx(expected, rel=2e-5)
+    error, weight = out.metrics["discriminator/error"], config.adversarial.adversarial
+    assert out.objectives["discriminator"] == pytest.approx(float(weight * (error + 10 * expected)), rel=2e-5)
+
+
+def test_r1_of_a_discriminator_with_batch_norm():
+    """Batch statistics couple the examples; the images carry no noise."""
+    run, real, _, _, _ = scene(CONFIG, 0)
+
+    def critic(pixels):
+        logits, _ = nets.apply(
+            run.networks["discriminator"], run.params["discriminator"], run.stats["discriminator"], pixels, train=True
+        )
+        return logits.mean((1, 2, 3)).sum()
+
+    gradient = np.asarray(jax.grad(critic)(jnp.asarray(real, jnp.float32)), np.float64)
+    out = losses_of(CONFIG, 2, "discriminator")
+    expected = 0.5 * (gradient**2).sum((1, 2, 3)).mean()
+    assert out.metrics["discriminator/penalty"] == pytest.approx(expected, rel=1e-4)
+
+
+# --- one batch over several devices ---------------------------------------------------------------------------------
+
+
+def test_the_score_of_a_batch_is_that_of_all_devices():
+    only = PhaseConfig(epochs=1, reconstruction=0.0, text=0.0, consistency=1.0)
+    config = change(alignment=only, score_reduction="batch")
+    phase, (params, state) = phase_of(config, 1), variables()
+
+    def run(axis_name):
+        (round_,) = multimodal.build(config).rounds(phase, axis_name)
+
+        def losses(vae, data):
+            out = round_.losses({**params, "vae": vae}, state, data, KEY, jnp.asarray(0))
+            return out.objectives["vae"], out.metrics
+
+        return jax.value_and_grad(losses, has_aux=True)
+
+    whole = jax.jit(run(None))(params["vae"], batch())
+    halves = jax.tree.map(lambda x: x.reshape(2, -1, *x.shape[1:]), batch())
+    parts = jax.jit(jax.vmap(run("data"), in_axes=(None, 0), axis_name="data"))(params["vae"], halves)
+    assert_close(jax.tree.map(lambda x: x.mean(0), parts), whole, rtol=1e-4, atol=1e-5)
+    (_, metrics), _ = parts
+    assert metrics["inconsistency"][0] == metrics["inconsistency"][1]
+    assert metrics["posterior_matching"][0] != metrics["posterior_matching"][1]
+
+
+# --- optimisers ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("group", "decay"), [("vae", 0.01), ("discriminator", 0.02)])
+def test_adamw_with_clipped_gradients(group, decay):
+    model = multimodal.build(Config())
+    first, _, last = (model.optimizers(phase)[group] for phase in multimodal.phases(Config(), 281))
+    params = {"w": jnp.array([3.0, -2.0]), "b": jnp.array([0.5])}
+    theta, m, v = np.array([3.0, -2.0, 0.5]), np.zeros(3), np.zeros(3)
+    state = first.init(params)
+    # Norms 13, clipped to 1, and 0.5, left alone; another phase's optimiser goes on with the first one's state.
+    for t, (optimizer, gradient) in enumerate(zip((first, last), ([3, 4, -12], [0.3, 0.4, 0.0]), strict=True), 1):
+        updates, state = optimizer.update(
+            {"w": jnp.array(gradient[:2], jnp.float32), "b": jnp.array(gradient[2:], jnp.float32)}, state, params
+        )
+        clipped = np.array(gradient) * min(1.0, 1.0 / np.linalg.norm(gradient))
+        m, v = 0.5 * m + 0.5 * clipped, 0.999 * v + 0.001 * clipped**2
+        expected = -m / (1 - 0.5**t) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8) - decay * theta
+        np.testing.assert_allclose([*updates["w"], *updates["b"]], expected, rtol=5e-5)
+
+
+# --- inference -----------------------------------------------------------------------------------------------------
+
+
+def test_functions_are_those_of_evaluation():
+    model, run, data = multimodal.build(CONFIG, VGG), Runner(CONFIG, train=False), batch()
+    params, state = variables()
+    x = np.asarray(data["image"], np.float64) / 127.5 - 1
+    pixels, bits = jnp.asarray(x, jnp.float32), data["attributes"]
+    z = noise_of(11, (BATCH, CONFIG.latent_size))
+    functions = {name: functools.partial(function, params, state) for name, function in model.functions.items()}
+    image, text = run("image_encoder", x), run("text_encoder", bits)
+    assert_close(functions["encode_image"](pixels), image)
+    assert_close(model.encode(params, state, pixels), image)
+    assert_close(functions["encode_attributes"](bits), text)
+    assert_close(functions["decode_image"](jnp.asarray(z, jnp.float32)), run("image_decoder", z))
+    assert_close(model.decode(params, state, jnp.asarray(z, jnp.float32)), run("image_decoder", z))
+    logits = functions["decode_attributes"](jnp.asarray(z, jnp.float32))
+    assert_close(logits, run("text_decoder", z))
+    assert float(logits.min()) < 0  # no probabilities
+
+    # Precisions of both posteriors and of the prior add.
+    (image_mean, image_logvar), (text_mean, text_logvar) = image, text
+    precision = np.exp(-image_logvar) + np.exp(-text_logvar) + 1
+    mean = (image_mean * np.exp(-image_logvar) + text_mean * np.exp(-text_logvar)) / precision
+    assert_close(functions["fuse"](pixels, bits), (mean, -np.log(precision)))
+
+    samples = model.sample(params, state, KEY, BATCH)
+    assert_close(samples, run("image_decoder", np.asarray(gaussian.standard_normal(KEY, (BATCH, 8)))))
+    assert samples.shape == (BATCH, 32, 32, 3)
+    assert float(jnp.abs(samples).max()) <= 1
+
+
+# --- VGG -----------------------------------------------------------------------------------------------------------
+
+
+def test_vgg_is_a_group_that_nobody_trains():
+    model = multimodal.build(CONFIG, VGG)
+    params, state = model.init(KEY, batch())
+    assert set(params) == {"vae", "discriminator", "vgg"}
+    assert_close(params["vgg"], VGG[0], rtol=0, atol=0)
+    assert set(state) == {"vae", "discriminator"}
+    for phase in multimodal.phases(CONFIG, STEPS):
+        assert set(model.optimizers(phase)) == {"vae", "discriminator"}
+        assert not any("vgg" in groups for round_ in model.rounds(phase) for groups in round_.trains.values())
+
+
+def test_without_vgg_only_the_perceptual_terms_are_missing():
+    given = losses_of(CONFIG, 2, "vae").metrics
+    absent = losses_of(CONFIG, 2, "vae", weights=None).metrics
+    perceptual = {name: given[name] for name in given if name.endswith("_perceptual")}
+    assert set(given) - set(absent) == set(perceptual) == {"image_from_image_perceptual", "image_from_text_perceptual"}
+    weights = weights_of(CONFIG.adversarial)
+    difference = float(sum(weights[name] * value for name, value in perceptual.items()))
+    assert given["loss"] - absent["loss"] == pytest.approx(difference, abs=2e-6)
+    assert difference > 1e-4
+
+
+# --- every field of the configuration does something ---------------------------------------------------------------
+
+
+def effects(config):
+    """Numbers and shapes that a field may change, by what it changes."""
+    model = multimodal.build(config, VGG)
+    phases = multimodal.phases(config, STEPS)
+    rates = phases[-1].learning_rates
+    dummy = {"w": jnp.array([0.2, -0.3])}
+
+    def update(group):
+        optimizer = model.optimizers(phases[-1])[group]
+        moved, _ = optimizer.update({"w": jnp.array([1.0, 0.1])}, optimizer.init(dummy), dummy)
+        return moved["w"].tolist(), rates[group]
+
+    data = faces(BATCH, config.image_size, len(config.attributes))
+    params = jax.eval_shape(lambda key: model.init(key, data)[0], KEY)
+    shapes = [(jax.tree_util.keystr(path), leaf.shape) for path, leaf in jax.tree.leaves_with_path(params)]
+    result = {
+        "phases": [(phase.steps, phase.batch_size, phase.image_size) for phase in phases],
+        "shapes": shapes,
+        "vae update": update("vae"),
+        "discriminator update": update("discriminator"),
+    }
+    given = [(jax.tree_util.keystr(path), leaf.shape) for path, leaf in jax.tree.leaves_with_path(variables()[0])]
+    if shapes == given:
+        for group in ("vae", "discriminator"):
+            result[f"{group} loss"] = float(losses_of(config, -1, group, step=STEPS).objectives[group])
+    return result
+
+
+BOTH_LOSSES = {"vae loss", "discriminator loss"}  # the discriminator judges what the other networks make
+EFFECTS = {
+    "image_size": (64, {"shapes", "phases"}),
+    "attributes": (tuple("abcdefghi"), {"shapes"}),
+    "latent_size": (6, {"shapes"}),
+    "encoder_widths": ((6,), {"shapes"}),
+    "decoder_widths": ((4,), {"shapes"}),
+    "decoder_hidden": (12, {"shapes"}),
+    "text_hidden": (12, {"shapes"}),
+    "discriminator_widths": ((4,), {"shapes"}),
+    "attention": (False, {"shapes"}),
+    "attention_heads": (4, BOTH_LOSSES),
+    "unimodal": (dataclasses.replace(CONFIG.unimodal, epochs=5), {"phases"}),
+    "alignment": (dataclasses.replace(CONFIG.alignment, epochs=5), {"phases"}),
+    "adversarial": (dataclasses.replace(CONFIG.adversarial, epochs=5), {"phases"}),
+    "batch_size": (5, {"phases"}),
+    "learning_rate": (0.1, {"vae update"}),
+    "discriminator_learning_rate": (0.1, {"discriminator update"}),
+    "weight_decay": (0.1, {"vae update"}),
+    "discriminator_weight_decay": (0.1, {"discriminator update"}),
+    "gradient_clip": (1e-8, {"vae update", "discriminator update"}),
+    "perceptual_weight": (1.0, {"vae loss"}),
+    "identity_weight": (1.0, {"vae loss"}),
+    "cross_perceptual_weight": (1.0, {"vae loss"}),
+    "cross_identity_weight": (1.0, {"vae loss"}),
+    "normalise_vgg_input": (False, {"vae loss"}),
+    "penalise_text_errors": (True, {"vae loss"}),
+    "score_direction": ("txt||img", {"vae loss"}),
+    "score_reduction": ("batch", {"vae loss"}),
+    "discriminator_penalty": ("interpolation", {"discriminator loss"}),
+    "discriminator_penalty_weight": (1.0, {"discriminator loss"}),
+    "joint_decoding": (False, BOTH_LOSSES),
+    "instance_noise": (0.5, {"discriminator loss"}),
+    "instance_noise_decay": (0.1, {"discriminator loss"}),
+}
+PHASE_EFFECTS = {
+    "epochs": (5, {"phases"}),
+    "reconstruction": (2.0, {"vae loss"}),
+    "text": (2.0, {"vae loss"}),
+    "consistency": (2.0, {"vae loss"}),
+    "kl": (2.0, {"vae loss"}),
+    "cross": (2.0, {"vae loss"}),
+    "adversarial": (2.0, BOTH_LOSSES),
+}
+
+
+def test_the_tables_of_effects_are_complete():
+    assert set(EFFECTS) == {field.name for field in dataclasses.fields(Config)}
+    assert set(PHASE_EFFECTS) == {field.name for field in dataclasses.fields(PhaseConfig)}
+
+
+@functools.cache
+def unchanged():
+    return effects(CONFIG)
+
+
+def assert_changes(config, expected):
+    changed = effects(config)
+    assert {name for name, value in changed.items() if value != unchanged()[name]} == expected
+
+
+@pytest.mark.parametrize("name", EFFECTS)
+def test_every_field_has_its_effect_and_no_other(name):
+    value, expected = EFFECTS[name]
+    assert_changes(change(**{name: value}), expected)
+
+
+@pytest.mark.parametrize("name", PHASE_EFFECTS)
+def test_every_field_of_a_phase_has_its_effect_and_no_other(name):
+    value, expected = PHASE_EFFECTS[name]
+    assert_changes(change(adversarial=dataclasses.replace(CONFIG.adversarial, **{name: value})), expected)
