@@ -300,7 +300,13 @@ def draw(run: runs.Run, data: Data, config: Config, workdir: Path, scores: Score
 
 
 def write_report(
-    workdir: Path, config: Config, data: Data, notes: list[str], scores: Scores, figures: Mapping[str, Path]
+    workdir: Path,
+    argv: list[str],
+    config: Config,
+    data: Data,
+    notes: list[str],
+    scores: Scores,
+    figures: Mapping[str, Path],
 ) -> None:
     """Writes `workdir/report.html`."""
     result = scores.consistency.result
@@ -366,7 +372,7 @@ def write_report(
             report.heading("Figures"),
             *(report.figure(path, caption) for caption, path in figures.items()),
             report.heading("How it was made"),
-            report.code(shlex.join(["python", *sys.argv])),
+            report.code(shlex.join(["python", *argv])),
             report.values(data.provenance, "Data"),
             report.details("Config", [report.values(dataclasses.asdict(config))]),
             report.values(report.versions(), "Versions"),
@@ -438,7 +444,7 @@ def main(argv: list[str]) -> None:
         interruption.check()
         figures = draw(run, data, config, workdir.path, scores)
         interruption.check()
-        write_report(workdir.path, config, data, notes, scores, figures)
+        write_report(workdir.path, argv, config, data, notes, scores, figures)
         workdir.finish(**scores.to_dict())
         result = scores.consistency.result
         _log.info("consistency F1 %.3f, image to text accuracy %.3f", result.rates.f1, scores.attributes.accuracy)

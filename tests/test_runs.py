@@ -245,7 +245,7 @@ def test_a_checkpoint_that_the_trainer_replaces_meanwhile_is_no_error(copied, mo
 
 
 def test_rebuild_is_the_inverse_of_asdict():
-    config = dataclasses.replace(zoo.MULTIMODAL, attributes=("young", "bald"), encoder_widths=())
+    config = dataclasses.replace(zoo.MULTIMODAL, attributes=("young", "bald"), encoder_widths=(5,))
     values = json.loads(json.dumps(dataclasses.asdict(config)))
     assert runs.rebuild(multimodal.Config(), values) == config
     assert runs.rebuild(config, {}) == config

@@ -57,7 +57,7 @@ def build(optimizer=lambda: optax.adam(1.0)) -> Model:
         params = {
             "vae": {"encoder": dense(_PIXELS, 2 * _LATENT), "decoder": dense(_LATENT, _PIXELS)},
             "critic": dense(_PIXELS, 1),
-            "frozen": {"scale": jnp.full((_PIXELS,), 2.0)},
+            "frozen": {"scale": 1.0 + jax.random.uniform(next(keys), (_PIXELS,))},
         }
         return params, {"vae": {"mean": jnp.zeros(_PIXELS), "steps": jnp.zeros(())}, "critic": {}}
 

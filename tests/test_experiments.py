@@ -1,0 +1,326 @@
+"""The experiments from end to end on data and weights made on the spot: what users run, and what they get wrong."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import celebahq_mvae
+import jax
+import launch
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+
+from mvae_jax import runs
+from mvae_jax.data import faces
+from mvae_jax.train.logging import read_metrics
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = ROOT / "experiments" / "celebahq_mvae.py"
+TINY = [
+    "--config.model.image_size=32",
+    "--config.model.latent_size=4",
+    "--config.model.encoder_widths=4,4",
+    "--config.model.decoder_widths=4,4",
+    "--config.model.decoder_hidden=8",
+    "--config.model.text_hidden=8",
+    "--config.model.discriminator_widths=4",
+    "--config.model.attention_heads=2",
+    "--config.model.batch_size=8",
+    "--config.model.unimodal.epochs=1",
+    "--config.model.alignment.epochs=1",
+    "--config.model.adversarial.epochs=1",
+    "--config.data.subset_size=64",
+    "--config.data.validation_fraction=0.25",
+    "--config.data.calibration_size=16",
+    "--config.training.log_every=2",
+]
+STEPS = 6  # per epoch: 48 images, 8 at a time
+NOTE = "No VGG weights were given (--config.vgg_weights): the perceptual term is off."
+
+# Several commands in one process: imports and the renderer's compilation are paid once.
+COMMANDS = """
+import contextlib, io, json, sys
+import celebahq_mvae
+results = []
+for arguments in json.loads(sys.argv[1]):
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            celebahq_mvae.main(["experiments/celebahq_mvae.py", *arguments])
+        except SystemExit as end:
+            code = end.code or 0
+    results.append({"code": code, "out": out.getvalue(), "err": err.getvalue()})
+json.dump({"results": results, "tensorflow": "tensorflow" in sys.modules}, sys.stdout)
+"""
+
+
+def environment():
+    return {
+        **os.environ,
+        "PYTHONPATH": str(ROOT / "experiments"),
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+    }
+
+
+def run_all(folder, *commands):
+    """What each command ended with."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", COMMANDS, json.dumps(commands)],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    result = json.loads(done.stdout)
+    assert not result["tensorflow"]
+    for command in result["results"]:
+        assert "Traceback" not in command["err"]
+    return result["results"]
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory):
+    """A run on rendered faces, from a folder of its own, and what the commands after it said."""
+    folder = tmp_path_factory.mktemp("rendered")
+    command = [*TINY, "--workdir=runs/one"]
+    changed = [*command, "--config.seed=43", "--config.model.latent_size=5"]
+    watched = [*command, "--config.training.log_every=1"]
+    results = run_all(folder, command, watched, changed, [*TINY, "--dry-run", "--workdir=runs/none"])
+    return folder, dict(zip(("first", "again", "changed", "plan"), results, strict=True))
+
+
+def check_files(workdir, phases):
+    """The files of a finished run of these phases, an epoch each."""
+    assert (workdir / "report.html").read_text().count("<img") == 7
+    pictures = sorted((workdir / "figures").glob("*.png"))
+    assert len(pictures) == 7
+    for path in pictures:
+        with Image.open(path) as picture:
+            picture.load()
+            assert min(picture.size) > 30
+            assert len(picture.convert("RGB").getcolors(2**24)) > 3
+    assert list(workdir.glob("events.*"))
+    assert not list(workdir.glob(".*")), "temporary files are left"
+
+    records = read_metrics(workdir / "metrics.jsonl")
+    for split, every in (("train", 2), ("validation", STEPS)):
+        told = [(line["phase"], line["step"]) for line in records if line["split"] == split]
+        steps = range(every, STEPS * len(phases) + 1, every)
+        assert told == [(phases[(step - 1) // STEPS], step) for step in steps]
+    assert all(np.isfinite(line["loss"]) for line in records if line["split"] != "setup")
+    for number, phase in enumerate(phases, start=1):
+        manifest = json.loads((workdir / f"checkpoints/{phase}/{number * STEPS}/manifest.json").read_text())
+        assert manifest["final"]
+        assert manifest["skipped"] == 0
+
+    scores = json.loads((workdir / "finished.json").read_text())
+    assert scores["consistency"]["validation_images"] == scores["consistency"]["calibration_images"] == 16
+    assert 0 <= scores["consistency"]["rates"]["f1"] <= 1
+    assert len(scores["image_to_text"]["attributes"]) == 10
+    assert np.isfinite([scores["psnr"], scores["psnr_from_text"]]).all()
+    return scores
+
+
+def test_a_run_on_rendered_faces_goes_through_all_phases(rendered):
+    folder, results = rendered
+    assert results["first"]["code"] == 0
+    check_files(folder / "runs" / "one", ("unimodal", "alignment", "adversarial"))
+    report = (folder / "runs" / "one" / "report.html").read_text()
+    assert "python experiments/celebahq_mvae.py --config.model.image_size=32" in report
+    log = results["first"]["err"]
+    for phase, first in (("unimodal", 0), ("alignment", 6), ("adversarial", 12)):
+        assert f"phase {phase}: steps {first} to {first + 6} of 8 examples" in log
+    assert log.rstrip().endswith(f"report: {folder / 'runs' / 'one' / 'report.html'}")
+
+
+def test_the_missing_perceptual_term_is_noted(rendered):
+    folder, results = rendered
+    assert NOTE in results["first"]["err"]
+    assert NOTE in (folder / "runs" / "one" / "report.html").read_text()
+    assert not any("perceptual" in name for line in read_metrics(folder / "runs/one/metrics.jsonl") for name in line)
+
+
+def test_the_same_command_says_that_the_run_is_finished(rendered):
+    folder, results = rendered
+    workdir = folder / "runs" / "one"
+    assert results["again"]["code"] == 0
+    assert results["again"]["out"] == f"{workdir} is finished; its report is {workdir / 'report.html'}.\n"
+
+
+def test_another_config_is_refused_with_both_values(rendered):
+    command = rendered[1]["changed"]
+    assert (command["code"], command["out"]) == (2, "")
+    assert "error: " in command["err"]
+    assert "config.seed: 42 before, 43 now" in command["err"]
+    assert "config.model.latent_size: 4 before, 5 now" in command["err"]
+    assert len(re.findall("before, .* now", command["err"])) == 2
+
+
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(rendered):
+    folder, results = rendered
+    lines = results["plan"]["out"].splitlines()
+    assert results["plan"]["code"] == 0
+    assert os.listdir(folder / "runs") == ["one"]
+    params = runs.load(folder / "runs" / "one").params
+    for group in ("vae", "discriminator"):
+        assert f"  {group}: {sum(leaf.size for leaf in jax.tree.leaves(params[group])):,}" in lines
+    assert "  adversarial: steps 12 to 18, 8 images of 32 px" in lines
+    assert "  source: rendered faces" in lines
+    assert "  images: 80" in lines
+
+
+def test_a_loaded_run_scores_as_the_run_in_memory_did(rendered):
+    workdir = rendered[0] / "runs" / "one"
+    config, _ = launch.parse(["", *TINY], celebahq_mvae.PRESETS, workdir="x", description="")
+    run = runs.load(workdir)
+    assert (run.phase, run.step, run.config) == ("adversarial", 3 * STEPS, config.model)
+    scores = celebahq_mvae.evaluate(run, celebahq_mvae.load_data(config), config).to_dict()
+    expected = json.loads((workdir / "finished.json").read_text())
+    for name in ("psnr", "psnr_from_text"):
+        assert scores[name] == pytest.approx(expected[name], rel=1e-5)
+    for name in ("threshold", "mean_match_score", "mean_mismatch_score"):
+        assert scores["consistency"][name] == pytest.approx(expected["consistency"][name], rel=1e-5)
+    assert scores["consistency"]["confusion"] == expected["consistency"]["confusion"]
+
+
+# --- CelebAMask-HQ ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def celebamask_hq(tmp_path_factory):
+    """A folder with the data set in its published layout, unpacked and as a zip, and with tiny VGG weights."""
+    folder = tmp_path_factory.mktemp("celebamask_hq")
+    faces.write_celebamask_hq(folder / "unpacked", faces.sample(7, 160))
+    shutil.make_archive(folder / "CelebAMask-HQ", "zip", folder / "unpacked")
+    for seed in (0, 1):
+        write_vgg(folder / f"vgg{seed}.safetensors", seed)
+    return folder
+
+
+def write_vgg(path, seed=0):
+    rng, channels, arrays = np.random.default_rng(seed), 3, {}
+    for place in (0, 2, 5, 7, 10, 12, 14):
+        arrays[f"features.{place}.weight"] = rng.normal(size=(2, channels, 3, 3)).astype(np.float32)
+        arrays[f"features.{place}.bias"] = np.zeros(2, np.float32)
+        channels = 2
+    save_file(arrays, path)
+
+
+def test_a_run_on_celebamask_hq_is_stopped_and_goes_on_from_the_zip(celebamask_hq):
+    command = [*TINY, "--config.model.alignment.epochs=0", "--config.data.cache_folder=cache", "--workdir=run"]
+    weights = "--config.vgg_weights=vgg{}.safetensors"
+    unpacked, zipped = "--config.data.source=unpacked", "--config.data.source=CelebAMask-HQ.zip"
+    with subprocess.Popen(
+        [sys.executable, SCRIPT, *command, unpacked, weights.format(0)],
+        cwd=celebamask_hq,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        log = ""
+        while "phase unimodal" not in log:
+            log += process.stderr.readline() or pytest.fail(log)
+        process.send_signal(signal.SIGTERM)
+        log += process.stderr.read()
+    assert process.returncode == 143
+    assert "SIGTERM: stopping as soon as the state is saved." in log
+    step = int(re.search(r"saved at step (\d+); the same command goes on from there", log)[1])
+    assert "Traceback" not in log
+
+    resumed, other_weights = run_all(
+        celebamask_hq, [*command, zipped, weights.format(0)], [*command, zipped, weights.format(1)]
+    )
+    assert resumed["code"] == 0
+    assert f"resuming at step {step}, in phase unimodal" in resumed["err"] or step == STEPS
+    check_files(celebamask_hq / "run", ("unimodal", "adversarial"))
+    report = (celebamask_hq / "run" / "report.html").read_text()
+    assert "VGG weights" not in report
+    assert "CelebAMask-HQ.zip" in report
+    last = [line for line in read_metrics(celebamask_hq / "run" / "metrics.jsonl") if line["split"] == "validation"][-1]
+    assert last["image_from_image_perceptual"] > 0
+    assert last["image_from_text_perceptual"] > 0
+    assert other_weights["code"] == 2
+    assert re.search(r'vgg_sha256: "\w+" before, "\w+" now', other_weights["err"])
+
+
+# --- what a user gets wrong ------------------------------------------------------------------------------------------
+
+
+def refused(capsys, workdir, *arguments, code=2):
+    """The message with which the experiment ends, before there is a workdir."""
+    with pytest.raises(SystemExit) as end:
+        celebahq_mvae.main(["celebahq_mvae.py", *TINY, f"--workdir={workdir}", *arguments])
+    out, err = capsys.readouterr()
+    assert (end.value.code, out) == (code, "")
+    assert err.count("error: ") == 1
+    assert "Traceback" not in err
+    return err[err.index("error: ") :]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["data.source=nowhere/CelebAMask-HQ.zip"], "no folder or zip nowhere/CelebAMask-HQ.zip"),
+        (["data.source=render"], "no folder or zip render"),
+        (["data.source={folder}/text.zip"], "text.zip is not a whole zip"),
+        (["data.source={folder}/torn.zip"], "torn.zip is not a whole zip"),
+        (["data.source={folder}"], "does not hold CelebAMask-HQ"),
+        (["data.source={data}/CelebAMask-HQ.zip", "data.subset_size=2000"], "women and"),
+        (["data.source={data}/CelebAMask-HQ.zip", "model.attributes=young,tall"], "Unknown attribute 'tall'"),
+        (["model.attributes=young,gray_hair"], "rendered faces have no attribute gray_hair"),
+        (["model.attributes=young"], "expected one that a mismatched caption can change"),
+        (["model.batch_size=52"], "batch_size is 52, expected between 1 and the 48 examples"),
+        (["model.batch_size=6"], "batch size 6 cannot be split over 4 devices"),
+        (["vgg_weights={folder}/none.pth"], "none.pth"),
+        (["vgg_weights={folder}"], "Is a directory"),
+        (["vgg_weights={folder}/text.zip"], "text.zip is neither safetensors nor written by `torch.save`"),
+        (["vgg_weights={folder}/torn.safetensors"], "torn.safetensors cannot be read"),
+        (["model.encoder_widths=4,4,4,4,4,4"], "H and W multiples of 64"),
+        (["model.decoder_widths=4,4,4,4,4,4"], "image_size is 32, expected a multiple of 64"),
+        (
+            [f"model.{phase}.epochs=0" for phase in ("unimodal", "alignment", "adversarial")],
+            "there is no phase to train",
+        ),
+        (["seed=-1"], "seed is -1"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_mistakes_end_with_a_message_before_anything_is_made(celebamask_hq, tmp_path, capsys, arguments, message):
+    (tmp_path / "text.zip").write_text("<html>Sign in to download</html>")
+    (tmp_path / "torn.zip").write_bytes((celebamask_hq / "CelebAMask-HQ.zip").read_bytes()[:5000])
+    write_vgg(tmp_path / "torn.safetensors")
+    os.truncate(tmp_path / "torn.safetensors", 900)
+    before = sorted(os.listdir(tmp_path))
+    filled = [f"--config.{text.format(folder=tmp_path, data=celebamask_hq)}" for text in arguments]
+    assert message in refused(capsys, tmp_path / "run", *filled, f"--config.data.cache_folder={tmp_path / 'cache'}")
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_a_workdir_that_cannot_be_made_ends_with_a_message(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert str(tmp_path / "file") in refused(capsys, tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"), [(OSError(28, "No space left on device"), "No space left on device")], ids=["full disk"]
+)
+def test_errors_while_it_trains_end_with_a_message(tmp_path, capsys, monkeypatch, error, message):
+    def fit(*_, **__):
+        raise error
+
+    monkeypatch.setattr(celebahq_mvae.loop, "fit", fit)
+    assert message in refused(capsys, tmp_path / "run", code=1)
+    assert sorted(os.listdir(tmp_path / "run")) == ["config.json", "lock"]
+    # The lock is free, and another try is the same run.
+    assert message in refused(capsys, tmp_path / "run", code=1)
