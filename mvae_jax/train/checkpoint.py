@@ -173,7 +173,9 @@ class Checkpoints:
         folder = self._folder(phase, step)
         manifest = _verify(folder)
         if abstract_state is None:
-            return _load_targets(folder, ocp.metadata(folder).metadata)
+            # Without the shardings of the run that saved: its devices need not exist here.
+            saved = ocp.metadata(folder).metadata
+            return _load_targets(folder, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), saved))
         return _load(folder, manifest, abstract_state)
 
     def resume(self, abstract_state: Callable[[str], Any]) -> tuple[str, int, Any] | None:
