@@ -213,7 +213,7 @@ def test_a_full_disk_ends_the_run_and_leaves_a_checkpoint_to_go_on_from(tmp_path
 
     with pytest.raises(OSError, match="No space left"):
         fit(tmp_path, batches=Watched(7, fill))
-    assert newest(tmp_path) == 6
+    assert newest(tmp_path) in (4, 6)  # the save of step 6 may still be under way when the disk fills
     assert bits(fit(tmp_path)) == bits(undisturbed[1])
     assert records(tmp_path, "train") == records(undisturbed[0], "train")
 
