@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import logging
 import math
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,17 +40,22 @@ class Arguments:
         workdir: folder of the run.
         preset: name of the preset that the config started from.
         dry_run: print what would be done, and stop.
+        extend: the last phase may be longer than when the run was started.
+        evaluate: judge the newest checkpoint, and train nothing; the config started from the workdir's instead of the
+            preset.
     """
 
     workdir: str
     preset: str
     dry_run: bool
+    extend: bool = False
+    evaluate: bool = False
 
 
 def parse(
     argv: Sequence[str], presets: Mapping[str, ConfigT], *, workdir: str, description: str
 ) -> tuple[ConfigT, Arguments]:
-    """Reads a command line; the first preset is the default.
+    """Reads a command line; the first preset is the default, and with `--evaluate` the workdir's config.json.
 
     A misspelt flag or field, a value of the wrong type or one that the config refuses ends the program with one
     line on standard error and status 2; `--help` prints every field and ends it with status 0.
@@ -66,6 +72,16 @@ def parse(
     flags.DEFINE_string("workdir", workdir, "Folder of the run; the same command resumes it.", flag_values=values)
     flags.DEFINE_enum("preset", names[0], names, "Config to start from.", flag_values=values)
     flags.DEFINE_bool("dry_run", False, "Print parameters, memory, phases and data, and stop.", flag_values=values)
+    flags.DEFINE_bool(
+        "extend", False, "Go on, also after the end, where the last phase has become longer.", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "evaluate",
+        False,
+        "Judge the workdir's newest checkpoint as it is, without training: report and figures go to its folder "
+        "`evaluation`.",
+        flag_values=values,
+    )
     flags.DEFINE_bool("help", False, "Show this list.", short_name="h", flag_values=values)
     try:
         known = [a for a in arguments if not a.startswith(("--config.", "-config."))]
@@ -79,14 +95,26 @@ def parse(
         if values.help:
             print(_help(values, default, description))
             sys.exit(0)
+        if values.evaluate:
+            for name in ("preset", "extend"):
+                if values[name].present:
+                    raise ValueError(
+                        f"--{name} cannot go with --evaluate, which takes the workdir's config and trains nothing."
+                    )
+            default = config_of(values.workdir, default)
         config = _override(default, [a for a in arguments if a not in known])
-    except (flags.Error, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (flags.Error, ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         fail(str(error.args[0]) if isinstance(error, KeyError) else str(error))
+    start_logging()
+    return config, Arguments(values.workdir, values.preset, values.dry_run, values.extend, values.evaluate)
+
+
+def start_logging() -> None:
+    """Log lines with the time of day go to standard error."""
     logging.getLogger("jax").setLevel(logging.WARNING)  # it lists the accelerators that are not there
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr, force=True
     )
-    return config, Arguments(values.workdir, values.preset, values.dry_run)
 
 
 def fail(message: str) -> NoReturn:
@@ -107,7 +135,12 @@ def errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def session(
-    path: str, settings: Mapping[str, Any], may_change: Sequence[str]
+    path: str,
+    settings: Mapping[str, Any],
+    may_change: Sequence[str],
+    *,
+    epochs: Sequence[str] = (),
+    extend: bool = False,
 ) -> Iterator[tuple[Workdir, Interruption]]:
     """Holds a workdir for one run: one process, the settings that it started with, signals noted.
 
@@ -118,12 +151,14 @@ def session(
         path: the workdir.
         settings: goes to config.json; a workdir with other settings is refused.
         may_change: dotted names of settings that may differ when a run is resumed.
+        epochs: dotted names of the phases' lengths in their order.
+        extend: the last phase may have become longer; see `Workdir.configure`.
     """
     with contextlib.ExitStack() as stack:
         with errors():
             workdir = Workdir(path)
             stack.enter_context(workdir.lock())
-            workdir.configure(settings, may_change=may_change)
+            workdir.configure(settings, may_change=may_change, epochs=epochs, extend=extend)
         if workdir.is_finished:
             print(f"{workdir.path} is finished; its report is {workdir.path / 'report.html'}.")
             sys.exit(0)
@@ -165,6 +200,20 @@ def _refuse_detached_values(arguments: Sequence[str]) -> None:
     for argument in arguments:
         if argument.startswith(("--config.", "-config.")) and "=" not in argument:
             raise ValueError(f"{argument} has no value; write {argument}=VALUE.")
+
+
+def config_of(workdir: str | os.PathLike[str], default: ConfigT) -> ConfigT:
+    """The config of the run in a workdir; what config.json does not say is as in `default`.
+
+    Raises:
+        FileNotFoundError: there is no run in that folder.
+        ValueError: it is a run of another experiment.
+    """
+    settings = runs.read_settings(workdir)
+    try:
+        return runs.rebuild(default, settings["config"])
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{workdir} is not a run of this experiment: {error}") from error
 
 
 def _override(default: ConfigT, settings: Sequence[str]) -> ConfigT:
@@ -249,7 +298,7 @@ def meanings(config_class: type) -> dict[str, str]:
 
 def _help(values: flags.FlagValues, default: Any, description: str) -> str:
     lines = [description.strip(), "", "flags:"]
-    for name in ("workdir", "preset", "dry_run", "help"):
+    for name in ("workdir", "preset", "dry_run", "extend", "evaluate", "help"):
         flag = values[name]
         lines += [f"  --{name.replace('_', '-')}={flag.default}", f"      {flag.help}"]
     lines += ["", f"config (defaults of preset {values.preset!r}):", *_help_fields(default, "")]

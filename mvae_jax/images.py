@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
+
+
+def check_batch(batch: Mapping[str, jax.Array], image_size: int, attributes: int) -> None:
+    """Refuses a batch that is not of a model's image size and number of attributes.
+
+    Raises:
+        ValueError: "image" is not [B, S, S, 3], or "attributes" not [B, A].
+    """
+    for name, shape in {"image": (image_size, image_size, 3), "attributes": (attributes,)}.items():
+        if batch[name].shape[1:] != shape:
+            raise ValueError(
+                f"batch[{name!r}] has shape {batch[name].shape}; expected (B, {', '.join(map(str, shape))}), as the "
+                "model's image_size and attributes say."
+            )
 
 
 def to_float(images: jax.Array) -> jax.Array:

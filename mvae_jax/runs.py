@@ -47,9 +47,11 @@ class Run:
 
     @classmethod
     def of(cls, model: Model, config: Any, state: TrainState, phase: str, settings: Mapping[str, Any]) -> Run:
-        """A run from a state in memory."""
-        params = {**state.params, **(state.ema or {})}
-        return cls(model, config, params, state.model_state, phase, int(state.step), settings)
+        """A run from a replicated state in memory, on the first device as if it had been loaded."""
+        params, model_state = jax.tree.map(
+            lambda leaf: leaf.addressable_data(0), ({**state.params, **(state.ema or {})}, state.model_state)
+        )
+        return cls(model, config, params, model_state, phase, int(state.step), settings)
 
     @functools.cached_property
     def functions(self) -> Mapping[str, Callable[..., Any]]:
@@ -83,7 +85,7 @@ def load(workdir: str | os.PathLike[str], *, phase: str | None = None, best: boo
         ValueError: the run's model, a setting of it or the phase is unknown, or a file is damaged.
     """
     folder = Path(workdir).expanduser().resolve()
-    settings = _read_settings(folder / "config.json")
+    settings = read_settings(folder)
     module = ZOO[settings["model"]]
     config = rebuild(module.Config(), settings["config"]["model"])
     names = [phase.name for phase in module.phases(config, steps_per_epoch=1)]
@@ -95,7 +97,14 @@ def load(workdir: str | os.PathLike[str], *, phase: str | None = None, best: boo
     return Run(module.build(config), config, params, saved["model_state"], name, step, settings)
 
 
-def _read_settings(path: Path) -> dict[str, Any]:
+def read_settings(workdir: str | os.PathLike[str]) -> dict[str, Any]:
+    """What config.json says of a run: "model", a name of the zoo, "config" with the model's as "model", and more.
+
+    Raises:
+        FileNotFoundError: there is no run in that folder.
+        ValueError: the file is damaged, or of a model that this version does not have.
+    """
+    path = Path(workdir).expanduser().resolve() / "config.json"
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; expected the workdir of a run.")
     try:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import celebahq_mvae
 import jax
-import launch
 import numpy as np
 import pytest
 from PIL import Image
@@ -20,6 +19,7 @@ from safetensors.numpy import save_file
 from mvae_jax import runs
 from mvae_jax.data import faces
 from mvae_jax.train.logging import read_metrics
+from mvae_jax.train.workdir import Workdir
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "experiments" / "celebahq_mvae.py"
@@ -44,16 +44,18 @@ TINY = [
 STEPS = 6  # per epoch: 48 images, 8 at a time
 NOTE = "No VGG weights were given (--config.vgg_weights): the perceptual term is off."
 
-# Several commands in one process: imports and the renderer's compilation are paid once.
+# Several commands in one process: imports and the renderer's compilation are paid once. A command is of the
+# experiment unless it begins with the name of another script.
 COMMANDS = """
-import contextlib, io, json, sys
-import celebahq_mvae
+import contextlib, importlib, io, json, sys
 results = []
 for arguments in json.loads(sys.argv[1]):
+    script = arguments.pop(0) if arguments[0].endswith(".py") else "experiments/celebahq_mvae.py"
+    main = importlib.import_module(script.split("/")[1].removesuffix(".py")).main
     out, err, code = io.StringIO(), io.StringIO(), 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            celebahq_mvae.main(["experiments/celebahq_mvae.py", *arguments])
+            main([script, *arguments])
         except SystemExit as end:
             code = end.code or 0
     results.append({"code": code, "out": out.getvalue(), "err": err.getvalue()})
@@ -64,7 +66,7 @@ json.dump({"results": results, "tensorflow": "tensorflow" in sys.modules}, sys.s
 def environment():
     return {
         **os.environ,
-        "PYTHONPATH": str(ROOT / "experiments"),
+        "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("experiments", "tools")),
         "XLA_FLAGS": "--xla_backend_optimization_level=0",
         "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
@@ -94,22 +96,40 @@ def rendered(tmp_path_factory):
     """A run on rendered faces, from a folder of its own, and what the commands after it said."""
     folder = tmp_path_factory.mktemp("rendered")
     command = [*TINY, "--workdir=runs/one"]
-    changed = [*command, "--config.seed=43", "--config.model.latent_size=5"]
-    watched = [*command, "--config.training.log_every=1"]
-    results = run_all(folder, command, watched, changed, [*TINY, "--dry-run", "--workdir=runs/none"])
-    return folder, dict(zip(("first", "again", "changed", "plan"), results, strict=True))
+    short = [*TINY, "--config.model.alignment.epochs=0", "--config.model.adversarial.epochs=0", "--workdir=runs/two"]
+    started = [*short, "--config.start_from=runs/one"]
+    longer = [*started, "--config.model.unimodal.epochs=2"]
+    commands = {
+        "first": command,
+        "again": [*command, "--config.training.log_every=1"],
+        "changed": [*command, "--config.seed=43", "--config.model.latent_size=5"],
+        "plan": [*TINY, "--dry-run", "--workdir=runs/none"],
+        "evaluated": ["--evaluate", "--workdir=runs/one"],
+        "misfit": [*TINY, "--dry-run", "--config.start_from=runs/one", "--config.model.latent_size=5"],
+        "started": started,
+        "longer": longer,
+        "extended": [*longer, "--extend"],
+        "elsewhere": ["--evaluate", "--workdir=runs/two", "--config.data.seed=43", "--config.judge.epochs=0"],
+        "compared": ["experiments/compare_runs.py", "runs/one", "runs/two", "--output=runs/comparison"],
+    }
+    return folder, dict(zip(commands, run_all(folder, *commands.values()), strict=True))
 
 
-def check_files(workdir, phases):
-    """The files of a finished run of these phases, an epoch each."""
-    assert (workdir / "report.html").read_text().count("<img") == 7
-    pictures = sorted((workdir / "figures").glob("*.png"))
-    assert len(pictures) == 7
+def check_pictures(folder, count):
+    """A report, and the figures in it."""
+    assert (folder / "report.html").read_text().count("<img") == count
+    pictures = sorted((folder / "figures").glob("*.png"))
+    assert len(pictures) == count
     for path in pictures:
         with Image.open(path) as picture:
             picture.load()
             assert min(picture.size) > 30
             assert len(picture.convert("RGB").getcolors(2**24)) > 3
+
+
+def check_files(workdir, phases):
+    """The files of a finished run of these phases, an epoch each."""
+    check_pictures(workdir, 13)
     assert list(workdir.glob("events.*"))
     assert not list(workdir.glob(".*")), "temporary files are left"
 
@@ -128,6 +148,8 @@ def check_files(workdir, phases):
     assert scores["consistency"]["validation_images"] == scores["consistency"]["calibration_images"] == 16
     assert 0 <= scores["consistency"]["rates"]["f1"] <= 1
     assert len(scores["image_to_text"]["attributes"]) == 10
+    assert scores["judged"]["real images"]["count"] == 16
+    assert len(scores["judged"]) == 5
     assert np.isfinite([scores["psnr"], scores["psnr_from_text"]]).all()
     return scores
 
@@ -171,7 +193,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(rendered):
     folder, results = rendered
     lines = results["plan"]["out"].splitlines()
     assert results["plan"]["code"] == 0
-    assert os.listdir(folder / "runs") == ["one"]
+    assert not (folder / "runs" / "none").exists()
     params = runs.load(folder / "runs" / "one").params
     for group in ("vae", "discriminator"):
         assert f"  {group}: {sum(leaf.size for leaf in jax.tree.leaves(params[group])):,}" in lines
@@ -180,18 +202,82 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(rendered):
     assert "  images: 80" in lines
 
 
-def test_a_loaded_run_scores_as_the_run_in_memory_did(rendered):
-    workdir = rendered[0] / "runs" / "one"
-    config, _ = launch.parse(["", *TINY], celebahq_mvae.PRESETS, workdir="x", description="")
-    run = runs.load(workdir)
-    assert (run.phase, run.step, run.config) == ("adversarial", 3 * STEPS, config.model)
-    scores = celebahq_mvae.evaluate(run, celebahq_mvae.load_data(config), config).to_dict()
+def test_judging_the_workdir_again_gives_the_same_numbers(rendered):
+    folder, results = rendered
+    workdir = folder / "runs" / "one"
+    assert results["evaluated"]["code"] == 0
+    check_pictures(workdir / "evaluation", 13)
+    assert "Judged at step 18, in phase adversarial." in (workdir / "evaluation" / "report.html").read_text()
+    found = json.loads((workdir / "evaluation" / "scores.json").read_text())
     expected = json.loads((workdir / "finished.json").read_text())
-    for name in ("psnr", "psnr_from_text"):
-        assert scores[name] == pytest.approx(expected[name], rel=1e-5)
-    for name in ("threshold", "mean_match_score", "mean_mismatch_score"):
-        assert scores["consistency"][name] == pytest.approx(expected["consistency"][name], rel=1e-5)
-    assert scores["consistency"]["confusion"] == expected["consistency"]["confusion"]
+    del expected["finished"]
+    assert_close(found, expected)
+    assert expected == json.loads((workdir / "scores.json").read_text())
+
+
+def assert_close(found, expected):
+    """Equal but for rounding."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        found, expected = list(found.values()), list(expected.values())
+    if isinstance(expected, list):
+        assert len(found) == len(expected)
+        for pair in zip(found, expected, strict=True):
+            assert_close(*pair)
+    else:
+        assert found == (pytest.approx(expected, rel=1e-4, abs=1e-6) if isinstance(expected, float) else expected)
+
+
+def test_a_running_workdir_may_be_judged(rendered, capsys):
+    with Workdir(rendered[0] / "runs" / "one").lock():
+        celebahq_mvae.main(["", "--evaluate", f"--workdir={rendered[0] / 'runs' / 'one'}"])
+    assert "consistency F1" in capsys.readouterr().err
+
+
+def test_other_images_are_said_to_be_others(rendered):
+    folder, results = rendered
+    report = (folder / "runs" / "two" / "evaluation" / "report.html").read_text()
+    assert results["elsewhere"]["code"] == 0
+    assert "These are other images than those of the run" in report
+    assert "No judge" in report
+    assert not (folder / "runs" / "two" / "evaluation" / "judge").exists()
+
+
+def test_a_misfit_start_lists_every_array_with_both_shapes(rendered):
+    command = rendered[1]["misfit"]
+    assert command["code"] == 2
+    assert "params/vae/image_encoder/" in command["err"]
+    assert "checkpoint has float32[4], this model float32[5]" in command["err"]
+    assert command["err"].count("checkpoint has") > 10
+
+
+def test_a_run_starts_from_another_and_is_extended(rendered):
+    folder, results = rendered
+    workdir = folder / "runs" / "two"
+    assert results["started"]["code"] == 0
+    assert f"starting from step 18 of phase adversarial of {folder / 'runs' / 'one'}" in results["started"]["err"]
+    assert results["longer"]["code"] == 2
+    assert "config.model.unimodal.epochs: 1 before, 2 now" in results["longer"]["err"]
+    assert "--extend" in results["longer"]["err"]
+    assert results["extended"]["code"] == 0
+    assert "resuming at step 6, in phase unimodal" in results["extended"]["err"]
+    steps = [line["step"] for line in read_metrics(workdir / "metrics.jsonl") if line["split"] == "train"]
+    assert steps == [2, 4, 6, 8, 10, 12]
+    assert json.loads((workdir / "finished.json").read_text())["step"] == 12
+
+
+def test_runs_are_compared_on_one_page(rendered):
+    folder, results = rendered
+    page, one = folder / "runs" / "comparison", folder / "runs" / "one"
+    assert results["compared"]["code"] == 0
+    check_pictures(page, 3)
+    assert "Comparison of one, two" in (page / "report.html").read_text()
+    scores = json.loads((page / "scores.json").read_text())
+    assert list(scores) == ["one", "two"]
+    expected = json.loads((one / "scores.json").read_text())
+    del expected["judged"], expected["diversity"], scores["one"]["judged"], scores["one"]["diversity"]
+    assert_close(scores["one"], expected)  # but for the judge, which was trained anew
+    assert scores["two"]["step"] == 12
 
 
 # --- CelebAMask-HQ ---------------------------------------------------------------------------------------------------
@@ -275,7 +361,7 @@ def refused(capsys, workdir, *arguments, code=2):
         (["data.source=render"], "no folder or zip render"),
         (["data.source={folder}/text.zip"], "text.zip is not a whole zip"),
         (["data.source={folder}/torn.zip"], "torn.zip is not a whole zip"),
-        (["data.source={folder}"], "does not hold CelebAMask-HQ"),
+        (["data.source={folder}"], "{folder}"),
         (["data.source={data}/CelebAMask-HQ.zip", "data.subset_size=2000"], "women and"),
         (["data.source={data}/CelebAMask-HQ.zip", "model.attributes=young,tall"], "Unknown attribute 'tall'"),
         (["model.attributes=young,gray_hair"], "rendered faces have no attribute gray_hair"),
@@ -293,6 +379,9 @@ def refused(capsys, workdir, *arguments, code=2):
             "there is no phase to train",
         ),
         (["seed=-1"], "seed is -1"),
+        (["start_from={folder}/none"], "none does not exist; expected the workdir of a run"),
+        (["judge.workdir={folder}/none"], "none/config.json does not exist; expected the workdir of a run"),
+        (["data.validation_fraction=0.03"], "there are 2 validation images"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
@@ -303,7 +392,8 @@ def test_mistakes_end_with_a_message_before_anything_is_made(celebamask_hq, tmp_
     os.truncate(tmp_path / "torn.safetensors", 900)
     before = sorted(os.listdir(tmp_path))
     filled = [f"--config.{text.format(folder=tmp_path, data=celebamask_hq)}" for text in arguments]
-    assert message in refused(capsys, tmp_path / "run", *filled, f"--config.data.cache_folder={tmp_path / 'cache'}")
+    filled.append(f"--config.data.cache_folder={tmp_path / 'cache'}")
+    assert message.format(folder=tmp_path) in refused(capsys, tmp_path / "run", *filled)
     assert sorted(os.listdir(tmp_path)) == before
 
 
@@ -320,7 +410,7 @@ def test_errors_while_it_trains_end_with_a_message(tmp_path, capsys, monkeypatch
         raise error
 
     monkeypatch.setattr(celebahq_mvae.loop, "fit", fit)
-    assert message in refused(capsys, tmp_path / "run", code=1)
+    assert message.format(folder=tmp_path) in refused(capsys, tmp_path / "run", code=1)
     assert sorted(os.listdir(tmp_path / "run")) == ["config.json", "lock"]
     # The lock is free, and another try is the same run.
-    assert message in refused(capsys, tmp_path / "run", code=1)
+    assert message.format(folder=tmp_path) in refused(capsys, tmp_path / "run", code=1)

@@ -1,6 +1,7 @@
 """The command line: whatever is typed becomes the config that was meant, or one line that says what is wrong."""
 
 import dataclasses
+import json
 import logging
 import os
 
@@ -156,6 +157,63 @@ def test_each_field_of_the_experiment_can_be_set(preset):
     assert parse(*settings, presets=celebahq_mvae.PRESETS)[0] == expected
 
 
+# --- a run that is there already -------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A config as experiments have it.
+
+    Attributes:
+        count: a number of things.
+        rate: a rate.
+        model: the model.
+    """
+
+    count: int = 3
+    rate: float = 0.1
+    model: Inner = Inner()
+
+
+EXPERIMENTS = {"small": Experiment(), "large": Experiment(300, 0.3)}
+
+
+def write_config(workdir, **config):
+    (workdir / "config.json").write_text(json.dumps({"model": "multimodal", "config": config}))
+
+
+def test_extend():
+    assert parse("--extend")[1] == launch.Arguments("runs/x", "small", False, extend=True)
+
+
+def test_evaluate_starts_from_the_config_of_the_workdir(tmp_path):
+    write_config(tmp_path, count=7, model={"rates": [1.0], "names": ["z"]})  # by a version that knew no rate
+    config, arguments = parse("--evaluate", f"--workdir={tmp_path}", "--config.model.names=x,y", presets=EXPERIMENTS)
+    assert config == Experiment(7, 0.1, Inner((1.0,), ("x", "y")))
+    assert arguments == launch.Arguments(str(tmp_path), "small", False, evaluate=True)
+
+
+@pytest.mark.parametrize(
+    ("config", "arguments", "message"),
+    [
+        (None, [], "config.json does not exist; expected the workdir of a run."),
+        ({"model": {}, "size": 1}, [], "is not a run of this experiment: Experiment has no field size"),
+        ({"model": {"widths": [3]}}, [], "is not a run of this experiment: Inner has no field widths"),
+        ({"model": 3}, [], "is not a run of this experiment"),
+        ({}, [], "config.json is not that of a run"),
+        ({"model": {}}, ["--config.cuont=1"], "did you mean --config.count?"),
+        ({"model": {}}, ["--preset=small"], "--preset cannot go with --evaluate, which takes the workdir's config"),
+        ({"model": {}}, ["--extend"], "--extend cannot go with --evaluate"),
+    ],
+    ids=str,
+)
+def test_evaluate_refuses_what_is_no_run_of_the_experiment(tmp_path, capsys, config, arguments, message):
+    if config is not None:
+        write_config(tmp_path, **config)
+    arguments = ["--evaluate", f"--workdir={tmp_path}", *arguments]
+    assert message in refused(capsys, *arguments, presets=EXPERIMENTS)
+
+
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
@@ -239,7 +297,14 @@ def test_help_lists_every_field_with_default_type_and_meaning(capsys, presets, p
     assert (end.value.code, err) == (0, "")
     lines = out.splitlines()
     assert lines[0] == "Does things."
-    for flag in ("workdir=runs/x", f"preset={next(iter(presets))}", "dry-run=False", "help=False"):
+    for flag in (
+        "workdir=runs/x",
+        f"preset={next(iter(presets))}",
+        "dry-run=False",
+        "extend=False",
+        "evaluate=False",
+        "help=False",
+    ):
         assert f"  --{flag}" in lines
     for name, value in leaves(presets[preset]):
         line = lines.index(f"  --config.{name}={value!r}  [{type(value).__name__}]")
@@ -270,9 +335,10 @@ def test_what_is_our_mistake_keeps_its_traceback(error):
         raise error
 
 
-def enter(path, settings=None, may_change=()):
+def enter(path, settings=None, may_change=(), **options):
     """Status of a session in which nothing happens."""
-    with launch.session(str(path), {"a": 1} if settings is None else settings, may_change) as (workdir, interruption):
+    settings = {"a": 1} if settings is None else settings
+    with launch.session(str(path), settings, may_change, **options) as (workdir, interruption):
         assert not interruption.requested
         return workdir
 
@@ -304,6 +370,27 @@ def test_a_finished_workdir_says_so(tmp_path, capsys):
         enter(tmp_path)
     assert (end.value.code or 0) == 0
     assert capsys.readouterr().out == f"{tmp_path} is finished; its report is {tmp_path / 'report.html'}.\n"
+
+
+def test_a_finished_workdir_goes_on_with_more_epochs_if_told_so(tmp_path, capsys):
+    enter(tmp_path, {"epochs": 2}).finish()
+    with pytest.raises(SystemExit) as end:
+        enter(tmp_path, {"epochs": 4}, epochs=["epochs"])
+    assert (end.value.code, capsys.readouterr().err.splitlines()[1:]) == (
+        2,
+        [
+            "  epochs: 2 before, 4 now",
+            "Continue it with the settings it started with, or choose another workdir. To go on with the longer phase, "
+            "add --extend.",
+        ],
+    )
+    for _ in range(2):  # the same command resumes it
+        workdir = enter(tmp_path, {"epochs": 4}, epochs=["epochs"], extend=True)
+    workdir.finish()
+    with pytest.raises(SystemExit) as end:
+        enter(tmp_path, {"epochs": 4}, epochs=["epochs"], extend=True)
+    assert (end.value.code or 0) == 0
+    assert "is finished" in capsys.readouterr().out
 
 
 def test_a_workdir_that_cannot_be_is_refused(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """What README shows is run: its Python as it stands, on a run small enough for a test."""
 
+import functools
 import re
 import subprocess
 import sys
@@ -44,12 +45,17 @@ def test_make_targets_and_paths_exist():
         assert (ROOT / path).exists(), path
 
 
+@functools.cache
+def shown(script, *command):
+    """What --help of a command prints."""
+    arguments = [sys.executable, ROOT / script, *command, "--help"]
+    return subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
+
+
 def test_flags_exist():
-    shown = subprocess.run(
-        [sys.executable, ROOT / "experiments" / "celebahq_mvae.py", "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    for flag in re.findall(r"--[\w.-]+", "\n".join(blocks("sh"))):
-        assert f"{flag}=" in shown, flag
+    commands = re.findall(r"python ((?:experiments|tools)/\w+\.py)((?:[^\n]|\\\n)*)", "\n".join(blocks("sh")))
+    assert len(commands) > 10
+    for script, arguments in commands:
+        name = [] if script.startswith("experiments") else [arguments.split()[0]]
+        for flag in re.findall(r"--?[a-z][\w.-]*", arguments):
+            assert re.search(rf"{re.escape(flag)}[ =\]]", shown(script, *name)), f"{script} {flag}"

@@ -8,11 +8,13 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy
 import zoo
 
 from mvae_jax import runs
@@ -137,6 +139,32 @@ def test_relative_workdir_and_moving_average(copied, monkeypatch):
         assert_equal({**state.params, "vae": state.ema["vae"]}, run.params)
 
 
+@dataclasses.dataclass(frozen=True)
+class ToyConfig:
+    epochs: int = 1
+
+
+def test_any_model_of_the_zoo_is_loaded(tmp_path, monkeypatch):
+    def read(params, state, x):
+        return x @ params["critic"]["kernel"] + state["vae"]["mean"].sum()
+
+    model = dataclasses.replace(toy.build(), functions={"read": read})
+    phases = toy.phases()[:1]
+    module = types.SimpleNamespace(
+        Config=ToyConfig, phases=lambda config, steps_per_epoch: phases, build=lambda config: model
+    )
+    monkeypatch.setitem(runs.ZOO, "toy", module)
+    Workdir(tmp_path).configure({"model": "toy", "config": {"model": {"epochs": 7}}})
+    state = states.create(model, phases[0], jax.random.key(2), dict(toy.TRAIN.arrays))
+    with Checkpoints(tmp_path, ["first"]) as checkpoints:
+        checkpoints.save("first", state)  # of step 0, as a run that starts from another has it
+    run = runs.load(tmp_path)
+    assert (run.phase, run.step, run.config, set(run.functions)) == ("first", 0, ToyConfig(7), {"read"})
+    assert_equal(state.params, run.params)
+    x = np.random.default_rng(0).normal(size=(3, 16)).astype(np.float32)
+    np.testing.assert_allclose(run.read(x), x @ np.asarray(state.params["critic"]["kernel"]), rtol=1e-5)
+
+
 def no_checkpoint(folder):
     shutil.rmtree(folder / "checkpoints")
 
@@ -163,7 +191,12 @@ def settings(**changes):
         (None, {"phase": "unimodal", "best": True}, FileNotFoundError, "run has no best checkpoint of unimodal yet"),
         (None, {"phase": "alignement"}, ValueError, "no phase 'alignement'; its phases are unimodal, alignment, adv"),
         (damaged, {}, DamagedCheckpoint, r"alignment/6 is damaged: state/.* \(changed\)"),
-        (settings(model="vaegan"), {}, ValueError, r"config\.json is of the model 'vaegan'; this version has multimo"),
+        (
+            settings(model="vaegan"),
+            {},
+            ValueError,
+            r"config\.json is of the model 'vaegan'; this version has .*multimodal",
+        ),
         (settings(config={"model": {"width": 3}}), {}, ValueError, "Config has no field width: another version"),
         (settings(config=3), {}, ValueError, r"config\.json is not that of a run of a model of the zoo"),
         (lambda folder: (folder / "config.json").write_text("{"), {}, ValueError, r"config\.json is not that of a run"),

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from mvae_jax.models import multimodal
+from mvae_jax.models import attribute_classifier, multimodal
 from mvae_jax.objective import Model, Phase
 
 BATCH = 8
@@ -37,6 +37,10 @@ MULTIMODAL = multimodal.Config(
     adversarial=dataclasses.replace(multimodal.Config().adversarial, epochs=1, adversarial=0.1),
 )
 
+ATTRIBUTE_CLASSIFIER = attribute_classifier.Config(
+    image_size=32, widths=(4, 8, 8), hidden=16, epochs=1, batch_size=BATCH, learning_rate=1e-3
+)
+
 
 def faces(count: int, size: int = 32, attributes: int = 10) -> dict[str, np.ndarray]:
     """Noise with a brightness that depends on the attributes."""
@@ -50,6 +54,11 @@ TABLE = {
     "multimodal": Row(
         model=lambda: multimodal.build(MULTIMODAL),
         phases=lambda: multimodal.phases(MULTIMODAL, steps_per_epoch=3),
+        batch=faces,
+    ),
+    "attribute_classifier": Row(
+        model=lambda: attribute_classifier.build(ATTRIBUTE_CLASSIFIER),
+        phases=lambda: attribute_classifier.phases(ATTRIBUTE_CLASSIFIER, steps_per_epoch=3),
         batch=faces,
     ),
 }

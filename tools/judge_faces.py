@@ -2,27 +2,29 @@
 
     python tools/judge_faces.py CelebAMask-HQ.zip --sheet runs/attributes.png
 
-Trains a small classifier on real faces and reads renders with it; fits a linear probe to the pixels of renders; and
-draws every attribute off and on with identity and nuisance factors held.
+Trains the attribute classifier on real faces and reads renders with it; fits a linear probe to the pixels of renders;
+and draws every attribute off and on with identity and nuisance factors held.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from mvae_jax import images
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments"))  # a script finds its own folder only
+
+import judge
+
+from mvae_jax import images, runs
 from mvae_jax.data import celebamask_hq, faces
-from mvae_jax.data.batches import Batches, Split
 from mvae_jax.viz import grids
 
 JUDGED = tuple(name for name in faces.ATTRIBUTES if name != "female")
@@ -30,78 +32,10 @@ COLUMNS = [faces.ATTRIBUTES.index(name) for name in JUDGED]
 HAIR = ("black_hair", "blond_hair", "bald")
 
 
-class Classifier(nn.Module):
-    """Four convolutions and two dense layers; logits [B, A] from images [B, 64, 64, 3] in [-1, 1]."""
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Runs the network."""
-        for stage, width in enumerate((32, 64, 96, 128)):
-            x = nn.Conv(width, (3, 3), strides=2 if stage == 0 else 1, use_bias=False)(x)
-            x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9)(x))
-            if stage:
-                b, h, w, c = x.shape
-                x = x.reshape(b, h // 2, 2, w // 2, 2, c).max((2, 4))
-        x = nn.Dropout(0.4, deterministic=not train)(x.reshape(len(x), -1))
-        x = nn.Dropout(0.3, deterministic=not train)(nn.relu(nn.Dense(128)(x)))
-        return nn.Dense(len(JUDGED))(x)
-
-
-def augment(x: jax.Array, key: jax.Array) -> jax.Array:
-    """Flips, shifts, light, colour, saturation, blur and noise, so that the classifier looks at shapes."""
-    keys = jax.random.split(key, 9)
-    one = (len(x), 1, 1, 1)
-    x = jnp.where(jax.random.bernoulli(keys[0], 0.5, one), x[:, :, ::-1], x)
-    gain = 0.25 * jax.random.normal(keys[1], one) + 0.1 * jax.random.normal(keys[2], (len(x), 1, 1, 3))
-    x = x * jnp.exp(gain) + 0.1 * jax.random.normal(keys[3], (len(x), 1, 1, 3))
-    padded = jnp.pad(x, ((0, 0), (4, 4), (4, 4), (0, 0)), mode="edge")
-    shifts = jax.random.randint(keys[4], (len(x), 2), 0, 9)
-    x = jax.vmap(lambda image, s: jax.lax.dynamic_slice(image, (s[0], s[1], 0), x.shape[1:]))(padded, shifts)
-    grey = x.mean(-1, keepdims=True)
-    x = grey + (x - grey) * (0.3 + jax.random.uniform(keys[5], one))
-    blurred = (x + jnp.roll(x, 1, 1) + jnp.roll(x, -1, 1)) / 3
-    blurred = (blurred + jnp.roll(blurred, 1, 2) + jnp.roll(blurred, -1, 2)) / 3
-    x = x + (blurred - x) * jnp.maximum(0.0, jax.random.uniform(keys[6], one, minval=-1.0))
-    return x + 0.06 * jax.random.uniform(keys[7], one) * jax.random.normal(keys[8], x.shape)
-
-
-def train_classifier(real: Split, epochs: int, seed: int) -> Any:
-    """Trains on real faces; returns the variables of `Classifier`."""
-    batches = Batches(real, 64, seed)
-    steps = epochs * batches.steps_per_epoch
-    variables = Classifier().init(jax.random.key(seed), jnp.zeros((1, 64, 64, 3)), False)
-    optimizer = optax.adamw(optax.cosine_onecycle_schedule(steps, 2e-3), weight_decay=2e-2)
-    opt_state = optimizer.init(variables["params"])
-
-    @jax.jit
-    def step(variables: Any, opt_state: Any, batch: Any, key: jax.Array) -> tuple[Any, Any]:
-        augmentation, dropout = jax.random.split(key)
-        x, y = augment(images.to_float(batch["image"]), augmentation), batch["attributes"][:, jnp.array(COLUMNS)]
-
-        def loss(params: Any) -> tuple[jax.Array, Any]:
-            logits, updated = Classifier().apply(
-                {**variables, "params": params}, x, True, rngs={"dropout": dropout}, mutable=["batch_stats"]
-            )
-            return optax.sigmoid_binary_cross_entropy(logits, y).mean(), updated
-
-        gradient, updated = jax.grad(loss, has_aux=True)(variables["params"])
-        updates, opt_state = optimizer.update(gradient, opt_state, variables["params"])
-        return {"params": optax.apply_updates(variables["params"], updates), **updated}, opt_state
-
-    for number in range(steps):
-        batch = {name: jnp.asarray(array) for name, array in batches.batch_at(number).items()}
-        variables, opt_state = step(variables, opt_state, batch, jax.random.key(seed + 1 + number))
-    return variables
-
-
-def aurocs(variables: Any, pictures: np.ndarray, attributes: np.ndarray) -> dict[str, float]:
+def aurocs(classifier: runs.Run, pictures: np.ndarray, attributes: np.ndarray) -> dict[str, float]:
     """Area under the ROC curve of each attribute."""
-    logits = jax.jit(lambda x: Classifier().apply(variables, images.to_float(x), False))
-    scores = np.concatenate([logits(pictures[i : i + 500]) for i in range(0, len(pictures), 500)])
-    return {
-        name: roc_auc_score(attributes[:, c], scores[:, i])
-        for i, (name, c) in enumerate(zip(JUDGED, COLUMNS, strict=True))
-    }
+    logits = judge.in_chunks(classifier.logits)(images.to_float(jnp.asarray(pictures)))
+    return {name: roc_auc_score(attributes[:, c], logits[:, c]) for name, c in zip(JUDGED, COLUMNS, strict=True)}
 
 
 def linear_probe(seed: int, train: int, test: int) -> dict[str, float]:
@@ -147,16 +81,19 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="CelebAMask-HQ, its folder or a zip")
     parser.add_argument("--epochs", type=int, default=8, help="epochs of the classifier")
     parser.add_argument("--seed", type=int, default=0, help="of everything")
+    parser.add_argument("--workdir", help="where the classifier is kept, or resumed; by default it is not kept")
     parser.add_argument("--sheet", type=Path, help="where to write the sheet of attributes, a PNG")
     arguments = parser.parse_args()
     if arguments.sheet:
         attribute_sheet(arguments.seed, 10).save(arguments.sheet)
     probe = linear_probe(arguments.seed, 4000, 1000)
     real = celebamask_hq.load(arguments.data, celebamask_hq.Settings(subset_size=6000, seed=arguments.seed))
-    variables = train_classifier(real.train, arguments.epochs, arguments.seed)
-    held_out = aurocs(variables, real.validation["image"], real.validation["attributes"])
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, config = arguments.workdir or temporary, judge.config_for(real, arguments.epochs)
+        classifier = judge.train(folder, real, config, seed=arguments.seed)
+    held_out = aurocs(classifier, real.validation["image"], real.validation["attributes"])
     drawn = faces.sample(arguments.seed, 4000)
-    rendered = aurocs(variables, drawn.images, drawn.attributes)
+    rendered = aurocs(classifier, drawn.images, drawn.attributes)
     print(f"{'attribute':18} {'AUROC real':>10} {'AUROC render':>12} {'probe accuracy':>14}")
     for name in JUDGED:
         print(f"{name:18} {held_out[name]:10.3f} {rendered[name]:12.3f} {probe[name]:14.3f}")

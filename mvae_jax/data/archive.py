@@ -30,6 +30,12 @@ class Archive(Protocol):
     def files(self, folder: str) -> frozenset[str]:
         """Returns the names, without the folder, of the files directly in `folder`."""
 
+    def folders(self) -> frozenset[str]:
+        """Returns the names of the folders at the top."""
+
+    def has(self, name: str) -> bool:
+        """Returns whether there is such a file."""
+
     def read(self, name: str) -> bytes:
         """Returns the bytes of a file. Safe to call from several threads.
 
@@ -60,12 +66,21 @@ class Folder:
         with os.scandir(self.path / folder) as entries:
             return frozenset(entry.name for entry in entries if entry.is_file())
 
+    def folders(self) -> frozenset[str]:  # noqa: D102
+        if not self.path.is_dir():
+            return frozenset()
+        with os.scandir(self.path) as entries:
+            return frozenset(entry.name for entry in entries if entry.is_dir())
+
+    def has(self, name: str) -> bool:  # noqa: D102
+        return (self.path / name).is_file()
+
     def read(self, name: str) -> bytes:  # noqa: D102
-        if _leads_outside(name):
+        if leads_outside(name):
             raise ValueError(f"{name!r} leads outside {self.path}.")
-        if not (self.path / name).is_file():
+        if not self.has(name):
             raise FileNotFoundError(f"There is no file {self.where(name)}.")
-        _check_size(self.where(name), (self.path / name).stat().st_size)
+        check_size(self.where(name), (self.path / name).stat().st_size)
         return (self.path / name).read_bytes()
 
     def fingerprint(self, name: str) -> str:  # noqa: D102
@@ -92,12 +107,19 @@ class Zip:
         below = (name.removeprefix(start) for name in self.file.namelist() if name.startswith(start))
         return frozenset(name for name in below if name and "/" not in name)
 
+    def folders(self) -> frozenset[str]:  # noqa: D102
+        below = (name.removeprefix(self.prefix) for name in self.file.namelist() if name.startswith(self.prefix))
+        return frozenset(name.split("/")[0] for name in below if "/" in name)
+
+    def has(self, name: str) -> bool:  # noqa: D102
+        return self.prefix + name in self.file.NameToInfo
+
     def read(self, name: str) -> bytes:  # noqa: D102
         try:
             member = self.file.getinfo(self.prefix + name)
         except KeyError:
             raise FileNotFoundError(f"There is no file {self.where(name)}.") from None
-        _check_size(self.where(name), member.file_size)
+        check_size(self.where(name), member.file_size)
         try:
             return self.file.read(member)  # compares the CRC-32
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
@@ -152,15 +174,30 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
 def _problem(member: zipfile.ZipInfo) -> str | None:
     if member.flag_bits & 1:
         return f"{member.filename!r} is encrypted: unpack the zip with its password and give the folder"
-    if _leads_outside(member.filename):
+    if leads_outside(member.filename):
         return f"{member.filename!r} leads outside the zip, as in no published data set: fetch another copy"
     return None
 
 
-def _leads_outside(name: str) -> bool:
+def leads_outside(name: str) -> bool:
+    """Returns whether a name leads, or on some system could lead, outside its archive."""
     return name.startswith("/") or "\\" in name or ":" in name or ".." in name.split("/")
 
 
-def _check_size(where: str, size: int) -> None:
+def check_size(where: str, size: int) -> None:
+    """Raises ValueError if a file of `size` bytes is larger than any file of a data set."""
     if size > MAX_BYTES:
         raise ValueError(f"{where} has {size} bytes, expected at most {MAX_BYTES}: it is no file of the data set.")
+
+
+class DefectError(ValueError):
+    """Everything that is wrong with a text file of a data set; the message tells the first.
+
+    Attributes:
+        problems: at least one sentence.
+    """
+
+    def __init__(self, problems: list[str]) -> None:
+        more = f" ({len(problems) - 1} more: `tools/prepare_data.py verify` lists them.)" if problems[1:] else ""
+        super().__init__(problems[0] + more)
+        self.problems = problems

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -46,6 +48,61 @@ class Split:
     def take(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """Returns the examples at `indices`, int [B], as name -> array [B, ...]."""
         return {name: array[indices] for name, array in self.arrays.items()}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Splits:
+    """A data set of images and attributes, ready for training.
+
+    Attributes:
+        train: "image", "attributes" [N, A] and "index", see `Split`.
+        validation: likewise; never trained on.
+        calibration: likewise, disjoint from both: thresholds are taken from it. It may be empty.
+        attributes: the A names, in the order of the columns.
+        provenance: where the data came from, for reports.
+    """
+
+    train: Split
+    validation: Split
+    calibration: Split
+    attributes: tuple[str, ...]
+    provenance: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        for name, split in self:
+            shape = split["attributes"].shape if "attributes" in split.arrays else None
+            expected = (len(split), len(self.attributes))
+            if shape != expected:
+                raise ValueError(
+                    f"'attributes' of the {name} split has shape {shape}, expected {expected}: a row per image and a "
+                    f"column for each of {', '.join(self.attributes)}."
+                )
+
+    @classmethod
+    def cut(
+        cls,
+        arrays: Mapping[str, np.ndarray],
+        train: int,
+        validation: int,
+        attributes: tuple[str, ...],
+        provenance: Mapping[str, Any],
+    ) -> Splits:
+        """Cuts arrays [N, ...] in three: the first `train` examples, the next `validation` ones, and the rest."""
+        borders = (slice(train), slice(train, train + validation), slice(train + validation, None))
+        first, second, third = (Split({name: array[border] for name, array in arrays.items()}) for border in borders)
+        return cls(first, second, third, attributes, provenance)
+
+    def __iter__(self) -> Iterator[tuple[str, Split]]:
+        for name in ("train", "validation", "calibration"):
+            yield name, getattr(self, name)
+
+    def sha256(self) -> str:
+        """Returns a checksum, hexadecimal, of all images and attributes: a resumed run must see the same."""
+        digest = hashlib.sha256()
+        for _, split in self:
+            for name in ("image", "attributes"):
+                digest.update(split[name].tobytes())
+        return digest.hexdigest()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -9,6 +9,9 @@ opposite.
 Gender: where the list has both `male` and `female`, "man" and "woman" stand for one bit each, "person" for
 neither and "man and woman" for both, since a vector may have any of these. Where it has one of the two, the other
 word means that this bit is 0. "Boy" and "girl" state the gender alone, not `young`.
+
+An attribute of one's own, such as `red_car`, is said by its name: "a person with red car". Names that would make a
+sentence ambiguous are refused by `check_names`.
 """
 
 from __future__ import annotations
@@ -16,8 +19,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import enum
+import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +32,7 @@ class _Phrase:
     """How an attribute is said.
 
     Attributes:
-        slot: its place in the sentence: "a {is} {noun} who is {doing} and wearing {wearing} with {with}".
+        slot: its place in the sentence: "a {is} {noun} who is {doing} and wearing {wearing} with {with} and {without}".
         text: what `write` says; articles do not count in reading.
         synonyms: what else `read` understands.
         opposites: what says that the attribute is 0.
@@ -90,8 +94,8 @@ _PHRASES = {
     "goatee": _Phrase("with", "a goatee", ("goateed",)),
     "mustache": _Phrase("with", "a mustache", ("moustache", "mustached", "moustached", "mustachioed")),
     "sideburns": _Phrase("with", "sideburns", ("side burns",)),
-    # Last of all: what followed "no beard" would be in doubt, see `_Scope`.
-    "no_beard": _Phrase("with", "no beard", ("beardless", "clean shaven", "cleanshaven"), ("beard", "bearded")),
+    # In the last slot: what followed "no beard" would be in doubt, see `_Scope`.
+    "no_beard": _Phrase("without", "no beard", ("beardless", "clean shaven", "cleanshaven"), ("beard", "bearded")),
 }
 
 _OTHER_GENDER = {"male": "female", "female": "male"}
@@ -118,18 +122,89 @@ def _words(text: str) -> list[str]:
     return [token for token in tokens if token not in _ARTICLES]
 
 
-def _lexicon() -> dict[tuple[str, ...], tuple[str, bool]]:
-    meanings = {}
-    for attribute, phrase in _PHRASES.items():
-        for value, texts in ((True, (phrase.text, *phrase.synonyms)), (False, phrase.opposites)):
-            meanings.update({tuple(_words(text)): (attribute, value) for text in texts})
+_Meanings = dict[tuple[str, ...], tuple[str, bool]]
+
+
+def _meanings(name: str, phrase: _Phrase) -> _Meanings:
+    said = {True: (phrase.text, *phrase.synonyms), False: phrase.opposites}
+    meanings = {tuple(_words(text)): (name, value) for value, texts in said.items() for text in texts}
     # "No beard" is read as any negation is, lest "no glasses, no beard" be two rules.
     return {words: meaning for words, meaning in meanings.items() if words[0] not in _NEGATORS}
 
 
-_LEXICON = _lexicon()
-_LONGEST = max(map(len, _LEXICON))
-_VOCABULARY = sorted(_GRAMMAR | {word for words in _LEXICON for word in words})
+class _Language(NamedTuple):
+    """What can be said about a list of attributes.
+
+    Attributes:
+        phrases: of the known attributes and then of the list's own; the order is that of the words within a slot.
+        lexicon: words -> attribute and value; the list's own hide those of attributes that it does not have.
+        longest: most words of a phrase.
+        vocabulary: all words.
+    """
+
+    phrases: dict[str, _Phrase]
+    lexicon: _Meanings
+    longest: int
+    vocabulary: list[str]
+
+
+@functools.lru_cache(maxsize=16)
+def _language(attributes: tuple[str, ...]) -> _Language:
+    if len(set(attributes)) < len(attributes):
+        raise ValueError(f"attributes are {attributes}, expected each name once.")
+    own = {name: _own_phrase(name) for name in sorted(set(attributes) - _PHRASES.keys())}
+    phrases = {**_PHRASES, **own}
+    # Where one gender is listed, both are said.
+    said = {*attributes, *(other for name, other in _OTHER_GENDER.items() if name in attributes)}
+    for name in own:
+        others = {words for other in said - {name} for words in _meanings(other, phrases[other])}
+        parts = _composition(tuple(_words(name)), others)
+        if parts:
+            raise ValueError(
+                f"The attribute {name!r} would be read as {' and '.join(map(repr, parts))}, as other attributes are "
+                "said: give it another name."
+            )
+    lexicon = {words: meaning for name in phrases for words, meaning in _meanings(name, phrases[name]).items()}
+    vocabulary = sorted(_GRAMMAR | {word for words in lexicon for word in words})
+    return _Language(phrases, lexicon, max(map(len, lexicon)), vocabulary)
+
+
+def _own_phrase(name: str) -> _Phrase:
+    """The words of an attribute that is not known: those of its name."""
+    words = name.split("_")
+    if grammar := sorted(set(words) & (_GRAMMAR | _ARTICLES)):
+        raise ValueError(
+            f"The name of the attribute {name!r} contains {' and '.join(map(repr, grammar))}, which the grammar of "
+            "captions needs: give it a name without, such as 'striped_shirt'."
+        )
+    if words != _words(name) or not all(word.isalnum() for word in words):
+        close = difflib.get_close_matches("_".join(_words(name)), _PHRASES)
+        raise ValueError(
+            f"The attribute {name!r} cannot be said in a caption: expected a name of lower-case letters and digits, "
+            f"words joined by single underscores, such as {' or '.join(map(repr, close or ['red_car']))}."
+        )
+    return _Phrase("with", " ".join(words))
+
+
+def _composition(words: tuple[str, ...], phrases: Collection[tuple[str, ...]]) -> list[str]:
+    """Phrases that add up to the words, one after the other; empty if none do."""
+    ways: dict[int, list[str]] = {0: []}  # how many of the words -> phrases that add up to them
+    for end in range(1, len(words) + 1):
+        start = next((start for start in ways if words[start:end] in phrases), None)
+        if start is not None:
+            ways[end] = [*ways[start], " ".join(words[start:end])]
+    return ways.get(len(words), [])
+
+
+def check_names(attributes: Sequence[str]) -> None:
+    """Raises ValueError unless captions can be written and read back for a list of attributes.
+
+    Args:
+        attributes: any of the 40 attributes of CelebA in snake case, `female`, and names of one's own: words of
+            lower-case letters and digits joined by underscores, that neither belong to the grammar of captions nor
+            add up to phrases of other attributes in the list.
+    """
+    _language(tuple(attributes))
 
 
 def write(vector: np.ndarray | Sequence[float], attributes: Sequence[str]) -> str:
@@ -137,15 +212,15 @@ def write(vector: np.ndarray | Sequence[float], attributes: Sequence[str]) -> st
 
     Args:
         vector: values in {0, 1}, [A].
-        attributes: the A names: any of the 40 attributes of CelebA in snake case, and `female`.
+        attributes: the A names, see `check_names`.
 
     Returns:
         A sentence such as "a young woman who is smiling and wearing eyeglasses with blond hair".
 
     Raises:
-        ValueError: a value is neither 0 nor 1, the lengths differ, or an attribute is unknown.
+        ValueError: a value is neither 0 nor 1, the lengths differ, or an attribute cannot be said.
     """
-    _check_names(attributes)
+    phrases = _language(tuple(attributes)).phrases
     values = np.asarray(vector)
     if values.shape != (len(attributes),) or not np.isin(values, (0, 1)).all():
         raise ValueError(f"vector is {values.tolist()}, expected {len(attributes)} values in {{0, 1}}, no logits.")
@@ -155,14 +230,14 @@ def write(vector: np.ndarray | Sequence[float], attributes: Sequence[str]) -> st
             has.add(other)
 
     def said(slot: str) -> list[str]:
-        return [phrase.text for name, phrase in _PHRASES.items() if name in has and phrase.slot == slot]
+        return [phrase.text for name, phrase in phrases.items() if name in has and phrase.slot == slot]
 
     words = [*said("is"), " and ".join(said("noun")) or "person"]
     sentence = f"{'an' if words[0][0] in 'aeiou' else 'a'} {' '.join(words)}"
     wearing = [f"wearing {_enumerate(said('wearing'))}"] if said("wearing") else []
     if doing := said("doing") + wearing:
         sentence += f" who is {_enumerate(doing)}"
-    if features := said("with"):
+    if features := said("with") + said("without"):
         sentence += f" with {_enumerate(features)}"
     return sentence
 
@@ -188,8 +263,7 @@ def read(sentence: str, attributes: Sequence[str]) -> np.ndarray:
         ValueError: lists every word that is not understood (with close ones that are), every phrase for which
             there is no attribute, unclear negations and contradictions.
     """
-    _check_names(attributes)
-    reader = _follow(_words(sentence))
+    reader = _follow(_words(sentence), _language(tuple(attributes)))
     problems = list(reader.problems)
     stated: dict[str, bool] = {}
     for name, value, phrase in reader.statements:
@@ -224,6 +298,7 @@ class _Statement(NamedTuple):
 class _Reader:
     """Collects what a sentence states, and what is wrong with it, one phrase or word after the other."""
 
+    language: _Language
     statements: list[_Statement] = dataclasses.field(default_factory=list)
     problems: list[str] = dataclasses.field(default_factory=list)
     scope: _Scope = _Scope.NOTHING
@@ -240,7 +315,7 @@ class _Reader:
     def word(self, word: str) -> None:
         """Takes a word, or a punctuation mark, that states nothing alone."""
         if word not in _GRAMMAR:
-            self.problems.append(_unknown(word))
+            self.problems.append(_unknown(word, self.language))
             self.scope = _Scope.NOTHING
             return
         if word not in _PASSED or self.negator == "no":  # "glasses no with lipstick" negates the glasses
@@ -276,12 +351,12 @@ class _Reader:
             self.scope = _Scope.NOTHING
 
 
-def _follow(words: list[str]) -> _Reader:
-    reader = _Reader(problems=[] if words else ["it is empty"])
+def _follow(words: list[str], language: _Language) -> _Reader:
+    reader = _Reader(language, problems=[] if words else ["it is empty"])
     while words:
-        length = next((n for n in range(_LONGEST, 0, -1) if tuple(words[:n]) in _LEXICON), 0)
+        length = next((n for n in range(language.longest, 0, -1) if tuple(words[:n]) in language.lexicon), 0)
         if length:
-            reader.phrase(" ".join(words[:length]), *_LEXICON[tuple(words[:length])])
+            reader.phrase(" ".join(words[:length]), *language.lexicon[tuple(words[:length])])
         else:
             reader.word(words[0])
         words = words[max(length, 1) :]
@@ -289,18 +364,9 @@ def _follow(words: list[str]) -> _Reader:
     return reader
 
 
-def _unknown(word: str) -> str:
-    within = [" ".join(words) for words in _LEXICON if word in words]
+def _unknown(word: str, language: _Language) -> str:
+    within = [" ".join(words) for words in language.lexicon if word in words]
     if within:
         return f"{word!r} is understood only within {', '.join(map(repr, within))}"
-    close = difflib.get_close_matches(word, _VOCABULARY, cutoff=0.7)
+    close = difflib.get_close_matches(word, language.vocabulary, cutoff=0.7)
     return f"unknown word {word!r}" + (f" (did you mean {' or '.join(map(repr, close))}?)" if close else "")
-
-
-def _check_names(attributes: Sequence[str]) -> None:
-    for name in attributes:
-        if name not in _PHRASES:
-            close = difflib.get_close_matches(name, _PHRASES) or list(_PHRASES)
-            raise ValueError(f"There are no words for the attribute {name!r}: did you mean {', '.join(close)}?")
-    if len(set(attributes)) < len(attributes):
-        raise ValueError(f"attributes are {tuple(attributes)}, expected each name once.")

@@ -15,6 +15,7 @@ Reference:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import hashlib
@@ -22,17 +23,16 @@ import json
 import logging
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from mvae_jax.data import faces
-from mvae_jax.data.archive import Archive, open_archive
-from mvae_jax.data.batches import Split, permutation
-from mvae_jax.data.decode import cached_images, decode_images, default_cache_folder
+from mvae_jax.data import decode, faces
+from mvae_jax.data.archive import Archive, DefectError, open_archive
+from mvae_jax.data.batches import Splits, permutation
 
 _logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ POSE_FILE = "CelebAMask-HQ-pose-anno.txt"
 IMAGE_FOLDER = "CelebA-HQ-img"
 
 _IMAGE_NAME = re.compile(r"(0|[1-9][0-9]{0,8})\.jpg")
-_CACHE_FORMAT = 1  # raise it when the same inputs give other pixels
+_CACHE_FORMAT = 2  # raise it when the same inputs give other pixels
 _FEMALE, _MALE, _SUBSET, _CALIBRATION = range(4)  # streams of the selection's draws
 
 
@@ -141,26 +141,35 @@ class Selection:
     calibration: np.ndarray
     counts: Mapping[str, int]
 
+    @property
+    def rows(self) -> np.ndarray:
+        """Rows of all splits, one after the other."""
+        return np.concatenate([self.train, self.validation, self.calibration])
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class CelebAMaskHQ:
-    """The data set, ready for training.
+class Source:
+    """The published files, open for reading.
 
     Attributes:
-        train: "image" uint8 [N, H, W, 3], "attributes" float32 [N, A] in {0, 1}, "index" int32 [N], the number of
-            the image file.
-        validation: likewise.
-        calibration: likewise, disjoint from both.
-        attributes: the A names.
-        provenance: where the data came from, for reports: path, checksum of annotations, image files and settings,
-            checksum of the annotations alone, and the number of images that each stage left.
+        archive: the files.
+        table: the annotations; every image in it is there, though it may be damaged.
+        texts: contents of the annotation files by name.
     """
 
-    train: Split
-    validation: Split
-    calibration: Split
-    attributes: tuple[str, ...]
-    provenance: Mapping[str, Any]
+    archive: Archive
+    table: Table
+    texts: Mapping[str, str]
+
+    @property
+    def annotations_checksum(self) -> str:
+        """Checksum of the annotation files."""
+        return _checksum(self.texts)
+
+    def checksum(self, rows: np.ndarray, *further: Any) -> str:
+        """Returns a checksum of the annotations, of the images in some rows, unread, and of further values."""
+        files = map(image_file, self.table.index[rows].tolist())
+        return _checksum(self.texts, [(file, self.archive.fingerprint(file)) for file in files], *further)
 
 
 def load(
@@ -169,7 +178,7 @@ def load(
     *,
     cache_folder: str | Path | None = None,
     workers: int | None = None,
-) -> CelebAMaskHQ:
+) -> Splits:
     """Loads the data set; the selected images are decoded once and then come from a cache.
 
     The cache is one file per choice of data and settings, named by a checksum of the annotation files, of size and
@@ -183,7 +192,8 @@ def load(
         workers: threads that decode; None for one per core.
 
     Returns:
-        The three splits, attribute names and provenance.
+        The three splits; "index" is the N of N.jpg. Their provenance holds the path, checksums of everything and of
+        the annotations alone, the number of images that each stage left, and the size of the image files.
 
     Raises:
         FileNotFoundError: the path, an annotation file or an image is missing.
@@ -191,49 +201,91 @@ def load(
             eligible.
     """
     settings = settings or Settings()
-    with open_archive(path) as outer:
-        archive = _data_set_folder(outer)
-        texts = {name: _read_text(archive, name) for name in (ATTRIBUTE_FILE, POSE_FILE)}
-        table = parse(texts[ATTRIBUTE_FILE], texts[POSE_FILE], archive.where(ATTRIBUTE_FILE), archive.where(POSE_FILE))
-        _check_images(archive, table.index)
-        selection = select(table, settings)
+    with open_source(path) as source:
+        selection = select(source.table, settings)
+        files = [image_file(index) for index in source.table.index[selection.rows].tolist()]
+        checksum = source.checksum(selection.rows, _CACHE_FORMAT, dataclasses.asdict(settings))
 
-        rows = np.concatenate([selection.train, selection.validation, selection.calibration])
-        files = [f"{IMAGE_FOLDER}/{index}.jpg" for index in table.index[rows].tolist()]
-        fingerprints = [(file, archive.fingerprint(file)) for file in files]
-        checksum = _checksum(_CACHE_FORMAT, dataclasses.asdict(settings), texts, fingerprints)
-
-        def decode() -> np.ndarray:
+        def build() -> tuple[np.ndarray, np.ndarray]:
             _logger.info("Decoding %d images of %s, once.", len(files), path)
-            return decode_images(archive, files, lambda image: _resize(image, settings.image_size), workers=workers)
+            return decode.decode_images(
+                source.archive, files, lambda image: resize(image, settings.image_size), workers=workers
+            )
 
-        folder = Path(cache_folder).expanduser() if cache_folder else default_cache_folder()
-        images = cached_images(folder / f"celebamask_hq-{checksum[:32]}.npz", len(files), decode)
+        name = f"celebamask_hq-{checksum[:32]}.npz"
+        images, sizes = decode.cached_images(cache_folder, name, len(files), build)
+    provenance = {
+        "data_set": "CelebAMask-HQ",
+        "path": str(path),
+        "checksum": checksum,
+        "annotations_checksum": source.annotations_checksum,
+        "counts": dict(selection.counts),
+        "image_files": f"{decode.describe_sizes(sizes)} pixels",
+    }
+    return assemble(source.table, selection, images, settings.attributes, provenance)
 
-    vectors = table.vectors(settings.attributes).astype(np.float32)
 
-    def split(chosen: np.ndarray, first: int) -> Split:
-        return Split(
-            {
-                "image": images[first : first + len(chosen)],
-                "attributes": vectors[chosen],
-                "index": table.index[chosen],
-            }
-        )
+def assemble(
+    table: Table,
+    selection: Selection,
+    images: np.ndarray,
+    attributes: tuple[str, ...],
+    provenance: Mapping[str, Any],
+) -> Splits:
+    """Puts the splits together from a selection and its images, uint8 [n, H, W, 3], in the order of its rows."""
+    rows = selection.rows
+    arrays = {
+        "image": images,
+        "attributes": table.vectors(attributes)[rows].astype(np.float32),
+        "index": table.index[rows],
+    }
+    return Splits.cut(arrays, len(selection.train), len(selection.validation), attributes, provenance)
 
-    return CelebAMaskHQ(
-        train=split(selection.train, 0),
-        validation=split(selection.validation, len(selection.train)),
-        calibration=split(selection.calibration, settings.subset_size),
-        attributes=settings.attributes,
-        provenance={
-            "data_set": "CelebAMask-HQ",
-            "path": str(path),
-            "checksum": checksum,
-            "annotations_checksum": _checksum(*texts),
-            "counts": dict(selection.counts),
-        },
-    )
+
+@contextlib.contextmanager
+def open_source(path: str | Path) -> Iterator[Source]:
+    """Opens the folder `CelebAMask-HQ`, the folder that contains it, or the zip, and reads the annotations.
+
+    Raises:
+        FileNotFoundError: the path, an annotation file or an image is missing.
+        ValueError: the zip or an annotation file is damaged.
+    """
+    with open_archive(path) as outer:
+        archive = _found(outer)
+        table, texts = _read_annotations(archive)
+        missing = _missing(archive, table)
+        if missing:
+            raise FileNotFoundError(
+                f"{len(missing)} of {len(table.index)} images are missing, first {archive.where(missing[0])}: fetch "
+                "them, or remove their rows from both annotation files and correct the counts in line 1."
+            )
+        yield Source(archive, table, texts)
+
+
+def defects(path: str | Path, *, workers: int | None = None) -> Iterator[str]:
+    """Reads every file of the data set and yields what is wrong with it.
+
+    Args:
+        path: as for `load`.
+        workers: threads that decode; None for one per core.
+
+    Raises:
+        FileNotFoundError: there is no CelebAMask-HQ at the path.
+        ValueError: the file is no zip, or damaged as a whole.
+    """
+    with open_archive(path) as outer:
+        archive = _found(outer)
+        try:
+            table, _ = _read_annotations(archive)
+        except DefectError as error:
+            yield from error.problems
+        except (ValueError, FileNotFoundError) as error:
+            yield str(error)
+        else:
+            yield from (f"There is no file {archive.where(name)}." for name in _missing(archive, table))
+        images = sorted(name for name in archive.files(IMAGE_FOLDER) if _IMAGE_NAME.fullmatch(name))
+        names = [f"{IMAGE_FOLDER}/{name}" for name in images]
+        yield from decode.defects(archive, names, lambda image: resize(image, 1), workers=workers)
 
 
 def select(table: Table, settings: Settings) -> Selection:
@@ -303,30 +355,37 @@ def parse(
         One row per image; the files may list them in any order.
 
     Raises:
-        ValueError: a file is malformed, or the two do not have the same images; names file and line.
+        ValueError: a file is malformed, or the two do not have the same images; names file and line. `DefectError` if
+            it is about rows.
     """
-    names, attribute_rows = _parse_rows(attribute_text, attribute_file)
-    angles, pose_rows = _parse_rows(pose_text, pose_file)
+    problems: list[str] = []
+    names, attribute_rows = _parse_rows(attribute_text, attribute_file, problems)
+    angles, pose_rows = _parse_rows(pose_text, pose_file, problems)
     if "Male" not in names:
         raise ValueError(f"{attribute_file}, line 2 does not name the attribute 'Male', expected the 40 names.")
     if [angle.lower() for angle in angles] not in (["yaw", "pitch", "raw"], ["yaw", "pitch", "roll"]):
         raise ValueError(f"{pose_file}, line 2 is {' '.join(angles)!r}, expected 'Yaw Pitch Raw'.")
-    for rows, file, others, other_file in (
-        (attribute_rows, attribute_file, pose_rows, pose_file),
-        (pose_rows, pose_file, attribute_rows, attribute_file),
+    if problems:  # a malformed row has no counterpart either
+        raise DefectError(problems)
+    for rows, file, others, other_file, check in (
+        (attribute_rows, attribute_file, pose_rows, pose_file, _check_attributes),
+        (pose_rows, pose_file, attribute_rows, attribute_file, _check_pose),
     ):
         alone = sorted(rows.keys() - others.keys())
         if alone:
-            raise ValueError(
+            problems.append(
                 f"Rows of {file} without a counterpart in {other_file}: {len(alone)}, the first for "
                 f"{alone[0]}.jpg in line {rows[alone[0]].line}. Both files must list the same images."
             )
+        problems += [problem for row in rows.values() for problem in check(row, file)]
+    if problems:
+        raise DefectError(problems)
     index = sorted(attribute_rows)
     return Table(
         index=np.array(index, np.int32),
         names=tuple(name.lower() for name in names),
-        attributes=np.array([_attribute_values(attribute_rows[i], attribute_file) for i in index], bool),
-        pose=np.array([_pose_values(pose_rows[i], pose_file) for i in index], np.float64),
+        attributes=np.array([attribute_rows[i].values for i in index]) == "1",
+        pose=np.array([list(map(float, pose_rows[i].values)) for i in index]),
     )
 
 
@@ -336,7 +395,7 @@ class _Row:
     values: list[str]
 
 
-def _parse_rows(text: str, file: str) -> tuple[list[str], dict[int, _Row]]:
+def _parse_rows(text: str, file: str, problems: list[str]) -> tuple[list[str], dict[int, _Row]]:
     """Reads a line with the count, one with the names of the columns, and a row "N.jpg value ..." per image."""
     lines = text.rstrip().splitlines()
     if len(lines) < 3 or not lines[0].strip().isdecimal():
@@ -344,57 +403,70 @@ def _parse_rows(text: str, file: str) -> tuple[list[str], dict[int, _Row]]:
             f"{file}, line 1 is {lines[0][:40] if lines else ''!r}, expected the number of images, then a line of "
             "names and a row per image: fetch the file again."
         )
-    if int(lines[0]) != len(lines) - 2:
-        raise ValueError(
-            f"{file}, line 1 announces {int(lines[0])} images, but {len(lines) - 2} rows follow: fetch the file "
-            "again, or correct the count."
-        )
     columns = lines[1].split()
     if len({column.lower() for column in columns}) < len(columns):
         raise ValueError(f"{file}, line 2 has a name twice, expected the names of the columns.")
+    if int(lines[0]) != len(lines) - 2:
+        problems.append(
+            f"{file}, line 1 announces {int(lines[0])} images, but {len(lines) - 2} rows follow: fetch the file "
+            "again, or correct the count."
+        )
     rows: dict[int, _Row] = {}
     for number, line in enumerate(lines[2:], start=3):
         image, *values = line.split() or [""]
         match = _IMAGE_NAME.fullmatch(image)
         if not match:
-            raise ValueError(f"{file}, line {number} begins with {image!r}, expected an image such as '17.jpg'.")
-        if len(values) != len(columns):
-            raise ValueError(
+            problems.append(f"{file}, line {number} begins with {image!r}, expected an image such as '17.jpg'.")
+        elif len(values) != len(columns):
+            problems.append(
                 f"{file}, line {number} ({image}) has {len(values)} values, expected {len(columns)} as line 2."
             )
-        index = int(match[1])
-        if index in rows:
-            raise ValueError(f"{file}, line {number} repeats {image} of line {rows[index].line}: remove one of them.")
-        rows[index] = _Row(number, values)
+        elif int(match[1]) in rows:
+            first = rows[int(match[1])].line
+            problems.append(f"{file}, line {number} repeats {image} of line {first}: remove one of them.")
+        else:
+            rows[int(match[1])] = _Row(number, values)
     return columns, rows
 
 
-def _attribute_values(row: _Row, file: str) -> list[bool]:
+def _check_attributes(row: _Row, file: str) -> Iterator[str]:
     strange = set(row.values) - {"-1", "1"}
     if strange:
-        raise ValueError(f"{file}, line {row.line} has the value {min(strange)!r}, expected -1 or 1.")
-    return [value == "1" for value in row.values]
+        yield f"{file}, line {row.line} has the value {min(strange)!r}, expected -1 or 1."
 
 
-def _pose_values(row: _Row, file: str) -> list[float]:
+def _check_pose(row: _Row, file: str) -> Iterator[str]:
     try:
-        angles = [float(value) for value in row.values]
+        finite = all(math.isfinite(float(value)) for value in row.values)
     except ValueError:
-        angles = [math.nan]
-    if not all(map(math.isfinite, angles)):
-        raise ValueError(f"{file}, line {row.line} has the values {row.values}, expected three angles in degrees.")
-    return angles
+        finite = False
+    if not finite:
+        yield f"{file}, line {row.line} has the values {row.values}, expected three angles in degrees."
 
 
-def _data_set_folder(outer: Archive) -> Archive:
+def find(outer: Archive) -> Archive | None:
+    """Returns the part of an archive that holds CelebAMask-HQ, the whole or its folder CelebAMask-HQ/; or None."""
     for archive in (outer.within("CelebAMask-HQ"), outer):
         if archive.files("") & {ATTRIBUTE_FILE, POSE_FILE} or archive.files(IMAGE_FOLDER):
             return archive
-    raise FileNotFoundError(
-        f"{outer.where('')} does not hold CelebAMask-HQ: expected {ATTRIBUTE_FILE}, {POSE_FILE} and "
-        f"{IMAGE_FOLDER}/ in it or in its folder CelebAMask-HQ/. If the data set is still zipped, give the path of "
-        "the zip."
-    )
+    return None
+
+
+def _found(outer: Archive) -> Archive:
+    archive = find(outer)
+    if archive is None:
+        raise FileNotFoundError(
+            f"{outer.where('')} does not hold CelebAMask-HQ: expected {ATTRIBUTE_FILE}, {POSE_FILE} and "
+            f"{IMAGE_FOLDER}/ in it or in its folder CelebAMask-HQ/. If the data set is still zipped, give the path "
+            "of the zip."
+        )
+    return archive
+
+
+def _read_annotations(archive: Archive) -> tuple[Table, dict[str, str]]:
+    texts = {name: _read_text(archive, name) for name in (ATTRIBUTE_FILE, POSE_FILE)}
+    table = parse(texts[ATTRIBUTE_FILE], texts[POSE_FILE], archive.where(ATTRIBUTE_FILE), archive.where(POSE_FILE))
+    return table, texts
 
 
 def _read_text(archive: Archive, name: str) -> str:
@@ -406,21 +478,21 @@ def _read_text(archive: Archive, name: str) -> str:
         raise ValueError(f"{archive.where(name)} is no text ({error}): fetch the file again.") from error
 
 
-def _check_images(archive: Archive, index: np.ndarray) -> None:
+def image_file(index: int) -> str:
+    """Returns the name of an image within the data set."""
+    return f"{IMAGE_FOLDER}/{index}.jpg"
+
+
+def _missing(archive: Archive, table: Table) -> list[str]:
     files = archive.files(IMAGE_FOLDER)
-    missing = [i for i in index.tolist() if f"{i}.jpg" not in files]
-    if missing:
-        raise FileNotFoundError(
-            f"{len(missing)} of {len(index)} images are missing, first "
-            f"{archive.where(f'{IMAGE_FOLDER}/{missing[0]}.jpg')}: fetch them, or remove their rows from both "
-            "annotation files and correct the counts in line 1."
-        )
+    return [image_file(i) for i in table.index.tolist() if f"{i}.jpg" not in files]
 
 
-def _resize(image: Image.Image, size: int) -> Image.Image:
+def resize(image: Image.Image, size: int) -> Image.Image:
+    """Returns the image as RGB, size x size; ValueError unless it is a square, as the published ones are."""
     if image.width != image.height:
         raise ValueError(f"it is {image.width} x {image.height} pixels, expected a square")
-    return image.resize((size, size), Image.Resampling.LANCZOS)
+    return decode.square(image, size)
 
 
 def _checksum(*inputs: Any) -> str:

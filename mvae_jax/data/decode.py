@@ -1,42 +1,126 @@
-"""Image files to one uint8 array, decoded once and then read from a cache."""
+"""Image files to uint8 arrays; a data set's are decoded once and then read from a cache."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from mvae_jax.data.archive import Archive
+from mvae_jax.data.archive import Archive, check_size
 
 _logger = logging.getLogger(__name__)
 
 MAX_PIXELS = 2**26  # 8192 x 8192; a file that claims more is no photograph of a data set
 
-# What Pillow raises on files that are damaged, or that claim to be huge.
-_FAILURES = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
+
+# --- one image -----------------------------------------------------------------------------------------------------
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The image as it is meant to be seen: upright, in colour, on white where it is transparent.
+
+    Args:
+        image: any mode; 16-bit grey loses its low byte.
+
+    Returns:
+        Mode RGB, turned as its EXIF orientation says.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # `convert` would clip at 255
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def square(image: Image.Image, size: int) -> Image.Image:
+    """The central square of the image as it is meant to be seen, resized by Lanczos' kernel.
+
+    Args:
+        image: any mode and size.
+        size: height and width of the result, in pixels.
+
+    Returns:
+        Mode RGB, size x size.
+    """
+    image = to_rgb(image)
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS)
+
+
+def read_image(path: str | os.PathLike[str], size: int) -> tuple[np.ndarray, str]:
+    """Reads a user's image for a model, whatever its size.
+
+    Args:
+        path: a JPEG or PNG.
+        size: height and width of the result, in pixels.
+
+    Returns:
+        uint8 [size, size, 3], and what was done to the image, such as "cropped 640 x 480 to the central 480 x 480,
+        resized to 64 x 64"; "" for nothing.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no JPEG or PNG, damaged or too large.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}: give the path of a JPEG or PNG image.")
+    check_size(str(path), path.stat().st_size)
+    with _opened(path.read_bytes(), str(path)) as image:
+        return np.asarray(square(image, size)), ", ".join(_changes(image, size))
+
+
+def _changes(image: Image.Image, size: int) -> Iterator[str]:
+    """What `square` does to an image."""
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        yield "turned upright as its EXIF orientation says"
+    if image.has_transparency_data:
+        yield "put on white where it is transparent"
+    width, height = ImageOps.exif_transpose(image).size
+    side = min(width, height)
+    if width != height:
+        yield f"cropped {width} x {height} to the central {side} x {side}"
+    if side != size:
+        yield f"resized to {size} x {size}" if width != height else f"resized {side} x {side} to {size} x {size}"
+
+
+@contextlib.contextmanager
+def _opened(data: bytes, where: str) -> Iterator[Image.Image]:
+    """Opens a file's bytes; whatever is wrong with them, now or when they are decoded, names the file."""
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise ValueError(
+            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set, so a truncated image would be read as a grey one: "
+            "set it to False before loading data."
+        )
+    try:
+        image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"it has {image.width} x {image.height} pixels, expected at most {MAX_PIXELS}")
+        yield image
+    except Exception as error:  # Pillow raises anything on damaged files, TypeError for a bad EXIF tag among it
+        reason = "it is no JPEG or PNG image" if isinstance(error, UnidentifiedImageError) else error
+        raise ValueError(f"{where} ({len(data)} bytes) cannot be used: {reason}.") from error
+
+
+# --- many images ---------------------------------------------------------------------------------------------------
+
+Transform = Callable[[Image.Image], Image.Image]
 
 
 def decode_images(
-    archive: Archive,
-    names: Sequence[str],
-    transform: Callable[[Image.Image], Image.Image],
-    *,
-    workers: int | None = None,
-) -> np.ndarray:
+    archive: Archive, names: Sequence[str], transform: Transform, *, workers: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Decodes images in parallel.
 
     Threads serve: Pillow decodes and resizes outside the interpreter lock (files of 512 x 512 pixels took 3.1 ms
@@ -45,27 +129,22 @@ def decode_images(
     Args:
         archive: where the files are.
         names: N files, at least one.
-        transform: maps an RGB image of any size to one of the final size [H, W], the same for all. A ValueError
-            that it raises is reported with the name of the file.
+        transform: maps an image of any mode and size to an RGB one of the final size [H, W], the same for all. A
+            ValueError that it raises is reported with the name of the file.
         workers: threads; None for one per core.
 
     Returns:
-        uint8 [N, H, W, 3].
+        Images, uint8 [N, H, W, 3], and the width and height of the files, int32 [N, 2].
 
     Raises:
         FileNotFoundError: a file is missing.
         ValueError: a file is truncated, damaged, too large or no image, or has another size than the first.
     """
-    if ImageFile.LOAD_TRUNCATED_IMAGES:
-        raise ValueError(
-            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set, so a truncated image would be read as a grey one: "
-            "set it to False before loading data."
-        )
-    first = _decode(archive, names[0], transform)
-    images = np.empty((len(names), *first.shape), np.uint8)
+    first, _ = _decode(archive, names[0], transform)
+    images, sizes = np.empty((len(names), *first.shape), np.uint8), np.empty((len(names), 2), np.int32)
 
     def fill(position: int) -> None:
-        image = _decode(archive, names[position], transform)
+        image, sizes[position] = _decode(archive, names[position], transform)
         if image.shape != first.shape:
             where = archive.where(names[position])
             raise ValueError(f"{where} gives an image {image.shape}, expected {first.shape} as the first.")
@@ -74,20 +153,45 @@ def decode_images(
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         for _ in pool.map(fill, range(len(names))):  # raises what a worker raised and cancels the rest
             pass
-    return images
+    return images, sizes
 
 
-def _decode(archive: Archive, name: str, transform: Callable[[Image.Image], Image.Image]) -> np.ndarray:
-    data = archive.read(name)
-    try:
-        image = Image.open(io.BytesIO(data))
-        if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"it has {image.width} x {image.height} pixels, expected at most {MAX_PIXELS}")
-        # Opening reads the header only; convert decodes every byte.
-        return np.asarray(transform(image.convert("RGB")))
-    except _FAILURES as error:
-        reason = "it is no image" if isinstance(error, UnidentifiedImageError) else error
-        raise ValueError(f"{archive.where(name)} ({len(data)} bytes) cannot be used: {reason}.") from error
+def defects(
+    archive: Archive, names: Sequence[str], transform: Transform, *, workers: int | None = None
+) -> Iterator[str]:
+    """Decodes images in parallel and keeps none; yields what is wrong with those that cannot be used.
+
+    Args:
+        archive: where the files are.
+        names: the files.
+        transform: as for `decode_images`.
+        workers: threads; None for one per core.
+    """
+
+    def defect(name: str) -> str | None:
+        try:
+            _decode(archive, name, transform)
+        except (ValueError, OSError) as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        yield from filter(None, pool.map(defect, names))
+
+
+def _decode(archive: Archive, name: str, transform: Transform) -> tuple[np.ndarray, tuple[int, int]]:
+    with _opened(archive.read(name), archive.where(name)) as image:
+        return np.asarray(transform(image)), image.size
+
+
+def describe_sizes(sizes: np.ndarray) -> str:
+    """Returns the sizes of files, int [N, 2], in words: "512 x 512" or "from 40 x 30 to 800 x 600"."""
+    order = np.argsort(sizes.prod(1), kind="stable")
+    ends = dict.fromkeys("{} x {}".format(*sizes[row]) for row in (order[0], order[-1]))
+    return f"from {' to '.join(ends)}" if len(ends) > 1 else next(iter(ends))
+
+
+# --- cache ---------------------------------------------------------------------------------------------------------
 
 
 def default_cache_folder() -> Path:
@@ -95,47 +199,54 @@ def default_cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mvae_jax"
 
 
-def cached_images(file: Path, count: int, build: Callable[[], np.ndarray]) -> np.ndarray:
+def cached_images(
+    folder: str | Path | None, name: str, count: int, build: Callable[[], tuple[np.ndarray, np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns images from a cache file, which is built when it is missing or damaged.
 
-    The file is an uncompressed .npz with the one array "image", whose CRC-32 is compared at every reading. It
-    appears under its name only when it is whole. It may be deleted at any time.
+    The file is an uncompressed .npz with the arrays "image" and "size", whose CRC-32 are compared at every reading.
+    It appears under its name only when it is whole. It may be deleted at any time.
 
     Args:
-        file: the cache file; its name holds a checksum of everything that `build` depends on.
+        folder: where cache files are; None for the user's cache folder.
+        name: the file's name; it holds a checksum of everything that `build` depends on.
         count: N, expected images.
-        build: () -> uint8 [N, H, W, 3].
+        build: () -> what `decode_images` returns.
 
     Returns:
-        uint8 [N, H, W, 3].
+        Images, uint8 [N, H, W, 3], and the width and height of their files, int32 [N, 2].
     """
+    file = (Path(folder).expanduser() if folder else default_cache_folder()) / name
     if file.exists():
         try:
             return _read_cache(file, count)
         except Exception as error:  # a damaged file can raise anything, and whatever it is, the cure is the same
             _logger.warning("%s is damaged (%s: %s): decoding again.", file, type(error).__name__, error)
-    images = build()
+    images, sizes = build()
     try:
-        _write_cache(file, images)
+        _write_cache(file, images, sizes)
     except OSError as error:
         _logger.warning("Cannot write %s (%s): the images will be decoded again next time.", file, error)
-    return images
+    return images, sizes
 
 
-def _read_cache(file: Path, count: int) -> np.ndarray:
+def _read_cache(file: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
     with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-        images = arrays["image"]
-    if images.dtype != np.uint8 or images.ndim != 4 or len(images) != count:
-        raise ValueError(f"it holds {images.dtype} {images.shape}, expected uint8 [{count}, H, W, 3]")
-    return images
+        images, sizes = arrays["image"], arrays["size"]
+    if images.dtype != np.uint8 or images.ndim != 4 or len(images) != count or sizes.shape != (count, 2):
+        raise ValueError(
+            f"it holds {images.dtype} {images.shape} and {sizes.shape}, expected uint8 [{count}, H, W, 3] and "
+            f"[{count}, 2]"
+        )
+    return images, sizes
 
 
-def _write_cache(file: Path, images: np.ndarray) -> None:
+def _write_cache(file: Path, images: np.ndarray, sizes: np.ndarray) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=file.stem, suffix=".part")
     try:
         with os.fdopen(descriptor, "wb") as stream:
-            np.savez(stream, image=images)
+            np.savez(stream, image=images, size=sizes)
         os.replace(temporary, file)
     except BaseException:
         os.unlink(temporary)

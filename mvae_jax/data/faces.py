@@ -22,20 +22,9 @@ import jax
 import numpy as np
 from PIL import Image
 
+from mvae_jax.attributes import FACE as ATTRIBUTES
 from mvae_jax.data import _face_renderer
-
-ATTRIBUTES: tuple[str, ...] = (
-    "young",
-    "male",
-    "female",
-    "smiling",
-    "eyeglasses",
-    "black_hair",
-    "blond_hair",
-    "bald",
-    "mustache",
-    "wearing_lipstick",
-)
+from mvae_jax.data.batches import Splits
 
 # Largest angles in degrees, within the pose filter of the multimodal VAE. Positive yaw looks to the left of the
 # picture and positive pitch up, as CelebAMask-HQ annotates them; positive roll is clockwise.
@@ -194,6 +183,53 @@ def sample(seed: int, count: int, image_size: int = 64, first: int = 0) -> Faces
     pose = limits * draws[:, : len(POSE)].mean(-1)
     factors = np.concatenate([pose, draws[:, len(POSE) :, 0]], axis=1).astype(np.float32)
     return Faces(render(attributes, factors, image_size), attributes, factors)
+
+
+def splits(
+    seed: int = 42,
+    subset_size: int = 5000,
+    validation_size: int = 500,
+    calibration_size: int = 500,
+    *,
+    image_size: int = 64,
+    attributes: tuple[str, ...] = ATTRIBUTES,
+) -> Splits:
+    """Draws a data set: examples 0 to subset_size + calibration_size - 1 of `sample`, cut into splits.
+
+    Args:
+        seed: which data set, at least 0.
+        subset_size: examples for training and validation together.
+        validation_size: how many of them, the last ones, are validated on.
+        calibration_size: examples after them for calibration.
+        image_size: one of `IMAGE_SIZES`.
+        attributes: which of `ATTRIBUTES`, in the order of the attribute vector.
+
+    Returns:
+        The three splits; "index" is the example's number in `sample`.
+
+    Raises:
+        ValueError: an argument is out of range, or an attribute is not rendered.
+    """
+    unknown = sorted(set(attributes) - set(ATTRIBUTES))
+    if unknown:
+        raise ValueError(
+            f"rendered faces have no attribute {', '.join(unknown)}; they have {', '.join(ATTRIBUTES)}. Give a data "
+            "set that has it as the source."
+        )
+    if not 0 < validation_size < subset_size:
+        raise ValueError(
+            f"validation_size is {validation_size} of subset_size {subset_size}, expected to leave images for training "
+            "and for validation."
+        )
+    count = subset_size + calibration_size
+    drawn = sample(seed, count, image_size)
+    arrays = {
+        "image": drawn.images,
+        "attributes": drawn.attributes[:, [ATTRIBUTES.index(name) for name in attributes]],
+        "index": np.arange(count, dtype=np.int32),
+    }
+    provenance = {"source": "rendered faces", "seed": seed, "images": count}
+    return Splits.cut(arrays, subset_size - validation_size, validation_size, attributes, provenance)
 
 
 # The official order of CelebA's annotations, a header line of the file.

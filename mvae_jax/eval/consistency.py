@@ -17,10 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 from mvae_jax import gaussian
+from mvae_jax.eval.classification import Confusion, Rates, Spread, auroc, bootstrap_intervals, spreads
 
 Posterior = tuple[npt.ArrayLike, npt.ArrayLike]  # (mean, logvar), each [N, D]
 
 PROTOCOL = "Kim 2024, section 7.1: curated mismatches, threshold from calibration images, match positive"
+RELEASED_PROTOCOL = (
+    "Kim 2024, released code: mismatches are other captions with random bits flipped until three differ (MM-04), "
+    "threshold from the very pairs that are judged (MM-06), mismatch positive too (MM-07)"
+)
 GENDER = ("male", "female")
 HAIR = ("black_hair", "blond_hair", "bald")
 GROUPS = (GENDER, ("smiling", "eyeglasses", "wearing_lipstick"), HAIR, ("mustache",))
@@ -79,7 +84,7 @@ def curate_mismatches(
     opposite gender, at most one hair colour, a difference in each of `GROUPS` that `names` has, `young` as in the
     image, and at least `minimum_changes` differences. What is repaired is drawn at random. With the ten attributes
     of the paper the groups alone make five differences. The group of one, mustache, is always inverted, so that
-    nearly every mismatch has one and a judge who never sees the image can tell: see `Result.blind_accuracy`.
+    nearly every mismatch has one and a judge who never sees the image can tell: see `Verdict.blind_accuracy`.
 
     Args:
         attributes: [N, A] in {0, 1}.
@@ -97,11 +102,7 @@ def curate_mismatches(
     Reference:
         Kim, 2024, section 7.1.2 (MM-04, MM-05).
     """
-    own = np.asarray(attributes)
-    if own.ndim != 2 or own.shape[1] != len(names):
-        raise ValueError(f"attributes have shape {own.shape}, expected [N, {len(names)}]: one column per name.")
-    if not np.isin(own, (0, 1)).all():
-        raise ValueError("attributes hold other values than 0 and 1; pass the bits, not logits or probabilities.")
+    own = _bits(attributes, names)
     if minimum_changes < 1:
         raise ValueError(f"minimum_changes is {minimum_changes}, expected at least 1: a mismatch must differ.")
     if most_changes(names) < minimum_changes:
@@ -109,9 +110,8 @@ def curate_mismatches(
             f"of the attributes {list(names)} only {most_changes(names)} can differ at once, expected at least "
             f"minimum_changes={minimum_changes}; use more attributes or lower minimum_changes."
         )
-    column = {name.lower(): index for index, name in enumerate(names)}
-    gender, features, hair, other = ([column[name] for name in group if name in column] for group in GROUPS)
-    untouched = [column[name] for name in UNTOUCHED if name in column]
+    gender, features, hair, other = (_columns(group, names) for group in GROUPS)
+    untouched = _columns(UNTOUCHED, names)
     unclear = np.flatnonzero(own[:, gender].sum(axis=1) != 1)
     if len(gender) == 2 and len(unclear):
         raise ValueError(
@@ -143,16 +143,86 @@ def curate_mismatches(
     return mismatches
 
 
-def threshold(match_scores: npt.ArrayLike, mismatch_scores: npt.ArrayLike, weight: float = 0.6) -> float:
-    """Decision border: weight * mean(match) + (1 - weight) * mean(mismatch).
+def released_mismatches(
+    attributes: npt.ArrayLike,
+    names: Sequence[str],
+    *,
+    seed: int | Sequence[int] | np.random.Generator,
+    minimum_changes: int = 3,
+) -> np.ndarray:
+    """Mismatches as the released code makes them for its confusion matrix: nothing keeps them well-formed.
+
+    Each starts as the attributes of the previous example of a random permutation; then random bits, whichever they
+    are, are flipped until enough differ.
 
     Args:
-        match_scores: scores of matching pairs of calibration images, [N]: never of the images that are judged.
-        mismatch_scores: scores of their mismatched pairs, [N].
+        attributes: [N, A] in {0, 1}.
+        names: A names.
+        seed: whatever `numpy.random.default_rng` takes.
+        minimum_changes: least number of attributes that differ, at most A.
+
+    Returns:
+        Mismatching attributes, [N, A], of the dtype of `attributes`.
+
+    Raises:
+        ValueError: attributes are not [N, A] of zeros and ones, or `minimum_changes` is greater than A.
+
+    Reference:
+        Kim, 2024, released code, evaluate.py (MM-04).
+    """
+    own = _bits(attributes, names)
+    if minimum_changes > len(names):
+        raise ValueError(
+            f"minimum_changes is {minimum_changes}, expected at most the {len(names)} attributes there are."
+        )
+    rng = np.random.default_rng(seed)
+    order, mismatches = rng.permutation(len(own)), np.empty_like(own)
+    mismatches[order] = own[np.roll(order, 1)]
+    while len(similar := np.flatnonzero((mismatches != own).sum(axis=1) < minimum_changes)):
+        flipped = similar, rng.integers(len(names), size=len(similar))
+        mismatches[flipped] = 1 - mismatches[flipped]
+    return mismatches
+
+
+def single_edits(attributes: npt.ArrayLike, names: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The attributes with one thing changed at a time, such that they still describe one person.
+
+    Male and female are one item, "male/female": male is inverted, and female becomes what male was. A hair colour
+    that is switched on switches the others off. Every other attribute is inverted on its own.
+
+    Args:
+        attributes: [N, A] in {0, 1}.
+        names: A names; case does not matter.
+
+    Returns:
+        Edited attributes, [I, N, A], of the dtype of `attributes`, and the names of the I items.
+
+    Raises:
+        ValueError: attributes are not [N, A] of zeros and ones.
+    """
+    own, items = _bits(attributes, names), _items(names)
+    gender, hair = _columns(GENDER, names), _columns(HAIR, names)
+    edits = np.repeat(own[None], len(items), axis=0)
+    for edited, column in zip(edits, items.values(), strict=True):
+        edited[:, column] = 1 - own[:, column]
+        if column in gender:
+            edited[:, gender[1:]] = own[:, gender[:-1]]  # nothing if only one of them is there
+        if column in hair:
+            others = [other for other in hair if other != column]
+            edited[np.ix_(own[:, column] == 0, others)] = 0
+    return edits, tuple(items)
+
+
+def threshold(match_scores: npt.ArrayLike, mismatch_scores: npt.ArrayLike, weight: float = 0.6) -> float:
+    """Decision threshold: weight * mean(match) + (1 - weight) * mean(mismatch).
+
+    Args:
+        match_scores: scores of matching pairs, [N]; not of the pairs to be judged, which would choose their own judge.
+        mismatch_scores: scores of mismatched pairs of the same images, [N].
         weight: weight of the matching pairs.
 
     Returns:
-        The border; a pair is accepted if its score is greater.
+        The threshold; a pair is accepted if its score is greater.
 
     Reference:
         Kim, 2024, section 5.2.4 (MM-06).
@@ -162,133 +232,111 @@ def threshold(match_scores: npt.ArrayLike, mismatch_scores: npt.ArrayLike, weigh
 
 
 @dataclasses.dataclass(frozen=True)
-class Rates:
-    """Shares of right decisions, in [0, 1]; 0 where a denominator is 0.
+class EditScores:
+    """How the scores of some images change when one thing in their text is made wrong.
 
     Attributes:
-        accuracy: right decisions of all.
-        precision: true positives of those called positive.
-        recall: true positives of the positive.
-        f1: harmonic mean of precision and recall.
+        images: how many.
+        mean_score: mean score of their own texts.
+        mean_edited_score: mean score of the edited texts.
+        rejected: share of the edited texts that are called a mismatch, in [0, 1].
+        auroc: area under the ROC curve of own texts against edited ones; 0.5 is chance.
+        paired: share of the images that score higher with their own text than with the edited one; ties count half.
     """
 
-    accuracy: float
-    precision: float
-    recall: float
-    f1: float
+    images: int
+    mean_score: float
+    mean_edited_score: float
+    rejected: float
+    auroc: float
+    paired: float
 
 
 @dataclasses.dataclass(frozen=True)
-class Confusion:
-    """Counts of pairs by truth and decision, in the order of the published table.
+class Sensitivity:
+    """Whether the score notices that one attribute of the text is wrong.
+
+    Rare attributes are mostly added and frequent ones removed, which need not be equally easy: hence the split.
 
     Attributes:
-        mismatches_rejected: mismatched pairs called a mismatch.
-        mismatches_accepted: mismatched pairs called a match.
-        matches_rejected: matching pairs called a mismatch.
-        matches_accepted: matching pairs called a match.
+        name: what was edited, as in `single_edits`.
+        overall: scores of all images.
+        added: of the images without the attribute, whose text was given it; None if there are none. For
+            "male/female": women called men.
+        removed: of the images with it, whose text lost it; None if there are none.
     """
 
-    mismatches_rejected: int
-    mismatches_accepted: int
-    matches_rejected: int
-    matches_accepted: int
+    name: str
+    overall: EditScores
+    added: EditScores | None
+    removed: EditScores | None
 
-    @classmethod
-    def at(cls, border: float, match_scores: npt.ArrayLike, mismatch_scores: npt.ArrayLike) -> Confusion:
-        """Counts the decisions score > border."""
-        match, mismatch = np.asarray(match_scores) > border, np.asarray(mismatch_scores) > border
-        return cls(int((~mismatch).sum()), int(mismatch.sum()), int((~match).sum()), int(match.sum()))
 
-    def rates(self, positive: str = "match") -> Rates:
-        """Accuracy, precision, recall and F1.
+def sensitivity(
+    encode_attributes: Callable[[Any], Posterior],
+    image_posterior: Posterior,
+    attributes: npt.ArrayLike,
+    names: Sequence[str],
+    *,
+    threshold: float,
+    direction: str = "img||txt",
+    reduction: str = "mean",
+) -> tuple[Sensitivity, ...]:
+    """How well the score tells a true text from one in which a single attribute is wrong.
 
-        Args:
-            positive: "match", as the published tables; "mismatch" is the released code's labelling (MM-07).
+    Args:
+        encode_attributes: attributes [N, A] -> (mean, logvar), each [N, D]; called once per item and once more.
+        image_posterior: mean and log variance of q(z | image), each [N, D].
+        attributes: true attributes of the images, [N, A] in {0, 1}, at least one row.
+        names: names of the A attributes.
+        threshold: an edited text is rejected unless its score is greater.
+        direction: as in `consistency_score`.
+        reduction: as in `consistency_score`.
 
-        Raises:
-            ValueError: unknown class.
-        """
-        counts = {
-            "match": (self.matches_accepted, self.mismatches_accepted, self.matches_rejected),
-            "mismatch": (self.mismatches_rejected, self.matches_rejected, self.mismatches_accepted),
-        }
-        true_positive, false_positive, false_negative = _choose("positive", positive, counts)
-        return Rates(
-            accuracy=_ratio(self.matches_accepted + self.mismatches_rejected, sum(dataclasses.astuple(self))),
-            precision=_ratio(true_positive, true_positive + false_positive),
-            recall=_ratio(true_positive, true_positive + false_negative),
-            f1=_ratio(2 * true_positive, 2 * true_positive + false_positive + false_negative),
+    Returns:
+        One entry per item of `single_edits`, in its order.
+
+    Raises:
+        ValueError: scores are not finite, or what `consistency_score` and `single_edits` raise.
+    """
+    edits, items = single_edits(attributes, names)
+    own, *edited = _scores(encode_attributes, image_posterior, [attributes, *edits], direction, reduction)
+
+    def judge(name: str, column: int, scores: np.ndarray) -> Sensitivity:
+        has = np.asarray(attributes)[:, column] == 1
+        return Sensitivity(
+            name,
+            overall=_edit_scores(own, scores, threshold),
+            added=None if has.all() else _edit_scores(own[~has], scores[~has], threshold),
+            removed=_edit_scores(own[has], scores[has], threshold) if has.any() else None,
         )
 
-
-def auroc(positive_scores: npt.ArrayLike, negative_scores: npt.ArrayLike) -> float:
-    """Area under the ROC curve: P(positive > negative) + P(positive = negative) / 2 over all pairs.
-
-    Args:
-        positive_scores: scores of the positive class, [P], at least one.
-        negative_scores: scores of the negative class, [N], at least one.
-
-    Returns:
-        The area, in [0, 1]; 0.5 is chance.
-
-    Reference:
-        Hanley and McNeil, 1982, The meaning and use of the area under a ROC curve.
-    """
-    positive, negative = np.asarray(positive_scores), np.sort(np.asarray(negative_scores))
-    beaten = np.searchsorted(negative, positive, "left") + np.searchsorted(negative, positive, "right")
-    return float(beaten.mean() / (2 * len(negative)))
+    return tuple(map(judge, items, _items(names).values(), edited))
 
 
-def bootstrap_intervals(
-    border: float,
-    match_scores: npt.ArrayLike,
-    mismatch_scores: npt.ArrayLike,
-    *,
-    seed: int | Sequence[int],
-    draws: int = 1000,
-    level: float = 0.95,
-) -> dict[str, tuple[float, float]]:
-    """Percentile intervals of the rates and the AUROC over images drawn with replacement.
-
-    An image brings both its pairs, and the border stays: what varies is the sample of images that are judged.
-
-    Args:
-        border: the decision border.
-        match_scores: [N].
-        mismatch_scores: [N], of the same images.
-        seed: of the draws.
-        draws: how many.
-        level: share of the draws between both ends.
-
-    Returns:
-        {"accuracy", "precision", "recall", "f1", "auroc": (low, high)}.
-    """
-    match, mismatch = np.asarray(match_scores), np.asarray(mismatch_scores)
-    rng = np.random.default_rng(seed)
-    rows = []
-    for _ in range(draws):
-        drawn = rng.integers(len(match), size=len(match))
-        rates = Confusion.at(border, match[drawn], mismatch[drawn]).rates()
-        rows.append(dataclasses.asdict(rates) | {"auroc": auroc(match[drawn], mismatch[drawn])})
-    ends = (0.5 - level / 2, 0.5 + level / 2)
-    low_and_high = {name: np.quantile([row[name] for row in rows], ends) for name in rows[0]}
-    return {name: (float(low), float(high)) for name, (low, high) in low_and_high.items()}
+def _edit_scores(own: np.ndarray, edited: np.ndarray, threshold: float) -> EditScores:
+    return EditScores(
+        images=len(own),
+        mean_score=float(own.mean()),
+        mean_edited_score=float(edited.mean()),
+        rejected=float((edited <= threshold).mean()),
+        auroc=auroc(own, edited),
+        paired=float((own > edited).mean() + (own == edited).mean() / 2),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
-    """What the benchmark found, and how.
+class Verdict:
+    """What a benchmark of N matching and N mismatched pairs found, and how.
 
     Attributes:
         protocol: name of the protocol.
         direction: direction of the divergence.
         reduction: its reduction over latent dimensions.
-        seed: seed of the curation and of the intervals.
-        minimum_changes: attributes in which each mismatch differs at least; the published protocol has four.
-        calibration_images: images that gave the threshold.
+        seed: seed of all draws.
+        minimum_changes: attributes in which each mismatch differs at least.
         validation_images: N images that were judged, in 2 N pairs.
-        threshold: the decision border.
+        threshold: a pair is called a match if its score is greater.
         threshold_weight: weight of the matching pairs in it.
         mean_match_score: mean score of the matching pairs judged.
         mean_mismatch_score: mean score of the mismatched pairs judged.
@@ -296,7 +344,6 @@ class Result:
         rates: their rates, match positive.
         auroc: area under the ROC curve, which needs no threshold.
         blind_accuracy: accuracy of the best rule that looks at one attribute of the text and never at the image.
-        intervals: 95 % bootstrap intervals over the images.
     """
 
     protocol: str
@@ -304,7 +351,6 @@ class Result:
     reduction: str
     seed: int
     minimum_changes: int
-    calibration_images: int
     validation_images: int
     threshold: float
     threshold_weight: float
@@ -314,15 +360,46 @@ class Result:
     rates: Rates
     auroc: float
     blind_accuracy: float
-    intervals: Mapping[str, tuple[float, float]]
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested dicts of plain numbers and strings, ready for JSON."""
+        """Nested dicts and sequences of plain numbers and strings, ready for JSON."""
         return dataclasses.asdict(self)
 
 
+@dataclasses.dataclass(frozen=True)
+class Result(Verdict):
+    """What the benchmark found, and how; the figures of `Verdict` are those of the first curation.
+
+    Attributes:
+        calibration_images: images that gave the thresholds.
+        curations: how often the mismatches were curated.
+        intervals: 95 % bootstrap intervals over images and curations together, as in `bootstrap_intervals`.
+        over_curations: spread over the curations alone, of the same images; each has its own threshold.
+        sensitivity: how well one wrong attribute is noticed, at the threshold of the first curation.
+    """
+
+    calibration_images: int
+    curations: int
+    intervals: Mapping[str, tuple[float, float]]
+    over_curations: Mapping[str, Spread]
+    sensitivity: tuple[Sensitivity, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ReleasedResult(Verdict):
+    """What the protocol of the released code finds.
+
+    Attributes:
+        threshold_images: images that gave the threshold, all of them among those judged.
+        rates_mismatch_positive: rates with mismatch as the positive class, as the released code prints them.
+    """
+
+    threshold_images: int
+    rates_mismatch_positive: Rates
+
+
 class Benchmark(NamedTuple):
-    """The result and the arrays behind it, for figures.
+    """The result and the arrays of the first curation, for figures.
 
     Attributes:
         result: the numbers.
@@ -349,79 +426,183 @@ def benchmark(
     reduction: str = "mean",
     threshold_weight: float = 0.6,
     minimum_changes: int = 4,
+    curations: int = 20,
 ) -> Benchmark:
     """Tells matching from mismatched pairs: N images, each with its own and with a curated mismatching text.
+
+    The mismatches of both splits are curated several times, which says how much the figures owe to the draw of the
+    mismatches; each curation has the threshold of its own calibration mismatches. The first gives the figures and
+    does not depend on how many follow.
 
     Args:
         encode_images: images -> (mean, logvar), each [N, D]; called once per split, with all its images.
         encode_attributes: attributes [N, A] -> (mean, logvar), each [N, D].
-        calibration: images and attributes [M, A] that give the threshold, disjoint from those judged.
+        calibration: images and attributes [M, A] that give the thresholds, disjoint from those judged.
         validation: images and attributes [N, A] that are judged.
         names: names of the A attributes.
-        seed: seed of the curation.
+        seed: seed of the curations and of the intervals.
         direction: as in `consistency_score`.
         reduction: as in `consistency_score`.
         threshold_weight: as in `threshold`.
-        minimum_changes: as in `curate_mismatches`.
+        minimum_changes: as in `curate_mismatches`; the published protocol has four.
+        curations: how often the mismatches are curated.
 
     Returns:
         The result, scores and mismatching attributes of the validation images.
 
     Raises:
-        ValueError: a split is empty or its images and attributes differ in number, scores are not finite, or what
-            `consistency_score` and `curate_mismatches` raise.
+        ValueError: there is no curation, a split is empty or its images and attributes differ in number, scores are
+            not finite, or what `consistency_score` and `curate_mismatches` raise.
 
     Reference:
         Kim, 2024, section 7.1 (MM-01, MM-04 to MM-07).
     """
+    if curations < 1:
+        raise ValueError(f"curations is {curations}, expected at least 1: the first gives the figures.")
 
-    def scores(name: str, pairs: tuple[npt.ArrayLike, npt.ArrayLike], stream: int) -> tuple[np.ndarray, ...]:
-        images, attributes = pairs[0], np.asarray(pairs[1])
-        if len(attributes) != np.shape(images)[0] or not len(attributes):
-            raise ValueError(
-                f"{name} has {np.shape(images)[0]} images and {len(attributes)} rows of attributes, expected "
-                "equally many and at least one."
-            )
-        mismatches = curate_mismatches(attributes, names, seed=(seed, stream), minimum_changes=minimum_changes)
+    def judge(name: str, pairs: tuple[npt.ArrayLike, npt.ArrayLike], stream: int) -> tuple[Any, ...]:
+        images, attributes = _split(name, pairs)
+        mismatches = [
+            curate_mismatches(attributes, names, seed=(seed, stream, curation), minimum_changes=minimum_changes)
+            for curation in range(curations)
+        ]
         posterior = encode_images(images)
-        match, mismatch = (
-            np.asarray(
-                consistency_score(posterior, encode_attributes(bits), direction=direction, reduction=reduction),
-                np.float64,
-            )
-            for bits in (attributes, mismatches)
-        )
-        broken = int((~np.isfinite(match) | ~np.isfinite(mismatch)).sum())
-        if broken:
-            raise ValueError(
-                f"{broken} of the {len(match)} {name} images have a score that is not finite; look at the means "
-                "and log variances of the encoders, and at the last finite checkpoint."
-            )
-        return match, mismatch, mismatches
+        match, *mismatch = _scores(encode_attributes, posterior, [attributes, *mismatches], direction, reduction)
+        return match, mismatch, mismatches[0], posterior
 
-    calibration_match, calibration_mismatch, _ = scores("calibration", calibration, 0)
-    match, mismatch, mismatches = scores("validation", validation, 1)
-    border = threshold(calibration_match, calibration_mismatch, threshold_weight)
-    confusion = Confusion.at(border, match, mismatch)
+    calibration_match, calibration_mismatch, *_ = judge("calibration", calibration, 0)
+    match, mismatch, mismatches, posterior = judge("validation", validation, 1)
+    thresholds = [threshold(calibration_match, scores, threshold_weight) for scores in calibration_mismatch]
     result = Result(
         protocol=PROTOCOL,
         direction=direction,
         reduction=reduction,
         seed=seed,
         minimum_changes=minimum_changes,
-        calibration_images=len(calibration_match),
-        validation_images=len(match),
-        threshold=border,
         threshold_weight=threshold_weight,
-        mean_match_score=float(match.mean()),
-        mean_mismatch_score=float(mismatch.mean()),
-        confusion=confusion,
-        rates=confusion.rates(),
-        auroc=auroc(match, mismatch),
-        blind_accuracy=_blind_accuracy(np.asarray(validation[1]), mismatches),
-        intervals=bootstrap_intervals(border, match, mismatch, seed=(seed, 2)),  # 0 and 1 curated the mismatches
+        **_judged(thresholds[0], match, mismatch[0], validation[1], mismatches),
+        calibration_images=len(calibration_match),
+        curations=curations,
+        intervals=bootstrap_intervals(thresholds, match, mismatch, seed=(seed, 2)),  # 0 and 1 curated the mismatches
+        over_curations=spreads(thresholds, match, mismatch),
+        sensitivity=sensitivity(
+            encode_attributes,
+            posterior,
+            validation[1],
+            names,
+            threshold=thresholds[0],
+            direction=direction,
+            reduction=reduction,
+        ),
     )
-    return Benchmark(result, match, mismatch, mismatches)
+    return Benchmark(result, match, mismatch[0], mismatches)
+
+
+def released_benchmark(
+    encode_images: Callable[[Any], Posterior],
+    encode_attributes: Callable[[Any], Posterior],
+    validation: tuple[npt.ArrayLike, npt.ArrayLike],
+    names: Sequence[str],
+    *,
+    seed: int,
+    direction: str = "img||txt",
+    reduction: str = "mean",
+    threshold_weight: float = 0.6,
+) -> ReleasedResult:
+    """The confusion matrix as the released code makes it, to compare with figures that come from that code.
+
+    It differs from `benchmark` in three ways: mismatches are those of `released_mismatches` (at least three changes,
+    or all attributes if there are fewer), the threshold comes from up to 1000 of the very images that are judged,
+    and the rates are also given with mismatch as the positive class.
+
+    Args:
+        encode_images: images -> (mean, logvar), each [N, D]; called once, with all images.
+        encode_attributes: attributes [N, A] -> (mean, logvar), each [N, D].
+        validation: images and attributes [N, A] that are judged.
+        names: names of the A attributes.
+        seed: seed of the mismatches and of the choice of images for the threshold.
+        direction: as in `consistency_score`.
+        reduction: as in `consistency_score`.
+        threshold_weight: as in `threshold`.
+
+    Returns:
+        The result.
+
+    Raises:
+        ValueError: there are no images or images and attributes differ in number, scores are not finite, or what
+            `consistency_score` and `released_mismatches` raise.
+
+    Reference:
+        Kim, 2024, released code, evaluate.py (MM-01, MM-04, MM-06, MM-07).
+    """
+    images, attributes = _split("validation", validation)
+    rng = np.random.default_rng((seed, 3))  # 0 to 2 belong to `benchmark`
+    minimum_changes = min(3, len(names))
+    mismatches = released_mismatches(attributes, names, seed=rng, minimum_changes=minimum_changes)
+    posterior = encode_images(images)
+    match, mismatch = _scores(encode_attributes, posterior, [attributes, mismatches], direction, reduction)
+    chosen = rng.choice(len(match), min(1000, len(match)), replace=False)
+    fitted = threshold(match[chosen], mismatch[chosen], threshold_weight)
+    judged = _judged(fitted, match, mismatch, attributes, mismatches)
+    return ReleasedResult(
+        protocol=RELEASED_PROTOCOL,
+        direction=direction,
+        reduction=reduction,
+        seed=seed,
+        minimum_changes=minimum_changes,
+        threshold_weight=threshold_weight,
+        **judged,
+        threshold_images=len(chosen),
+        rates_mismatch_positive=judged["confusion"].rates("mismatch"),
+    )
+
+
+def _split(name: str, pairs: tuple[npt.ArrayLike, npt.ArrayLike]) -> tuple[Any, np.ndarray]:
+    images, attributes = pairs[0], np.asarray(pairs[1])
+    if len(attributes) != np.shape(images)[0] or not len(attributes):
+        raise ValueError(
+            f"{name} has {np.shape(images)[0]} images and {len(attributes)} rows of attributes, expected "
+            "equally many and at least one."
+        )
+    return images, attributes
+
+
+def _scores(
+    encode_attributes: Callable[[Any], Posterior],
+    image_posterior: Posterior,
+    texts: Sequence[npt.ArrayLike],
+    direction: str,
+    reduction: str,
+) -> np.ndarray:
+    """Scores of the same N images with each of T texts, [T, N], all finite."""
+    posteriors = map(encode_attributes, texts)
+    scores = np.stack(
+        [consistency_score(image_posterior, text, direction=direction, reduction=reduction) for text in posteriors]
+    ).astype(np.float64)
+    broken = int((~np.isfinite(scores)).any(axis=0).sum())
+    if broken:
+        raise ValueError(
+            f"{broken} of the {scores.shape[1]} images have a score that is not finite; look at the means and log "
+            "variances of the encoders, and at the last finite checkpoint."
+        )
+    return scores
+
+
+def _judged(
+    threshold: float, match: np.ndarray, mismatch: np.ndarray, attributes: npt.ArrayLike, mismatches: np.ndarray
+) -> dict[str, Any]:
+    """The fields of a verdict that follow from the scores."""
+    confusion = Confusion.at(threshold, match, mismatch)
+    return {
+        "validation_images": len(match),
+        "threshold": threshold,
+        "mean_match_score": float(match.mean()),
+        "mean_mismatch_score": float(mismatch.mean()),
+        "confusion": confusion,
+        "rates": confusion.rates(),
+        "auroc": auroc(match, mismatch),
+        "blind_accuracy": _blind_accuracy(np.asarray(attributes), mismatches),
+    }
 
 
 def _blind_accuracy(attributes: np.ndarray, mismatches: np.ndarray) -> float:
@@ -429,11 +610,31 @@ def _blind_accuracy(attributes: np.ndarray, mismatches: np.ndarray) -> float:
     return 0.5 + float(np.abs(attributes.mean(axis=0) - mismatches.mean(axis=0)).max()) / 2
 
 
+def _bits(attributes: npt.ArrayLike, names: Sequence[str]) -> np.ndarray:
+    bits = np.asarray(attributes)
+    if bits.ndim != 2 or bits.shape[1] != len(names):
+        raise ValueError(f"attributes have shape {bits.shape}, expected [N, {len(names)}]: one column per name.")
+    if not np.isin(bits, (0, 1)).all():
+        raise ValueError("attributes hold other values than 0 and 1; pass the bits, not logits or probabilities.")
+    return bits
+
+
+def _columns(group: Sequence[str], names: Sequence[str]) -> list[int]:
+    """Columns of those of the group that are there, in the order of the group."""
+    lower = [name.lower() for name in names]
+    return [lower.index(name) for name in group if name in lower]
+
+
+def _items(names: Sequence[str]) -> dict[str, int]:
+    """Item of `single_edits` -> column that it inverts."""
+    gender = _columns(GENDER, names)
+    couple = "/".join(names[column] for column in gender)
+    return {
+        couple if column in gender else name: column for column, name in enumerate(names) if column not in gender[1:]
+    }
+
+
 def _choose(argument: str, value: str, choices: Mapping[str, Any]) -> Any:
     if value not in choices:
         raise ValueError(f"{argument} is {value!r}; choose one of {', '.join(map(repr, choices))}.")
     return choices[value]
-
-
-def _ratio(part: int, whole: int) -> float:
-    return part / whole if whole else 0.0

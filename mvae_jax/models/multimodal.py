@@ -20,22 +20,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mvae_jax import attributes as face_attributes
 from mvae_jax import gaussian, images, losses, nets
 from mvae_jax.nets import conv, mlp, patch_discriminator, vgg
 from mvae_jax.objective import Batch, Losses, Model, ModelState, Params, Phase, Round
-
-ATTRIBUTES = (
-    "young",
-    "male",
-    "female",
-    "smiling",
-    "eyeglasses",
-    "black_hair",
-    "blond_hair",
-    "bald",
-    "mustache",
-    "wearing_lipstick",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +103,7 @@ class Config:
     """
 
     image_size: int = 64
-    attributes: tuple[str, ...] = ATTRIBUTES
+    attributes: tuple[str, ...] = face_attributes.FACE
     latent_size: int = 256
     encoder_widths: tuple[int, ...] = (64, 128, 256)
     decoder_widths: tuple[int, ...] = (512, 256, 128, 64)
@@ -233,13 +221,7 @@ def build(config: Config, vgg_weights: tuple[Params, vgg.VGGDescription] | None 
     networks = _Networks.of(config, vgg_net)
 
     def init(key: jax.Array, batch: Batch) -> tuple[Params, ModelState]:
-        shapes = {"image": (config.image_size, config.image_size, 3), "attributes": (len(config.attributes),)}
-        for name, shape in shapes.items():
-            if batch[name].shape[1:] != shape:
-                raise ValueError(
-                    f"batch[{name!r}] has shape {batch[name].shape}; expected (B, {', '.join(map(str, shape))}), as "
-                    "the model's image_size and attributes say."
-                )
+        images.check_batch(batch, config.image_size, len(config.attributes))
         x, a = images.to_float(batch["image"]), batch["attributes"]
         z = jnp.zeros((len(x), config.latent_size))
         inputs = {"image_encoder": x, "text_encoder": a, "image_decoder": z, "text_decoder": z, "discriminator": x}

@@ -261,6 +261,70 @@ class Checkpoints:
             shutil.rmtree(folder)
 
 
+def find(path: str | os.PathLike[str]) -> Path:
+    """Folder of the checkpoint that a path means: its own, or the newest of the run whose workdir it is.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no checkpoint in it.
+    """
+    folder = Path(path).expanduser().resolve()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} does not exist; expected the workdir of a run, or one of its checkpoints.")
+    if folder.parent.parent.name == "checkpoints":
+        return folder
+    found = [manifest.parent for manifest in folder.glob(f"checkpoints/*/*/{_MANIFEST}")]
+    complete = {int(checkpoint.name): checkpoint for checkpoint in found if checkpoint.name.isdecimal()}
+    if not complete:
+        raise FileNotFoundError(f"{folder} has no checkpoint yet; expected the workdir of a run that has one.")
+    return complete[max(complete)]  # steps count over all phases
+
+
+def check_parts(folder: Path, wanted: Mapping[str, Any]) -> dict[str, str]:
+    """Refuses a checkpoint that is damaged, or whose arrays in the wanted groups are not those wanted.
+
+    Args:
+        folder: what `find` returned.
+        wanted: {"params": {group: tree}, "model_state": {group: tree}} of shapes. Other groups of the checkpoint
+            are not looked at.
+
+    Returns:
+        {path: "float32[3,4]"} of all arrays of the checkpoint.
+
+    Raises:
+        DamagedCheckpoint: the checkpoint is incomplete, or its files are not those that were saved.
+        ValueError: arrays of these groups differ; the message lists all of them.
+    """
+    saved: dict[str, str] = _verify(folder)["arrays"]
+    groups = tuple(f"{part}/{group}/" for part, trees in wanted.items() for group in trees)
+    common = {name: array for name, array in saved.items() if f"{name}/".startswith(groups)}
+    if not common:
+        theirs = sorted({name.split("/")[1] for name in saved if name.startswith("params/")})
+        raise ValueError(f"{folder} is of another model: its groups are {theirs}, expected {sorted(wanted['params'])}.")
+    _check_fit(folder, common, _describe(wanted), "start from another one")
+    return saved
+
+
+def load_parts(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Loads groups of a checkpoint that `check_parts` accepts, with the same arguments and errors.
+
+    Parameters are the moving average where the checkpoint has one. Arrays go where the shardings of `wanted` say.
+    """
+    saved = check_parts(folder, wanted)
+    plain, averaged = dict(wanted["params"]), {}
+    for group in wanted["params"]:
+        if any(f"{name}/".startswith(f"ema/{group}/") for name in saved):
+            averaged[group] = plain.pop(group)
+    parts = {"params": plain, "ema": averaged, "model_state": wanted["model_state"]}
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    with context:
+        loaded = _load_targets(folder, {part: trees for part, trees in parts.items() if trees})
+    return {
+        "params": {**loaded.get("params", {}), **loaded.get("ema", {})},
+        "model_state": loaded.get("model_state", {}),
+    }
+
+
 def _best(manifests: Mapping[int, Mapping[str, Any]]) -> int | None:
     losses = {step: manifest["validation_loss"] for step, manifest in manifests.items()}
     return min(
@@ -313,7 +377,7 @@ def _verify(folder: Path) -> dict[str, Any]:
 
 
 def _load(folder: Path, manifest: Mapping[str, Any], abstract_state: Any) -> Any:
-    _check_fit(folder, manifest["arrays"], _describe(abstract_state))
+    _check_fit(folder, manifest["arrays"], _describe(abstract_state), "choose another workdir")
     return _load_targets(folder, abstract_state)
 
 
@@ -337,7 +401,7 @@ def _describe(state: Any) -> dict[str, str]:
     }
 
 
-def _check_fit(folder: Path, saved: Mapping[str, str], wanted: Mapping[str, str]) -> None:
+def _check_fit(folder: Path, saved: Mapping[str, str], wanted: Mapping[str, str], remedy: str) -> None:
     differing = [
         f"  {path}: checkpoint has {saved.get(path, 'nothing')}, this model {wanted.get(path, 'nothing')}"
         for path in sorted(saved.keys() | wanted.keys())
@@ -347,7 +411,7 @@ def _check_fit(folder: Path, saved: Mapping[str, str], wanted: Mapping[str, str]
         raise ValueError(
             f"{folder} does not fit this model; {len(differing)} arrays differ:\n"
             + "\n".join(differing)
-            + "\nBuild the model with the settings that the run was started with, or choose another workdir."
+            + f"\nBuild the model with the settings that the run was started with, or {remedy}."
         )
 
 

@@ -6,14 +6,17 @@ import collections
 import dataclasses
 import functools
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 
 from mvae_jax.objective import Batch, Model, Phase
+from mvae_jax.train import checkpoint
 from mvae_jax.train import state as states
 from mvae_jax.train.checkpoint import Checkpoints
 from mvae_jax.train.devices import CompiledStep, MetricSums, Placement, compile_step, place
@@ -101,9 +104,50 @@ def check_phases(phases: Sequence[Phase], placement: Placement) -> None:
         placement.check_batch_size(phase.batch_size)
 
 
-def initial_state(model: Model, phases: Sequence[Phase], seed: int, batch: Batch) -> TrainState:
+def check_start(
+    model: Model,
+    phases: Sequence[Phase],
+    batch: Batch,
+    *,
+    start_from: str | os.PathLike[str],
+    workdir: str | os.PathLike[str],
+) -> Path | None:
+    """Refuses another run's checkpoint from which `fit` could not start, before anything is compiled or written.
+
+    Args:
+        model: the model of the run that is to start.
+        phases: its phases.
+        batch: one batch, for shapes only.
+        start_from: as for `fit`.
+        workdir: folder of the run that is to start; it need not exist.
+
+    Returns:
+        Folder of the checkpoint, `.../checkpoints/<phase>/<step>`; None if `workdir` has checkpoints of its own, from
+        which `fit` would go on.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no checkpoint in it yet.
+        ValueError: the checkpoint is incomplete, of another model, or its arrays have other shapes than this
+            model's; the message lists each parameter that differs with both.
+    """
+    with Checkpoints(workdir, [phase.name for phase in phases]) as own:
+        if own.latest():
+            return None
+    folder = checkpoint.find(start_from)
+    checkpoint.check_parts(folder, _trained_parts(model, phases, batch))
+    return folder
+
+
+def initial_state(
+    model: Model,
+    phases: Sequence[Phase],
+    seed: int,
+    batch: Batch,
+    start: Mapping[str, Mapping[str, Any]] | None = None,
+) -> TrainState:
     """The state before the first step; jit-compiled, since eager initialisation is several times slower."""
-    return jax.jit(lambda key, batch: states.create(model, phases[0], key, batch))(jax.random.key(seed), batch)
+    create = jax.jit(lambda key, batch, start: states.create(model, phases[0], key, batch, start))
+    return create(jax.random.key(seed), batch, start)
 
 
 def abstract_state(model: Model, phases: Sequence[Phase], name: str, batch: Batch) -> TrainState:
@@ -119,6 +163,16 @@ def abstract_state(model: Model, phases: Sequence[Phase], name: str, batch: Batc
     return jax.eval_shape(during, jax.random.key(0), batch)
 
 
+def _trained_parts(model: Model, phases: Sequence[Phase], batch: Batch) -> dict[str, dict[str, Any]]:
+    """Shapes of what another run's checkpoint may give: the groups that an optimiser moves in some phase."""
+    state = abstract_state(model, phases, phases[0].name, batch)
+    groups = {group for phase in phases for group in model.optimizers(phase)}
+    return {
+        part: {group: tree for group, tree in trees.items() if group in groups}
+        for part, trees in (("params", state.params), ("model_state", state.model_state))
+    }
+
+
 def fit(
     model: Model,
     phases: Sequence[Phase],
@@ -131,11 +185,14 @@ def fit(
     placement: Placement | None = None,
     interruption: Interruption | None = None,
     on_validation: OnValidation | None = None,
+    start_from: str | os.PathLike[str] | None = None,
 ) -> TrainState:
     """Trains through all phases, resuming from the newest checkpoint in `workdir` if there is one.
 
-    The state after the last step is a function of model, phases, batches and seed alone: a run that was killed
-    at any moment and started again ends with the same bits.
+    The state after the last step is a function of model, phases, batches, seed and the parameters to start from
+    alone: a run that was killed at any moment and started again ends with the same bits. So does one whose last phase
+    was given more steps after its end, unless the phase depends on its length, as by a learning rate that is a
+    schedule over its steps: such a phase goes on with the rates of the longer one.
 
     Args:
         model: the model.
@@ -148,12 +205,18 @@ def fit(
         placement: devices; all of them by default.
         interruption: polled after each step; if requested, the state is saved and `Interrupted` raised.
         on_validation: called after each validation, for instance to write image grids.
+        start_from: workdir of another run, whose newest checkpoint gives the parameters to start with, or the folder
+            of one of its checkpoints. Groups that an optimiser moves in some phase get their parameters, the moving
+            average where that checkpoint has one, and their batch statistics; all else is this run's own: other
+            groups, key, optimisers, step 0. What was taken is saved as this run's checkpoint of step 0, and from then
+            on `start_from` is not looked at.
 
     Returns:
         The state after the last phase, on the devices.
 
     Raises:
-        ValueError: `check_phases` refuses the phases, or the checkpoint in `workdir` is of other phases.
+        ValueError: `check_phases` or `check_start` refuses what is given, or the checkpoint in `workdir` is of other
+            phases.
         TrainingDiverged: too many consecutive steps were not finite; the checkpoints before stay.
         Interrupted: the interruption was requested and the state is saved.
     """
@@ -161,24 +224,33 @@ def fit(
     check_phases(phases, placement)
     example: Batch = {name: array[: phases[0].batch_size] for name, array in batches(phases[0]).arrays.items()}
 
-    def target(name: str) -> TrainState:
-        shapes = abstract_state(model, phases, name, example)
+    def target(shapes: Any) -> Any:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement.replicated), shapes)
 
     with Checkpoints(workdir, [phase.name for phase in phases]) as checkpoints:
-        resumed = checkpoints.resume(target)
+        resumed = checkpoints.resume(lambda name: target(abstract_state(model, phases, name, example)))
         if resumed:
             name, step, state = resumed
             (phase,) = (phase for phase in phases if phase.name == name)
-            if not phase.start < step <= phase.end:
+            if not phase.start < step <= phase.end and step > 0:
                 raise ValueError(
                     f"{workdir} has a checkpoint of phase {name!r} at step {step}, but that phase goes from "
                     f"{phase.start} to {phase.end}. Continue with the phases that the run was started with, or choose "
                     "another workdir."
                 )
             _log.info("resuming at step %d, in phase %s", step, name)
+            if start_from:
+                _log.info("not starting from %s: this run has checkpoints of its own", start_from)
         else:
-            state = placement.replicate(initial_state(model, phases, seed, example))
+            start = None
+            if start_from:
+                folder = checkpoint.find(start_from)
+                start = checkpoint.load_parts(folder, target(_trained_parts(model, phases, example)))
+                _log.info("starting from step %s of phase %s of %s", folder.name, folder.parent.name, folder.parents[2])
+            state = placement.replicate(initial_state(model, phases, seed, example, start))
+            if start:
+                checkpoints.save(phases[0].name, state)
+                checkpoints.wait()  # from here on the other run is not needed
         with (
             MetricWriter(workdir, resume_step=int(state.step)) as writer,
             Progress(interval=settings.progress_seconds) as progress,

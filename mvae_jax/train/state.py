@@ -35,7 +35,9 @@ class TrainState(struct.PyTreeNode):
     skipped: jax.Array
 
 
-def create(model: Model, phase: Phase, key: jax.Array, batch: Batch) -> TrainState:
+def create(
+    model: Model, phase: Phase, key: jax.Array, batch: Batch, start: Mapping[str, Mapping[str, Any]] | None = None
+) -> TrainState:
     """Initialises a run at its first phase.
 
     Args:
@@ -43,12 +45,16 @@ def create(model: Model, phase: Phase, key: jax.Array, batch: Batch) -> TrainSta
         phase: its first phase.
         key: the run's typed key.
         batch: one batch, for shapes only.
+        start: {"params": {group: tree}, "model_state": {group: tree}} to start from; by default, and for groups
+            that are not in it, what the model draws.
 
     Raises:
         ValueError: an optimiser is given for a group that the model does not have.
     """
     init_key, key = jax.random.split(key)
     params, model_state = (dict(part) for part in model.init(init_key, batch))
+    if start is not None:
+        params, model_state = {**params, **start["params"]}, {**model_state, **start["model_state"]}
     optimizers = model.optimizers(phase)
     unknown = sorted(set(optimizers) - set(params))
     if unknown:

@@ -8,7 +8,7 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,7 @@ def atomic_write(path: str | os.PathLike[str], content: bytes | str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)  # the new name is durable only once its folder is
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    _sync(path.parent)  # the new name is durable only once its folder is
 
 
 def dotted(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -85,13 +81,24 @@ class Workdir:
             finally:
                 file.truncate(0)
 
-    def configure(self, config: Mapping[str, Any], *, may_change: Collection[str] = ()) -> None:
+    def configure(
+        self,
+        config: Mapping[str, Any],
+        *,
+        may_change: Collection[str] = (),
+        epochs: Sequence[str] = (),
+        extend: bool = False,
+    ) -> None:
         """Writes `config.json`, or checks that a resumed run has the settings that it started with.
 
         Args:
             config: settings of the run: nested mappings of what JSON can hold.
             may_change: dotted names of fields, or of groups of fields, that may differ from one start to the
                 next ("log_every", "settings"). The file then holds their latest values.
+            epochs: dotted names of the lengths of the run's phases, in their order; a phase of length 0 is none.
+            extend: the last phase may have become longer, and phases may follow it. The run is then no longer
+                finished. It ends as if it had been so long from the start, unless a phase depends on its length, as
+                by a learning rate that is a schedule over its steps.
 
         Raises:
             ValueError: other fields differ; the message lists each of them with both values.
@@ -101,16 +108,31 @@ class Workdir:
         if path.exists():
             before, now = dotted(_read_json(path)), dotted(json.loads(text))
             differing = [
-                f"  {name}: {_show(before, name)} before, {_show(now, name)} now"
+                name
                 for name in sorted(before.keys() | now.keys())
                 if _show(before, name) != _show(now, name) and not _covers(may_change, name)
             ]
-            if differing:
+            longer = [name for name in differing if name in epochs and now.get(name, 0) > before.get(name, 0)]
+            moving = [name for name in longer if any(before.get(later) for later in epochs[epochs.index(name) + 1 :])]
+            growing = [name for name in longer if name not in moving]
+            refused = [name for name in differing if not (extend and name in growing)]
+            if refused:
+                remedy = "Continue it with the settings it started with, or choose another workdir."
+                if moving:
+                    remedy += (
+                        f" More of {', '.join(moving)} would move the phases after it: to train on, start from this "
+                        "run (start_from) in another workdir."
+                    )
+                elif refused == growing:
+                    remedy += " To go on with the longer phase, add --extend."
                 raise ValueError(
                     f"{self.path} holds a run with other settings:\n"
-                    + "\n".join(differing)
-                    + "\nContinue it with the settings it started with, or choose another workdir."
+                    + "".join(f"  {name}: {_show(before, name)} before, {_show(now, name)} now\n" for name in refused)
+                    + remedy
                 )
+            if growing:  # the mark first: killed in between, the run is as it was, but may go on
+                self._finished.unlink(missing_ok=True)
+                _sync(self.path)
         atomic_write(path, text + "\n")
 
     def finish(self, **results: Any) -> None:
@@ -129,6 +151,15 @@ class Workdir:
     @property
     def _finished(self) -> Path:
         return self.path / "finished.json"
+
+
+def _sync(folder: Path) -> None:
+    """Forces the names in a folder to disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _read_json(path: Path) -> Any:

@@ -1,34 +1,30 @@
-"""Loss curves over the phases of a run, and distributions of scores."""
+"""Curves of losses and other metrics: one run over its phases, or several runs beside one another."""
 
 from __future__ import annotations
 
-import contextlib
 import fnmatch
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
-import numpy as np
-import numpy.typing as npt
 from matplotlib import ticker
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 from PIL import Image
 
-from mvae_jax.viz._text import FONT_FAMILY, drawable
+from mvae_jax.viz import _figure
+from mvae_jax.viz._text import fitting
 
 Record = Mapping[str, Any]  # {"step": int, "phase": str, "split": str, metric: number, ...}
-Curves = dict[str, dict[str, dict[int, float]]]  # metric -> split -> step -> value
+Curves = dict[str, dict[str, dict[int, float]]]  # name of the curve -> split -> step -> value
 
-_WIDTH, _PANEL_HEIGHT, _DPI = 9.0, 2.6, 110  # inches, inches, pixels per inch
 _LOGARITHMIC_FROM = 30.0  # ratio of a panel's largest to its smallest value
-_MOST_CURVES = 10  # colours of matplotlib's default cycle
+_MOST_CURVES = len(_figure.COLOURS)
+_BORDER = "0.45"
 _STYLES: dict[str, dict[str, Any]] = {
     "train": {"linewidth": 1.0, "alpha": 0.45},
-    "validation": {"linewidth": 1.6, "marker": "o", "markersize": 2.5},
+    "validation": {"linewidth": 1.6, "marker": "o", "markersize": 3.5},
 }
 
 
@@ -67,47 +63,61 @@ def losses(records: Sequence[Record], panels: Mapping[str, Sequence[str]], *, ti
             f"none of the panels {dict(panels)} names a metric of the {len(records)} records; with finite values "
             f"they hold {sorted(curves)}."
         )
-    with _figure(_PANEL_HEIGHT * len(chosen), title) as figure:
+    with _figure.figure(_figure.PANEL_HEIGHT * len(chosen), title) as figure:
         axes = figure.subplots(len(chosen), sharex=True, squeeze=False)[:, 0]
         ends = _phase_ends(records)
-        splits = {split: {"color": "0.4"} | style for split, style in _STYLES.items()}
         for axis, (name, curves_of_panel) in zip(axes, chosen.items(), strict=True):
-            _draw_curves(axis, curves_of_panel)
-            colours = {metric: {"color": f"C{index}"} for index, metric in enumerate(curves_of_panel)}
-            _draw_legend(axis, colours | (splits if axis is axes[0] else {}))
-            axis.set_title(drawable(name), parse_math=False, loc="left", pad=20 if axis is axes[0] else None)
-            for end in list(ends.values())[:-1]:
-                axis.axvline(end, color="0.45", linestyle="--", linewidth=1.0)
-        _name_phases(axes[0], ends)
+            _draw_curves(axis, curves_of_panel, with_splits=axis is axes[0])
+            axis.set_title(fitting(name, 50), parse_math=False, loc="left", pad=20 if axis is axes[0] else None)
+            _draw_borders(axis, ends, _BORDER)
+        _name_phases(axes[0], ends, _BORDER)
         axes[-1].set_xlabel("step")
-        return _render(figure)
+        return _figure.render(figure)
 
 
-def score_distributions(
-    match_scores: npt.ArrayLike, mismatch_scores: npt.ArrayLike, threshold: float, *, title: str = ""
-) -> Image.Image:
-    """Histograms of the scores of matching and mismatched pairs, and the border between the two decisions.
+def runs(records: Mapping[str, Sequence[Record]], metric: str, *, title: str = "") -> Image.Image:
+    """One metric of several runs, such as models that differ in one setting, with the borders of their phases.
+
+    Borders that all runs share are grey and named once; otherwise each run's borders and names have its colour.
+    The axis and the values follow the rules of `losses`.
 
     Args:
-        match_scores: scores of matching pairs, [N], in [0, 1].
-        mismatch_scores: scores of mismatched pairs, [M], in [0, 1].
-        threshold: pairs with a greater score are called a match.
+        records: name of the run -> the lines of its metrics.jsonl; at most ten runs.
+        metric: name of the metric, without wildcards.
         title: heading of the figure.
 
     Returns:
         The figure, 990 pixels wide.
+
+    Raises:
+        ValueError: there are no runs or more than ten, or one of them has no finite value of the metric.
+
+    Reference:
+        Kim, 2024, figure 8: losses at three latent sizes.
     """
-    scores = {"matching pairs": np.asarray(match_scores), "mismatched pairs": np.asarray(mismatch_scores)}
-    together = np.concatenate([*scores.values(), [threshold]])
-    with _figure(1.3 * _PANEL_HEIGHT, title) as figure:
+    if not 0 < len(records) <= _MOST_CURVES:
+        raise ValueError(f"got {len(records)} runs, expected 1 to {_MOST_CURVES}: draw them in several figures.")
+    curves: Curves = {}
+    for run, lines in records.items():
+        found = _curves(lines)
+        if metric not in found:
+            raise ValueError(
+                f"run {run!r} has no finite value of {metric!r}; with finite values its {len(lines)} records hold "
+                f"{sorted(found)}."
+            )
+        curves[run] = found[metric]
+    borders = [(_phase_ends(lines), colour) for lines, colour in zip(records.values(), _figure.COLOURS, strict=False)]
+    if all(ends == borders[0][0] for ends, _ in borders):
+        borders = [(borders[0][0], _BORDER)]
+    with _figure.figure(1.6 * _figure.PANEL_HEIGHT + 0.15 * len(borders), title) as figure:
         axis = figure.subplots()
-        for label, values in scores.items():
-            axis.hist(values, np.linspace(together.min(), together.max(), 41).tolist(), label=label, alpha=0.6)
-        axis.axvline(threshold, color="0.2", linestyle="--", label=f"threshold {threshold:.3f}")
-        axis.set_xlabel("consistency score")
-        axis.set_ylabel("pairs")
-        axis.legend(frameon=False)
-        return _render(figure)
+        _draw_curves(axis, curves, with_splits=True)
+        for row, (ends, colour) in enumerate(reversed(borders)):
+            _draw_borders(axis, ends, colour)
+            _name_phases(axis, ends, colour, row)
+        axis.set_xlabel("step")
+        axis.set_ylabel(fitting(metric, 20), parse_math=False)
+        return _figure.render(figure)
 
 
 def _curves(records: Sequence[Record]) -> Curves:
@@ -130,11 +140,15 @@ def _phase_ends(records: Sequence[Record]) -> dict[str, int]:
     return ends
 
 
-def _draw_curves(axis: Axes, curves: Curves) -> None:
-    for index, splits in enumerate(curves.values()):
+def _draw_curves(axis: Axes, curves: Curves, *, with_splits: bool) -> None:
+    entries = []
+    for (name, splits), colour, marker in zip(curves.items(), _figure.COLOURS, _figure.MARKERS, strict=False):
+        own = {split: {**style, "color": colour} for split, style in _STYLES.items()}
+        own["validation"]["marker"] = marker
+        entries.append((name, Line2D([], [], **own["validation"])))
         for split, points in splits.items():
             steps = sorted(points)
-            axis.plot(steps, [points[step] for step in steps], color=f"C{index}", **_STYLES[split])
+            axis.plot(steps, [points[step] for step in steps], **own[split])
     values = [value for splits in curves.values() for points in splits.values() for value in points.values()]
     if min(values) > 0 and max(values) > _LOGARITHMIC_FROM * min(values):
         axis.set_yscale("log")
@@ -142,51 +156,30 @@ def _draw_curves(axis: Axes, curves: Curves) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     axis.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     axis.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
+    if with_splits:
+        entries += [(split, Line2D([], [], color="0.4", **style)) for split, style in _STYLES.items()]
+    _figure.legend(axis, entries)
 
 
-def _draw_legend(axis: Axes, styles: Mapping[str, Mapping[str, Any]]) -> None:
-    legend = axis.legend(
-        [Line2D([], [], **style) for style in styles.values()],
-        [drawable(name, 40) for name in styles],
-        loc="upper left",
-        bbox_to_anchor=(1.0, 1.0),
-        fontsize="small",
-        frameon=False,
-    )
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+def _draw_borders(axis: Axes, ends: Mapping[str, int], colour: str) -> None:
+    for end in list(ends.values())[:-1]:
+        axis.axvline(end, color=colour, linestyle="--", linewidth=1.0)
 
 
-def _name_phases(axis: Axes, ends: Mapping[str, int]) -> None:
+def _name_phases(axis: Axes, ends: Mapping[str, int], colour: str, row: int = 0) -> None:
     low, high = axis.get_xlim()
     start = low
     for name, end in ends.items():
-        # About 80 small characters fit along the axis: a short phase gets a shortened name.
-        room = max(1, int(80 * (end - start) / (high - low)))
+        # About 50 ems fit along the axis: a short phase gets a shortened name.
+        room = 50 * (end - start) / (high - low)
         axis.annotate(
-            drawable(name, room),
+            fitting(name, room),
             (start, 1.0),
-            (2, 4),
+            (2, 4 + 11 * row),
             ("data", "axes fraction"),
             textcoords="offset points",
             fontsize="small",
-            color="0.35",
+            color=[0.65 * part for part in to_rgb(colour)],  # letters are thin: darker than the line
             parse_math=False,
         )
         start = end
-
-
-@contextlib.contextmanager
-def _figure(height: float, title: str) -> Iterator[Figure]:
-    # Figure and canvas without pyplot: no global state, and no backend is chosen for the process.
-    with matplotlib.rc_context({"font.family": [FONT_FAMILY], "text.usetex": False}):
-        figure = Figure((_WIDTH, height + 0.6), _DPI, layout="constrained")
-        if title:
-            figure.suptitle(drawable(title), parse_math=False, x=0.01, ha="left")
-        yield figure
-
-
-def _render(figure: Figure) -> Image.Image:
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")

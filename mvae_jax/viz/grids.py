@@ -1,4 +1,4 @@
-"""Sheets of pictures with text: samples, reconstructions, text to image, image to text.
+"""Sheets of pictures with text: samples, reconstructions, text to image, image to text, pairs, interpolations.
 
 Pictures come in as uint8 [..., H, W, C] with one or three channels and are shown enlarged by a whole factor.
 Captions may hold any text: it is drawn as it is and wrapped to its column. A sheet is built of blocks, small images
@@ -8,7 +8,6 @@ that are stacked or put side by side.
 from __future__ import annotations
 
 import difflib
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -16,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from mvae_jax.viz._text import FONT_FILE, drawable
+from mvae_jax.viz._text import drawable, load_font
 
 Item = TypeVar("Item")
 Colour = tuple[int, int, int]
 
 _PAPER, _INK, _FAINT = (255, 255, 255), (28, 28, 30), (110, 110, 115)
-_WRONG, _MISSED = (196, 22, 42), (20, 92, 200)
+_WRONG, _MISSED, _RIGHT = (196, 22, 42), (20, 92, 200), (0, 112, 96)
 _TEXT, _TITLE = 15, 20  # font sizes in pixels
 _GAP, _MARGIN = 12, 16
 _SMALLEST_PICTURE = 160  # pixels on the sheet, so that a caption beneath finds room
@@ -85,20 +84,22 @@ def comparison(
     Raises:
         ValueError: images are not uint8 [N, H, W, C] with N > 0, or the versions differ in N.
     """
+    if not versions:
+        raise ValueError("there are no versions to compare, expected at least one.")
     pictures = {label: _pictures(images, scale) for label, images in versions.items()}
     count = len(next(iter(pictures.values())))
     for label, row in pictures.items():
         _check_count(f"images of {label!r}", row, count)
-    width = min(_COLUMN, max(_font(_TEXT).getlength(drawable(label)) for label in pictures) + 1)
+    width = min(_COLUMN, max(load_font(_TEXT).getlength(drawable(label)) for label in pictures) + 1)
     blocks = [
         _stack(
             [
-                _beside([_centred(_paragraph(_words(label), int(width)), row[0].height), *row[start : start + columns]])
+                _beside([_centred(_paragraph(_words(label), int(width)), row[0].height), *(row[i] for i in indices)])
                 for label, row in pictures.items()
             ],
             gap=4,
         )
-        for start in range(0, count, columns)
+        for indices in _chunks(range(count), columns)
     ]
     return _sheet(title, blocks)
 
@@ -180,6 +181,127 @@ def image_to_text(
     return _sheet(title, [_paragraph(key, rows[0].width), *rows])
 
 
+def consistency_pairs(
+    images: npt.ArrayLike,
+    captions: Sequence[str],
+    scores: npt.ArrayLike,
+    accepted: npt.ArrayLike,
+    true_match: npt.ArrayLike,
+    threshold: float,
+    *,
+    columns: int = 6,
+    title: str = "",
+    scale: int | None = None,
+) -> Image.Image:
+    """Pictures with a text that may or may not be theirs, and how well a model told which.
+
+    Args:
+        images: uint8 [N, H, W, C].
+        captions: N texts, those that the model judged.
+        scores: consistency of picture and text, [N], finite.
+        accepted: [N] booleans, whether the pair was called a match: where its score is above the threshold.
+        true_match: [N] booleans, whether the text describes the picture.
+        threshold: the decision border.
+        columns: pictures per row.
+        title: heading of the sheet.
+        scale: enlargement; None chooses one.
+
+    Returns:
+        The sheet.
+
+    Raises:
+        ValueError: images are not uint8 [N, H, W, C] with N > 0, the others are not N, scores or the threshold are
+            not finite, decisions are not booleans, or a decision is not the one that its score calls for.
+
+    Reference:
+        Kim, 2024, figure 5.
+    """
+    pictures = _pictures(images, scale)
+    _check_count("captions", captions, len(pictures))
+    points = np.asarray(scores, np.float64)
+    if points.shape != (len(pictures),) or not np.isfinite([*points, threshold]).all():
+        raise ValueError(
+            f"scores have shape {points.shape} and the threshold is {threshold}, expected finite numbers, "
+            f"[{len(pictures)}] and one."
+        )
+    decisions, truths = (np.asarray(flags) for flags in (accepted, true_match))
+    for name, flags in (("accepted", decisions), ("true_match", truths)):
+        if flags.dtype != np.bool_ or flags.shape != points.shape:
+            raise ValueError(f"{name} is {flags.dtype} {flags.shape}, expected booleans [{len(pictures)}].")
+    # A score within the rounding of float32 of the border may have fallen on either side of it.
+    contradicting = np.flatnonzero(((points > threshold) != decisions) & ~np.isclose(points, threshold, 1e-6, 0.0))
+    if len(contradicting):
+        first = contradicting[0]
+        raise ValueError(
+            f"pair {first} has the score {points[first]:.4f} at the threshold {threshold:.4f} but accepted is "
+            f"{decisions[first]}; expected scores > threshold."
+        )
+    cells = []
+    for picture, caption, score, decision, truth in zip(pictures, captions, points, decisions, truths, strict=True):
+        word, colour = ("right", _RIGHT) if decision == truth else ("wrong", _WRONG)
+        verdict = [_Word("match," if decision else "mismatch,", colour), _Word(word, colour, word == "wrong")]
+        bar = Image.new("RGB", (picture.width, 5), colour)
+        lines = ([_Word("score", _FAINT), _Word(f"{score:.3f}", _FAINT)], verdict, _words(caption))
+        cells.append(_stack([picture, bar, *(_paragraph(line, picture.width) for line in lines)], gap=4))
+    rows = [_beside(row) for row in _chunks(cells, columns)]
+    key = [
+        *_words(f"A pair with a score above {threshold:.3f} is called a match. Each call is"),
+        _Word("right", _RIGHT),
+        *_words("or"),
+        _Word("wrong.", _WRONG, underlined=True),
+    ]
+    return _sheet(title, [_paragraph(key, max(rows[0].width, _COLUMN)), *rows])
+
+
+def interpolation(
+    start_captions: Sequence[str],
+    end_captions: Sequence[str],
+    images: npt.ArrayLike,
+    *,
+    fractions: Sequence[float] | None = None,
+    title: str = "",
+    scale: int | None = None,
+) -> Image.Image:
+    """Rows of pictures on the way between two texts: the first above the left end, the other above the right end.
+
+    Args:
+        start_captions: R texts, at fraction 0.
+        end_captions: R texts, at fraction 1.
+        images: S steps of each, uint8 [R, S, H, W, C], S from 2.
+        fractions: S places on the way, which stand beneath the pictures; None for equal steps from 0 to 1.
+        title: heading of the sheet.
+        scale: enlargement; None chooses one.
+
+    Returns:
+        The sheet.
+
+    Raises:
+        ValueError: images are not uint8 [R, S, H, W, C] with R > 0 and S > 1, captions are not R, or fractions are
+            not S finite numbers.
+    """
+    steps = np.asarray(images)
+    if steps.ndim != 5 or not len(steps) or steps.shape[1] < 2:
+        raise ValueError(
+            f"images have shape {steps.shape}, expected [R, S, H, W, C]: S > 1 steps between the two texts of a row."
+        )
+    _check_count("start captions", start_captions, len(steps))
+    _check_count("end captions", end_captions, len(steps))
+    places = np.linspace(0.0, 1.0, steps.shape[1]) if fractions is None else np.asarray(fractions, np.float64)
+    if places.shape != steps.shape[1:2] or not np.isfinite(places).all():
+        raise ValueError(f"fractions are {places.tolist()}, expected {steps.shape[1]} finite numbers, one per step.")
+    blocks = []
+    for start, end, row in zip(start_captions, end_captions, steps, strict=True):
+        cells = [
+            _stack([picture, _paragraph([_Word(f"{place:.2f}", _FAINT)], picture.width)], gap=4)
+            for picture, place in zip(_pictures(row, scale), places, strict=True)
+        ]
+        strip = _beside(cells)
+        half = (strip.width - 2 * _GAP) // 2
+        texts = _beside([_paragraph(_words(start), half), _paragraph(_words(end), half, right=True)], gap=2 * _GAP)
+        blocks.append(_stack([texts, strip], gap=4))
+    return _sheet(title, blocks)
+
+
 def _marked(truth: str, prediction: str) -> tuple[list[_Word], list[_Word]]:
     """The words of both texts; those outside their longest common runs are marked."""
     true_words, predicted_words = _words(truth), _words(prediction)
@@ -204,6 +326,8 @@ def _pictures(images: npt.ArrayLike, scale: int | None) -> list[Image.Image]:
             f"images are {array.dtype} {array.shape}, expected uint8 [N, H, W, C] with N > 0 and one or three "
             "channels; convert floats with mvae_jax.images.to_uint8."
         )
+    if scale is not None and scale < 1:
+        raise ValueError(f"scale is {scale}, expected a whole factor from 1, or None.")
     height, width = array.shape[1:3]
     factor = scale or -(-_SMALLEST_PICTURE // width)
     return [
@@ -219,6 +343,8 @@ def _check_count(name: str, items: Sequence[object], expected: int) -> None:
 
 
 def _chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    if size < 1:
+        raise ValueError(f"columns is {size}, expected at least 1.")
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
@@ -255,14 +381,16 @@ def _centred(block: Image.Image, height: int) -> Image.Image:
     return taller
 
 
-def _paragraph(words: Sequence[_Word], width: int, size: int = _TEXT) -> Image.Image:
-    """Words on as many lines of `width` pixels as they need."""
-    font, line_height = _font(size), round(1.35 * size)
+def _paragraph(words: Sequence[_Word], width: int, size: int = _TEXT, *, right: bool = False) -> Image.Image:
+    """Words on as many lines of `width` pixels as they need; `right` sets them flush right."""
+    font, line_height = load_font(size), round(1.35 * size)
     lines = _lines(words, width, font)
     block = Image.new("RGB", (width, line_height * len(lines)), _PAPER)
     draw = ImageDraw.Draw(block)
     for number, line in enumerate(lines):
         x, baseline = 0.0, number * line_height + size
+        if right:
+            x = width - font.getlength(" ".join(word.text for word in line))
         for word in line:
             draw.text((x, baseline), word.text, word.colour, font, anchor="ls")
             end = x + font.getlength(word.text)
@@ -298,9 +426,3 @@ def _pieces(text: str, width: int, font: ImageFont.FreeTypeFont) -> Iterator[str
 
 def _words(text: str) -> list[_Word]:
     return [_Word(word) for word in drawable(text).split()]
-
-
-@functools.cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    # The basic layout draws alike wherever Pillow was built, with or without a shaping library.
-    return ImageFont.truetype(FONT_FILE, size, layout_engine=ImageFont.Layout.BASIC)

@@ -31,20 +31,22 @@ body { margin: 0 auto; padding: 1rem; max-width: 68rem; background: var(--paper)
 h1, h2, h3 { line-height: 1.2; margin: 2rem 0 .75rem; }
 h1 { margin-top: .5rem; }
 h2 { border-bottom: 1px solid var(--line); padding-bottom: .25rem; }
-.scroll { overflow-x: auto; margin: 1rem 0; }
+figure { margin: 1rem 0; }
+.scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-caption, figcaption { color: var(--faint); text-align: left; padding: .25rem 0; }
+figcaption { color: var(--faint); padding: .25rem 0; }
 th, td { padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top;
-  overflow-wrap: normal; }
+  max-width: min(32rem, 65vw); overflow-wrap: break-word; }
+:is(th, td):first-child { min-width: 6rem; }
 .number { text-align: right; white-space: nowrap; }
 pre { background: var(--panel); padding: .75rem; border-radius: .4rem; white-space: pre-wrap; }
 .note { background: var(--warn-panel); color: var(--warn); border-left: 4px solid var(--warn); padding: .6rem .9rem;
   margin: 1rem 0; border-radius: .2rem; }
-figure { margin: 1rem 0; }
 img { display: block; max-width: 100%; height: auto; border-radius: .3rem; }
 summary { cursor: pointer; color: var(--faint); }
 """.strip()
 
+_PHONE, _DESKTOP = 360, 1000  # pixels that a wide picture has at least and at most before it scrolls
 _PACKAGES = ("mvae-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -114,7 +116,7 @@ def values(mapping: Mapping[str, Any], caption: str = "") -> Part:
 def figure(picture: Image.Image | bytes | str | os.PathLike[str], caption: str = "") -> Part:
     """A picture, embedded.
 
-    On a narrow screen a wide sheet shrinks to a legible width and scrolls.
+    On a narrow screen a wide sheet shrinks to two thirds, so that its text stays legible, and scrolls.
 
     Args:
         picture: an image, the bytes of a PNG, or the path of one.
@@ -126,10 +128,11 @@ def figure(picture: Image.Image | bytes | str | os.PathLike[str], caption: str =
     data = _png(picture)
     with Image.open(io.BytesIO(data)) as opened:
         width, height = opened.size
+    narrowest = min(width, max(_PHONE, min(2 * width // 3, _DESKTOP)))
     text = _escape(caption)
     return Part(
         f'<figure><div class="scroll" tabindex="0"><img alt="{text}" width="{width}" height="{height}" '
-        f'style="min-width: min({width}px, 36rem)" src="data:image/png;base64,{base64.b64encode(data).decode()}">'
+        f'style="min-width: {narrowest}px" src="data:image/png;base64,{base64.b64encode(data).decode()}">'
         f"</div>{f'<figcaption>{text}</figcaption>' if text else ''}</figure>"
     )
 
@@ -184,8 +187,9 @@ def _join(parts: Iterable[Part | str]) -> str:
 
 
 def _scrolling_table(rows: str, caption: str) -> Part:
-    title = f"<caption>{_escape(caption)}</caption>\n" if caption else ""
-    return Part(f'<div class="scroll" tabindex="0"><table>\n{title}{rows}\n</table></div>')
+    # Above the box that scrolls: a caption of the table itself would be as narrow, or as wide, as the table.
+    title = f"<figcaption>{_escape(caption)}</figcaption>\n" if caption else ""
+    return Part(f'<figure>{title}<div class="scroll" tabindex="0"><table>\n{rows}\n</table></div></figure>')
 
 
 def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 
-from mvae_jax.data.batches import Batches, Split, permutation
+from mvae_jax.data.batches import Batches, Split, Splits, permutation
 
 
 def split_of(count: int) -> Split:
@@ -111,3 +113,55 @@ def test_negative_seed_is_refused():
 def test_malformed_splits_are_refused(arrays, message):
     with pytest.raises(ValueError, match=message):
         Split(arrays)
+
+
+# Splits
+
+
+def arrays_of(count: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(count)
+    return {
+        "image": rng.integers(0, 256, (count, 2, 2, 3), np.uint8),
+        "attributes": rng.integers(0, 2, (count, 2)).astype(np.float32),
+        "index": np.arange(count, dtype=np.int32),
+    }
+
+
+def test_cut_makes_three_splits_in_order():
+    arrays = arrays_of(9)
+    splits = Splits.cut(arrays, 5, 1, ("a", "b"), {"source": "here"})
+    assert [(name, split["index"].tolist()) for name, split in splits] == [
+        ("train", [0, 1, 2, 3, 4]),
+        ("validation", [5]),
+        ("calibration", [6, 7, 8]),
+    ]
+    assert (splits.attributes, splits.provenance) == (("a", "b"), {"source": "here"})
+    np.testing.assert_array_equal(splits.calibration["image"], arrays["image"][6:])
+    assert len(Splits.cut(arrays, 5, 4, ("a", "b"), {}).calibration) == 0
+
+
+def test_sha256_is_of_images_and_attributes():
+    arrays = arrays_of(6)
+    splits = Splits.cut(arrays, 3, 2, ("a", "b"), {})
+    borders = (slice(0, 3), slice(3, 5), slice(5, 6))
+    text = b"".join(arrays[name][part].tobytes() for part in borders for name in ("image", "attributes"))
+    assert splits.sha256() == hashlib.sha256(text).hexdigest()
+    for name in ("image", "attributes"):
+        for place in (0, 4, 5):
+            other = {**arrays, name: arrays[name].copy()}
+            other[name][place] += 1
+            assert Splits.cut(other, 3, 2, ("a", "b"), {}).sha256() != splits.sha256()
+    assert Splits.cut({**arrays, "index": arrays["index"] + 1}, 3, 2, ("a", "b"), {}).sha256() == splits.sha256()
+
+
+@pytest.mark.parametrize(
+    ("names", "without", "message"),
+    [
+        (("a",), "", r"'attributes' of the train split has shape \(3, 2\), expected \(3, 1\): .* each of a"),
+        (("a", "b"), "attributes", r"'attributes' of the train split has shape None, expected \(3, 2\)"),
+    ],
+)
+def test_malformed_attributes_are_refused(names, without, message):
+    arrays = {name: array for name, array in arrays_of(6).items() if name != without}
+    with pytest.raises(ValueError, match=message):
+        Splits.cut(arrays, 3, 2, names, {})

@@ -87,9 +87,10 @@ def test_every_attribute_is_read_by_its_name():
 
 def test_no_phrase_means_two_things():
     texts = [t for p in captions._PHRASES.values() for t in (p.text, *p.synonyms, *p.opposites)]
-    assert len(captions._LEXICON) == len(texts) - 1  # "no beard" is a negation, not a phrase
+    lexicon = captions._language(ALL).lexicon
+    assert len(lexicon) == len(texts) - 1  # "no beard" is a negation, not a phrase
     assert set(captions._PHRASES) == set(ALL)
-    assert not {words[0] for words in captions._LEXICON if len(words) == 1} & captions._GRAMMAR
+    assert not {words[0] for words in lexicon if len(words) == 1} & captions._GRAMMAR
 
 
 @pytest.mark.parametrize(
@@ -230,7 +231,111 @@ def test_vectors_are_checked(values):
 
 
 def test_attribute_names_are_checked():
-    with pytest.raises(ValueError, match="no words for the attribute 'blonde_hair': did you mean blond_hair"):
-        captions.write([1], ("blonde_hair",))
     with pytest.raises(ValueError, match="expected each name once"):
         captions.read("a man", ("male", "male"))
+
+
+# Attributes of one's own
+
+
+@pytest.mark.parametrize(
+    ("names", "present", "sentence"),
+    [
+        (("red_car",), ["red_car"], "a person with red car"),
+        (("red_car", "young", "male"), ["young", "male", "red_car"], "a young man with red car"),
+        (
+            ("zebra", "no_beard", "apple_2", "bangs", "smiling"),
+            ["zebra", "no_beard", "apple_2", "bangs", "smiling"],
+            "a person who is smiling with bangs, apple 2, zebra and no beard",
+        ),
+        (("größe", "7"), ["größe", "7"], "a person with 7 and größe"),
+        (("beard",), ["beard"], "a person with beard"),  # only means the absence of `no_beard` where that is listed
+        (("old", "male"), ["old", "male"], "a man with old"),
+    ],
+)
+def test_sentences_of_own_attributes(names, present, sentence):
+    assert captions.write(vector(names, *present), names) == sentence
+    assert captions.read(sentence, names).tolist() == vector(names, *present)
+
+
+def test_own_attributes_are_understood_like_others():
+    names = ("red_car", "car", "male", "striped_shirt")
+    assert understood("Striped shirt, red_car", names) == {"striped_shirt", "red_car"}
+    assert understood("a car", names) == {"car"}
+    assert understood("a man, no red car but a car", names) == {"male", "car"}
+    with pytest.raises(ValueError, match=r"unknown word 'blue'.*unknown word 'cart' \(did you mean 'car'"):
+        captions.read("blue cart", names)
+    with pytest.raises(ValueError, match="'shirt' is understood only within 'striped shirt'"):
+        captions.read("a shirt", names)
+    with pytest.raises(ValueError, match="unknown word 'car'"):
+        captions.read("a car", ("male",))
+
+
+WORDS = ("young", "man", "boy", "bald", "black", "hair", "beard", "car")
+
+
+def test_read_inverts_write_for_own_attributes():
+    """Whatever names are accepted, among known ones and made of their very words."""
+    rng = np.random.default_rng(1)
+    accepted = refused = 0
+    for _ in range(1500):
+        known = rng.permutation(("young", "male", "female", "bald", "black_hair", "no_beard"))[
+            : rng.integers(7)
+        ].tolist()
+        own = ["_".join(rng.choice(WORDS, rng.integers(1, 4))) for _ in range(rng.integers(1, 5))]
+        names = tuple(dict.fromkeys([*known, *own]))
+        try:
+            captions.check_names(names)
+        except ValueError:
+            refused += 1
+            continue
+        accepted += 1
+        for bits in (np.ones(len(names)), rng.random(len(names)) < 0.5):
+            sentence = captions.write(bits, names)
+            assert (captions.read(sentence, names) == bits).all(), (sentence, names)
+            assert captions.write(bits[::-1], names[::-1]) == sentence
+    assert min(accepted, refused) > 300
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("",), "cannot be said in a caption: expected a name of lower-case letters and digits"),
+        (("Smiling",), "'Smiling' cannot be said .* such as 'smiling'"),
+        (("red car",), "'red car' cannot be said"),
+        (("red-car",), "'red-car' cannot be said"),
+        (("red__car",), "'red__car' cannot be said"),
+        (("_red",), "'_red' cannot be said"),
+        (("o'clock",), "cannot be said"),
+        (("<script>alert(1)</script>",), "cannot be said"),
+        (("$\\frac{$",), "cannot be said"),
+        (("red\ncar",), "cannot be said"),
+        (("no_hat",), "'no_hat' contains 'no', which the grammar of captions needs"),
+        (("has_car",), "contains 'has'"),
+        (("and",), "contains 'and'"),
+        (("person",), "contains 'person'"),
+        (("a",), "contains 'a'"),
+        (("glasses", "eyeglasses"), "'glasses' would be read as 'glasses', as other attributes are said"),
+        (("old", "young"), "'old' would be read as 'old'"),
+        (("beard", "no_beard"), "'beard' would be read as 'beard'"),
+        (("girl", "male"), "'girl' would be read as 'girl'"),
+        (("young_man", "male", "young"), "'young_man' would be read as 'young' and 'man'"),
+        (("red_car", "car", "red"), "'red_car' would be read as 'red' and 'car'"),
+    ],
+)
+def test_names_that_cannot_be_said_or_would_be_ambiguous_are_refused(names, message):
+    for refuse in (
+        captions.check_names,
+        lambda names: captions.read("x", names),
+        lambda names: captions.write([], names),
+    ):
+        with pytest.raises(ValueError, match=message):
+            refuse(names)
+
+
+def test_a_long_name_is_refused_at_once():
+    """The ways in which "x x x ... " could be put together from x_x and x_x_x are many."""
+    long = "_".join(["x"] * 500)
+    with pytest.raises(ValueError, match="would be read as 'x x"):
+        captions.check_names(("x_x", "x_x_x", long))
+    captions.check_names(("x_x", "x_x_x", f"{long}_y"))

@@ -283,6 +283,34 @@ def test_celebamask_hq_layout(tmp_path, sample):
         assert np.abs(decoded - few.images[i]).mean() < 5.0
 
 
+def test_splits_are_consecutive_examples():
+    names = ("smiling", "young", "bald")
+    splits = faces.splits(5, subset_size=10, validation_size=3, calibration_size=2, image_size=32, attributes=names)
+    drawn = faces.sample(5, 12, 32)
+    for (_, split), part in zip(splits, (slice(0, 7), slice(7, 10), slice(10, 12)), strict=True):
+        np.testing.assert_array_equal(split["image"], drawn.images[part])
+        np.testing.assert_array_equal(split["attributes"], drawn.attributes[part][:, [A[name] for name in names]])
+        np.testing.assert_array_equal(split["index"], np.arange(12)[part])
+        assert (split["attributes"].dtype, split["index"].dtype) == (np.float32, np.int32)
+    assert splits.attributes == names
+    assert splits.provenance == {"source": "rendered faces", "seed": 5, "images": 12}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"attributes": ("young", "gray_hair")}, "rendered faces have no attribute gray_hair; they have young, male"),
+        ({"validation_size": 0}, "validation_size is 0 of subset_size 10"),
+        ({"validation_size": 10}, "validation_size is 10 of subset_size 10"),
+        ({"seed": -1}, "seed -1"),
+        ({"image_size": 48}, "image_size is 48"),
+    ],
+)
+def test_splits_that_cannot_be_drawn_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        faces.splits(**{"subset_size": 10, "validation_size": 3, "calibration_size": 2, "image_size": 32, **options})
+
+
 def changed(array, column, value):
     array = array.copy()
     array[0, column] = value

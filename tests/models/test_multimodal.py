@@ -12,7 +12,6 @@ import pytest
 from zoo import MULTIMODAL, faces
 
 from mvae_jax import gaussian, nets
-from mvae_jax.data import faces as rendered
 from mvae_jax.data.batches import Batches, Split
 from mvae_jax.models import multimodal
 from mvae_jax.models.multimodal import Config, PhaseConfig
@@ -861,7 +860,3 @@ def test_every_field_has_its_effect_and_no_other(name):
 def test_every_field_of_a_phase_has_its_effect_and_no_other(name):
     value, expected = PHASE_EFFECTS[name]
     assert_changes(change(adversarial=dataclasses.replace(CONFIG.adversarial, **{name: value})), expected)
-
-
-def test_the_model_and_the_rendered_faces_name_the_same_attributes():
-    assert multimodal.ATTRIBUTES == rendered.ATTRIBUTES

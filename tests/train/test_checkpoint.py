@@ -17,7 +17,7 @@ import pytest
 from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from mvae_jax.train.checkpoint import Checkpoints, DamagedCheckpoint
+from mvae_jax.train.checkpoint import Checkpoints, DamagedCheckpoint, find
 
 
 class State(struct.PyTreeNode):
@@ -228,6 +228,17 @@ def test_mismatch_lists_every_array(saved):
     differing = {path for path in saved_paths.keys() | paths.keys() if saved_paths.get(path) != paths.get(path)}
     assert f"{len(differing)} arrays differ" in message
     assert {line.split(":")[0].strip() for line in message.splitlines()[1:-1]} == differing
+
+
+def test_find_takes_the_newest_of_a_workdir_or_the_one_that_is_named(copied):
+    save_all(copied, [(10, None, False)], phase="gan").close()
+    shutil.copytree(step_folder(copied, 2), step_folder(copied, "11_backup"))
+    step_folder(copied, 12).mkdir()  # never completed
+    assert find(str(copied)) == step_folder(copied, 10, "gan")
+    assert find(step_folder(copied, 1)) == step_folder(copied, 1)
+    for folder in ("/", copied / "checkpoints"):
+        with pytest.raises(FileNotFoundError, match="has no checkpoint yet"):
+            find(folder)
 
 
 def payload_files(folder):

@@ -1,6 +1,7 @@
 """Training through phases: what it computes does not depend on how often it was stopped, nor on how it is watched."""
 
 import dataclasses
+import logging
 import os
 import shutil
 import signal
@@ -12,7 +13,7 @@ import pytest
 import toy
 
 from mvae_jax.train import loop
-from mvae_jax.train.checkpoint import Checkpoints
+from mvae_jax.train.checkpoint import Checkpoints, DamagedCheckpoint
 from mvae_jax.train.devices import place
 from mvae_jax.train.logging import read_metrics
 from mvae_jax.train.signals import Interrupted, Interruption
@@ -24,14 +25,22 @@ TOGETHER = place(jax.devices()[:4])
 
 
 def fit(
-    workdir, *, model=None, phases=None, batches=toy.batches, settings=WATCHED, validation=toy.VALIDATION, **options
+    workdir,
+    *,
+    model=None,
+    phases=None,
+    batches=toy.batches,
+    seed=toy.SEED,
+    settings=WATCHED,
+    validation=toy.VALIDATION,
+    **options,
 ):
     return loop.fit(
         model or toy.build(),
         phases or toy.phases(),
         batches,
         workdir=workdir,
-        seed=toy.SEED,
+        seed=seed,
         validation=validation.arrays if validation else None,
         settings=settings,
         **options,
@@ -216,6 +225,176 @@ def test_a_full_disk_ends_the_run_and_leaves_a_checkpoint_to_go_on_from(tmp_path
     assert newest(tmp_path) in (4, 6)  # the save of step 6 may still be under way when the disk fills
     assert bits(fit(tmp_path)) == bits(undisturbed[1])
     assert records(tmp_path, "train") == records(undisturbed[0], "train")
+
+
+# --- longer than it was ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shorter", [toy.phases()[:1], toy.phases(second={"steps": 3})], ids=["first", "second"])
+def test_a_run_that_goes_on_after_its_end_equals_one_that_was_so_long_from_the_start(tmp_path, undisturbed, shorter):
+    assert int(fit(tmp_path, phases=shorter).step) == shorter[-1].end
+    first, second = Watched(11, crash), Watched()
+    with pytest.raises(Crash):
+        fit(tmp_path, batches=first)
+    begin = newest(tmp_path)
+    assert bits(fit(tmp_path, batches=second)) == bits(undisturbed[1])
+    assert (first.asked, second.asked) == (list(range(shorter[-1].end, 12)), list(range(begin, LAST)))
+    for split in ("train", "validation"):
+        assert records(tmp_path, split) == records(undisturbed[0], split)
+
+
+# --- started from another run ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def started(undisturbed, tmp_path_factory):
+    """Final state of a run with another seed that started from the undisturbed one, and was not disturbed either."""
+    return fit(tmp_path_factory.mktemp("started"), seed=8, start_from=undisturbed[0])
+
+
+def folder_of(workdir, phase, step):
+    return workdir / "checkpoints" / phase / str(step)
+
+
+@pytest.mark.parametrize(("phase", "step", "part"), [(None, LAST, "ema"), ("first", 6, "params")])
+def test_a_start_takes_what_is_trained_and_nothing_else(tmp_path, undisturbed, caplog, phase, step, part):
+    caplog.set_level(logging.INFO)
+    other = undisturbed[0]
+    start_from = folder_of(other, phase, step) if phase else other
+    with pytest.raises(Crash):
+        fit(tmp_path, seed=8, start_from=start_from, batches=Watched(0, crash))
+    assert f"starting from step {step} of phase {phase or 'second'} of {other}" in caplog.messages
+    state = restored(tmp_path, toy.phases(), "first", 0)
+    source = restored(other, toy.phases(), phase or "second", step)
+    own = loop.initial_state(toy.build(), toy.phases(), 8, dict(toy.TRAIN.arrays))
+    given = getattr(source, part)
+    expected = own.replace(
+        params={**own.params, "vae": given["vae"], "critic": given["critic"]}, model_state=source.model_state
+    )
+    assert bits(state) == bits(expected)
+    assert not np.array_equal(flat(source.params["frozen"]), flat(state.params["frozen"]))
+
+
+def fail_to_save(monkeypatch):
+    def fail(*_):
+        monkeypatch.undo()
+        raise Crash
+
+    monkeypatch.setattr("mvae_jax.train.checkpoint._write_manifest", fail)
+
+
+@pytest.mark.parametrize("step", [None, 0, 5], ids=["while the start is saved", "before step 0", "before step 5"])
+def test_a_run_that_started_from_another_resumes_with_the_same_bits(
+    tmp_path, undisturbed, started, monkeypatch, caplog, step
+):
+    caplog.set_level(logging.INFO)
+    other, workdir = shutil.copytree(undisturbed[0], tmp_path / "other"), tmp_path / "run"
+    if step is None:
+        fail_to_save(monkeypatch)
+    with pytest.raises(Crash):
+        fit(workdir, seed=8, start_from=other, batches=Watched(step, crash))
+    if step is not None:
+        shutil.rmtree(other)
+    begin, batches = newest(workdir), Watched()
+    assert bits(fit(workdir, seed=8, start_from=other, batches=batches)) == bits(started) != bits(undisturbed[1])
+    assert batches.asked == list(range(begin, LAST))
+    ignored = f"not starting from {other}: this run has checkpoints of its own" in caplog.messages
+    assert ignored == (step is not None)
+
+
+def test_what_a_start_gives_reaches_optimisers_and_averages():
+    memory = optax.GradientTransformation(lambda params: params, lambda updates, state, params: (updates, state))
+    model, phase = toy.build(lambda: memory), toy.phases()[1]
+    params = jax.tree.map(lambda leaf: leaf + 5, model.init(jax.random.key(0), None)[0])
+    start = {"params": {"vae": params["vae"]}, "model_state": {}}
+    state = loop.initial_state(model, [phase], 8, dict(toy.TRAIN.arrays), start)
+    for tree in (state.params["vae"], state.opt_state["vae"], state.ema["vae"]):
+        np.testing.assert_array_equal(flat(tree), flat(params["vae"]))
+
+
+def changed_model(change):
+    """The toy, with other parameters."""
+    model = toy.build()
+
+    def init(key, batch):
+        params, state = model.init(key, batch)
+        return change(params), state
+
+    return dataclasses.replace(model, init=init)
+
+
+def other_critic(params):
+    return {**params, "critic": {"kernel": np.zeros((16, 2), np.float32), "scale": np.zeros(3, np.float32)}}
+
+
+def other_frozen(params):
+    return {**params, "frozen": {"other": np.zeros(2, np.float32)}}
+
+
+def check(workdir, start_from, model=None, phases=None):
+    phases = phases or toy.phases()
+    return loop.check_start(
+        model or toy.build(), phases, dict(toy.TRAIN.arrays), start_from=start_from, workdir=workdir
+    )
+
+
+def test_a_start_that_does_not_fit_is_refused_with_all_differences(tmp_path, undisturbed, monkeypatch):
+    monkeypatch.setattr(loop, "initial_state", lambda *_: pytest.fail("compiled"))
+    folder = folder_of(undisturbed[0], "second", LAST)
+    message = (
+        f"{folder} does not fit this model; 3 arrays differ:\n"
+        "  params/critic/bias: checkpoint has float32[1], this model nothing\n"
+        "  params/critic/kernel: checkpoint has float32[16,1], this model float32[16,2]\n"
+        "  params/critic/scale: checkpoint has nothing, this model float32[3]\n"
+        "Build the model with the settings that the run was started with, or start from another one."
+    )
+    for refuse in (check, lambda workdir, start_from, model: fit(workdir, start_from=start_from, model=model)):
+        with pytest.raises(ValueError, match="does not fit") as error:
+            refuse(tmp_path, undisturbed[0], changed_model(other_critic))
+        assert str(error.value) == message
+    assert os.listdir(tmp_path) == []
+    # What nobody trains need not be there.
+    assert check(tmp_path, undisturbed[0], changed_model(other_critic), toy.phases()[:1]) == folder
+    assert check(tmp_path, undisturbed[0], changed_model(other_frozen)) == folder
+
+
+def damaged(folder):
+    for path in folder_of(folder, "second", LAST).rglob("d/*"):
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+
+
+@pytest.mark.parametrize(
+    ("change", "where", "kind", "message"),
+    [
+        (shutil.rmtree, "", FileNotFoundError, "run does not exist; expected the workdir of a run, or one of its"),
+        (lambda folder: shutil.rmtree(folder / "checkpoints"), "", FileNotFoundError, "run has no checkpoint yet"),
+        (damaged, "", DamagedCheckpoint, r"second/15 is damaged: .*\(changed\)"),
+        (
+            lambda folder: (folder / "checkpoints/first/6/manifest.json").unlink(),
+            "checkpoints/first/6",
+            DamagedCheckpoint,
+            "first/6 has no manifest.json: it was never completed",
+        ),
+    ],
+)
+def test_a_start_from_nothing_is_refused(tmp_path, undisturbed, change, where, kind, message):
+    change(shutil.copytree(undisturbed[0], tmp_path / "run"))
+    with pytest.raises(kind, match=message):
+        check(tmp_path / "new", tmp_path / "run" / where)
+
+
+def test_a_start_from_another_kind_of_model_is_refused(tmp_path, undisturbed):
+    other = dataclasses.replace(
+        toy.build(), init=lambda *_: ({"classifier": {}}, {}), optimizers=lambda _: {"classifier": optax.sgd(1.0)}
+    )
+    with pytest.raises(
+        ValueError, match=r"another model: its groups are \['critic', .*'vae'\], expected \['classifier'\]"
+    ):
+        check(tmp_path, undisturbed[0], other)
+
+
+def test_a_run_with_checkpoints_has_no_start_to_check(undisturbed):
+    assert check(undisturbed[0], "nowhere") is None
 
 
 # --- phases ----------------------------------------------------------------------------------------------------------

@@ -100,6 +100,86 @@ def test_fields_that_may_change_are_updated(tmp_path):
     assert "every" not in str(error.value)
 
 
+EPOCHS = ("model.one.epochs", "model.two.epochs", "model.three.epochs")
+
+
+def lengths(one=2, two=2, three=0, seed=0):
+    return {
+        "model": {"one": {"epochs": one}, "two": {"epochs": two}, "three": {"epochs": three}},
+        "seed": seed,
+    }
+
+
+@pytest.mark.parametrize("longer", [{"two": 4}, {"three": 1}, {"two": 3, "three": 1}], ids=str)
+def test_the_last_phase_may_become_longer(tmp_path, longer):
+    workdir = Workdir(tmp_path)
+    workdir.configure(lengths(), epochs=EPOCHS, extend=True)
+    workdir.finish()
+    workdir.configure(lengths(), epochs=EPOCHS, extend=True)
+    assert workdir.is_finished
+    with pytest.raises(ValueError, match=r"choose another workdir\. To go on with the longer phase, add --extend\.$"):
+        workdir.configure(lengths(**longer), epochs=EPOCHS)
+    assert workdir.is_finished
+    workdir.configure(lengths(**longer), epochs=EPOCHS, extend=True)
+    assert not workdir.is_finished
+    workdir.configure(lengths(**longer), epochs=EPOCHS)
+    assert json.loads((tmp_path / "config.json").read_text()) == lengths(**longer)
+
+
+@pytest.mark.parametrize(
+    ("changes", "refused", "end"),
+    [
+        ({"two": 1}, ["two.epochs: 2 before, 1 now"], "workdir."),
+        ({"one": 1}, ["one.epochs: 2 before, 1 now"], "workdir."),
+        ({"two": 4, "seed": 1}, ["seed: 0 before, 1 now"], "workdir."),
+        (
+            {"one": 3, "two": 4},
+            ["one.epochs: 2 before, 3 now"],
+            "workdir. More of model.one.epochs would move the phases after it: to train on, start from this run "
+            "(start_from) in another workdir.",
+        ),
+    ],
+    ids=str,
+)
+def test_an_extended_run_is_otherwise_the_same(tmp_path, changes, refused, end):
+    workdir = Workdir(tmp_path)
+    workdir.configure(lengths())
+    workdir.finish()
+    with pytest.raises(ValueError, match="other settings") as error:
+        workdir.configure(lengths(**changes), epochs=EPOCHS, extend=True)
+    lines = str(error.value).splitlines()
+    assert [line.removeprefix("  ").removeprefix("model.") for line in lines[1:-1]] == refused
+    assert lines[-1] == f"Continue it with the settings it started with, or choose another {end}"
+    assert workdir.is_finished
+    assert json.loads((tmp_path / "config.json").read_text()) == lengths()
+
+
+def test_other_settings_are_not_said_to_be_an_extension(tmp_path):
+    Workdir(tmp_path).configure(lengths())
+    with pytest.raises(ValueError, match=r"seed: 0 before, 1 now") as error:
+        Workdir(tmp_path).configure(lengths(two=4, seed=1), epochs=EPOCHS)
+    assert "two.epochs: 2 before, 4 now" in str(error.value)
+    assert "--extend" not in str(error.value)
+
+
+def test_a_kill_while_an_extension_begins_leaves_a_run_that_can_be_extended(tmp_path, monkeypatch):
+    workdir = Workdir(tmp_path)
+    workdir.configure(lengths())
+    workdir.finish()
+
+    def kill(*_):
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mvae_jax.train.workdir.atomic_write", kill)
+    with pytest.raises(KeyboardInterrupt):
+        workdir.configure(lengths(two=4), epochs=EPOCHS, extend=True)
+    assert (workdir.is_finished, json.loads((tmp_path / "config.json").read_text())) == (False, lengths())
+    workdir.configure(lengths(two=4), epochs=EPOCHS, extend=True)
+    assert not workdir.is_finished
+    assert json.loads((tmp_path / "config.json").read_text()) == lengths(two=4)
+
+
 def test_config_that_json_cannot_hold_exactly_is_refused(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         Workdir(tmp_path).configure({"rate": float("nan")})

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from mvae_jax.viz import curves
+from mvae_jax.viz import _figure, curves
+
+BLUE, ORANGE = _figure.COLOURS[:2]
 
 RECORDS = [
     {"step": 0, "phase": "first", "split": "setup", "compile_seconds": 9.0},
@@ -16,15 +18,6 @@ RECORDS = [
     {"step": 30, "phase": "second", "split": "train", "loss": 1.0, "image_kl": 0.5, "text_kl": float("nan")},
     {"step": 30, "phase": "second", "split": "train", "loss": 1.5, "text_kl": None},
 ]
-
-
-@pytest.fixture
-def figures(monkeypatch):
-    """The matplotlib figures behind the pictures."""
-    seen = []
-    render = curves._render
-    monkeypatch.setattr(curves, "_render", lambda figure: (seen.append(figure), render(figure))[1])
-    return seen
 
 
 def points(axis):
@@ -38,7 +31,7 @@ def test_losses_draws_the_numbers(figures):
     assert picture.mode == "RGB"
     assert picture.size == (990, int((2 * 2.6 + 0.6) * 110))
     total, divergence = figures[0].axes  # the third panel has no values
-    blue = to_hex("C0")
+    blue = BLUE
     assert points(total) == [(blue, [10, 20, 30], [3.0, 2.0, 1.5]), (blue, [20], [2.5])]
     assert points(divergence) == [(blue, [10, 20, 30], [100.0, 1.0, 0.5])]
     assert (total.get_yscale(), divergence.get_yscale()) == ("linear", "log")
@@ -70,17 +63,76 @@ def test_nothing_to_draw_is_an_error():
         curves.losses([{"step": 1} | {f"m{i}": 1.0 for i in range(11)}], {"All": ["m*"]})
 
 
-def test_score_distributions_counts_pairs(figures):
-    picture = curves.score_distributions([0.8, 0.9, 0.9], [0.1, 0.2, 0.85, 0.1], 0.6, title=r"$\frac{$")
-    assert picture.size == (990, int((1.3 * 2.6 + 0.6) * 110))
+def run(borders, scale=1.0):
+    """Records of three phases that end at these steps."""
+    start, records = 0, []
+    for phase, end in zip(("first", "second", "third"), borders, strict=True):
+        for step in range(start + 10, end + 1, 10):
+            records += [
+                {"step": step, "phase": phase, "split": "train", "loss": scale / step, "other": 1.0},
+                {"step": step, "phase": phase, "split": "validation", "loss": 2 * scale / step},
+            ]
+        start = end
+    return records
+
+
+def borders(axis):
+    return [
+        (to_hex(line.get_color()), line.get_xdata()[0]) for line in axis.get_lines() if line.get_linestyle() == "--"
+    ]
+
+
+def test_runs_share_an_axis_and_their_borders(figures):
+    picture = curves.runs({"128": run((20, 40, 60)), "256": run((20, 40, 60), 3.0)}, "loss", title="Sizes")
+    assert picture.width == 990
     (axis,) = figures[0].axes
-    assert [sum(bar.get_height() for bar in bars) for bars in axis.containers] == [3, 4]
-    (line,) = axis.get_lines()
-    assert set(line.get_xdata()) == {0.6}
+    steps = [10, 20, 30, 40, 50, 60]
+    drawn = {(colour, tuple(values)) for colour, _, values in points(axis)}
+    assert drawn == {
+        (colour, tuple(factor * scale / step for step in steps))
+        for colour, scale in ((BLUE, 1.0), (ORANGE, 3.0))
+        for factor in (1, 2)
+    }
+    assert all(seen == steps for _, seen, _ in points(axis))
+    assert borders(axis) == [(to_hex("0.45"), 20), (to_hex("0.45"), 40)]
+    assert [text.get_text() for text in axis.texts] == ["first", "second", "third"]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["128", "256", "train", "validation"]
+    assert axis.get_ylabel() == "loss"
+    # The runs differ in the shape of their points too.
+    assert len({line.get_marker() for line in axis.get_lines() if line.get_linestyle() == "-"}) == 3
 
 
-def test_equal_scores_can_be_drawn():
-    curves.score_distributions([1.0, 1.0], [1.0], 1.0)
+def test_runs_with_other_borders_show_them_in_their_colour(figures):
+    curves.runs({"128": run((20, 40, 60)), "256": run((10, 50, 60))}, "loss")
+    (axis,) = figures[0].axes
+    assert sorted(borders(axis)) == sorted([(BLUE, 20), (BLUE, 40), (ORANGE, 10), (ORANGE, 50)])
+    rows = {}
+    for text in axis.texts:
+        rows.setdefault(text.xyann[1], []).append((text.get_text(), text.xy[0]))
+    upper, lower = (rows[height] for height in sorted(rows, reverse=True))
+    assert [start for _, start in upper[1:]] == [20, 40]
+    assert [start for _, start in lower[1:]] == [10, 50]
+    assert lower[1][0] == "second"
+
+
+def test_any_run_can_be_drawn(hostile, figures):
+    records = [{"step": step, "phase": f"{hostile}{step // 5}", f"x{hostile}": float(step)} for step in range(1, 12)]
+    curves.runs({hostile: records, "train": records[:9]}, f"x{hostile}", title=hostile)
+    curves.losses(records, {hostile: ["*"]}, title=hostile)
+    (axis,) = figures[0].axes
+    assert len(axis.get_legend().get_texts()) == 4  # a run may have the name of a split
+    assert axis.get_window_extent().width > 300
+
+
+def test_runs_that_cannot_be_compared_are_refused():
+    with pytest.raises(ValueError, match="got 0 runs, expected 1 to 10"):
+        curves.runs({}, "loss")
+    with pytest.raises(ValueError, match="got 11 runs"):
+        curves.runs({str(i): RECORDS for i in range(11)}, "loss")
+    with pytest.raises(
+        ValueError, match=r"run 'b' has no finite value of 'other'; .* 6 records hold \['image_kl', 'loss'\]"
+    ):
+        curves.runs({"a": run((20, 40, 60)), "b": RECORDS}, "other")
 
 
 def test_no_global_state_of_matplotlib_changes():

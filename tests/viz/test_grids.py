@@ -6,19 +6,7 @@ from PIL import Image
 
 from mvae_jax.viz import grids
 
-HOSTILE = [
-    r"$\frac{$",
-    r"\N{dollar} ^_{ \u0000",
-    "<b>bold</b> & \"quotes\" 'both'",
-    "tab\tline\nfeed\x00\x07\x1b[31m",
-    "\ud800 lone surrogate",
-    "\U0001f9d1\u200d\U0001f680 日本語 العربية",
-    "x" * 3000,
-    "word " * 3000,
-    "",
-    "   ",
-]
-RED, BLUE = (196, 22, 42), (20, 92, 200)
+RED, BLUE, GREEN = (196, 22, 42), (20, 92, 200), (0, 112, 96)
 
 
 def pixels(*shape):
@@ -128,22 +116,133 @@ def test_image_to_text_marks_the_words_that_differ(caption, prediction, missed, 
     assert has_colour(text, RED) == wrong
 
 
-@pytest.mark.parametrize("text", HOSTILE)
-def test_any_text_can_be_drawn(text):
-    images = pixels(1, 64, 64, 3)
+def pairs(**changes):
+    """Arguments of four pairs: a match called so, a mismatch called so, and the two mistakes."""
+    arguments = {
+        "images": np.full((4, 64, 64, 3), 128, np.uint8),
+        "captions": ["a", "b", "c", "d"],
+        "scores": [0.9, 0.1, 0.8, 0.2],
+        "accepted": [True, False, True, False],
+        "true_match": [True, False, False, True],
+        "threshold": 0.5,
+    }
+    return arguments | changes
+
+
+def test_consistency_pairs_tell_right_from_wrong():
+    images = pixels(4, 64, 64, 3)
+    sheet = np.asarray(grids.consistency_pairs(**pairs(images=images), columns=4))
+    cells = sheet[-(16 + 192 + 9 + 3 * 24 - 4 + 4) : -16]
+    assert sheet.shape == (16 + 20 + 12 + 192 + 9 + 3 * 24 + 16, 16 + 4 * 192 + 3 * 12 + 16, 3)
+    for index, right in enumerate([True, True, False, False]):
+        cell = cells[:, 16 + index * 204 :][:, :192]
+        np.testing.assert_array_equal(cell[:192], enlarged(images[index], 3))
+        assert has_colour(cell[192:], GREEN) == right
+        assert has_colour(cell[192:], RED) == (not right)
+        assert (cell[196:201] == (GREEN if right else RED)).all()  # the bar
+
+
+def test_verdicts_are_words():
+    """A match called so and a mistaken match differ in shape, not only in colour, and so do the two calls."""
+
+    def verdict(sheet, index):
+        ink = (np.asarray(sheet)[16 + 20 + 12 + 192 + 9 + 24 :][:20] < 200).any(-1)
+        return ink[:, 16 + index * 204 :][:, :192]
+
+    sheet = grids.consistency_pairs(**pairs(), columns=4)
+    shapes = [verdict(sheet, index).tobytes() for index in range(4)]
+    assert len(set(shapes)) == 4
+    twin = grids.consistency_pairs(**pairs(scores=[0.7, 0.3, 0.6, 0.4]), columns=4)
+    assert [verdict(twin, index).tobytes() for index in range(4)] == shapes
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"captions": ["a"]}, "got 1 captions, expected 4"),
+        ({"scores": [0.9, 0.1]}, r"scores have shape \(2,\)"),
+        ({"scores": [0.9, 0.1, np.nan, 0.2]}, "expected finite numbers"),
+        ({"threshold": np.inf}, "threshold is inf"),
+        ({"accepted": [1, 0, 1, 0]}, r"accepted is int64 \(4,\), expected booleans \[4\]"),
+        ({"true_match": [True]}, r"true_match is bool \(1,\)"),
+        ({"accepted": [True, False, False, False]}, "pair 2 has the score 0.8000 at the threshold 0.5000 but accepted"),
+        ({"threshold": 0.85}, "pair 2"),
+    ],
+)
+def test_wrong_pairs_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        grids.consistency_pairs(**pairs(**changes))
+
+
+def test_rounding_of_the_border_is_no_contradiction():
+    threshold = 0.1  # greater in float32
+    grids.consistency_pairs(**pairs(scores=np.float32([0.9, threshold, 0.8, 0.05]), threshold=threshold))
+
+
+def test_interpolation_shows_every_step_between_its_texts():
+    images = pixels(2, 3, 64, 64, 3)
+    sheet = np.asarray(grids.interpolation(["start", ""], ["", "end"], images))
+    width, row = 3 * 192 + 2 * 12, 20 + 4 + 192 + 4 + 20
+    assert sheet.shape == (16 + 2 * row + 12 + 16, 16 + width + 16, 3)
+    for index in range(2):
+        top = 16 + index * (row + 12)
+        ink = (sheet[top : top + 20, 16:-16] < 128).all(-1)
+        assert ink[:, : width // 2].any() == (index == 0)
+        assert ink[:, width // 2 :].any() == (index == 1)
+        assert ink[:, :3].any() == (index == 0)  # flush left
+        assert ink[:, -3:].any() == (index == 1)  # flush right
+        for step in range(3):
+            left = 16 + step * 204
+            shown = sheet[top + 24 : top + 24 + 192, left : left + 192]
+            np.testing.assert_array_equal(shown, enlarged(images[index, step], 3))
+            assert (sheet[top + 24 + 196 :][:20, left : left + 192] < 160).any()  # the fraction
+
+
+def test_fractions_are_even_unless_given():
+    images = pixels(1, 3, 64, 64, 3)
+    even = np.asarray(grids.interpolation(["a"], ["b"], images))
+    np.testing.assert_array_equal(even, grids.interpolation(["a"], ["b"], images, fractions=[0, 0.5, 1]))
+    other = np.asarray(grids.interpolation(["a"], ["b"], images, fractions=[0, 0.25, 1]))
+    rows, columns = (even != other).any(-1).nonzero()
+    assert rows.min() >= 16 + 24 + 196
+    assert 16 + 204 <= columns.min() <= columns.max() < 16 + 204 + 192
+
+
+@pytest.mark.parametrize(
+    ("starts", "ends", "shape", "fractions", "message"),
+    [
+        (["a"], ["b"], (1, 1, 8, 8, 3), None, r"shape \(1, 1, 8, 8, 3\), expected \[R, S, H, W, C\]: S > 1"),
+        (["a"], ["b"], (2, 8, 8, 3), None, r"expected \[R, S, H, W, C\]"),
+        ([], [], (0, 2, 8, 8, 3), None, r"expected \[R, S, H, W, C\]"),
+        (["a", "b"], ["b"], (1, 2, 8, 8, 3), None, "got 2 start captions, expected 1"),
+        (["a"], [], (1, 2, 8, 8, 3), None, "got 0 end captions, expected 1"),
+        (["a"], ["b"], (1, 2, 8, 8, 3), [0.5], r"fractions are \[0.5\], expected 2 finite"),
+        (["a"], ["b"], (1, 2, 8, 8, 3), [0.0, np.nan], "expected 2 finite"),
+    ],
+)
+def test_wrong_interpolations_are_refused(starts, ends, shape, fractions, message):
+    with pytest.raises(ValueError, match=message):
+        grids.interpolation(starts, ends, np.zeros(shape, np.uint8), fractions=fractions)
+
+
+def test_any_text_can_be_drawn(hostile):
+    text, images = hostile, pixels(1, 64, 64, 3)
     sheets = [
         grids.grid(images, [text], title=text),
         grids.comparison({text: images}),
         grids.text_to_image([text], images[None]),
         grids.image_to_text(images, [text], ["a man"]),
         grids.image_to_text(images, ["a man"], [text]),
+        grids.consistency_pairs(images, [text], [0.5], [True], [False], 0.3),
+        grids.interpolation([text], ["a man"], np.stack([images, images], axis=1)),
+        grids.interpolation(["a man"], [text], np.stack([images, images], axis=1)),
     ]
     for sheet in sheets:
         file = io.BytesIO()
         sheet.save(file, "PNG")
         with Image.open(io.BytesIO(file.getvalue())) as decoded:
             np.testing.assert_array_equal(decoded, sheet)
-        assert sheet.height < 1400  # a caption and a title of 400 characters at most
+        assert sheet.height < 2000  # a caption and a title of 400 characters at most
 
 
 @pytest.mark.parametrize(
@@ -168,5 +267,11 @@ def test_wrong_counts_are_refused():
         grids.image_to_text(images, ["one", "two"], ["one"])
     with pytest.raises(ValueError, match="got 1 images of 'copy', expected 2"):
         grids.comparison({"original": images, "copy": images[:1]})
+    with pytest.raises(ValueError, match="columns is 0, expected at least 1"):
+        grids.grid(images, columns=0)
+    with pytest.raises(ValueError, match="scale is 0, expected a whole factor from 1"):
+        grids.grid(images, scale=0)
+    with pytest.raises(ValueError, match="no versions to compare"):
+        grids.comparison({})
     with pytest.raises(ValueError, match=r"shape \(2, 8, 8, 3\), expected \[R, S, H, W, C\]"):
         grids.text_to_image(["one", "two"], images)

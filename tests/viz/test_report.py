@@ -1,6 +1,7 @@
 import base64
 import html.parser
 import io
+import re
 
 import numpy as np
 import pytest
@@ -8,7 +9,11 @@ from PIL import Image
 
 from mvae_jax.viz import report
 
-HOSTILE = "<script>alert(1)</script><img src=x onerror='go()'> \"$\\frac{$\" & ' \ud800\x00 </style></table>"
+HOSTILE = (
+    "<script>alert(1)</script><img src=x onerror='go()'> \"$\\frac{$\" & ' \ud800\x00\x1b[31m \u202egnp.exe "
+    "&lt;b&gt; </style></table></details></title>--> \U0001f9d1\u200d\U0001f680 " + "w" * 500
+)
+SHOWN = HOSTILE.translate({0xD800: "?", 0: " ", 0x1B: " ", 0x202E: " ", 0x200D: " "})
 VOID = {"meta", "img"}
 
 
@@ -63,9 +68,13 @@ def test_hostile_text_is_shown_and_never_obeyed():
     hostile, harmless = Reader(everything(HOSTILE)), Reader(everything("harmless"))
     assert [tag for tag, _ in hostile.tags] == [tag for tag, _ in harmless.tags]
     assert [list(attributes) for _, attributes in hostile.tags] == [list(a) for _, a in harmless.tags]
-    shown = HOSTILE.replace("\ud800\x00", "? ")
-    assert hostile.text.count(shown) == harmless.text.count("harmless")
-    assert hostile.of("img")[0]["alt"] == shown
+    assert hostile.text.count(SHOWN) == harmless.text.count("harmless")
+    assert hostile.of("img")[0]["alt"] == SHOWN
+
+
+def test_nothing_invisible_gets_into_the_page():
+    assert {c for c in everything(HOSTILE) if not c.isprintable()} == {"\n"}
+    assert everything(HOSTILE).encode("utf-8")
 
 
 def test_nothing_is_loaded_from_elsewhere():
@@ -86,6 +95,14 @@ def test_readable_on_a_phone_and_in_the_dark():
     assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in Reader(document).of("meta")
     assert "@media (prefers-color-scheme: dark)" in document
     assert document.count('class="scroll"') == 3  # both tables and the figure
+    # Captions stand outside the boxes that scroll.
+    assert not re.search(r'class="scroll"[^>]*>((?!</div>).)*<figcaption', document, re.DOTALL)
+
+
+@pytest.mark.parametrize(("width", "narrowest"), [(30, 30), (400, 360), (990, 660), (1244, 829), (3000, 1000)])
+def test_wide_pictures_shrink_no_further_than_is_legible(width, narrowest):
+    (shown,) = Reader(report.figure(picture(width)).html).of("img")
+    assert shown["style"] == f"min-width: {narrowest}px"
 
 
 @pytest.mark.parametrize("form", ["image", "bytes", "path", "string"])
@@ -123,7 +140,7 @@ def test_table_aligns_and_rounds():
     ]
     for row in expected:
         assert f"<tr>{row}</tr>" in part.html
-    assert "<caption>Accuracy</caption>" in part.html
+    assert "<figcaption>Accuracy</figcaption>" in part.html
 
 
 def test_values_are_exact_and_flat():

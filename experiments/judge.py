@@ -1,0 +1,255 @@
+"""The judge of generated images: an attribute classifier of real ones.
+
+    python experiments/judge.py --config.data.source=CelebAMask-HQ.zip --workdir=runs/judge
+
+Other experiments train one on their own training images; a better one, trained here on more of them, is named by their
+`--config.judge.workdir`. It must not have seen the images that they validate on: keep data.seed and the sizes of the
+splits, or it judges its own training images.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+import jax
+import jax.numpy as jnp
+import launch
+import numpy as np
+
+from mvae_jax import images, runs
+from mvae_jax.data.batches import Batches, Split, Splits
+from mvae_jax.eval import cross_modal
+from mvae_jax.models import attribute_classifier
+from mvae_jax.train import loop
+from mvae_jax.train.devices import place
+from mvae_jax.train.logging import read_metrics
+from mvae_jax.train.signals import Interruption
+from mvae_jax.train.workdir import Workdir
+from mvae_jax.viz import curves, grids, report, scores
+
+_log = logging.getLogger("judge")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Judge:
+    """A classifier of real images that reads attributes from generated ones.
+
+    Attributes:
+        run: the trained classifier.
+        held_out: how well it reads the validation images.
+        own: whether it was trained on the training images of the same splits, so that these are new to it.
+    """
+
+    run: runs.Run
+    held_out: cross_modal.AttributeScores
+    own: bool
+
+    @classmethod
+    def of(cls, run: runs.Run, data: Splits) -> Judge:
+        """Measures a classifier on the validation images."""
+        logits = in_chunks(run.logits)(pixels(data.validation))
+        held_out = cross_modal.score_attributes(logits, data.validation["attributes"], data.attributes)
+        return cls(run, held_out, run.settings["data_sha256"] == data.sha256())
+
+    def __str__(self) -> str:
+        seen = "that it was not trained on" if self.own else "some of which it may have been trained on"
+        return (
+            f"judge: accuracy {self.held_out.accuracy:.3f}, exact match {self.held_out.exact_match:.3f} on "
+            f"{self.held_out.count} real images {seen}"
+        )
+
+
+def config_for(data: Splits, epochs: int) -> attribute_classifier.Config:
+    """A judge of the images and attributes of a data set.
+
+    Raises:
+        ValueError: there can be no such judge, for instance because the images are too small.
+    """
+    default, devices = attribute_classifier.Config(), jax.device_count()
+    return dataclasses.replace(
+        default,
+        attributes=data.attributes,
+        image_size=data.train["image"].shape[1],
+        epochs=epochs,
+        batch_size=max(devices, min(default.batch_size, len(data.train)) // devices * devices),
+    )
+
+
+def train(
+    workdir: str | Path,
+    data: Splits,
+    config: attribute_classifier.Config,
+    *,
+    seed: int,
+    interruption: Interruption | None = None,
+) -> runs.Run:
+    """Trains a judge on the training images, in a workdir of its own; goes on where it was stopped."""
+    settings = {
+        "model": "attribute_classifier",
+        "config": {"seed": seed, "model": dataclasses.asdict(config)},
+        "data_sha256": data.sha256(),
+    }
+    folder = Workdir(workdir)
+    with folder.lock():
+        folder.configure(settings)
+        return fit(folder.path, data, config, settings, loop.Settings(), interruption)
+
+
+def fit(
+    workdir: Path,
+    data: Splits,
+    config: attribute_classifier.Config,
+    settings: Mapping[str, Any],
+    training: loop.Settings,
+    interruption: Interruption | None,
+) -> runs.Run:
+    """Trains in a workdir that is locked and configured."""
+    seed, model = settings["config"]["seed"], attribute_classifier.build(config)
+    batches = Batches(data.train, config.batch_size, seed)
+    phases = attribute_classifier.phases(config, batches.steps_per_epoch)
+    state = loop.fit(
+        model,
+        phases,
+        lambda phase: batches,
+        workdir=workdir,
+        seed=seed,
+        validation=data.validation.arrays,
+        settings=training,
+        interruption=interruption,
+    )
+    return runs.Run.of(model, config, state, phases[-1].name, settings)
+
+
+def check(run: runs.Run, data: Splits) -> None:
+    """Refuses a run that cannot judge such images.
+
+    Raises:
+        ValueError: it is another model, or was trained for other attributes or sizes.
+    """
+    if run.settings["model"] != "attribute_classifier":
+        raise ValueError(f"the judge is a run of the model {run.settings['model']!r}; expected 'attribute_classifier'.")
+    size = data.train["image"].shape[1]
+    if (tuple(run.config.attributes), run.config.image_size) != (data.attributes, size):
+        raise ValueError(
+            f"the judge reads {', '.join(run.config.attributes)} from images of {run.config.image_size} px; expected "
+            f"{', '.join(data.attributes)} from images of {size} px: name another judge, or none to train one."
+        )
+
+
+def in_chunks(function: Callable[[jax.Array], Any], size: int = 250) -> Callable[[jax.Array], Any]:
+    """The function on `size` examples at a time: activations of a whole split need not fit into memory."""
+
+    def chunked(values: jax.Array) -> Any:
+        parts = [function(values[i : i + size]) for i in range(0, len(values), size)]
+        return jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)
+
+    return chunked
+
+
+def pixels(split: Split) -> jax.Array:
+    """The images of a split, [N, H, W, C] in [-1, 1]."""
+    return images.to_float(jnp.asarray(split["image"]))
+
+
+# --- the experiment -------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything that determines a run.
+
+    Attributes:
+        seed: of the initialisation, of every draw and of the order of the images.
+        data: the images.
+        model: the classifier.
+        training: how the run is watched and saved; may change when a run is resumed.
+    """
+
+    seed: int = 42
+    data: datasets.Config = datasets.Config()
+    model: attribute_classifier.Config = attribute_classifier.Config()
+    training: loop.Settings = loop.Settings()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed is {self.seed}; expected a number from 0 to 2**32 - 1.")
+
+
+PRESETS = {"laptop": Config(), "long": Config(model=attribute_classifier.Config(epochs=30))}
+MAY_CHANGE = ("config.training", "config.data.source", "config.data.cache_folder")
+
+
+def main(argv: list[str]) -> None:
+    """Trains and reports."""
+    config, arguments = launch.parse(argv, PRESETS, workdir="runs/judge", description=__doc__ or "")
+    with launch.errors():
+        run = runs.load(arguments.workdir) if arguments.evaluate else None
+        data = datasets.load(config.data, config.model.attributes, config.model.image_size)
+        batches = Batches(data.train, config.model.batch_size, config.seed)
+        phases = attribute_classifier.phases(config.model, batches.steps_per_epoch)
+        loop.check_phases(phases, place())
+        example = data.train.take(np.arange(config.model.batch_size))
+        plan = launch.plan(attribute_classifier.build(config.model), phases, example, data.provenance)
+    if arguments.dry_run:
+        print(plan)
+        return
+    if run:
+        _report(argv, run, data, config, Path(arguments.workdir), Path(arguments.workdir) / "evaluation")
+        return
+    settings = {
+        "experiment": "judge",
+        "model": "attribute_classifier",
+        "config": dataclasses.asdict(config),
+        "data_sha256": data.sha256(),
+    }
+    with launch.session(arguments.workdir, settings, MAY_CHANGE) as (workdir, interruption):
+        run = fit(workdir.path, data, config.model, settings, config.training, interruption)
+        judge = _report(argv, run, data, config, workdir.path, workdir.path)
+        workdir.finish(**judge.held_out.to_dict())
+
+
+def _report(argv: list[str], run: runs.Run, data: Splits, config: Config, workdir: Path, folder: Path) -> Judge:
+    judge = Judge.of(run, data)
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    by_name = {each.name: each for each in judge.held_out.attributes}
+    figures = {
+        "Held-out images": grids.grid(data.validation["image"][:18]),
+        "Accuracy on held-out images": scores.attribute_bars(
+            {"accuracy": {name: each.accuracy for name, each in by_name.items()}},
+            baseline={name: each.majority_accuracy for name, each in by_name.items()},
+            baseline_label="majority class",
+        ),
+        "Loss and accuracy": curves.losses(
+            read_metrics(workdir / "metrics.jsonl"), {"Loss": ["loss"], "Accuracy": ["accuracy"]}
+        ),
+    }
+    for name, picture in zip(("data", "attributes", "losses"), figures.values(), strict=True):
+        picture.save(folder / "figures" / f"{name}.png")
+    report.write(
+        folder / "report.html",
+        f"Attribute classifier: {workdir.name}",
+        [
+            str(judge),
+            report.table([dataclasses.asdict(each) for each in by_name.values()]),
+            *(report.figure(picture, caption) for caption, picture in figures.items()),
+            report.heading("How it was made"),
+            report.code(shlex.join(["python", *argv])),
+            report.values({"phase": run.phase, "step": run.step, "seed": config.seed}, "Checkpoint"),
+            report.values(data.provenance, "Data"),
+            report.details("Config", [report.values(dataclasses.asdict(config))]),
+            report.values(report.versions(), "Versions"),
+        ],
+    )
+    _log.info("%s; report: %s", judge, folder / "report.html")
+    return judge
+
+
+if __name__ == "__main__":
+    main(sys.argv)

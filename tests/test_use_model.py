@@ -1,0 +1,194 @@
+"""The tools on a trained model: what they print, draw and refuse."""
+
+import json
+
+import celebahq_mvae
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import use_model
+from PIL import Image
+from test_experiments import TINY
+
+from mvae_jax import gaussian, images, runs
+from mvae_jax.data import captions, faces
+from mvae_jax.eval import consistency
+
+CAPTION = "a smiling young woman with blond hair"
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A finished run without judge, and pictures beside it."""
+    folder = tmp_path_factory.mktemp("use_model")
+    short = [f"--config.model.{name}.epochs=0" for name in ("alignment", "adversarial")]
+    celebahq_mvae.main(["", *TINY, *short, "--config.judge.epochs=0", f"--workdir={folder / 'run'}"])
+    face = faces.sample(3, 1).images[0]
+    Image.fromarray(face).resize((90, 70)).save(folder / "face.png")
+    Image.fromarray(face).resize((32, 32)).save(folder / "square.png")
+    (folder / "text.png").write_text("<html>")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(workdir):
+    return runs.load(workdir / "run")
+
+
+def use(workdir, monkeypatch, capsys, *arguments):
+    """Exit status, output and messages of a command in the folder of the run."""
+    monkeypatch.chdir(workdir)
+    capsys.readouterr()
+    code = 0
+    try:
+        use_model.main(arguments)
+    except SystemExit as end:
+        code = int(end.code)
+    return code, *capsys.readouterr()
+
+
+@pytest.fixture
+def command(workdir, monkeypatch, capsys):
+    return lambda *arguments: use(workdir, monkeypatch, capsys, *arguments)
+
+
+def picture(path):
+    with Image.open(path) as opened:
+        return np.asarray(opened)
+
+
+def pixels(path):
+    return images.to_float(jnp.asarray(picture(path)[None]))
+
+
+def test_generate_draws_from_the_captions_posterior(command, workdir, run):
+    arguments = ["generate", "run", CAPTION, "--count=3", "--seed=5"]
+    assert command(*arguments, "--temperature=0.5", "-o", "drawn") == (
+        0,
+        "".join(f"drawn/{number:03d}.png\n" for number in range(3)),
+        "",
+    )
+    mean, logvar = run.encode_attributes(captions.read(CAPTION, run.config.attributes)[None])
+    noise = gaussian.standard_normal(jax.random.key(5), (3, mean.shape[1]))
+    expected = images.to_uint8(run.decode_image(mean + 0.5 * jnp.exp(logvar / 2) * noise))
+    found = [picture(workdir / f"drawn/{number:03d}.png") for number in range(3)]
+    np.testing.assert_array_equal(found, expected)
+    assert command(*arguments)[:2] == (0, "generated.png\n")
+    assert picture(workdir / "generated.png").shape[1] > 300
+
+
+def test_temperature_zero_is_the_mean(command, workdir):
+    assert command("generate", "run", CAPTION, "--count=2", "--temperature=0", "-o", "means")[0] == 0
+    first, second = (picture(workdir / f"means/00{number}.png") for number in (0, 1))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_caption_prints_sentence_and_probabilities(command, workdir, run):
+    code, out, err = command("caption", "run", "square.png", "--json")
+    found = json.loads(out)
+    mean, _ = run.encode_image(pixels(workdir / "square.png"))
+    expected = jax.nn.sigmoid(run.decode_attributes(mean)[0])
+    assert (code, err) == (0, "")
+    np.testing.assert_allclose(list(found["probabilities"].values()), expected, atol=1e-4)
+    assert found["caption"] == captions.write(np.asarray(expected > 0.5, float), run.config.attributes)
+    assert command("caption", "run", "square.png")[1].splitlines()[0] == found["caption"]
+
+
+def test_an_image_of_any_size_is_cropped_and_that_is_said(command):
+    code, out, err = command("caption", "run", "face.png")
+    assert (code, len(out.splitlines())) == (0, 11)
+    assert err == "face.png: cropped 90 x 70 to the central 70 x 70, resized to 32 x 32\n"
+
+
+def test_check_judges_by_the_runs_threshold(command, workdir, run):
+    scores = json.loads((workdir / "run" / "finished.json").read_text())
+    attributes = captions.read(CAPTION, run.config.attributes)[None]
+    posterior = run.encode_image(pixels(workdir / "square.png"))
+    score = float(consistency.consistency_score(posterior, run.encode_attributes(attributes))[0])
+    code, out, _ = command("check", "run", "square.png", CAPTION, "--json")
+    found = json.loads(out)
+    assert found["score"] == pytest.approx(score, abs=1e-6)
+    assert found["threshold"] == scores["consistency"]["threshold"]
+    assert (found["verdict"], code) == (("match", 0) if score > found["threshold"] else ("mismatch", 1))
+    seen = run.decode_attributes(posterior[0])[0] > 0
+    wrong = {name for name, a, b in zip(run.config.attributes, seen, attributes[0], strict=True) if a != b}
+    assert set(found["disagreeing"]) == wrong
+
+
+@pytest.mark.parametrize(("threshold", "verdict", "status"), [(0.0, "match", 0), (1.0, "mismatch", 1)])
+def test_check_takes_a_threshold_and_tells_by_its_status(command, threshold, verdict, status):
+    code, out, _ = command("check", "run", "square.png", "bald", f"--threshold={threshold}")
+    assert code == status
+    assert out.startswith(f"{verdict}: score 0.")
+    assert "bald: the text says yes, the image no" in out
+
+
+def test_check_without_a_threshold_says_how_to_get_one(command, workdir):
+    moved = workdir / "elsewhere.json"
+    (workdir / "run" / "finished.json").rename(moved)
+    try:
+        code, _, err = command("check", "run", "square.png", "bald")
+        assert code == 2
+        assert "has no threshold for its checkpoint of phase unimodal at step 6" in err
+        assert "--evaluate --workdir=run" in err
+    finally:
+        moved.rename(workdir / "run" / "finished.json")
+
+
+def test_interpolation_goes_from_end_to_end(command, workdir, run):
+    assert command("interpolate", "run", CAPTION, "square.png", "--steps=3", "-o", "between")[0] == 0
+    start, _ = run.encode_attributes(captions.read(CAPTION, run.config.attributes)[None])
+    end, _ = run.encode_image(pixels(workdir / "square.png"))
+    expected = images.to_uint8(run.decode_image(jnp.concatenate([start, (start + end) / 2, end])))
+    found = [picture(workdir / f"between/00{number}.png") for number in range(3)]
+    np.testing.assert_allclose(found, expected, atol=1)
+    assert command("interpolate", "run", "bald", CAPTION, "--spherical")[:2] == (0, "interpolation.png\n")
+
+
+def test_fuse_decodes_the_product_of_both_posteriors(command, workdir, run):
+    code, out, _ = command("fuse", "run", "square.png", CAPTION, "-o", "fused")
+    attributes = captions.read(CAPTION, run.config.attributes)[None]
+    mean, _ = run.fuse(pixels(workdir / "square.png"), attributes)
+    assert code == 0
+    assert out.splitlines()[0] == captions.write(
+        np.asarray(run.decode_attributes(mean)[0] > 0, float), run.config.attributes
+    )
+    np.testing.assert_array_equal(picture(workdir / "fused/000.png"), images.to_uint8(run.decode_image(mean))[0])
+    assert command("fuse", "run", "square.png", CAPTION)[1].endswith("fused.png\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["caption", "none", "square.png"], "none/config.json does not exist"),
+        (["caption", "run", "none.png"], "none.png"),
+        (["caption", "run", "text.png"], "text.png"),
+        (["caption", "run", "square.png", "--phase=last"], "has no phase 'last'"),
+        (["generate", "run", "a womann"], "did you mean 'woman'"),
+        (["generate", "run", "gray hair"], "the model has no attribute 'gray_hair'"),
+        (["generate", "run", "bald", "--count=0"], "--count is 0"),
+        (["generate", "run", "bald", "--temperature=-1"], "--temperature is -1"),
+        (["generate", "run", "bald", "--temperature=nan"], "--temperature is nan"),
+        (["interpolate", "run", "bald", "bald", "--steps=1"], "--steps is 1"),
+        (["generate", "run", "bald", "-o", "faces.gif"], "'faces.gif' is neither"),
+        (["draw", "run"], "invalid choice: 'draw'"),
+        ([], "COMMAND"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistakes_end_with_a_message(command, arguments, message):
+    code, out, err = command(*arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("error: ") == 1
+
+
+def test_a_run_of_another_model_is_named(command, workdir, run):
+    settings = json.loads((workdir / "run" / "config.json").read_text())
+    other = workdir / "other"
+    other.mkdir()
+    (other / "config.json").write_text(json.dumps(settings | {"model": "none"}))
+    code, _, err = command("caption", "other", "square.png")
+    assert code == 2
+    assert "is of the model 'none'" in err
