@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -137,12 +136,11 @@ def main(argv: list[str]) -> None:
         placement = place()
         loop.check_phases(phases, placement)
         example = data.train.take(np.arange(config.model.batch_size))
-        start = {}
+        found = dict(data.provenance)
         if config.start_from:
-            start["start"] = loop.check_start(
-                model, phases, example, start_from=config.start_from, workdir=arguments.workdir
-            )
-        plan = launch.plan(model, phases, example, {**data.provenance, **start})
+            start = loop.check_start(model, phases, example, start_from=config.start_from, workdir=arguments.workdir)
+            found |= {"start": start} if start else {}
+        plan = launch.plan(model, phases, example, found)
     notes = []
     if vgg_weights is None:
         notes.append("No VGG weights were given (--config.vgg_weights): the perceptual term is off.")
@@ -189,7 +187,7 @@ def judge_only(argv: list[str], config: Config, workdir: Path) -> None:
         data = load_data(config)
         evaluation.check(data)
         folder, own = workdir / "evaluation", data.sha256() == run.settings.get("data_sha256")
-        reader = judge_of(config, data, workdir if own else folder)
+        reader = judge_of(config, data, folder)
     notes = [f"Judged at step {run.step}, in phase {run.phase}."]
     if not own:
         notes.append("These are other images than those of the run, which may have been trained on some of them.")
@@ -197,6 +195,11 @@ def judge_only(argv: list[str], config: Config, workdir: Path) -> None:
         _log.warning(note)
     judge_run(argv, run, data, reader, config, workdir, folder, notes)
     _log.info("report: %s", folder / "report.html")
+
+
+def published(data: Splits) -> bool:
+    """Whether the paper has numbers for such images."""
+    return data.provenance.get("data_set") == "CelebAMask-HQ"
 
 
 def load_data(config: Config) -> Splits:
@@ -224,9 +227,7 @@ def judge_run(
     interruption.check()
     paths = evaluation.save(figures, folder / "figures")
     scores.write(folder / "scores.json")
-    tables = evaluation.parts(
-        scores, reader, latent_size=config.model.latent_size, published=config.data.source != "rendered"
-    )
+    tables = evaluation.parts(scores, reader, latent_size=run.config.latent_size, published=published(data))
     report.write(
         folder / "report.html",
         f"Multimodal VAE of faces and captions: {workdir.name}",
@@ -235,12 +236,7 @@ def judge_run(
             *tables,
             report.heading("Figures"),
             *(report.figure(path, caption) for caption, path in paths.items()),
-            report.heading("How it was made"),
-            report.code(shlex.join(["python", *argv])),
-            report.values({"phase": run.phase, "step": run.step, "seed": config.seed}, "Checkpoint"),
-            report.values(data.provenance, "Data"),
-            report.details("Config", [report.values(dataclasses.asdict(config))]),
-            report.values(report.versions(), "Versions"),
+            *launch.how_it_was_made(argv, run, data.provenance, config),
         ],
     )
     result = scores.benchmark.result

@@ -37,7 +37,7 @@ _TEXTS = 6
 def main(argv: list[str]) -> None:
     """Judges, draws and writes the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("workdirs", nargs="+", type=Path, help="folders of the runs, best in the order of the page")
+    parser.add_argument("workdirs", nargs="+", type=Path, help="folders of the runs, in the order of the page")
     parser.add_argument("--output", type=Path, default=Path("runs/comparison"), help="folder of the page")
     parser.add_argument("--source", help="images to judge on; by default those of the first run")
     arguments = parser.parse_args(argv[1:])
@@ -78,7 +78,7 @@ def main(argv: list[str]) -> None:
         "Comparison of " + ", ".join(found),
         [
             *(report.note(text) for text in notes),
-            *_tables(found, scores, reader, published=config.data.source != "rendered"),
+            *_tables(found, scores, reader, published=celebahq_mvae.published(data)),
             report.heading("Figures"),
             *(report.figure(path, caption) for caption, path in files.items()),
             report.heading("How it was made"),
@@ -149,8 +149,8 @@ def _draw(found: dict[str, runs.Run], data: Splits, records: dict[str, Any]) -> 
         return evaluation.to_bytes(run.decode_image(posterior[0]))
 
     means = {label: decoded(run, run.encode_attributes(texts)) for label, run in found.items()}
-    return {
-        "losses": ("Loss of each run (figure 8)", curves.runs(records, "loss")),
+    trained = {label: lines for label, lines in records.items() if any("loss" in line for line in lines)}
+    return ({"losses": ("Loss of each run (figure 8)", curves.runs(trained, "loss"))} if trained else {}) | {
         "reconstructions": (
             "Reconstructions of the same held-out images",
             grids.comparison(

@@ -2,16 +2,17 @@
 
     python experiments/judge.py --config.data.source=CelebAMask-HQ.zip --workdir=runs/judge
 
-Other experiments train one on their own training images; a better one, trained here on more of them, is named by their
-`--config.judge.workdir`. It must not have seen the images that they validate on: keep data.seed and the sizes of the
-splits, or it judges its own training images.
+Other experiments train one on their own training images; one that is trained here for longer (`--preset=long`), on
+the same images, is named by their `--config.judge.workdir`. One of other splits is refused: it may have seen the images
+that it is to judge.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import logging
-import shlex
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -44,25 +45,22 @@ class Judge:
     Attributes:
         run: the trained classifier.
         held_out: how well it reads the validation images.
-        own: whether it was trained on the training images of the same splits, so that these are new to it.
     """
 
     run: runs.Run
     held_out: cross_modal.AttributeScores
-    own: bool
 
     @classmethod
     def of(cls, run: runs.Run, data: Splits) -> Judge:
         """Measures a classifier on the validation images."""
         logits = in_chunks(run.logits)(pixels(data.validation))
         held_out = cross_modal.score_attributes(logits, data.validation["attributes"], data.attributes)
-        return cls(run, held_out, run.settings["data_sha256"] == data.sha256())
+        return cls(run, held_out)
 
     def __str__(self) -> str:
-        seen = "that it was not trained on" if self.own else "some of which it may have been trained on"
         return (
             f"judge: accuracy {self.held_out.accuracy:.3f}, exact match {self.held_out.exact_match:.3f} on "
-            f"{self.held_out.count} real images {seen}"
+            f"{self.held_out.count} real images that it was not trained on"
         )
 
 
@@ -83,23 +81,27 @@ def config_for(data: Splits, epochs: int) -> attribute_classifier.Config:
 
 
 def train(
-    workdir: str | Path,
+    folder: str | Path,
     data: Splits,
     config: attribute_classifier.Config,
     *,
     seed: int,
     interruption: Interruption | None = None,
 ) -> runs.Run:
-    """Trains a judge on the training images, in a workdir of its own; goes on where it was stopped."""
+    """Trains a judge on the training images; goes on where it was stopped.
+
+    Its workdir is a folder in `folder` that is named after its settings: another judge is trained beside it.
+    """
     settings = {
         "model": "attribute_classifier",
         "config": {"seed": seed, "model": dataclasses.asdict(config)},
         "data_sha256": data.sha256(),
     }
-    folder = Workdir(workdir)
-    with folder.lock():
-        folder.configure(settings)
-        return fit(folder.path, data, config, settings, loop.Settings(), interruption)
+    name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+    workdir = Workdir(Path(folder) / name)
+    with workdir.lock():
+        workdir.configure(settings)
+        return fit(workdir.path, data, config, settings, loop.Settings(), interruption)
 
 
 def fit(
@@ -131,7 +133,7 @@ def check(run: runs.Run, data: Splits) -> None:
     """Refuses a run that cannot judge such images.
 
     Raises:
-        ValueError: it is another model, or was trained for other attributes or sizes.
+        ValueError: it is another model, or was trained for other attributes or sizes, or on other splits.
     """
     if run.settings["model"] != "attribute_classifier":
         raise ValueError(f"the judge is a run of the model {run.settings['model']!r}; expected 'attribute_classifier'.")
@@ -140,6 +142,11 @@ def check(run: runs.Run, data: Splits) -> None:
         raise ValueError(
             f"the judge reads {', '.join(run.config.attributes)} from images of {run.config.image_size} px; expected "
             f"{', '.join(data.attributes)} from images of {size} px: name another judge, or none to train one."
+        )
+    if run.settings["data_sha256"] != data.sha256():
+        raise ValueError(
+            "the judge was trained on other images, perhaps on some of those that it is to judge; train one on the "
+            "same config.data, or leave judge.workdir empty to have one trained."
         )
 
 
@@ -239,12 +246,7 @@ def _report(argv: list[str], run: runs.Run, data: Splits, config: Config, workdi
             str(judge),
             report.table([dataclasses.asdict(each) for each in by_name.values()]),
             *(report.figure(picture, caption) for caption, picture in figures.items()),
-            report.heading("How it was made"),
-            report.code(shlex.join(["python", *argv])),
-            report.values({"phase": run.phase, "step": run.step, "seed": config.seed}, "Checkpoint"),
-            report.values(data.provenance, "Data"),
-            report.details("Config", [report.values(dataclasses.asdict(config))]),
-            report.values(report.versions(), "Versions"),
+            *launch.how_it_was_made(argv, run, data.provenance, config),
         ],
     )
     _log.info("%s; report: %s", judge, folder / "report.html")

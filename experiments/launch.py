@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
@@ -27,6 +28,7 @@ from mvae_jax.objective import Batch, Model, Phase
 from mvae_jax.train import loop
 from mvae_jax.train.signals import Interruption
 from mvae_jax.train.workdir import Workdir, WorkdirBusy
+from mvae_jax.viz import report
 
 ConfigT = TypeVar("ConfigT")
 _KINDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a word"}
@@ -96,10 +98,11 @@ def parse(
             print(_help(values, default, description))
             sys.exit(0)
         if values.evaluate:
-            for name in ("preset", "extend"):
+            for name in ("preset", "extend", "dry_run"):
                 if values[name].present:
+                    flag = name.replace("_", "-")
                     raise ValueError(
-                        f"--{name} cannot go with --evaluate, which takes the workdir's config and trains nothing."
+                        f"--{flag} cannot go with --evaluate: the workdir's config counts, nothing is trained."
                     )
             default = config_of(values.workdir, default)
         config = _override(default, [a for a in arguments if a not in known])
@@ -194,6 +197,20 @@ def plan(model: Model, phases: Sequence[Phase], batch: Batch, data: Mapping[str,
     ]
     lines += ["data:", *(f"  {name}: {value}" for name, value in data.items())]
     return "\n".join(lines)
+
+
+def how_it_was_made(
+    argv: Sequence[str], run: runs.Run, provenance: Mapping[str, Any], config: Any
+) -> list[report.Part | str]:
+    """The last parts of a report: what is needed to make it again."""
+    return [
+        report.heading("How it was made"),
+        report.code(shlex.join(["python", *argv])),
+        report.values({"phase": run.phase, "step": run.step, "seed": config.seed}, "Checkpoint"),
+        report.values(provenance, "Data"),
+        report.details("Config", [report.values(dataclasses.asdict(config))]),
+        report.values(report.versions(), "Versions"),
+    ]
 
 
 def _refuse_detached_values(arguments: Sequence[str]) -> None:

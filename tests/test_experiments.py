@@ -11,6 +11,7 @@ from pathlib import Path
 
 import celebahq_mvae
 import jax
+import judge
 import numpy as np
 import pytest
 from PIL import Image
@@ -414,3 +415,33 @@ def test_errors_while_it_trains_end_with_a_message(tmp_path, capsys, monkeypatch
     assert sorted(os.listdir(tmp_path / "run")) == ["config.json", "lock"]
     # The lock is free, and another try is the same run.
     assert message.format(folder=tmp_path) in refused(capsys, tmp_path / "run", code=1)
+
+
+# --- the judge -------------------------------------------------------------------------------------------------------
+
+
+def test_another_judge_of_the_same_run_stands_beside_the_first(rendered):
+    folder = rendered[0] / "runs" / "one"
+    before = {path.name for path in (folder / "evaluation" / "judge").iterdir()}
+    celebahq_mvae.main(["", "--evaluate", f"--workdir={folder}", "--config.judge.epochs=1"])
+    after = {path.name for path in (folder / "evaluation" / "judge").iterdir()}
+    assert before < after
+    assert len(after) == len(before) + 1
+
+
+def test_a_judge_is_trained_alone_and_named_by_a_run(tmp_path, capsys):
+    sizes = ["--config.data.subset_size=64", "--config.data.validation_fraction=0.25"]
+    small = ["--config.model.image_size=32", "--config.model.batch_size=8", "--config.model.epochs=1"]
+    arguments = [*sizes, "--config.data.calibration_size=16", *small, f"--workdir={tmp_path / 'judge'}"]
+    judge.main(["", *arguments])
+    check_pictures(tmp_path / "judge", 3)
+    expected = json.loads((tmp_path / "judge" / "finished.json").read_text())
+    assert expected["count"] == 16
+    named = [*TINY, "--dry-run", f"--config.judge.workdir={tmp_path / 'judge'}", f"--workdir={tmp_path / 'run'}"]
+    celebahq_mvae.main(["", *named])
+    capsys.readouterr()
+    assert "the judge was trained on other images" in refused(
+        capsys, tmp_path / "run", *named[-3:], "--config.data.seed=43"
+    )
+    reads_five = "--config.model.attributes=young,male,female,smiling,bald"
+    assert "the judge reads young, male" in refused(capsys, tmp_path / "run", *named[-3:], reads_five)

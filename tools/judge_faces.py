@@ -17,7 +17,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments"))  # a script finds its own folder only
 
@@ -25,17 +24,21 @@ import judge
 
 from mvae_jax import images, runs
 from mvae_jax.data import celebamask_hq, faces
+from mvae_jax.eval.classification import auroc
+from mvae_jax.eval.consistency import HAIR
 from mvae_jax.viz import grids
 
 JUDGED = tuple(name for name in faces.ATTRIBUTES if name != "female")
 COLUMNS = [faces.ATTRIBUTES.index(name) for name in JUDGED]
-HAIR = ("black_hair", "blond_hair", "bald")
 
 
 def aurocs(classifier: runs.Run, pictures: np.ndarray, attributes: np.ndarray) -> dict[str, float]:
     """Area under the ROC curve of each attribute."""
     logits = judge.in_chunks(classifier.logits)(images.to_float(jnp.asarray(pictures)))
-    return {name: roc_auc_score(attributes[:, c], logits[:, c]) for name, c in zip(JUDGED, COLUMNS, strict=True)}
+    return {
+        name: auroc(logits[attributes[:, c] == 1, c], logits[attributes[:, c] == 0, c])
+        for name, c in zip(JUDGED, COLUMNS, strict=True)
+    }
 
 
 def linear_probe(seed: int, train: int, test: int) -> dict[str, float]:

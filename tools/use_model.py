@@ -164,7 +164,7 @@ def _threshold(run: runs.Run, arguments: argparse.Namespace) -> float:
     folder = Path(arguments.workdir).expanduser()
     for path in (folder / "finished.json", folder / "evaluation" / "scores.json"):
         scores = _read_scores(path)
-        if scores.get("step", run.step) == run.step and scores.get("phase", run.phase) == run.phase and scores:
+        if (scores.get("phase"), scores.get("step")) == (run.phase, run.step):
             return float(scores["consistency"]["threshold"])
     raise ValueError(
         f"{folder} has no threshold for its checkpoint of phase {run.phase} at step {run.step}: judge it by "

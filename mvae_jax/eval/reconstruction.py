@@ -32,8 +32,8 @@ def ssim(image: jax.Array, reconstruction: jax.Array, *, window: int = 11, sigma
 
     Within each window, with means m, variances v and covariance c weighted by a Gaussian that sums to 1, it is
     (2 m_x m_y + C1) (2 c + C2) / ((m_x^2 + m_y^2 + C1) (v_x + v_y + C2)) with C1 = (0.01 peak)^2, C2 = (0.03 peak)^2
-    and peak 2, the width of [-1, 1]. Only valid windows count, those that lie wholly within the image: with the
-    default (H - 10) x (W - 10) of them. Every channel is compared by itself; the paper has grey images.
+    and peak 2, of intensities in [0, 2], the images plus 1. Only valid windows count, those that lie wholly within the
+    image: with the default (H - 10) x (W - 10) of them. Every channel is compared by itself; the paper has grey images.
 
     Args:
         image: [B, H, W, C], float in [-1, 1], with H and W at least `window`.
@@ -63,10 +63,12 @@ def ssim(image: jax.Array, reconstruction: jax.Array, *, window: int = 11, sigma
         # Variances are differences of such means: accelerators must not round the factors.
         return jnp.einsum("ih,jw,bhwc->bijc", down, across, values, precision="highest")
 
-    mean_x, mean_y = local_mean(image), local_mean(reconstruction)
-    variance_x = local_mean(jnp.square(image)) - jnp.square(mean_x)
-    variance_y = local_mean(jnp.square(reconstruction)) - jnp.square(mean_y)
-    covariance = local_mean(image * reconstruction) - mean_x * mean_y
+    # The luminance term is defined for intensities from 0 on, and is another one for signed values.
+    x, y = image + 1.0, reconstruction + 1.0
+    mean_x, mean_y = local_mean(x), local_mean(y)
+    variance_x = local_mean(jnp.square(x)) - jnp.square(mean_x)
+    variance_y = local_mean(jnp.square(y)) - jnp.square(mean_y)
+    covariance = local_mean(x * y) - mean_x * mean_y
     c1, c2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
     luminance = (2 * mean_x * mean_y + c1) / (jnp.square(mean_x) + jnp.square(mean_y) + c1)
     structure = (2 * covariance + c2) / (variance_x + variance_y + c2)
