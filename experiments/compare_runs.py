@@ -43,6 +43,9 @@ def main(argv: list[str]) -> None:
     arguments = parser.parse_args(argv[1:])
     launch.start_logging()
     with launch.errors():
+        if len({path.resolve() for path in arguments.workdirs}) < len(arguments.workdirs):
+            raise ValueError(f"a run is named twice among {', '.join(map(str, arguments.workdirs))}; name each once.")
+        (arguments.output / "figures").mkdir(parents=True, exist_ok=True)
         found = {_label(path, arguments.workdirs): runs.load(path) for path in arguments.workdirs}
         config = launch.config_of(arguments.workdirs[0], celebahq_mvae.Config())
         if arguments.source:

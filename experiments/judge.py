@@ -60,7 +60,7 @@ class Judge:
     def __str__(self) -> str:
         return (
             f"judge: accuracy {self.held_out.accuracy:.3f}, exact match {self.held_out.exact_match:.3f} on "
-            f"{self.held_out.count} real images that it was not trained on"
+            f"{self.held_out.count} images that it was not trained on"
         )
 
 
@@ -145,8 +145,8 @@ def check(run: runs.Run, data: Splits) -> None:
         )
     if run.settings["data_sha256"] != data.sha256():
         raise ValueError(
-            "the judge was trained on other images, perhaps on some of those that it is to judge; train one on the "
-            "same config.data, or leave judge.workdir empty to have one trained."
+            "the judge was trained on other images, perhaps on some of those that it is to judge; give the config.data "
+            "that it was trained on, or another judge."
         )
 
 
@@ -197,8 +197,12 @@ def main(argv: list[str]) -> None:
     """Trains and reports."""
     config, arguments = launch.parse(argv, PRESETS, workdir="runs/judge", description=__doc__ or "")
     with launch.errors():
+        if arguments.extend:
+            raise ValueError("--extend: a judge's learning rate depends on its length; train another one instead.")
         run = runs.load(arguments.workdir) if arguments.evaluate else None
         data = datasets.load(config.data, config.model.attributes, config.model.image_size)
+        if run:
+            check(run, data)
         batches = Batches(data.train, config.model.batch_size, config.seed)
         phases = attribute_classifier.phases(config.model, batches.steps_per_epoch)
         loop.check_phases(phases, place())

@@ -92,7 +92,7 @@ def check(data: Splits) -> None:
     """Refuses images that are too few to judge a model on, before it is trained.
 
     Raises:
-        ValueError: fewer than four validation images, or all with one caption.
+        ValueError: fewer than four validation images, or all with one caption; or a caption that has no mismatch.
     """
     count, texts = len(data.validation), len(different(data.validation["attributes"]))
     if count < 4 or texts < 2:
@@ -100,6 +100,18 @@ def check(data: Splits) -> None:
             f"there are {count} validation images with {texts} different captions; expected at least 4 and 2: use "
             "more images, or more of them for validation."
         )
+    for name, split in (("validation", data.validation), ("calibration", data.calibration)):
+        try:
+            consistency.curate_mismatches(
+                split["attributes"], data.attributes, seed=0, minimum_changes=_changes(data.attributes)
+            )
+        except ValueError as error:
+            raise ValueError(f"the {name} images cannot be judged: {error}") from error
+
+
+def _changes(names: Sequence[str]) -> int:
+    """Four attributes of a mismatch differ (MM-04), or as many as can."""
+    return min(4, consistency.most_changes(names))
 
 
 def evaluate(run: runs.Run, data: Splits, judge: Judge | None, *, seed: int) -> Scores:
@@ -113,7 +125,7 @@ def evaluate(run: runs.Run, data: Splits, judge: Judge | None, *, seed: int) -> 
         (x, a),
         names,
         seed=seed,
-        minimum_changes=min(4, consistency.most_changes(names)),
+        minimum_changes=_changes(names),
     )
     posterior, text_posterior = encode_image(x), run.encode_attributes(a)
     keys = [jax.random.fold_in(jax.random.key(seed), draw) for draw in range(3)]

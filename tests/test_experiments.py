@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import celebahq_mvae
+import compare_runs
 import jax
 import judge
 import numpy as np
@@ -445,3 +446,40 @@ def test_a_judge_is_trained_alone_and_named_by_a_run(tmp_path, capsys):
     )
     reads_five = "--config.model.attributes=young,male,female,smiling,bald"
     assert "the judge reads young, male" in refused(capsys, tmp_path / "run", *named[-3:], reads_five)
+
+
+# --- what a page of several runs, and images of one's own, are refused for -------------------------------------------
+
+
+def test_a_comparison_refuses_before_it_judges(rendered, tmp_path, capsys):
+    one = str(rendered[0] / "runs" / "one")
+    (tmp_path / "file").write_text("")
+    for arguments, message in (
+        ([one, f"{one}/"], "a run is named twice"),
+        ([one, f"--output={tmp_path / 'file'}"], str(tmp_path / "file")),
+        ([str(tmp_path)], "config.json does not exist"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            compare_runs.main(["", f"--output={tmp_path / 'page'}", *arguments])
+        assert end.value.code == 2
+        assert message in capsys.readouterr().err
+
+
+def test_own_images_of_unclear_gender_are_refused_before_training(tmp_path, capsys):
+    folder = tmp_path / "own"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    lines = ["file,male,female,smiling,split"]
+    for number in range(32):
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(folder / f"{number}.png")
+        split = ("train", "train", "validation", "calibration")[number % 4]
+        male = number // 4 % 2
+        lines.append(f"{number}.png,{male},{0 if number == 30 else 1 - male},{number // 8 % 2},{split}")
+    (folder / "attributes.csv").write_text("\n".join(lines))
+    own = [f"--config.data.source={folder}", "--config.model.attributes=male,female,smiling"]
+    own.append(f"--config.data.cache_folder={tmp_path / 'cache'}")
+    (folder / "attributes.csv").write_text("\n".join(lines).replace("30.png,1,0", "30.png,1,1"))
+    message = refused(capsys, tmp_path / "run", *own)
+    assert "the validation images cannot be judged" in message
+    assert "is both or neither male and female" in message
+    assert not (tmp_path / "run").exists()

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,6 +42,8 @@ def generate(arguments: argparse.Namespace) -> None:
     run = _load(arguments)
     mean, logvar = run.encode_attributes(_attributes(run, arguments.caption))
     _count("--count", arguments.count)
+    if not 0 <= arguments.seed < 2**32:
+        raise ValueError(f"--seed is {arguments.seed}; expected a number from 0 to 2**32 - 1.")
     if not 0 <= arguments.temperature < float("inf"):
         raise ValueError(f"--temperature is {arguments.temperature}; expected 0 (the mean of the caption) or more.")
     shape = (arguments.count, mean.shape[1])
@@ -125,7 +128,10 @@ def fuse(arguments: argparse.Namespace) -> None:
 
 
 def _load(arguments: argparse.Namespace) -> runs.Run:
-    run = runs.load(arguments.workdir, phase=arguments.phase, best=arguments.best)
+    try:
+        run = runs.load(arguments.workdir, phase=arguments.phase, best=arguments.best)
+    except RuntimeError as error:  # "~someone" whom nobody knows
+        raise ValueError(f"{arguments.workdir}: {error}") from error
     if run.settings["model"] != "multimodal":
         raise ValueError(
             f"{arguments.workdir} holds a run of the model {run.settings['model']!r}; expected 'multimodal'."
@@ -152,7 +158,7 @@ def _probabilities(run: runs.Run, mean: jax.Array) -> dict[str, float]:
 
 def _encode(run: runs.Run, text: str) -> Posterior:
     """The posterior of an image file or of a sentence."""
-    if text.lower().endswith(_SUFFIXES):
+    if text.lower().endswith(_SUFFIXES) or os.path.exists(text):
         return run.encode_image(_pixels(run, text))
     return run.encode_attributes(_attributes(run, text))
 
@@ -160,6 +166,8 @@ def _encode(run: runs.Run, text: str) -> Posterior:
 def _threshold(run: runs.Run, arguments: argparse.Namespace) -> float:
     """The threshold that the run's evaluation took from its calibration images."""
     if arguments.threshold is not None:
+        if not 0 <= arguments.threshold <= 1:
+            raise ValueError(f"--threshold is {arguments.threshold}; expected 0 to 1, as scores are.")
         return arguments.threshold
     folder = Path(arguments.workdir).expanduser()
     for path in (folder / "finished.json", folder / "evaluation" / "scores.json"):
@@ -210,8 +218,17 @@ def _count(flag: str, value: int, least: int = 1) -> None:
         raise ValueError(f"{flag} is {value}; expected {least} to {_MOST}.")
 
 
+def _keep_inputs(arguments: argparse.Namespace) -> None:
+    """Refuses an output that would replace an input."""
+    output = getattr(arguments, "output", None)
+    for name in ("image", "start", "end"):
+        given = getattr(arguments, name, None)
+        if given and output and os.path.isfile(given) and Path(given).resolve() == output.resolve():
+            raise ValueError(f"--output is {output}, an input; choose another file.")
+
+
 def _output(text: str) -> Path:
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))
     if path.suffix.lower() not in ("", *_SUFFIXES):
         raise argparse.ArgumentTypeError(f"{text!r} is neither a .png or .jpg file nor a folder")
     return path
@@ -261,6 +278,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.getLogger("jax").setLevel(logging.WARNING)  # it lists the accelerators that are not there
     arguments = _parser().parse_args(argv)
     try:
+        _keep_inputs(arguments)
         arguments.function(arguments)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
