@@ -6,21 +6,10 @@ import math
 import numpy as np
 import pytest
 
+from mvae_jax.attributes import FACE as NAMES
 from mvae_jax.eval import consistency
 from mvae_jax.eval.classification import Confusion, Rates, Spread, auroc, bootstrap_intervals
 
-NAMES = (
-    "young",
-    "male",
-    "female",
-    "smiling",
-    "eyeglasses",
-    "black_hair",
-    "blond_hair",
-    "bald",
-    "mustache",
-    "wearing_lipstick",
-)
 COLUMN = {name: index for index, name in enumerate(NAMES)}
 ITEMS = (
     "young",
