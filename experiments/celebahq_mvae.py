@@ -43,7 +43,7 @@ _log = logging.getLogger("celebahq_mvae")
 
 @dataclasses.dataclass(frozen=True)
 class JudgeConfig:
-    """The classifier of real images that reads attributes from generated ones.
+    """The classifier of training images that reads attributes from generated ones.
 
     Attributes:
         workdir: folder of a trained attribute classifier; "" trains one on the training images, in the run's folder

@@ -1,4 +1,4 @@
-"""The judge of generated images: an attribute classifier of real ones.
+"""The judge of generated images: an attribute classifier of those that generators learn from.
 
     python experiments/judge.py --config.data.source=CelebAMask-HQ.zip --workdir=runs/judge
 
@@ -40,7 +40,7 @@ _log = logging.getLogger("judge")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Judge:
-    """A classifier of real images that reads attributes from generated ones.
+    """A classifier of training images that reads attributes from generated ones.
 
     Attributes:
         run: the trained classifier.

@@ -33,7 +33,7 @@ PANELS = {
 _SHOWN = 18  # examples of a sheet
 _DRAWS = 6  # pictures of one caption
 _FRACTIONS = np.linspace(0, 1, 8)  # of an interpolation
-_REAL = "real images"
+_HELD_OUT = "held-out images"
 _FROM_TEXT = "text to image, mean of the caption's posterior"
 
 
@@ -50,7 +50,7 @@ class Scores:
         benchmark: matching against mismatched pairs.
         released: the same by the released code's protocol.
         image_to_text: attributes decoded from the image's latent.
-        judged: what the judge reads from real and from generated images; empty without a judge.
+        judged: what the judge reads from held-out and from generated images; empty without a judge.
         quality: PSNR and SSIM of images decoded from the image's and from the caption's latent.
         posteriors: distance of the two posteriors of a pair.
         diversity: of several images drawn from one caption.
@@ -143,7 +143,7 @@ def evaluate(run: runs.Run, data: Splits, judge: Judge | None, *, seed: int) -> 
     judged = {}
     if judge:
         logits = in_chunks(judge.run.logits)
-        judged = {_REAL: judge.held_out} | {
+        judged = {_HELD_OUT: judge.held_out} | {
             name: cross_modal.score_attributes(logits(pictures), a, names) for name, pictures in decoded.items()
         }
         judged["image and text drawn together from the prior"] = cross_modal.score_attributes(
@@ -272,9 +272,7 @@ def draw(
                 [
                     [confusion.mismatches_rejected, confusion.mismatches_accepted],
                     [confusion.matches_rejected, confusion.matches_accepted],
-                ],
-                ["actual mismatch", "actual match"],
-                ["predicted mismatch", "predicted match"],
+                ]
             ),
         ),
         "scores": (
@@ -310,7 +308,7 @@ def draw(
 
 def _accuracies(scores: Scores) -> dict[str, cross_modal.AttributeScores]:
     series = {"image to text": scores.image_to_text}
-    for label, name in (("judge, real images", _REAL), ("judge, text to image", _FROM_TEXT)):
+    for label, name in (("judge, held-out images", _HELD_OUT), ("judge, text to image", _FROM_TEXT)):
         if name in scores.judged:
             series[label] = scores.judged[name]
     return series
@@ -359,11 +357,8 @@ def consistency_row(label: str, scores: Scores, latent_size: int) -> dict[str, A
     row: dict[str, Any] = {"": label, "latent size": latent_size}
     for name, value in dataclasses.asdict(result.rates).items():
         low, high = result.intervals[name]
-        row[_TITLES.get(name, name)] = f"{value:.3f} ({low:.3f} to {high:.3f})"
+        row["F1" if name == "f1" else name] = f"{value:.3f} ({low:.3f} to {high:.3f})"
     return row | {"AUROC": result.auroc, "one word, no image": result.blind_accuracy}
-
-
-_TITLES = {"f1": "F1"}
 
 
 def published_row(latent_size: int) -> dict[str, Any]:

@@ -150,7 +150,7 @@ def check_files(workdir, phases):
     assert scores["consistency"]["validation_images"] == scores["consistency"]["calibration_images"] == 16
     assert 0 <= scores["consistency"]["rates"]["f1"] <= 1
     assert len(scores["image_to_text"]["attributes"]) == 10
-    assert scores["judged"]["real images"]["count"] == 16
+    assert scores["judged"]["held-out images"]["count"] == 16
     assert len(scores["judged"]) == 5
     assert np.isfinite([scores["psnr"], scores["psnr_from_text"]]).all()
     return scores

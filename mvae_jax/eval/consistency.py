@@ -102,7 +102,7 @@ def curate_mismatches(
     Reference:
         Kim, 2024, section 7.1.2 (MM-04, MM-05).
     """
-    own = _bits(attributes, names)
+    own = checked_bits(attributes, names)
     if minimum_changes < 1:
         raise ValueError(f"minimum_changes is {minimum_changes}, expected at least 1: a mismatch must differ.")
     if most_changes(names) < minimum_changes:
@@ -170,7 +170,7 @@ def released_mismatches(
     Reference:
         Kim, 2024, released code, evaluate.py (MM-04).
     """
-    own = _bits(attributes, names)
+    own = checked_bits(attributes, names)
     if minimum_changes > len(names):
         raise ValueError(
             f"minimum_changes is {minimum_changes}, expected at most the {len(names)} attributes there are."
@@ -200,7 +200,7 @@ def single_edits(attributes: npt.ArrayLike, names: Sequence[str]) -> tuple[np.nd
     Raises:
         ValueError: attributes are not [N, A] of zeros and ones.
     """
-    own, items = _bits(attributes, names), _items(names)
+    own, items = checked_bits(attributes, names), _items(names)
     gender, hair = _columns(GENDER, names), _columns(HAIR, names)
     edits = np.repeat(own[None], len(items), axis=0)
     for edited, column in zip(edits, items.values(), strict=True):
@@ -610,7 +610,16 @@ def _blind_accuracy(attributes: np.ndarray, mismatches: np.ndarray) -> float:
     return 0.5 + float(np.abs(attributes.mean(axis=0) - mismatches.mean(axis=0)).max()) / 2
 
 
-def _bits(attributes: npt.ArrayLike, names: Sequence[str]) -> np.ndarray:
+def checked_bits(attributes: npt.ArrayLike, names: Sequence[str]) -> np.ndarray:
+    """Returns attribute vectors as an array.
+
+    Args:
+        attributes: [N, A] in {0, 1}.
+        names: A names.
+
+    Raises:
+        ValueError: they are not [N, A], or hold other values.
+    """
     bits = np.asarray(attributes)
     if bits.ndim != 2 or bits.shape[1] != len(names):
         raise ValueError(f"attributes have shape {bits.shape}, expected [N, {len(names)}]: one column per name.")

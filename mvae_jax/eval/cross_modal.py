@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from mvae_jax import gaussian
 from mvae_jax.eval.classification import Confusion, auroc
-from mvae_jax.eval.consistency import GENDER, HAIR, Posterior
+from mvae_jax.eval.consistency import GENDER, HAIR, Posterior, checked_bits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,11 +167,7 @@ def well_formed(attributes: npt.ArrayLike, names: Sequence[str]) -> np.ndarray:
     Raises:
         ValueError: attributes are not [N, A] of zeros and ones.
     """
-    bits = np.asarray(attributes)
-    if bits.ndim != 2 or bits.shape[1] != len(names):
-        raise ValueError(f"attributes have shape {bits.shape}, expected [N, {len(names)}]: one column per name.")
-    if not np.isin(bits, (0, 1)).all():
-        raise ValueError("attributes hold other values than 0 and 1; pass the bits, not logits or probabilities.")
+    bits = checked_bits(attributes, names)
     lower = [name.lower() for name in names]
     gender, hair = (bits[:, [name in group for name in lower]].sum(axis=1) for group in (GENDER, HAIR))
     return (hair <= 1) & ((gender == 1) | (not set(GENDER) <= set(lower)))
