@@ -32,7 +32,6 @@ from mvae_jax.models import multimodal
 from mvae_jax.nets.vgg import load_vgg
 from mvae_jax.objective import Model, Phase
 from mvae_jax.train import loop
-from mvae_jax.train.devices import place
 from mvae_jax.train.logging import MetricWriter, read_metrics
 from mvae_jax.train.signals import Interruption
 from mvae_jax.train.state import TrainState
@@ -133,7 +132,7 @@ def main(argv: list[str]) -> None:
         model = multimodal.build(config.model, vgg_weights)
         steps_per_epoch = Batches(data.train, config.model.batch_size, config.seed).steps_per_epoch
         phases = multimodal.phases(config.model, steps_per_epoch)
-        placement = place()
+        placement = config.training.place()
         loop.check_phases(phases, placement)
         example = data.train.take(np.arange(config.model.batch_size))
         found = dict(data.provenance)
@@ -175,6 +174,8 @@ def main(argv: list[str]) -> None:
         )
         run = runs.Run.of(model, config.model, state, phases[-1].name, settings)
         reader = judge_of(config, data, workdir.path, interruption)
+        if not launch.is_first():
+            return
         scores = judge_run(argv, run, data, reader, config, workdir.path, workdir.path, notes, interruption)
         workdir.finish(**scores.to_dict())
         _log.info("report: %s", workdir.path / "report.html")

@@ -29,7 +29,6 @@ from mvae_jax.data.batches import Batches, Split, Splits
 from mvae_jax.eval import cross_modal
 from mvae_jax.models import attribute_classifier
 from mvae_jax.train import loop
-from mvae_jax.train.devices import place
 from mvae_jax.train.logging import read_metrics
 from mvae_jax.train.signals import Interruption
 from mvae_jax.train.workdir import Workdir
@@ -205,7 +204,7 @@ def main(argv: list[str]) -> None:
             check(run, data)
         batches = Batches(data.train, config.model.batch_size, config.seed)
         phases = attribute_classifier.phases(config.model, batches.steps_per_epoch)
-        loop.check_phases(phases, place())
+        loop.check_phases(phases, config.training.place())
         example = data.train.take(np.arange(config.model.batch_size))
         plan = launch.plan(attribute_classifier.build(config.model), phases, example, data.provenance)
     if arguments.dry_run:
@@ -222,6 +221,8 @@ def main(argv: list[str]) -> None:
     }
     with launch.session(arguments.workdir, settings, MAY_CHANGE) as (workdir, interruption):
         run = fit(workdir.path, data, config.model, settings, config.training, interruption)
+        if not launch.is_first():
+            return
         judge = _report(argv, run, data, config, workdir.path, workdir.path)
         workdir.finish(**judge.held_out.to_dict())
 

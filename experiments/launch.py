@@ -19,18 +19,36 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import jax
+import numpy as np
 from absl import flags
 from clu.parameter_overview import count_parameters
+from jax.experimental import multihost_utils
 from ml_collections import config_dict, config_flags
 
 from mvae_jax import runs
+from mvae_jax.data.decode import default_cache_folder
 from mvae_jax.objective import Batch, Model, Phase
 from mvae_jax.train import loop
+from mvae_jax.train.devices import keep_compiled_programs
 from mvae_jax.train.signals import Interruption
 from mvae_jax.train.workdir import Workdir, WorkdirBusy
 from mvae_jax.viz import report
 
+_log = logging.getLogger("launch")
 ConfigT = TypeVar("ConfigT")
+_PATIENCE = 24 * 3600  # seconds that processes which are done wait for the one that judges and draws
+_FLAGS = (
+    "workdir",
+    "preset",
+    "dry_run",
+    "extend",
+    "evaluate",
+    "compilation_cache",
+    "distributed",
+    "coordinator",
+    "processes",
+    "process",
+)
 _KINDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a word"}
 
 
@@ -68,7 +86,7 @@ def parse(
         workdir: default of `--workdir`.
         description: first lines of `--help`.
     """
-    arguments = [re.sub(r"^--?dry-run", "--dry_run", argument) for argument in argv[1:]]
+    arguments = [re.sub(r"^--?(dry|compilation)-", r"--\1_", argument) for argument in argv[1:]]
     names = list(presets)
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", workdir, "Folder of the run; the same command resumes it.", flag_values=values)
@@ -84,6 +102,20 @@ def parse(
         "`evaluation`.",
         flag_values=values,
     )
+    flags.DEFINE_string(
+        "compilation_cache",
+        str(default_cache_folder() / "compiled"),
+        "Folder that keeps compiled programs, so that the same program is compiled once; empty for none.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "distributed", False, "One of several processes that the cluster's environment describes.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "coordinator", "", "HOST:PORT of process 0, where there are several and no cluster.", flag_values=values
+    )
+    flags.DEFINE_integer("processes", 1, "How many processes there are, with --coordinator.", flag_values=values)
+    flags.DEFINE_integer("process", 0, "Number of this process, from 0 on, with --coordinator.", flag_values=values)
     flags.DEFINE_bool("help", False, "Show this list.", short_name="h", flag_values=values)
     try:
         known = [a for a in arguments if not a.startswith(("--config.", "-config."))]
@@ -106,17 +138,43 @@ def parse(
                     )
             default = config_of(values.workdir, default)
         config = _override(default, [a for a in arguments if a not in known])
+        _join(values)
     except (flags.Error, ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         fail(str(error.args[0]) if isinstance(error, KeyError) else str(error))
     start_logging()
+    if values.compilation_cache:
+        _log.info("compiled programs are kept in %s", keep_compiled_programs(values.compilation_cache))
     return config, Arguments(values.workdir, values.preset, values.dry_run, values.extend, values.evaluate)
 
 
+def _join(values: flags.FlagValues) -> None:
+    """Joins the other processes of the run, where there are any."""
+    if values.coordinator:
+        if not 0 <= values.process < values.processes:
+            raise ValueError(f"--process is {values.process}; expected a number below --processes={values.processes}.")
+        jax.distributed.initialize(
+            values.coordinator, values.processes, values.process, shutdown_timeout_seconds=_PATIENCE
+        )
+    elif values.distributed:
+        jax.distributed.initialize(shutdown_timeout_seconds=_PATIENCE)
+    elif values.processes != 1 or values.process != 0:
+        raise ValueError("--processes and --process need --coordinator=HOST:PORT, the address of process 0.")
+
+
+def is_first() -> bool:
+    """Whether this is the process that judges and draws, of several the first."""
+    return jax.process_index() == 0
+
+
 def start_logging() -> None:
-    """Log lines with the time of day go to standard error."""
+    """Log lines with the time of day go to standard error; of several processes the first tells."""
     logging.getLogger("jax").setLevel(logging.WARNING)  # it lists the accelerators that are not there
     logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr, force=True
+        level=logging.INFO if is_first() else logging.WARNING,
+        format="%(asctime)s %(message)s",
+        datefmt="%H:%M:%S",
+        stream=sys.stderr,
+        force=True,
     )
 
 
@@ -158,19 +216,34 @@ def session(
         extend: the last phase may have become longer; see `Workdir.configure`.
     """
     with contextlib.ExitStack() as stack:
-        with errors():
-            workdir = Workdir(path)
-            stack.enter_context(workdir.lock())
-            workdir.configure(settings, may_change=may_change, epochs=epochs, extend=extend)
-        if workdir.is_finished:
-            print(f"{workdir.path} is finished; its report is {workdir.path / 'report.html'}.")
-            sys.exit(0)
+        with _first_decides():
+            with errors():
+                workdir = Workdir(path)
+                stack.enter_context(workdir.lock())
+                workdir.configure(settings, may_change=may_change, epochs=epochs, extend=extend)
+            if is_first() and workdir.is_finished:
+                print(f"{workdir.path} is finished; its report is {workdir.path / 'report.html'}.")
+                sys.exit(0)
         interruption = stack.enter_context(Interruption())
         try:
             yield workdir, interruption
         except (loop.TrainingDiverged, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(1)
+
+
+@contextlib.contextmanager
+def _first_decides() -> Iterator[None]:
+    """If the first of several processes ends here, all do, with its status."""
+    status = -1
+    try:
+        yield
+    except SystemExit as end:
+        status = int(end.code or 0)
+    if jax.process_count() > 1:
+        status = int(multihost_utils.broadcast_one_to_all(np.array(status)))
+    if status >= 0:
+        sys.exit(status)
 
 
 def plan(model: Model, phases: Sequence[Phase], batch: Batch, data: Mapping[str, Any]) -> str:
@@ -315,7 +388,7 @@ def meanings(config_class: type) -> dict[str, str]:
 
 def _help(values: flags.FlagValues, default: Any, description: str) -> str:
     lines = [description.strip(), "", "flags:"]
-    for name in ("workdir", "preset", "dry_run", "extend", "evaluate", "help"):
+    for name in (*_FLAGS, "help"):
         flag = values[name]
         lines += [f"  --{name.replace('_', '-')}={flag.default}", f"      {flag.help}"]
     lines += ["", f"config (defaults of preset {values.preset!r}):", *_help_fields(default, "")]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from mvae_jax.models import ZOO
 from mvae_jax.objective import Model, ModelState, Params
@@ -47,10 +48,14 @@ class Run:
 
     @classmethod
     def of(cls, model: Model, config: Any, state: TrainState, phase: str, settings: Mapping[str, Any]) -> Run:
-        """A run from a replicated state in memory, on the first device as if it had been loaded."""
-        params, model_state = jax.tree.map(
-            lambda leaf: leaf.addressable_data(0), ({**state.params, **(state.ema or {})}, state.model_state)
-        )
+        """A run from a state in memory, on the first device as if it had been loaded; on all hosts at once."""
+
+        def first(leaf: jax.Array) -> jax.Array:
+            if not leaf.is_fully_replicated:
+                leaf = jax.device_put(leaf, NamedSharding(leaf.sharding.mesh, PartitionSpec()))  # type: ignore[attr-defined]
+            return leaf.addressable_data(0)
+
+        params, model_state = jax.tree.map(first, ({**state.params, **(state.ema or {})}, state.model_state))
         return cls(model, config, params, model_state, phase, int(state.step), settings)
 
     @functools.cached_property

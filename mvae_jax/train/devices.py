@@ -1,45 +1,120 @@
-"""Where arrays live and how a step is compiled for one device or many."""
+"""Where arrays live: one device, several, or those of several hosts."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mvae_jax.train.state import TrainState
-from mvae_jax.train.step import Metrics, Step
-
 DATA_AXIS = "data"
+# A smaller array costs more as a collective of its own than it takes as memory.
+_LEAST_SHARDED = 2**14
 
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """A one-dimensional mesh: the batch is split over it, everything else is replicated.
+    """A one-dimensional mesh: batches and resident data are split over it, the state is replicated or sharded.
 
     Attributes:
-        mesh: devices along the axis "data".
+        mesh: devices along the axis "data", in the same order on all hosts.
+        transform: "jit" compiles steps in global view; "pmap" maps them over the devices of one host.
+        shard_state: split each large array of the state over the devices; only with "jit".
     """
 
     mesh: Mesh
+    transform: str = "jit"
+    shard_state: bool = False
+
+    def __post_init__(self) -> None:
+        if self.transform not in ("jit", "pmap"):
+            raise ValueError(f"transform is {self.transform!r}; choose 'jit' or 'pmap'.")
+        if self.transform == "pmap" and (self.shard_state or jax.process_count() > 1):
+            what = "a sharded state" if self.shard_state else f"{jax.process_count()} processes"
+            raise ValueError(f"transform is 'pmap', which does not work with {what}; use 'jit'.")
+
+    @property
+    def axis_name(self) -> str | None:
+        """What the rounds of a model need to know: the mapped axis under "pmap", None in global view."""
+        return DATA_AXIS if self.transform == "pmap" else None
 
     @property
     def replicated(self) -> NamedSharding:
-        """Sharding of state and resident data."""
+        """Sharding of what every device holds as a whole."""
         return NamedSharding(self.mesh, PartitionSpec())
 
     @property
     def split(self) -> NamedSharding:
-        """Sharding of a batch along its first axis."""
+        """Sharding of a batch, or of resident data, along its first axis."""
         return NamedSharding(self.mesh, PartitionSpec(DATA_AXIS))
 
+    def targets(self, state: Any) -> Any:
+        """Shapes, dtypes and shardings of a state, whose leaves are arrays or `jax.ShapeDtypeStruct`s."""
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._sharding(x)), state)
+
+    def shardings(self, state: Any) -> Any:
+        """The sharding of each leaf of a state."""
+        return jax.tree.map(self._sharding, state)
+
+    def _sharding(self, leaf: Any) -> NamedSharding:
+        """Splits the longest axis that the devices can share equally."""
+        size = self.mesh.size
+        if not self.shard_state or math.prod(leaf.shape) < _LEAST_SHARDED:
+            return self.replicated
+        divisible = [axis for axis, length in enumerate(leaf.shape) if length % size == 0]
+        if not divisible:
+            return self.replicated
+        longest = max(divisible, key=lambda axis: leaf.shape[axis])
+        return NamedSharding(self.mesh, PartitionSpec(*[None] * longest, DATA_AXIS))
+
     def replicate(self, tree: Any) -> Any:
-        """Puts a copy of each array on every device."""
-        return jax.device_put(tree, self.replicated)
+        """Puts a copy of each array on every device; all hosts give the same arrays."""
+        if jax.process_count() == 1:
+            return jax.device_put(tree, self.replicated)
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self.replicated, np.asarray(x)), tree)
+
+    def gather(self, tree: Any) -> Any:
+        """Arrays of a sharded state as a whole on every device; all hosts must ask for them."""
+        return jax.device_put(tree, self.replicated) if self.shard_state else tree
+
+    def spread(self, arrays: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        """Spreads resident data {name: [N, ...]} over the devices, each with an equal part of the rows.
+
+        A host reads only the rows of its own devices. Rows are added at the end until the devices can share them
+        equally; `collect` takes the rows back. Under "pmap" the result is [devices, rows of each, ...].
+        """
+        spread = {name: self._spread(array) for name, array in arrays.items()}
+        return {name: spread[name].reshape(target.shape) for name, target in self.spread_targets(arrays).items()}
+
+    def _spread(self, array: np.ndarray) -> jax.Array:
+        if self.mesh.size == 1:
+            return jax.device_put(array, self.split)
+
+        def part(index: Any) -> np.ndarray:
+            mine = np.asarray(array[index[0]])
+            missing = index[0].stop - index[0].start - len(mine)
+            return np.concatenate([mine, np.zeros((missing, *array.shape[1:]), array.dtype)]) if missing else mine
+
+        return jax.make_array_from_callback((self._rows(array), *array.shape[1:]), self.split, part)
+
+    def spread_targets(self, arrays: Mapping[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes, dtypes and shardings of what `spread` returns."""
+        size, targets = self.mesh.size, {}
+        for name, array in arrays.items():
+            rows = (self._rows(array),) if self.axis_name is None else (size, self._rows(array) // size)
+            targets[name] = jax.ShapeDtypeStruct((*rows, *array.shape[1:]), array.dtype, sharding=self.split)
+        return targets
+
+    def _rows(self, array: np.ndarray) -> int:
+        return -(-len(array) // self.mesh.size) * self.mesh.size
 
     def check_batch_size(self, batch_size: int) -> None:
         """Refuses a batch that the devices cannot share equally.
@@ -54,83 +129,56 @@ class Placement:
                 f"use a multiple of {devices}, or fewer devices."
             )
 
+    def collect(self, arrays: Mapping[str, jax.Array], indices: jax.Array) -> dict[str, jax.Array]:
+        """Within a compiled function: the rows of spread data at `indices`, int [B], as a batch.
 
-def place(devices: Sequence[jax.Device] | None = None) -> Placement:
-    """Lays a mesh over the given devices, by default all of them."""
-    return Placement(Mesh(np.array(jax.devices() if devices is None else devices), (DATA_AXIS,)))
-
-
-@dataclasses.dataclass(frozen=True)
-class MetricSums:
-    """Running sums of metrics on the device, so that the host needs to look only now and then.
-
-    Attributes:
-        sums: metric -> sum of its finite values.
-        counts: metric -> how many values were finite.
-    """
-
-    sums: Mapping[str, Any]
-    counts: Mapping[str, Any]
-
-    def add(self, metrics: Metrics) -> MetricSums:
-        """Adds one step's metrics; a value that is not finite counts for nothing."""
-        finite = {name: jnp.isfinite(value) for name, value in metrics.items()}
-        return MetricSums(
-            {name: self.sums[name] + jnp.where(finite[name], value, 0.0) for name, value in metrics.items()},
-            {name: self.counts[name] + finite[name] for name in metrics},
-        )
-
-    def means(self) -> dict[str, float]:
-        """Fetches the means, "loss" first; a metric without any finite value is left out."""
-        sums, counts = jax.device_get((self.sums, self.counts))
-        names = sorted(sums, key=lambda name: (name != "loss", name))
-        return {name: float(sums[name] / counts[name]) for name in names if counts[name]}
+        Under "pmap", arrays and result are this device's part; in global view they are whole.
+        """
+        if self.mesh.size == 1 and self.axis_name is None:
+            return {name: array[indices] for name, array in arrays.items()}
+        if self.axis_name is not None:
+            return _collect(dict(arrays), indices)
+        split, whole = PartitionSpec(DATA_AXIS), PartitionSpec()
+        return jax.shard_map(_collect, mesh=self.mesh, in_specs=(split, whole), out_specs=split)(dict(arrays), indices)
 
 
-jax.tree_util.register_dataclass(MetricSums, ["sums", "counts"], [])
+def _collect(parts: dict[str, jax.Array], indices: jax.Array) -> dict[str, jax.Array]:
+    """Each device gives the rows that it holds, and gets its part of the batch: one reduce-scatter."""
+
+    def collect(part: jax.Array) -> jax.Array:
+        offsets = indices - lax.axis_index(DATA_AXIS) * len(part)
+        here = ((offsets >= 0) & (offsets < len(part))).reshape(-1, *[1] * (part.ndim - 1))
+        rows = jnp.where(here, part[jnp.clip(offsets, 0, len(part) - 1)], jnp.zeros((), part.dtype))
+        return lax.psum_scatter(rows, DATA_AXIS, tiled=True)
+
+    return {name: collect(part) for name, part in parts.items()}
 
 
-CompiledStep = Callable[
-    [TrainState, MetricSums, Mapping[str, jax.Array], jax.Array], tuple[TrainState, MetricSums, jax.Array]
-]
-
-
-def compile_step(
-    step: Step,
-    placement: Placement,
-    state: TrainState,
-    arrays: Mapping[str, jax.Array],
-    batch_size: int,
-) -> tuple[CompiledStep, MetricSums]:
-    """Compiles `step` ahead of time, in global view: it is written as if there were one device.
-
-    Args:
-        step: a function (state, batch) -> (state, metrics) from `make_train_step`, without an axis name.
-        placement: where to run.
-        state: the state, replicated.
-        arrays: the resident data set, {name: [N, ...]}, replicated; the batch is gathered on the device.
-        batch_size: examples per step.
-
-    Returns:
-        A function (state, sums, arrays, indices [B]) -> (state, sums, finite), and the sums of no steps, on the
-        host. State and sums are donated; `finite` is 1 if the step was taken and 0 if it was refused.
+def place(
+    devices: Sequence[jax.Device] | None = None, *, transform: str = "jit", shard_state: bool = False
+) -> Placement:
+    """Lays a mesh over the given devices, by default all of them, of all hosts.
 
     Raises:
-        ValueError: the batch cannot be split over the devices.
+        ValueError: `transform` is unknown, or does not go with `shard_state` or with several hosts.
     """
-    placement.check_batch_size(batch_size)
+    mesh = Mesh(np.array(jax.devices() if devices is None else devices), (DATA_AXIS,))
+    return Placement(mesh, transform, shard_state)
 
-    def run(
-        state: TrainState, sums: MetricSums, arrays: Mapping[str, jax.Array], indices: jax.Array
-    ) -> tuple[TrainState, MetricSums, jax.Array]:
-        batch = {name: array[indices] for name, array in arrays.items()}
-        batch = jax.lax.with_sharding_constraint(batch, placement.split)
-        new, metrics = step(state, batch)
-        return new, sums.add(metrics), metrics["step/finite"]
 
-    indices = jax.ShapeDtypeStruct((batch_size,), jnp.int32, sharding=placement.split)
-    batch = {name: jax.ShapeDtypeStruct((batch_size, *array.shape[1:]), array.dtype) for name, array in arrays.items()}
-    names = jax.eval_shape(step, state, batch)[1]
-    zeros = MetricSums(dict.fromkeys(names, np.zeros((), np.float32)), dict.fromkeys(names, np.zeros((), np.int32)))
-    jitted = jax.jit(run, donate_argnums=(0, 1), out_shardings=placement.replicated)
-    return jitted.lower(state, placement.replicate(zeros), arrays, indices).compile(), zeros
+def keep_compiled_programs(folder: str | os.PathLike[str]) -> Path | None:
+    """Keeps compiled programs on disk, so that the same program is compiled once on a machine.
+
+    Args:
+        folder: where to keep them. JAX_COMPILATION_CACHE_DIR comes first where it is set, and
+            JAX_ENABLE_COMPILATION_CACHE=false keeps none.
+
+    Returns:
+        The folder; None if none are kept.
+    """
+    if not jax.config.values["jax_enable_compilation_cache"]:
+        return None
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser().resolve()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    return Path(jax.config.values["jax_compilation_cache_dir"])

@@ -119,6 +119,28 @@ class MetricWriter:
                 self._events.close()
 
 
+class SilentWriter(MetricWriter):
+    """Writes nothing: for all processes of a run but one."""
+
+    def __init__(self) -> None:
+        pass
+
+    def write_scalars(self, step: int, scalars: Mapping[str, Any], **fields: str) -> None:
+        """Does nothing."""
+
+    def write_images(self, step: int, images: Mapping[str, Any]) -> None:
+        """Does nothing."""
+
+    def write_hparams(self, hparams: Mapping[str, Any]) -> None:
+        """Does nothing."""
+
+    def flush(self) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Reads a metrics.jsonl, one dict per line, with numbers that are not finite restored.
 
@@ -208,14 +230,20 @@ class Progress:
 
     Args:
         interval: seconds between lines.
+        silent: say nothing.
         stream: where to write; standard error by default.
         clock: seconds, from any origin.
     """
 
     def __init__(
-        self, *, interval: float = 5.0, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        *,
+        interval: float = 5.0,
+        silent: bool = False,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._interval = interval
+        self._interval = math.inf if silent else interval
         self._stream = sys.stderr if stream is None else stream
         self._clock = clock
         self._in_place = self._stream.isatty()

@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-import collections
+import contextlib
 import dataclasses
 import functools
 import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from mvae_jax.objective import Batch, Model, Phase
 from mvae_jax.train import checkpoint
 from mvae_jax.train import state as states
 from mvae_jax.train.checkpoint import Checkpoints
-from mvae_jax.train.devices import CompiledStep, MetricSums, Placement, compile_step, place
-from mvae_jax.train.logging import MetricWriter, Progress
-from mvae_jax.train.signals import Interruption
+from mvae_jax.train.devices import Placement, place
+from mvae_jax.train.dispatch import Dispatcher, Result, Wishes
+from mvae_jax.train.logging import MetricWriter, Progress, SilentWriter
+from mvae_jax.train.program import Evaluation, MetricSums, Program, compile_evaluation, compile_step
+from mvae_jax.train.signals import Interrupted, Interruption
 from mvae_jax.train.state import TrainState
 from mvae_jax.train.step import make_train_step
 
 _log = logging.getLogger(__name__)
-_IN_FLIGHT = 2  # steps that the host may be ahead of the device
-_VALIDATION_DRAWS = 2**31 - 1  # fold_in data that no training step uses
+MOST_STEPS = 64  # in one dispatch; the same for all, because another program may round otherwise
 
 
 class Batches(Protocol):
@@ -47,7 +51,7 @@ class Batches(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How a run is watched and saved; none of this changes what it computes.
+    """How a run is watched, saved and spread over devices; none of this changes what it computes.
 
     Attributes:
         log_every: steps between training records in metrics.jsonl and TensorBoard.
@@ -56,6 +60,10 @@ class Settings:
         checkpoint_minutes: minutes between checkpoints; a phase's last step always saves.
         checkpoint_every: steps between checkpoints; 0 leaves it to the minutes.
         most_refused_steps: consecutive steps refused as not finite after which the run stops.
+        steps_per_dispatch: steps that the device takes in one go, at most 64; 0 takes as many as fill 0.2 s.
+        transform: "jit" compiles steps in global view; "pmap" maps them over the devices of one host.
+        shard_state: split large parameters and their optimiser state over the devices, for models that do not fit
+            into one; only with "jit".
     """
 
     log_every: int = 50
@@ -64,12 +72,31 @@ class Settings:
     checkpoint_minutes: float = 5.0
     checkpoint_every: int = 0
     most_refused_steps: int = 10
+    steps_per_dispatch: int = 0
+    transform: str = "jit"
+    shard_state: bool = False
 
     def __post_init__(self) -> None:
-        least = {"log_every": 1, "validate_every": 1, "checkpoint_every": 0, "most_refused_steps": 1}
+        least = {
+            "log_every": 1,
+            "validate_every": 1,
+            "checkpoint_every": 0,
+            "most_refused_steps": 1,
+            "steps_per_dispatch": 0,
+        }
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least {bound}.")
+        if self.steps_per_dispatch > MOST_STEPS:
+            raise ValueError(f"steps_per_dispatch is {self.steps_per_dispatch}; expected at most {MOST_STEPS}.")
+
+    def place(self, devices: Sequence[jax.Device] | None = None) -> Placement:
+        """Lays the run over the given devices, by default all of them, of all hosts.
+
+        Raises:
+            ValueError: `transform` is unknown, or does not go with `shard_state` or with several hosts.
+        """
+        return place(devices, transform=self.transform, shard_state=self.shard_state)
 
 
 OnValidation = Callable[[TrainState, Phase, MetricWriter], None]
@@ -144,10 +171,16 @@ def initial_state(
     seed: int,
     batch: Batch,
     start: Mapping[str, Mapping[str, Any]] | None = None,
+    placement: Placement | None = None,
 ) -> TrainState:
     """The state before the first step; jit-compiled, since eager initialisation is several times slower."""
-    create = jax.jit(lambda key, batch, start: states.create(model, phases[0], key, batch, start))
-    return create(jax.random.key(seed), batch, start)
+
+    def create(key: np.ndarray, batch: Batch, start: Any) -> TrainState:
+        return states.create(model, phases[0], jax.random.wrap_key_data(jnp.asarray(key)), batch, start)
+
+    key = np.asarray(jax.random.key_data(jax.random.key(seed)))  # of no device, so that all hosts may give it
+    shardings = placement and placement.shardings(abstract_state(model, phases, phases[0].name, batch))
+    return jax.jit(create, out_shardings=shardings)(key, batch, start)
 
 
 def abstract_state(model: Model, phases: Sequence[Phase], name: str, batch: Batch) -> TrainState:
@@ -204,7 +237,7 @@ def fit(
         settings: how the run is watched and saved.
         placement: devices; all of them by default.
         interruption: polled after each step; if requested, the state is saved and `Interrupted` raised.
-        on_validation: called after each validation, for instance to write image grids.
+        on_validation: called after each validation, for instance to write image grids, on all hosts.
         start_from: workdir of another run, whose newest checkpoint gives the parameters to start with, or the folder
             of one of its checkpoints. Groups that an optimiser moves in some phase get their parameters, the moving
             average where that checkpoint has one, and their batch statistics; all else is this run's own: other
@@ -220,17 +253,15 @@ def fit(
         TrainingDiverged: too many consecutive steps were not finite; the checkpoints before stay.
         Interrupted: the interruption was requested and the state is saved.
     """
-    settings, placement = settings or Settings(), placement or place()
+    settings = settings or Settings()
+    placement = placement or settings.place()
     check_phases(phases, placement)
     example: Batch = {name: array[: phases[0].batch_size] for name, array in batches(phases[0]).arrays.items()}
 
-    def target(shapes: Any) -> Any:
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement.replicated), shapes)
-
-    with Checkpoints(workdir, [phase.name for phase in phases]) as checkpoints:
-        resumed = checkpoints.resume(lambda name: target(abstract_state(model, phases, name, example)))
+    with Checkpoints(workdir, [phase.name for phase in phases]) as checkpoints, contextlib.ExitStack() as stack:
+        resumed = checkpoints.resume(lambda name: placement.targets(abstract_state(model, phases, name, example)))
+        name, step, state = resumed or ("", 0, None)
         if resumed:
-            name, step, state = resumed
             (phase,) = (phase for phase in phases if phase.name == name)
             if not phase.start < step <= phase.end and step > 0:
                 raise ValueError(
@@ -241,43 +272,86 @@ def fit(
             _log.info("resuming at step %d, in phase %s", step, name)
             if start_from:
                 _log.info("not starting from %s: this run has checkpoints of its own", start_from)
-        else:
+
+        # The first phase compiles while the state is made, and each other one while those before it train.
+        compiler = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compile")
+        stack.callback(compiler.shutdown, cancel_futures=True)
+        remaining = [phase for phase in phases if step < phase.end]
+        compiling = [
+            compiler.submit(_compile, model, phases, phase, batches(phase).arrays, validation, placement)
+            for phase in remaining
+        ]
+        if state is None:
             start = None
             if start_from:
                 folder = checkpoint.find(start_from)
-                start = checkpoint.load_parts(folder, target(_trained_parts(model, phases, example)))
+                start = checkpoint.load_parts(folder, placement.targets(_trained_parts(model, phases, example)))
                 _log.info("starting from step %s of phase %s of %s", folder.name, folder.parent.name, folder.parents[2])
-            state = placement.replicate(initial_state(model, phases, seed, example, start))
+            state = initial_state(model, phases, seed, example, start, placement)
             if start:
                 checkpoints.save(phases[0].name, state)
                 checkpoints.wait()  # from here on the other run is not needed
-        with (
-            MetricWriter(workdir, resume_step=int(state.step)) as writer,
-            Progress(interval=settings.progress_seconds) as progress,
-        ):
-            run = _Run(
-                model,
-                placement,
-                settings,
-                checkpoints,
-                writer,
-                progress,
-                interruption or Interruption(),
-                on_validation,
-            )
-            for phase in phases:
-                if state.step == phase.start:
-                    state = placement.replicate(states.start_phase(state, model, phase))
-                if state.step < phase.end:
-                    state = run.train_phase(phase, state, batches(phase), validation)
+
+        speaks = jax.process_index() == 0  # of several processes one tells what all of them do
+        writer = stack.enter_context(MetricWriter(workdir, resume_step=step) if speaks else SilentWriter())
+        progress = stack.enter_context(Progress(interval=settings.progress_seconds, silent=not speaks))
+        interruption = interruption or Interruption()
+        run = _Run(placement, settings, checkpoints, writer, progress, interruption, on_validation)
+        for phase, programs in zip(remaining, compiling, strict=True):
+            if phase is not phases[0] and step == phase.start:
+                state = _start_phase(state, model, phase, placement)
+            state, step = run.train_phase(phase, programs, state, batches(phase)), phase.end
     return state
+
+
+def _start_phase(state: TrainState, model: Model, phase: Phase, placement: Placement) -> TrainState:
+    """The state of one phase as that of the next, on all hosts at once."""
+
+    def start(state: TrainState) -> TrainState:
+        return states.start_phase(state, model, phase)
+
+    shardings = placement.shardings(jax.eval_shape(start, state))
+    return jax.jit(start, out_shardings=shardings, donate_argnums=0)(state)
+
+
+class _Compiled(NamedTuple):
+    """The programs of a phase."""
+
+    train: Program
+    evaluate: Evaluation | None
+    seconds: float  # that it took to compile them
+
+
+def _compile(
+    model: Model,
+    phases: Sequence[Phase],
+    phase: Phase,
+    arrays: Mapping[str, np.ndarray],
+    validation: Mapping[str, np.ndarray] | None,
+    placement: Placement,
+) -> _Compiled:
+    """Compiles what a phase needs, from shapes alone: before its state and its data are there."""
+    began = time.monotonic()
+    example = {name: array[: phase.batch_size] for name, array in arrays.items()}
+    state = abstract_state(model, phases, phase.name, example)
+    rounds = model.rounds(phase, axis_name=placement.axis_name)
+    step = make_train_step(rounds, model.optimizers(phase), phase, axis_name=placement.axis_name)
+    shapes = placement.spread_targets(arrays)
+    train = compile_step(
+        step, placement, state, shapes, phase.batch_size, most_steps=MOST_STEPS, wishes=len(Wishes._fields)
+    )
+    evaluate = None
+    if model.evaluate is not None and validation:
+        evaluate = compile_evaluation(model.evaluate(phase), placement, state, validation, phase.batch_size)
+    seconds = time.monotonic() - began
+    _log.info("phase %s: compiled in %.1f s", phase.name, seconds)
+    return _Compiled(train, evaluate, seconds)
 
 
 @dataclasses.dataclass
 class _Run:
     """What the phases of one call of `fit` share."""
 
-    model: Model
     placement: Placement
     settings: Settings
     checkpoints: Checkpoints
@@ -286,107 +360,76 @@ class _Run:
     interruption: Interruption
     on_validation: OnValidation | None
 
-    def train_phase(
-        self, phase: Phase, state: TrainState, source: Batches, validation: Mapping[str, np.ndarray] | None
-    ) -> TrainState:
+    def train_phase(self, phase: Phase, compiling: Future[_Compiled], state: TrainState, source: Batches) -> TrainState:
         """Trains from `state`, which lies within the phase, to the phase's end."""
-        settings, placement = self.settings, self.placement
-        first = int(state.step)
-        arrays = placement.replicate(dict(source.arrays))
-        run, zeros = self._compile(phase, state, arrays)
-        validate = self._validator(phase, validation)
-        sums = placement.replicate(zeros)
-        in_flight: collections.deque[jax.Array] = collections.deque()
-        refused, saved_at = 0, time.monotonic()
+        settings, refused = self.settings, 0
+        first = done = int(state.step)
+        began = time.monotonic()
+        compiled = compiling.result()
+        self._tell(phase, done, "setup", compile_seconds=compiled.seconds, compile_wait=time.monotonic() - began)
+        _log.info("phase %s: steps %d to %d of %d examples", phase.name, phase.start, phase.end, phase.batch_size)
         self.progress.start(phase.name, phase.end, phase.batch_size)
-        for done in range(first + 1, phase.end + 1):
-            indices = jax.device_put(source.indices_at(done - 1), placement.split)
-            state, sums, finite = run(state, sums, arrays, indices)
-            in_flight.append(finite)
-            last, since_start = done == phase.end, done - phase.start
-            epochs, rest = divmod(since_start, source.steps_per_epoch)
-            to_validate = last or (rest == 0 and epochs % settings.validate_every == 0)
-            on_time = time.monotonic() - saved_at > 60 * settings.checkpoint_minutes
-            on_step = settings.checkpoint_every > 0 and since_start % settings.checkpoint_every == 0
-            pause = to_validate or on_time or on_step
-            while len(in_flight) > (0 if pause else _IN_FLIGHT):  # the host waits for the device here
-                refused = 0 if in_flight.popleft() else refused + 1
+        began = saved_at = time.monotonic()
+
+        def wish() -> Wishes:
+            return Wishes(self.interruption.exit_code, time.monotonic() - saved_at > 60 * settings.checkpoint_minutes)
+
+        def look(result: Result) -> None:
+            nonlocal refused
+            for step, taken in enumerate(result.finite, start=result.end - len(result.finite) + 1):
+                refused = 0 if taken else refused + 1
                 if refused == settings.most_refused_steps:
                     self.checkpoints.wait()
-                    newest = self.checkpoints.latest()
-                    raise TrainingDiverged(_diverged(phase, done - len(in_flight), refused, newest))
-            self.progress.update(done, functools.partial(_shown, sums))
-            if since_start % settings.log_every == 0 or last:
-                self.writer.write_scalars(done, sums.means(), phase=phase.name, split="train")
-                sums = placement.replicate(zeros)
+                    raise TrainingDiverged(_diverged(phase, step, refused, self.checkpoints.latest()))
+            self.progress.update(result.end, functools.partial(_shown, result.sums))
+            if result.complete:
+                self._tell(phase, result.end, "train", **result.sums.means())
 
-            loss = self._validate(validate, phase, state, done) if validate and to_validate else None
-            requested = self.interruption.requested
+        arrays = self.placement.spread(source.arrays)
+        dispatcher = Dispatcher(compiled.train, arrays, settings.steps_per_dispatch, wish, look)
+        validation_steps = settings.validate_every * source.steps_per_epoch
+        periods = (settings.log_every, validation_steps, settings.checkpoint_every or phase.steps)
+        while done < phase.end:
+            to_border = (period - (done - phase.start) % period for period in periods)
+            steps = min(phase.end - done, *to_border, dispatcher.steps_at_once)
+            indices = np.stack([source.indices_at(step) for step in range(done, done + steps)])
+            done += steps
+            last = done == phase.end
+            record, to_validate, on_step = (last or (done - phase.start) % period == 0 for period in periods)
+            state = dispatcher.send(state, indices, end=done, complete=record)
+            agreed = dispatcher.agreed
+            if not (to_validate or on_step or agreed.save or agreed.exit_code):
+                continue
+            dispatcher.drain()
+            loss = self._validate(compiled.evaluate, phase, state, done) if to_validate else None
             # Not amid refused steps: a run that goes on from there would count them anew.
-            due = refused == 0 and (on_time or on_step or self._is_best(phase, loss))
-            if last or requested or due:
+            due = refused == 0 and (agreed.save or on_step or self._is_best(phase, loss))
+            if last or agreed.exit_code or due:
                 self.writer.flush()  # what the checkpoint implies has been told before it exists
                 self.checkpoints.save(phase.name, state, validation_loss=loss, final=last)
                 saved_at = time.monotonic()
-            if requested:
+            if agreed.exit_code:
                 self.checkpoints.wait()
                 _log.info("saved at step %d; the same command goes on from there", done)
-                self.interruption.check()
+                raise Interrupted(agreed.exit_code)
+        _log.info(
+            "phase %s: %.4g steps/s; the device waited for the host before %.0f %% of %d dispatches",
+            phase.name,
+            (done - first) / (time.monotonic() - began),
+            100 * dispatcher.starved / dispatcher.dispatches,
+            dispatcher.dispatches,
+        )
         return state
 
-    def _compile(
-        self, phase: Phase, state: TrainState, arrays: Mapping[str, jax.Array]
-    ) -> tuple[CompiledStep, MetricSums]:
-        began = time.monotonic()
-        train_step = make_train_step(self.model.rounds(phase), self.model.optimizers(phase), phase)
-        compiled = compile_step(train_step, self.placement, state, arrays, phase.batch_size)
-        seconds = time.monotonic() - began
-        _log.info(
-            "phase %s: steps %d to %d of %d examples, compiled in %.1f s",
-            phase.name,
-            phase.start,
-            phase.end,
-            phase.batch_size,
-            seconds,
-        )
-        self.writer.write_scalars(int(state.step), {"compile_seconds": seconds}, phase=phase.name, split="setup")
-        return compiled
-
-    def _validator(
-        self, phase: Phase, validation: Mapping[str, np.ndarray] | None
-    ) -> Callable[[TrainState], dict[str, float]] | None:
-        if self.model.evaluate is None or not validation:
+    def _validate(self, evaluation: Evaluation | None, phase: Phase, state: TrainState, step: int) -> float | None:
+        if evaluation is None:
             return None
-        arrays = self.placement.replicate(dict(validation))
-        count = len(next(iter(arrays.values())))
-        evaluate = self.model.evaluate(phase)
-
-        @jax.jit
-        def terms(state: TrainState, arrays: Mapping[str, jax.Array], indices: jax.Array) -> Mapping[str, jax.Array]:
-            batch = {name: array[indices] for name, array in arrays.items()}
-            params = {**state.params, **(state.ema or {})}
-            key = jax.random.fold_in(jax.random.fold_in(state.key, _VALIDATION_DRAWS), indices[0])
-            return evaluate(params, state.model_state, batch, key)
-
-        def means(state: TrainState) -> dict[str, float]:
-            parts = []
-            for begin in range(0, count, phase.batch_size):
-                # One shape for all: the last batch is filled up, and what fills it is dropped.
-                indices = np.minimum(np.arange(begin, begin + phase.batch_size), count - 1)
-                out = terms(state, arrays, jax.device_put(indices, self.placement.split))
-                parts.append({name: values[: count - begin] for name, values in out.items()})
-            parts = jax.device_get(parts)
-            return {name: float(np.concatenate([part[name] for part in parts]).mean()) for name in parts[0]}
-
-        return means
-
-    def _validate(
-        self, validate: Callable[[TrainState], dict[str, float]], phase: Phase, state: TrainState, step: int
-    ) -> float:
-        means = validate(state)
-        self.writer.write_scalars(step, means, phase=phase.name, split="validation")
+        means = evaluation(state)
+        self._tell(phase, step, "validation", **means)
         if self.on_validation is not None:
-            self.on_validation(state, phase, self.writer)
+            gather = self.placement.gather
+            whole = state.replace(params=gather(state.params), ema=gather(state.ema))
+            self.on_validation(whole, phase, self.writer)
         return means["loss"]
 
     def _is_best(self, phase: Phase, loss: float | None) -> bool:
@@ -394,7 +437,12 @@ class _Run:
             return False
         self.checkpoints.wait()
         best = self.checkpoints.best(phase.name)
-        return best is None or loss < self.checkpoints.metadata(phase.name, best)["validation_loss"]
+        better = best is None or loss < self.checkpoints.metadata(phase.name, best)["validation_loss"]
+        # One host decides: the others may see a manifest that is about to change.
+        return bool(multihost_utils.broadcast_one_to_all(np.array(better)))
+
+    def _tell(self, phase: Phase, step: int, split: str, **scalars: float) -> None:
+        self.writer.write_scalars(step, scalars, phase=phase.name, split=split)
 
 
 def _shown(sums: MetricSums) -> dict[str, float]:

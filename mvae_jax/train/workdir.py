@@ -12,6 +12,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 
 class WorkdirBusy(RuntimeError):  # noqa: N818
     """Another process trains in this workdir."""
@@ -46,6 +48,8 @@ def dotted(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 class Workdir:
     """Lock, configuration and finish mark of a run's folder.
 
+    Of several processes that train one run, only the first locks and writes.
+
     Attributes:
         path: the folder, absolute; it is made if it does not exist.
     """
@@ -64,6 +68,9 @@ class Workdir:
         Raises:
             WorkdirBusy: another process holds the lock; the message names its pid and host.
         """
+        if jax.process_index() != 0:
+            yield
+            return
         with (self.path / "lock").open("a+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -103,6 +110,8 @@ class Workdir:
         Raises:
             ValueError: other fields differ; the message lists each of them with both values.
         """
+        if jax.process_index() != 0:
+            return
         path = self.path / "config.json"
         text = json.dumps(config, indent=2, sort_keys=True, allow_nan=False)
         if path.exists():
@@ -141,7 +150,8 @@ class Workdir:
         Args:
             **results: what JSON can hold, kept in `finished.json` beside the time.
         """
-        atomic_write(self._finished, json.dumps({"finished": _now(), **results}, indent=2) + "\n")
+        if jax.process_index() == 0:
+            atomic_write(self._finished, json.dumps({"finished": _now(), **results}, indent=2) + "\n")
 
     @property
     def is_finished(self) -> bool:

@@ -1,0 +1,257 @@
+"""The compiled form of a train step: many steps in one call, one device or many."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from mvae_jax.train.devices import DATA_AXIS, Placement
+from mvae_jax.train.state import TrainState
+from mvae_jax.train.step import Metrics, Step
+
+_VALIDATION_DRAWS = 2**31 - 1  # fold_in data that no training step uses
+
+
+@dataclasses.dataclass(frozen=True)
+class MetricSums:
+    """Running sums of metrics on the device, so that the host needs to look only now and then.
+
+    Attributes:
+        names: the M metrics.
+        sums: sum of the finite values of each, float32 [M].
+        counts: how many values were finite, int32 [M].
+    """
+
+    names: tuple[str, ...]
+    sums: Any
+    counts: Any
+
+    @classmethod
+    def zeros(cls, names: tuple[str, ...]) -> MetricSums:
+        """The sums of no steps, on the host."""
+        return cls(names, np.zeros(len(names), np.float32), np.zeros(len(names), np.int32))
+
+    def add(self, metrics: Metrics) -> MetricSums:
+        """Adds one step's metrics; a value that is not finite counts for nothing."""
+        values = jnp.stack([metrics[name].astype(jnp.float32) for name in self.names])
+        finite = jnp.isfinite(values)
+        return MetricSums(self.names, self.sums + jnp.where(finite, values, 0.0), self.counts + finite)
+
+    def means(self) -> dict[str, float]:
+        """Fetches the means, "loss" first; a metric without any finite value is left out."""
+        sums, counts = jax.device_get((self.sums, self.counts))
+        found = {name: float(s / c) for name, s, c in zip(self.names, sums, counts, strict=True) if c}
+        return dict(sorted(found.items(), key=lambda item: (item[0] != "loss", item[0])))
+
+
+jax.tree_util.register_dataclass(MetricSums, ["sums", "counts"], ["names"])
+
+
+class Dispatch(NamedTuple):
+    """What one call of a `Program` gives.
+
+    Attributes:
+        state: the state after its steps.
+        sums: the metrics' sums after them.
+        finite: for each step 1 if it was taken and 0 if it was refused, float32 [most_steps].
+        wishes: the largest of all hosts' wishes, float32 [W].
+    """
+
+    state: TrainState
+    sums: MetricSums
+    finite: jax.Array
+    wishes: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A compiled train step, see `compile_step`.
+
+    Attributes:
+        compiled: the executable.
+        placement: where it runs.
+        most_steps: how many steps it can take at once.
+        zeros: the sums of no steps, on the devices.
+    """
+
+    compiled: Any
+    placement: Placement
+    most_steps: int
+    zeros: MetricSums
+
+    def __call__(
+        self,
+        state: TrainState,
+        sums: MetricSums,
+        arrays: Mapping[str, jax.Array],
+        indices: np.ndarray,
+        wishes: np.ndarray,
+    ) -> Dispatch:
+        """Starts some steps and returns before they are done.
+
+        Args:
+            state: the state, which is donated.
+            sums: sums to add to, which stay as they are.
+            arrays: the resident data, as `Placement.spread` has laid it out.
+            indices: examples of each step, int32 [steps, B], the same on all hosts; at most `most_steps` rows.
+            wishes: what this host has to say, float32 [W]; the hosts get the largest of each.
+        """
+        steps, rest = len(indices), self.most_steps - len(indices)
+        padded = np.concatenate([indices, np.zeros((rest, indices.shape[1]), np.int32)]) if rest else indices
+        if self.placement.mesh.size == 1:  # saves the copies
+            return self.compiled(state, sums, arrays, padded, np.int32(steps), wishes[None])
+        everywhere = self.placement.replicate((padded, np.int32(steps)))
+        rows = np.tile(wishes, (len(self.placement.mesh.local_devices), 1))
+        return self.compiled(
+            state, sums, arrays, *everywhere, jax.make_array_from_process_local_data(self.placement.split, rows)
+        )
+
+
+def compile_step(
+    step: Step,
+    placement: Placement,
+    state: Any,
+    arrays: Mapping[str, Any],
+    batch_size: int,
+    *,
+    most_steps: int = 1,
+    wishes: int = 1,
+    compiler_options: Mapping[str, Any] | None = None,
+) -> Program:
+    """Compiles `step` ahead of time into a program that takes any number of steps up to `most_steps` at once.
+
+    The steps follow one another in a loop on the device, whose length is an argument. So one step and many are the
+    same program, and many give bit by bit what single ones do.
+
+    Args:
+        step: a function (state, batch) -> (state, metrics) from `make_train_step`, made with the axis name of
+            the placement.
+        placement: where to run.
+        state: the state, or its shapes.
+        arrays: the resident data set as `Placement.spread` lays it out, or its shapes with their shardings; the batch
+            is gathered on the device.
+        batch_size: examples per step.
+        most_steps: largest number of steps in one call, at least 1.
+        wishes: W, how many numbers the hosts compare.
+        compiler_options: options of XLA for this program.
+
+    Raises:
+        ValueError: the batch cannot be split over the devices.
+    """
+    placement.check_batch_size(batch_size)
+    mapped = placement.axis_name is not None
+    # Traced once: the loop below finds this function's trace in JAX's cache.
+    step = jax.jit(step)
+    names = _metric_names(step, placement, state, arrays, batch_size)
+
+    def run(
+        state: TrainState,
+        sums: MetricSums,
+        arrays: Mapping[str, jax.Array],
+        indices: jax.Array,
+        steps: jax.Array,
+        wishes: jax.Array,
+    ) -> Dispatch:
+        def one(number: jax.Array, carry: tuple[TrainState, MetricSums, jax.Array]) -> Any:
+            state, sums, finite = carry
+            state, metrics = step(state, placement.collect(arrays, indices[number]))
+            return state, sums.add(metrics), finite.at[number].set(metrics["step/finite"])
+
+        carry = (state, sums, jnp.zeros(most_steps))
+        state, sums, finite = lax.fori_loop(0, steps, one, carry)
+        return Dispatch(state, sums, finite, lax.pmax(wishes, DATA_AXIS) if mapped else wishes.max(0))
+
+    def whole(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=placement.replicated)
+
+    zeros = placement.replicate(MetricSums.zeros(names))
+    votes = jax.ShapeDtypeStruct((placement.mesh.size, wishes), jnp.float32, sharding=placement.split)
+    shapes = (
+        placement.targets(state),
+        jax.tree.map(lambda x: whole(x.shape, x.dtype), zeros),
+        arrays,
+        whole((most_steps, batch_size), jnp.int32),
+        whole((), jnp.int32),
+        votes,
+    )
+    if mapped:
+        devices = list(placement.mesh.devices.flat)
+        split = (None, None, 0, None, None, 0)
+        transformed = jax.pmap(run, DATA_AXIS, in_axes=split, out_axes=None, donate_argnums=0, devices=devices)
+    else:
+        whole_of = placement.replicated
+        shardings = Dispatch(placement.shardings(state), whole_of, whole_of, whole_of)  # type: ignore[arg-type]
+        transformed = jax.jit(run, donate_argnums=0, out_shardings=shardings)
+    compiled = transformed.lower(*shapes).compile(compiler_options)
+    return Program(compiled, placement, most_steps, zeros)
+
+
+Evaluation = Callable[[TrainState], dict[str, float]]
+
+
+def compile_evaluation(
+    terms: Callable[..., Mapping[str, jax.Array]],
+    placement: Placement,
+    state: Any,
+    examples: Mapping[str, np.ndarray],
+    batch_size: int,
+) -> Evaluation:
+    """Compiles the mean of a model's terms over all examples, each of which counts once.
+
+    Args:
+        terms: what `Model.evaluate` returned.
+        placement: where to run; always in global view.
+        state: the state, or its shapes.
+        examples: the data set, {name: [N, ...]}.
+        batch_size: examples at a time.
+
+    Returns:
+        A function state -> {name: mean}. It judges the moving average of the parameters where there is one.
+    """
+    placement = dataclasses.replace(placement, transform="jit")
+    count = len(next(iter(examples.values())))
+
+    def of_batch(state: TrainState, arrays: Mapping[str, jax.Array], indices: jax.Array) -> Mapping[str, jax.Array]:
+        key = jax.random.fold_in(jax.random.fold_in(state.key, _VALIDATION_DRAWS), indices[0])
+        params = {**state.params, **(state.ema or {})}
+        return terms(params, state.model_state, placement.collect(arrays, indices), key)
+
+    indices = jax.ShapeDtypeStruct((batch_size,), jnp.int32, sharding=placement.replicated)
+    shapes = placement.targets(state), placement.spread_targets(examples), indices
+    compiled = jax.jit(of_batch, out_shardings=placement.replicated).lower(*shapes).compile()
+    arrays: dict[str, jax.Array] = {}
+
+    def means(state: TrainState) -> dict[str, float]:
+        arrays.update(arrays or placement.spread(examples))
+        parts = []
+        for begin in range(0, count, batch_size):
+            # One shape for all: the last batch is filled up, and what fills it is dropped.
+            indices = np.minimum(np.arange(begin, begin + batch_size, dtype=np.int32), count - 1)
+            out = compiled(state, arrays, placement.replicate(indices))
+            parts.append({name: values[: count - begin] for name, values in out.items()})
+        parts = jax.device_get(parts)
+        return {name: float(np.concatenate([part[name] for part in parts]).mean()) for name in parts[0]}
+
+    return means
+
+
+def _metric_names(
+    step: Step, placement: Placement, state: Any, arrays: Mapping[str, Any], batch_size: int
+) -> tuple[str, ...]:
+    """Names of the metrics that a step returns."""
+    if placement.axis_name is None:
+        batch = {name: jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype) for name, x in arrays.items()}
+    else:  # arrays are [devices, N / devices, ...]
+        devices = placement.mesh.size
+        step = jax.vmap(step, in_axes=(None, 0), axis_name=placement.axis_name)
+        batch = {
+            name: jax.ShapeDtypeStruct((devices, batch_size // devices, *x.shape[2:]), x.dtype)
+            for name, x in arrays.items()
+        }
+    return tuple(sorted(jax.eval_shape(step, state, batch)[1]))

@@ -1,0 +1,113 @@
+"""Several processes train one run: the same parameters as one process, and stopped and resumed as one."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from mvae_jax.train.logging import read_metrics
+
+SCRIPT = Path(__file__).with_name("distributed_run.py")
+FOLDERS = [str(SCRIPT.parents[1]), str(SCRIPT.parents[2] / "experiments")]
+
+
+def start(workdir, processes, **options):
+    """Starts the processes of a run."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = json.dumps({"processes": processes, "port": port, "workdir": str(workdir), **options})
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(FOLDERS),
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // processes} --xla_backend_optimization_level=0",
+        "JAX_COMPILATION_CACHE_DIR": jax.config.values["jax_compilation_cache_dir"],
+    }
+    return [
+        subprocess.Popen(
+            [sys.executable, SCRIPT, str(process), arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        for process in range(processes)
+    ]
+
+
+def wait(processes):
+    """Exit codes of the processes, and what each of them told."""
+    told = [process.communicate(timeout=240)[1] for process in processes]
+    return [process.returncode for process in processes], told
+
+
+def train(workdir, processes, **options):
+    codes, told = wait(start(workdir, processes, **options))
+    assert codes == [0] * processes, told
+    return told
+
+
+def until_it_waits(process):
+    """Until it waits for a signal."""
+    assert any(line == "waiting\n" for line in process.stdout)
+
+
+def parameters(workdir):
+    with np.load(workdir / "parameters.npz") as arrays:
+        return np.concatenate([arrays[name].ravel() for name in sorted(arrays)])
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Workdir of a run in one process with four devices."""
+    workdir = tmp_path_factory.mktemp("alone")
+    train(workdir, 1)
+    return workdir
+
+
+@pytest.mark.parametrize("shard_state", [False, True])
+def test_two_processes_train_to_the_parameters_of_one(tmp_path, alone, shard_state):
+    told = train(tmp_path, 2, shard_state=shard_state)
+    np.testing.assert_allclose(parameters(tmp_path), parameters(alone), atol=1e-6)
+    assert "phase second: steps 6 to 15" in told[0]
+    assert "phase" not in told[1]  # one of them speaks for all
+    ours, theirs = (read_metrics(workdir / "metrics.jsonl") for workdir in (tmp_path, alone))
+    assert [(line["step"], line["split"]) for line in ours] == [(line["step"], line["split"]) for line in theirs]
+
+
+def test_a_signal_to_one_process_stops_both_and_one_process_goes_on(tmp_path, alone):
+    processes = start(tmp_path, 2, wait_at=3)
+    for process in processes:
+        until_it_waits(process)
+    processes[1].send_signal(signal.SIGTERM)
+    codes, told = wait(processes)
+    assert codes == [143, 143], told
+    newest = max(int(folder.name) for folder in (tmp_path / "checkpoints/first").iterdir())
+    assert 3 < newest <= 6  # two dispatches after the one that carried the wish
+    train(tmp_path, 1)
+    np.testing.assert_allclose(parameters(tmp_path), parameters(alone), atol=1e-6)
+
+
+def test_two_processes_go_on_from_the_checkpoint_of_one(tmp_path, alone):
+    (process,) = processes = start(tmp_path, 1, wait_at=8)
+    until_it_waits(process)
+    process.send_signal(signal.SIGTERM)
+    codes, told = wait(processes)
+    assert codes == [143], told
+    told = train(tmp_path, 2)
+    assert "resuming at step 9" in told[0]
+    np.testing.assert_allclose(parameters(tmp_path), parameters(alone), atol=1e-6)
+
+
+def test_where_one_process_is_refused_both_end(tmp_path):
+    (tmp_path / "config.json").write_text('{"model": "another"}')
+    codes, told = wait(start(tmp_path, 2))
+    assert codes == [2, 2]
+    assert 'model: "another" before, "toy" now' in told[0]

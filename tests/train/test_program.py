@@ -1,0 +1,89 @@
+"""Many steps in one call."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+
+from mvae_jax.train import state as states
+from mvae_jax.train.devices import place
+from mvae_jax.train.program import MetricSums, compile_evaluation, compile_step
+from mvae_jax.train.step import make_train_step
+
+PHASE = toy.phases(first={"weights": {"critic": 0.1}, "ema_decay": 0.9})[0]
+INDICES = np.random.default_rng(0).integers(0, len(toy.TRAIN), (6, toy.BATCH)).astype(np.int32)
+
+
+def train(count=1, parts=(6,), wishes=(0.0,)):
+    """The state after six steps, sent in parts, and the last dispatch."""
+    model, placement = toy.build(), place(jax.devices()[:count])
+    arrays = placement.spread(toy.TRAIN.arrays)
+    state = states.create(model, PHASE, jax.random.key(0), dict(toy.TRAIN.arrays))
+    step = make_train_step(model.rounds(PHASE), model.optimizers(PHASE), PHASE)
+    program = compile_step(
+        step, placement, jax.eval_shape(lambda: state), arrays, toy.BATCH, most_steps=8, wishes=len(wishes)
+    )
+    state, sums = jax.device_put(state, placement.replicated), program.zeros
+    for indices in np.split(INDICES, np.cumsum(parts)[:-1]):
+        out = program(state, sums, arrays, indices, np.array(wishes, np.float32))
+        state, sums = out.state, out.sums
+    return state, out
+
+
+def bits(tree):
+    tree = jax.tree.map(lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x, tree)
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+@pytest.mark.parametrize("parts", [(1, 1, 1, 1, 1, 1), (2, 3, 1)], ids=str)
+def test_a_chunk_gives_bit_for_bit_what_single_steps_give(parts):
+    (whole, last), (state, end) = train(), train(parts=parts)
+    assert bits(state) == bits(whole)
+    assert bits(end.sums) == bits(last.sums)
+    assert int(whole.step) == 6
+
+
+def test_a_chunk_equals_steps_compiled_alone():
+    model = toy.build()
+    state = states.create(model, PHASE, jax.random.key(0), dict(toy.TRAIN.arrays))
+    step = jax.jit(make_train_step(model.rounds(PHASE), model.optimizers(PHASE), PHASE))
+    losses = []
+    for indices in INDICES:
+        state, metrics = step(state, toy.TRAIN.take(indices))
+        losses.append(float(metrics["loss"]))
+    got, out = train()
+    for expected, value in zip(jax.tree.leaves(state.params), jax.tree.leaves(got.params), strict=True):
+        np.testing.assert_allclose(expected, value, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(out.sums.means()["loss"], np.mean(losses), rtol=1e-5)
+    np.testing.assert_array_equal(out.finite, [1] * 6 + [0, 0])
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_wishes_come_back(count):
+    _, out = train(count, wishes=(0.0, 143.0, 0.25))
+    np.testing.assert_array_equal(out.wishes, [0.0, 143.0, 0.25])
+
+
+def test_a_batch_that_devices_cannot_share_is_refused():
+    with pytest.raises(ValueError, match="batch size 6 cannot be split over 4 devices"):
+        compile_step(None, place(jax.devices()[:4]), None, {}, 6)
+
+
+def test_sums_leave_out_what_is_not_finite():
+    sums = MetricSums.zeros(("kl", "loss", "never"))
+    for loss, kl in ((1.0, 2.0), (jnp.nan, 4.0), (3.0, jnp.inf)):
+        sums = sums.add({"loss": jnp.float32(loss), "kl": jnp.float32(kl), "never": jnp.float32(jnp.nan)})
+    assert list(sums.means().items()) == [("loss", 2.0), ("kl", 3.0)]
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_an_evaluation_is_the_mean_of_all_examples(count):
+    model, placement = toy.build(), place(jax.devices()[:count])
+    state = placement.replicate(states.create(model, PHASE, jax.random.key(0), dict(toy.TRAIN.arrays)))
+    means = compile_evaluation(model.evaluate(PHASE), placement, state, toy.VALIDATION.arrays, toy.BATCH)(state)
+    batch = jax.tree.map(jnp.asarray, dict(toy.VALIDATION.arrays))
+    terms = model.evaluate(PHASE)({**state.params, **state.ema}, state.model_state, batch, jax.random.key(1))
+    assert set(means) == set(terms)
+    for name, values in terms.items():
+        np.testing.assert_allclose(means[name], np.mean(values), rtol=1e-5)
