@@ -39,6 +39,8 @@ class Config:
         learning_rate: AdamW's largest rate. It rises to it over the first 30 % of the steps and falls to almost zero,
             both along half a cosine.
         weight_decay: AdamW's decay.
+        compute_dtype: "float32", or "bfloat16" for the network's products and activations; parameters, statistics
+            and losses are float32 with either, so that a run can be loaded with the other.
     """
 
     image_size: int = 64
@@ -51,6 +53,7 @@ class Config:
     batch_size: int = 64
     learning_rate: float = 4e-3
     weight_decay: float = 0.02
+    compute_dtype: str = "float32"
 
     def __post_init__(self) -> None:
         if not self.widths or min(self.widths) < 1:
@@ -70,6 +73,8 @@ class Config:
             raise ValueError(f"learning_rate is {self.learning_rate}; expected a number above 0.")
         if not self.weight_decay >= 0:
             raise ValueError(f"weight_decay is {self.weight_decay}; expected at least 0.")
+        if self.compute_dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"compute_dtype is {self.compute_dtype!r}; choose one of 'float32', 'bfloat16'.")
         if not self.attributes or len(set(self.attributes)) != len(self.attributes):
             raise ValueError(f"attributes are {self.attributes}; expected at least one name and no name twice.")
 
@@ -101,7 +106,9 @@ def build(config: Config) -> Model:
     """
 
     def network(axis_name: str | None = None) -> ImageClassifier:
-        return ImageClassifier(len(config.attributes), config.widths, config.hidden, config.dropout, axis_name)
+        return ImageClassifier(
+            len(config.attributes), config.widths, config.hidden, config.dropout, axis_name, config.compute_dtype
+        )
 
     def init(key: jax.Array, batch: Batch) -> tuple[Params, ModelState]:
         images.check_batch(batch, config.image_size, len(config.attributes))

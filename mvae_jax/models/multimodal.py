@@ -100,6 +100,8 @@ class Config:
             and its running statistics then fit neither.
         instance_noise: standard deviation of the noise on the discriminator's inputs in the phase's first epoch.
         instance_noise_decay: factor of that deviation per epoch.
+        compute_dtype: "float32", or "bfloat16" for the networks' products and activations; parameters, statistics,
+            posteriors and losses are float32 with either, so that a run can be loaded with the other.
     """
 
     image_size: int = 64
@@ -136,6 +138,7 @@ class Config:
     joint_decoding: bool = True
     instance_noise: float = 0.01
     instance_noise_decay: float = 0.9
+    compute_dtype: str = "float32"
 
     def __post_init__(self) -> None:
         choices = {
@@ -143,6 +146,7 @@ class Config:
             "score_direction": ("img||txt", "txt||img"),
             "score_reduction": ("example", "batch"),
             "discriminator_penalty": ("r1", "interpolation"),
+            "compute_dtype": ("float32", "bfloat16"),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -217,7 +221,7 @@ def build(config: Config, vgg_weights: tuple[Params, vgg.VGGDescription] | None 
     vgg_params, vgg_net = None, None
     if vgg_weights is not None:
         vgg_params, description = vgg_weights
-        vgg_net = vgg.VGGFeatures(description.widths, config.normalise_vgg_input)
+        vgg_net = vgg.VGGFeatures(description.widths, config.normalise_vgg_input, config.compute_dtype)
     networks = _Networks.of(config, vgg_net)
 
     def init(key: jax.Array, batch: Batch) -> tuple[Params, ModelState]:
@@ -364,12 +368,13 @@ class _Networks:
 
     @classmethod
     def of(cls, config: Config, vgg_net: vgg.VGGFeatures | None, axis_name: str | None = None) -> _Networks:
+        dtype = config.compute_dtype
         return cls(
             config,
             axis_name,
             vgg_net,
-            conv.GaussianImageEncoder(config.latent_size, config.encoder_widths, axis_name),
-            mlp.GaussianAttributeEncoder(config.latent_size, config.text_hidden),
+            conv.GaussianImageEncoder(config.latent_size, config.encoder_widths, axis_name, dtype),
+            mlp.GaussianAttributeEncoder(config.latent_size, config.text_hidden, dtype),
             conv.AttentionImageDecoder(
                 config.image_size,
                 config.decoder_widths,
@@ -377,9 +382,10 @@ class _Networks:
                 config.attention,
                 config.attention_heads,
                 axis_name,
+                dtype,
             ),
-            mlp.AttributeDecoder(len(config.attributes), config.text_hidden),
-            patch_discriminator.PatchDiscriminator(config.discriminator_widths, axis_name),
+            mlp.AttributeDecoder(len(config.attributes), config.text_hidden, dtype),
+            patch_discriminator.PatchDiscriminator(config.discriminator_widths, axis_name, dtype),
         )
 
     def run(self, name: str, params: Params, stats: ModelState, value: jax.Array, *, train: bool) -> tuple[Any, Any]:

@@ -55,7 +55,8 @@ class _Affine(nn.Module):
         if not self.use_bias:
             return y
         bias = self.param("bias", self.bias_init or fan_in_uniform(fan_in), (self.features,))
-        return y + _over_last_axis(bias.astype(self.dtype), y)
+        # In float32: the gradient of the bias is a sum over all pixels, which bfloat16 would let stagnate.
+        return (y + _over_last_axis(bias, y)).astype(self.dtype)
 
 
 class Dense(_Affine):

@@ -155,8 +155,17 @@ def separable(count, seed):
     return Split({"image": pixels.astype(np.uint8), "attributes": bits})
 
 
-def test_a_run_learns_what_is_separable_and_can_be_loaded(tmp_path):
-    config = dataclasses.replace(CONFIG, attributes=("top", "bottom"), epochs=8, batch_size=16, learning_rate=0.02)
+@pytest.mark.parametrize(("compute_dtype", "other"), [("float32", "bfloat16"), ("bfloat16", "float32")])
+def test_a_run_learns_what_is_separable_and_can_be_loaded(tmp_path, compute_dtype, other):
+    """It is loaded as it was trained, and gives its answers in the other precision as well."""
+    config = dataclasses.replace(
+        CONFIG,
+        attributes=("top", "bottom"),
+        epochs=8,
+        batch_size=16,
+        learning_rate=0.02,
+        compute_dtype=compute_dtype,
+    )
     train, held_out = separable(128, seed=0), separable(64, seed=1)
     batches = Batches(train, config.batch_size, seed=0)
     model, phases = attribute_classifier.build(config), attribute_classifier.phases(config, batches.steps_per_epoch)
@@ -169,6 +178,10 @@ def test_a_run_learns_what_is_separable_and_can_be_loaded(tmp_path):
     np.testing.assert_array_equal(run.logits(x) > 0, held_out["attributes"] == 1)
     for name, function in model.functions.items():
         np.testing.assert_array_equal(getattr(run, name)(x), jax.jit(function)(state.params, state.model_state, x))
+    model = attribute_classifier.build(dataclasses.replace(run.config, compute_dtype=other))
+    logits = dataclasses.replace(run, model=model).logits(x)
+    assert (logits != run.logits(x)).any()
+    np.testing.assert_allclose(logits, run.logits(x), atol=0.02 * float(jnp.abs(logits).max()))
 
 
 @pytest.mark.parametrize(
@@ -184,6 +197,7 @@ def test_a_run_learns_what_is_separable_and_can_be_loaded(tmp_path):
         ({"dropout": 1.0}, "dropout is 1.0; expected at least 0, for none, and less than 1"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0; expected a number above 0"),
         ({"weight_decay": -0.1}, "weight_decay is -0.1; expected at least 0"),
+        ({"compute_dtype": "float16"}, "compute_dtype is 'float16'; choose one of 'float32', 'bfloat16'"),
         ({"attributes": ()}, r"attributes are \(\); expected at least one name and no name twice"),
         ({"attributes": ("bald", "bald")}, "expected at least one name and no name twice"),
     ],

@@ -319,6 +319,7 @@ def test_the_released_code_differs_in_five_choices():
         ({"score_direction": "both"}, r"score_direction is 'both'; choose one of 'img\|\|txt', 'txt\|\|img'\."),
         ({"score_reduction": "mean"}, r"score_reduction is 'mean'; choose one of 'example', 'batch'\."),
         ({"discriminator_penalty": "r2"}, r"discriminator_penalty is 'r2'; choose one of 'r1', 'interpolation'\."),
+        ({"compute_dtype": "float16"}, r"compute_dtype is 'float16'; choose one of 'float32', 'bfloat16'\."),
         ({"latent_size": 0}, r"latent_size is 0; expected at least 1\."),
         ({"batch_size": -1}, r"batch_size is -1; expected at least 1\."),
         ({"attention_heads": 0}, r"attention_heads is 0; expected at least 1\."),
@@ -823,6 +824,7 @@ EFFECTS = {
     "joint_decoding": (False, BOTH_LOSSES),
     "instance_noise": (0.5, {"discriminator loss"}),
     "instance_noise_decay": (0.1, {"discriminator loss"}),
+    "compute_dtype": ("bfloat16", BOTH_LOSSES),
 }
 PHASE_EFFECTS = {
     "epochs": (5, {"phases"}),

@@ -1,0 +1,162 @@
+"""bfloat16 by one switch, for every model: what computes in it, what never does, and how far the numbers move."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.extend.core import ClosedJaxpr, Jaxpr
+from zoo import ATTRIBUTE_CLASSIFIER, BATCH, MULTIMODAL, faces
+
+from mvae_jax import nets
+from mvae_jax.models import ZOO, attribute_classifier, multimodal
+from mvae_jax.nets import convolution, vgg
+from mvae_jax.train import state as states
+from mvae_jax.train.step import make_train_step
+
+CONFIGS = {
+    "multimodal": dataclasses.replace(
+        MULTIMODAL, encoder_widths=(4,), decoder_widths=(8,), discriminator_widths=(4, 4)
+    ),
+    "attribute_classifier": dataclasses.replace(ATTRIBUTE_CLASSIFIER, widths=(4, 8)),
+}
+PHASES = [
+    pytest.param(name, index, id=f"{name}-{phase.name}")
+    for name, config in CONFIGS.items()
+    for index, phase in enumerate(ZOO[name].phases(config, steps_per_epoch=3))
+]
+ATTENTION = jax.lax.DotAlgorithmPreset.BF16_BF16_F32
+# Of losses, statistics, softmax and the outputs' tanh.
+DELICATE = {"exp", "exp2", "log", "log1p", "logistic", "tanh", "sqrt", "rsqrt", "erf_inv"}
+
+
+def test_the_table_is_the_zoo():
+    assert set(CONFIGS) == set(ZOO)
+
+
+def change(name, **fields):
+    return dataclasses.replace(CONFIGS[name], **fields)
+
+
+@functools.cache
+def vgg_weights():
+    net = vgg.VGGFeatures((8, 8, 8, 8, 8))
+    params, _ = nets.init(net, jax.random.key(1), jnp.zeros((1, 32, 32, 3)))
+    return params, vgg.VGGDescription("", "", net.widths)
+
+
+def build(config):
+    if isinstance(config, multimodal.Config):
+        return multimodal.build(config, vgg_weights())
+    return attribute_classifier.build(config)
+
+
+def batch():
+    return jax.tree.map(jnp.asarray, faces(BATCH))
+
+
+def step_of(name, config, index):
+    """A training step with the model's own optimisers, and a function that makes its first state."""
+    model, phase = build(config), ZOO[name].phases(config, steps_per_epoch=3)[index]
+    step = make_train_step(model.rounds(phase), model.optimizers(phase), phase)
+    return step, lambda: states.create(model, phase, jax.random.key(0), batch())
+
+
+def equations(jaxpr):
+    """All equations of a jaxpr, those of the functions that it calls among them."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in equation.params.values():
+            for inner in value if isinstance(value, list | tuple) else (value,):
+                if isinstance(inner, ClosedJaxpr | Jaxpr):
+                    yield from equations(inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner)
+
+
+def operands(equation):
+    return {variable.aval.dtype for variable in equation.invars}
+
+
+def is_product(equation):
+    """Convolutions, and products of matrices; the dot product in a schedule of learning rates is none."""
+    name = equation.primitive.name
+    return name == "conv_general_dilated" or (name == "dot_general" and equation.invars[0].aval.ndim > 1)
+
+
+@pytest.mark.parametrize("formulation", ["canonical", "plain"])
+@pytest.mark.parametrize(("name", "index"), PHASES)
+def test_a_step_multiplies_in_bfloat16_and_sums_in_float32(name, index, formulation, monkeypatch):
+    """Of everything that a step computes, with gradients, gradients of gradients, and VGG."""
+    monkeypatch.setattr(convolution, "default_formulation", lambda: formulation)
+    products = {}
+    for dtype in ("float32", "bfloat16"):
+        step, create = step_of(name, change(name, compute_dtype=dtype), index)
+        found = list(equations(jax.make_jaxpr(step)(jax.eval_shape(create), batch()).jaxpr))
+        products[dtype] = [equation for equation in found if is_product(equation)]
+    assert [e.primitive for e in products["bfloat16"]] == [e.primitive for e in products["float32"]]
+    assert len(products["bfloat16"]) > 10
+    assert all(operands(equation) == {jnp.dtype("float32")} for equation in products["float32"])
+    for equation in products["bfloat16"]:
+        # The gradient of attention's float32 scores meets bfloat16 queries and keys, and is rounded to multiply.
+        rounded = equation.primitive.name == "dot_general" and equation.params["precision"] == ATTENTION
+        assert operands(equation) == {jnp.dtype("bfloat16")} or rounded, equation
+    for equation in found:
+        low = jnp.dtype("bfloat16") in operands(equation)
+        if equation.primitive.name == "reduce_sum" and low:
+            # A long sum in bfloat16 no longer grows beyond 256 times its terms; only ties of a pooling window may.
+            assert equation.invars[0].aval.size <= 4 * equation.outvars[0].aval.size, equation
+        assert not (equation.primitive.name in DELICATE and low), equation
+
+
+@pytest.mark.parametrize(("name", "index"), PHASES)
+def test_what_is_kept_and_reported_is_float32(name, index):
+    kept = []
+    for dtype in ("float32", "bfloat16"):
+        step, create = step_of(name, change(name, compute_dtype=dtype), index)
+        before = jax.eval_shape(create)
+        after, metrics = jax.eval_shape(step, before, batch())
+        assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), before)
+        assert {leaf.dtype for leaf in jax.tree.leaves(metrics)} == {jnp.dtype("float32")}
+        kept.append(after)
+    assert kept[0] == kept[1]
+    assert {leaf.dtype for leaf in jax.tree.leaves(kept[1].params)} == {jnp.dtype("float32")}
+
+
+@functools.cache
+def first_step(name, dtype):
+    """A step of the last phase: its metrics, the gradients' directions (Adam's first moments), batch statistics."""
+    step, create = step_of(name, change(name, compute_dtype=dtype), -1)
+    state, metrics = jax.jit(step)(jax.jit(create)(), batch())
+    assert metrics["step/finite"] == 1.0
+    moments = {group: optax.tree.get(opt_state, "mu") for group, opt_state in state.opt_state.items()}
+    return {key: float(value) for key, value in metrics.items()}, moments, state.model_state
+
+
+def flat(tree):
+    return np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree)])
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_losses_and_statistics_agree_with_those_in_float32(name):
+    (exact, _, exact_stats), (low, _, low_stats) = (first_step(name, dtype) for dtype in ("float32", "bfloat16"))
+    assert set(low) == set(exact)
+    for key, value in exact.items():
+        tolerance = {"abs": 0.06} if key.endswith("accuracy") else {"rel": 0.02}
+        assert low[key] == pytest.approx(value, **tolerance), key
+    assert low != exact
+    for (path, a), b in zip(jax.tree.leaves_with_path(low_stats), jax.tree.leaves(exact_stats), strict=True):
+        np.testing.assert_allclose(a, b, atol=0.01 * np.abs(b).max(), err_msg=jax.tree_util.keystr(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "group", "cosine"),
+    [("multimodal", "vae", 0.99), ("multimodal", "discriminator", 0.999), ("attribute_classifier", "classifier", 0.99)],
+)
+def test_gradients_point_where_those_in_float32_do(name, group, cosine):
+    """The discriminator's contain R1's, a gradient of a gradient."""
+    exact, low = (flat(first_step(name, dtype)[1][group]) for dtype in ("float32", "bfloat16"))
+    assert exact @ low > cosine * np.linalg.norm(exact) * np.linalg.norm(low)
