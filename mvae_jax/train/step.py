@@ -12,6 +12,7 @@ import optax
 from jax import lax
 
 from mvae_jax.objective import Batch, Losses, Params, Phase, Round
+from mvae_jax.train.sharing import merge_repeated
 from mvae_jax.train.state import TrainState
 
 Metrics = dict[str, jax.Array]
@@ -91,7 +92,7 @@ def make_train_step(
         )
         return state, metrics | {"step/finite": finite.astype(jnp.float32)}
 
-    return step
+    return merge_repeated(step)
 
 
 _Carry = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]  # params, model_state, opt_state
