@@ -29,7 +29,7 @@ from mvae_jax import runs
 from mvae_jax.data.decode import default_cache_folder
 from mvae_jax.objective import Batch, Model, Phase
 from mvae_jax.train import loop
-from mvae_jax.train.devices import keep_compiled_programs
+from mvae_jax.train.devices import keep_compiled_programs, keep_freed_memory
 from mvae_jax.train.signals import Interruption
 from mvae_jax.train.workdir import Workdir, WorkdirBusy
 from mvae_jax.viz import report
@@ -86,6 +86,7 @@ def parse(
         workdir: default of `--workdir`.
         description: first lines of `--help`.
     """
+    keep_freed_memory()
     arguments = [re.sub(r"^--?(dry|compilation)-", r"--\1_", argument) for argument in argv[1:]]
     names = list(presets)
     values = flags.FlagValues()

@@ -1,6 +1,7 @@
 """Where arrays live, and that what was spread out comes back."""
 
 import os
+import platform
 import subprocess
 import sys
 
@@ -136,3 +137,30 @@ def test_a_program_is_compiled_once_on_a_machine(tmp_path):
     elsewhere = str(tmp_path / "elsewhere")
     assert compile_in_a_process(folder, JAX_COMPILATION_CACHE_DIR=elsewhere) == [elsewhere, "0"]
     assert compile_in_a_process(folder, JAX_ENABLE_COMPILATION_CACHE="false") == ["None", "0"]
+
+
+ALLOCATE = """
+import resource, sys, jax, jax.numpy as jnp
+from mvae_jax.train.devices import keep_freed_memory
+kept = keep_freed_memory() if sys.argv[1] == "keep" else False
+function = jax.jit(lambda x: jnp.sort(x * 2, axis=0).sum())  # sorting needs a copy
+x = jnp.ones((2**22, 2))
+faults = []
+for _ in range(4):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    function(x).block_until_ready()
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(kept, min(faults))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has the switch")
+def test_freed_memory_is_used_again():
+    faults = {}
+    for mode in ("keep", "leave"):
+        out = subprocess.run([sys.executable, "-c", ALLOCATE, mode], capture_output=True, text=True, check=True)
+        kept, count = out.stdout.split()
+        assert kept == str(mode == "keep")
+        faults[mode] = int(count)
+    assert faults["leave"] > 2 * 8192  # several arrays of 32 MiB, in pages of 4 KiB
+    assert faults["keep"] < faults["leave"] / 2
