@@ -44,6 +44,7 @@ def _run(closed: ClosedJaxpr, arguments: Sequence[Any], known: dict[Hashable, Se
     def read(atom: Any) -> Any:
         return atom.val if isinstance(atom, Literal) else values[atom]
 
+    outputs: Sequence[Any]
     for equation in closed.jaxpr.eqns:
         primitive, params, inputs = equation.primitive, equation.params, [read(atom) for atom in equation.invars]
         name = "/".join(filter(None, (scope, str(equation.source_info.name_stack))))
