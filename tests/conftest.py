@@ -7,6 +7,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests compile much and compute little: without LLVM's optimisations they take half the time.
 _FLAGS = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
+# Devices forced upon one CPU share its pool of threads. Each collective blocks one thread per device, so two of them
+# on a pool of two threads may wait for each other for ever.
+os.environ.setdefault("NPROC", "16")
 
 import jax
 

@@ -145,15 +145,25 @@ class Placement:
 
 
 def _collect(parts: dict[str, jax.Array], indices: jax.Array) -> dict[str, jax.Array]:
-    """Each device gives the rows that it holds, and gets its part of the batch: one reduce-scatter."""
+    """Each device gives the rows that it holds, and gets its part of the batch.
 
-    def collect(part: jax.Array) -> jax.Array:
+    All arrays travel as bytes in one reduce-scatter: several at once could wait for each other's threads on CPU.
+    """
+    packed = []
+    for part in parts.values():
         offsets = indices - lax.axis_index(DATA_AXIS) * len(part)
-        here = ((offsets >= 0) & (offsets < len(part))).reshape(-1, *[1] * (part.ndim - 1))
-        rows = jnp.where(here, part[jnp.clip(offsets, 0, len(part) - 1)], jnp.zeros((), part.dtype))
-        return lax.psum_scatter(rows, DATA_AXIS, tiled=True)
-
-    return {name: collect(part) for name, part in parts.items()}
+        here = (offsets >= 0) & (offsets < len(part))
+        rows = part[jnp.clip(offsets, 0, len(part) - 1)]
+        data = lax.bitcast_convert_type(rows, jnp.uint8).reshape(len(indices), -1)
+        packed.append(jnp.where(here[:, None], data, jnp.uint8(0)))
+    mine = lax.psum_scatter(jnp.concatenate(packed, axis=1), DATA_AXIS, tiled=True)
+    ends = np.cumsum([data.shape[1] for data in packed])[:-1]
+    batch = {}
+    for (name, part), data in zip(parts.items(), jnp.split(mine, ends, axis=1), strict=True):
+        wide = () if part.dtype.itemsize == 1 else (part.dtype.itemsize,)
+        data = data.reshape(len(data), *part.shape[1:], *wide)
+        batch[name] = lax.bitcast_convert_type(data, part.dtype)
+    return batch
 
 
 def place(
@@ -195,6 +205,16 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether the C library has such a switch (glibc has).
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     arenas, mapped, trimmed = (-8, 1), (-4, 0), (-1, -1)  # M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD
-    return mallopt is not None and all([mallopt(*option) for option in (arenas, mapped, trimmed)])
+    return all([_glibc("mallopt", *option) for option in (arenas, mapped, trimmed)])
+
+
+def return_freed_memory() -> None:
+    """Gives freed memory back once, as after compilation, which needs much that training does not."""
+    _glibc("malloc_trim", 0)
+
+
+def _glibc(name: str, *arguments: int) -> int:
+    """Calls a function of the C library; 0 where it does not have it."""
+    function = getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
+    return function(*arguments) if function else 0

@@ -22,7 +22,7 @@ from mvae_jax.objective import Batch, Model, Phase
 from mvae_jax.train import checkpoint
 from mvae_jax.train import state as states
 from mvae_jax.train.checkpoint import Checkpoints
-from mvae_jax.train.devices import Placement, place
+from mvae_jax.train.devices import Placement, place, return_freed_memory
 from mvae_jax.train.dispatch import Dispatcher, Result, Wishes
 from mvae_jax.train.logging import MetricWriter, Progress, SilentWriter
 from mvae_jax.train.program import Evaluation, MetricSums, Program, compile_evaluation, compile_step
@@ -343,6 +343,7 @@ def _compile(
     evaluate = None
     if model.evaluate is not None and validation:
         evaluate = compile_evaluation(model.evaluate(phase), placement, state, validation, phase.batch_size)
+    return_freed_memory()
     seconds = time.monotonic() - began
     _log.info("phase %s: compiled in %.1f s", phase.name, seconds)
     return _Compiled(train, evaluate, seconds)

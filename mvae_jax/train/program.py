@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -146,8 +147,6 @@ def compile_step(
     """
     placement.check_batch_size(batch_size)
     mapped = placement.axis_name is not None
-    # Traced once: the loop below finds this function's trace in JAX's cache.
-    step = jax.jit(step)
     names = _metric_names(step, placement, state, arrays, batch_size)
 
     def run(
@@ -245,13 +244,12 @@ def _metric_names(
     step: Step, placement: Placement, state: Any, arrays: Mapping[str, Any], batch_size: int
 ) -> tuple[str, ...]:
     """Names of the metrics that a step returns."""
+    placed = functools.partial(jax.ShapeDtypeStruct, sharding=placement.replicated)  # the types of the loop's body
+    state = placement.targets(state)
     if placement.axis_name is None:
-        batch = {name: jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype) for name, x in arrays.items()}
+        batch = {name: placed((batch_size, *x.shape[1:]), x.dtype) for name, x in arrays.items()}
     else:  # arrays are [devices, N / devices, ...]
         devices = placement.mesh.size
         step = jax.vmap(step, in_axes=(None, 0), axis_name=placement.axis_name)
-        batch = {
-            name: jax.ShapeDtypeStruct((devices, batch_size // devices, *x.shape[2:]), x.dtype)
-            for name, x in arrays.items()
-        }
+        batch = {name: placed((devices, batch_size // devices, *x.shape[2:]), x.dtype) for name, x in arrays.items()}
     return tuple(sorted(jax.eval_shape(step, state, batch)[1]))

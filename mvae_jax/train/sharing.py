@@ -21,17 +21,22 @@ _CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "custom_jvp_call": "call_jaxpr", "cus
 def merge_repeated(function: Callable[..., ResultT]) -> Callable[..., ResultT]:
     """The same function, except that equal operations on the same values are done once.
 
-    Its result cannot be differentiated by custom rules any more: they are resolved.
+    Its result cannot be differentiated by custom rules any more: they are resolved. It is traced once for arguments
+    of the same types, wherever it is called.
 
     Args:
         function: a pure function of trees of arrays.
     """
+    traced: dict[Hashable, tuple[ClosedJaxpr, Any]] = {}
 
     @functools.wraps(function)
     def merged(*arguments: Any) -> ResultT:
-        closed, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
-        results = _run(closed, jax.tree.leaves(arguments), {}, "")
-        return jax.tree.unflatten(jax.tree.structure(shapes), results)
+        leaves, structure = jax.tree.flatten(arguments)
+        types = structure, *map(jax.typeof, leaves)
+        if types not in traced:
+            traced[types] = jax.make_jaxpr(function, return_shape=True)(*arguments)
+        closed, shapes = traced[types]
+        return jax.tree.unflatten(jax.tree.structure(shapes), _run(closed, leaves, {}, ""))
 
     return merged
 
