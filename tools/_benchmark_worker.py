@@ -1,0 +1,302 @@
+"""Our side of `tools/benchmark.py`: one model in one phase, in a process of its own.
+
+The argument is a JSON object of settings. The first line on standard output says what the first step took and gave;
+then each line on standard input is answered by one line of JSON:
+
+    steps N     {"seconds": [of a step, in each dispatch], "peak_bytes": most memory held so far}
+    product     {"flops_per_second": of a large matrix product}
+    program     {"flops": of a step, "collectives": {kind: {"count": ..., "bytes": ...}}}
+    quit
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mvae_jax import gaussian, runs
+from mvae_jax.models import multimodal
+from mvae_jax.nets import convolution
+from mvae_jax.objective import Batch, Model, Phase
+from mvae_jax.train import state as states
+from mvae_jax.train.devices import keep_freed_memory, place, return_freed_memory
+from mvae_jax.train.program import compile_step
+from mvae_jax.train.step import make_train_step
+
+_STEPS_PER_EPOCH = 1000
+_KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast|ragged-all-to-all"
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A model that can be measured.
+
+    Attributes:
+        presets: name -> config, of its experiment.
+        default: any config of its class.
+        build: config -> model.
+        phases: (config, steps per epoch) -> phases.
+        data: (config, examples) -> resident arrays of noise.
+        draws: (config, key of a step, batch) -> the random numbers of that step, by the names that the PyTorch side
+            gives them.
+        terms: (config, phase) -> weights of the loss terms.
+    """
+
+    presets: Callable[[], Mapping[str, Any]]
+    default: Any
+    build: Callable[[Any], Model]
+    phases: Callable[[Any, int], tuple[Phase, ...]]
+    data: Callable[[Any, int], dict[str, np.ndarray]]
+    draws: Callable[[Any, jax.Array, Batch], dict[str, jax.Array]]
+    terms: Callable[[Any, Phase], dict[str, float]]
+
+    def phase(self, config: Any, name: str) -> Phase:
+        """The phase of that name, as if a run began with it."""
+        found = {phase.name: phase for phase in self.phases(config, _STEPS_PER_EPOCH)}
+        if name not in found:
+            raise ValueError(f"there is no phase {name!r}; choose of {', '.join(found)}.")
+        return dataclasses.replace(found[name], start=0)
+
+
+def _multimodal_presets() -> Mapping[str, Any]:
+    sys.path.append(str(Path(__file__).parents[1] / "experiments"))
+    import celebahq_mvae
+
+    return {name: config.model for name, config in celebahq_mvae.PRESETS.items()}
+
+
+def _multimodal_data(config: multimodal.Config, count: int) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(0)
+    return {
+        "image": generator.integers(0, 256, (count, config.image_size, config.image_size, 3), np.uint8),
+        "attributes": generator.integers(0, 2, (count, len(config.attributes))).astype(np.float32),
+    }
+
+
+def _multimodal_draws(config: multimodal.Config, key: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+    latent, pixels = (len(batch["image"]), config.latent_size), batch["image"].shape
+    # The numbers are those that the model folds into the key of a step.
+    draw = {"image": (1, latent, 1.0), "text": (2, latent, 1.0)}
+    draw |= {name: (number, pixels, config.instance_noise) for number, name in ((3, "real"), (4, "fake"))}
+    return {
+        name: deviation * gaussian.standard_normal(jax.random.fold_in(key, number), shape)
+        for name, (number, shape, deviation) in draw.items()
+    }
+
+
+SUBJECTS = {
+    "multimodal": Subject(
+        presets=_multimodal_presets,
+        default=multimodal.Config(),
+        build=multimodal.build,
+        phases=multimodal.phases,
+        data=_multimodal_data,
+        draws=_multimodal_draws,
+        terms=lambda config, phase: multimodal.term_weights(config, phase.weights, perceptual=False),
+    )
+}
+
+
+class Worker:
+    """A model in one phase: its program, its state and a resident data set of noise.
+
+    The first step is timed from the start of tracing until its metrics are on the host: tracing, lowering, compilation
+    (or loading from the cache) and one step. Drawing the parameters comes before and does not count.
+    """
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        subject = SUBJECTS[settings["model"]]
+        config = self._config = runs.rebuild(subject.default, settings["config"])
+        self._model, self._phase = subject.build(config), subject.phase(config, settings["phase"])
+        if settings["devices"] > len(jax.devices()):
+            raise ValueError(f"{settings['devices']} devices are asked for; there are {len(jax.devices())}.")
+        self._at_once, self._batch_size = settings["steps_per_dispatch"], self._phase.batch_size
+        self._examples, self._generator = settings["examples"], np.random.default_rng(0)
+        placement = place(jax.devices()[: settings["devices"]], shard_state=settings["shard_state"])
+        placement.check_batch_size(self._batch_size)
+        data = subject.data(config, self._examples)
+        self._batch = {name: array[: self._batch_size] for name, array in data.items()}
+
+        def create(key: jax.Array, batch: Batch) -> states.TrainState:
+            return states.create(self._model, self._phase, key, batch)
+
+        key = jax.random.key(0)
+        self._shapes = jax.eval_shape(create, key, self._batch)
+        self._state = jax.jit(create, out_shardings=placement.shardings(self._shapes))(key, self._batch)
+        if settings["export"]:
+            draws = subject.draws(config, jax.random.fold_in(self._state.key, self._state.step), self._batch)
+            _export(settings["export"], self._state.params, self._batch, draws)
+        jax.block_until_ready(self._state)
+        arrays = placement.spread(data)
+        start = time.perf_counter()
+        self._take, self._text = _compile(
+            self._step(), placement, self._shapes, arrays, self._batch_size, self._at_once
+        )
+        self._state, sums = self._take(self._state, np.arange(self._batch_size, dtype=np.int32)[None])
+        losses = sums.means()
+        self.greeting = {
+            "first_step_seconds": time.perf_counter() - start,
+            "losses": losses,
+            "platform": jax.default_backend(),
+            "device": jax.devices()[0].device_kind,
+            "devices": placement.mesh.size,
+            "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")},
+        }
+
+    def _step(self) -> Any:
+        return make_train_step(self._model.rounds(self._phase), self._model.optimizers(self._phase), self._phase)
+
+    def steps(self, count: str) -> dict[str, Any]:
+        """Trains at least so many steps, each dispatch on random batches; one time per dispatch."""
+        seconds = []
+        for _ in range(math.ceil(int(count) / self._at_once)):
+            size = (self._at_once, self._batch_size)
+            start = time.perf_counter()
+            indices = self._generator.integers(0, self._examples, size, np.int32)
+            self._state, _ = jax.block_until_ready(self._take(self._state, indices))
+            seconds.append((time.perf_counter() - start) / self._at_once)
+        return {"seconds": seconds, "peak_bytes": _peak_bytes()}
+
+    def product(self, _: str) -> dict[str, float]:
+        """Rate of a matrix product in the dtype of the model, on one device: the yardstick of utilisation."""
+        size: int = 2048 if jax.default_backend() == "cpu" else 8192
+        matrix = jnp.ones((size, size), getattr(self._config, "compute_dtype", "float32"))
+        multiply, seconds = jax.jit(jnp.matmul), []
+        multiply(matrix, matrix).block_until_ready()
+        for _repetition in range(5):
+            start = time.perf_counter()
+            multiply(matrix, matrix).block_until_ready()
+            seconds.append(time.perf_counter() - start)
+        return {"flops_per_second": 2.0 * size**3 / statistics.median(seconds)}
+
+    def program(self, _: str) -> dict[str, Any]:
+        """Floating-point operations of a step, and the collectives of the compiled program."""
+        flops = model_flops(self._step, self._shapes, self._batch)
+        return {"flops": flops, "collectives": collectives(self._text())}
+
+
+def _compile(
+    step: Any, placement: Any, shapes: Any, arrays: Mapping[str, jax.Array], batch_size: int, at_once: int
+) -> tuple[Callable[[Any, np.ndarray], tuple[Any, Any]], Callable[[], str]]:
+    """(state, indices [steps, B]) -> (state, metrics' sums), and the text of the program: all contact with `train`."""
+    program = compile_step(step, placement, shapes, arrays, batch_size, most_steps=at_once)
+    return_freed_memory()  # as the training loop does
+
+    def take(state: Any, indices: np.ndarray) -> tuple[Any, Any]:
+        out = program(state, program.zeros, arrays, indices, np.zeros(1, np.float32))
+        return out.state, out.sums
+
+    return take, program.compiled.as_text
+
+
+def model_flops(make_step: Callable[[], Callable[..., Any]], *shapes: Any) -> float:
+    """Floating-point operations of a step, by XLA's cost analysis of what it compiles for a CPU.
+
+    Convolutions are in their plain form: the canonical one multiplies by zeros. What is computed twice and merged by
+    XLA counts once; an unmerged repetition counts.
+
+    Args:
+        make_step: returns a new function, so that nothing traced in another form is found again.
+        *shapes: its arguments, or their shapes.
+    """
+    plain = mock.patch.object(convolution, "default_formulation", return_value="plain")
+    with plain, jax.default_device(jax.local_devices(backend="cpu")[0]):  # other backends hide products in calls
+        compiled = jax.jit(make_step()).lower(*shapes).compile({"xla_backend_optimization_level": "0"})
+    costs: Any = compiled.cost_analysis()
+    return costs["flops"]
+
+
+def collectives(text: str) -> dict[str, dict[str, int]]:
+    """Counts the collectives in the text of a compiled program, and the bytes of their results on one device.
+
+    An asynchronous pair counts once, at its start; an instruction in a loop counts once.
+
+    Returns:
+        {kind: {"count": instructions, "bytes": of all results}}.
+    """
+    found: dict[str, dict[str, int]] = {}
+    for shape, kind, start in re.findall(rf"= (\S.*?) ({_KINDS})(-start)?\(", text):
+        if start and kind != "all-reduce":  # (operands, results, ...); an all-reduce has its results alone
+            shape = _elements(shape)[1]
+        entry = found.setdefault(kind, {"count": 0, "bytes": 0})
+        entry["count"] += 1
+        entry["bytes"] += _bytes(shape)
+    return found
+
+
+def _elements(shape: str) -> list[str]:
+    """The elements of a tuple's shape: "(f32[2]{0}, (s8[], s8[]))" to ["f32[2]{0}", "(s8[], s8[])"]."""
+    elements, depth = [""], 0
+    for letter in shape[1:-1]:
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and not depth:
+            elements.append("")
+        else:
+            elements[-1] += letter
+    return [element.strip() for element in elements]
+
+
+def _bytes(shape: str) -> int:
+    """Bytes of an array's or a tuple's shape, such as "(bf16[8,3]{1,0}, pred[])"."""
+    total = 0
+    for kind, sizes in re.findall(r"([a-z]\w*)\[([\d,]*)\]", shape):
+        width = re.search(r"\d+", kind)
+        bits = int(width[0]) if width else 8 * (kind == "pred")
+        total += math.prod(map(int, sizes.split(","))) * bits // 8 if sizes else bits // 8
+    return total
+
+
+def _export(path: str, params: Any, batch: Batch, draws: Mapping[str, jax.Array]) -> None:
+    """What the other side needs for the same first step; batch and draws are marked by their first letter."""
+    arrays = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+    arrays |= {f"+{name}": value for name, value in batch.items()}
+    arrays |= {f"-{name}": value for name, value in draws.items()}
+    found: Any = {name: np.asarray(value) for name, value in arrays.items()}
+    np.savez(path, **found)
+
+
+def _peak_bytes() -> int:
+    """On an accelerator its memory's peak, on a CPU that of the process, both including the compiler's."""
+    found: Iterable[Mapping[str, int]] = (device.memory_stats() or {} for device in jax.local_devices())
+    peaks = [stats["peak_bytes_in_use"] for stats in found if "peak_bytes_in_use" in stats]
+    unit = 1 if sys.platform == "darwin" else 1024
+    return max(peaks) if peaks else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def main() -> None:
+    """Serves commands until "quit" or the end of input."""
+    keep_freed_memory()  # as every experiment does
+    try:
+        worker = Worker(json.loads(sys.argv[1]))
+    except ValueError as error:
+        print(json.dumps({"error": str(error)}), flush=True)
+        return
+    print(json.dumps(worker.greeting), flush=True)
+    for line in sys.stdin:
+        command, _, argument = line.strip().partition(" ")
+        if command == "quit":
+            break
+        answer = {"steps": worker.steps, "product": worker.product, "program": worker.program}[command](argument)
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()
