@@ -29,9 +29,10 @@ def make_train_step(
     """Returns the step of one phase.
 
     The rounds follow one another, each seeing the parameters that the last one left; all of them get the same
-    batch and the same key, fold_in(state.key, state.step). The step is all or nothing: if a loss, or anything in
-    the new state, is not finite, the old parameters, statistics, optimiser state and averages stay, `step`
-    advances and `skipped` counts.
+    batch and the same key, fold_in(state.key, state.step). The step is all or nothing: if a loss, the norm of a
+    gradient, a learning rate or a new statistic is not finite, the old parameters, statistics, optimiser state and
+    averages stay, `step` advances and `skipped` counts. From finite gradients an optimiser is trusted to make finite
+    updates: looking at what it made would cost more than making it, see `_all_finite`.
 
     Args:
         rounds: what `Model.rounds(phase, axis_name)` returned.
@@ -80,7 +81,6 @@ def make_train_step(
             ema = optax.incremental_update({group: carry[0][group] for group in ema}, ema, 1.0 - phase.ema_decay)
 
         old = (state.params, state.model_state, state.opt_state, state.ema)
-        finite &= _all_finite((*carry, ema), unless=old)
         params, model_state, opt_state, ema = _select(finite, (*carry, ema), old)
         state = state.replace(
             step=state.step + 1,
@@ -140,15 +140,18 @@ def _apply_round(
     gates = round_.gates(out.metrics) if round_.gates else {}
     metrics: Metrics = dict(out.metrics)
     new_state = dict(out.state)
+    checked: list[Any] = [*out.objectives.values(), out.state]
     for objective, groups in round_.trains.items():
         metrics[f"{objective}/objective"] = out.objectives[objective]
         if objective in gates:
             metrics[f"{objective}/updated"] = gates[objective].astype(jnp.float32)
         for group in groups:
             gradient = gradients[objective][group]
-            metrics[f"{group}/gradient_norm"] = optax.tree.norm(gradient)
+            norm = optax.tree.norm(gradient)
+            metrics[f"{group}/gradient_norm"] = norm
             schedule = phase.learning_rates[group]
             rate = schedule(since_start) if callable(schedule) else schedule
+            checked.append((jnp.where(gates[objective], norm, 0.0) if objective in gates else norm, rate))
             updates, new_opt = optimizers[group].update(gradient, opt_state[group], params[group])
             new = optax.apply_updates(params[group], jax.tree.map(lambda update, rate=rate: rate * update, updates))
             if objective in gates:
@@ -156,8 +159,7 @@ def _apply_round(
                 if group in new_state:
                     new_state[group] = _select(gates[objective], new_state[group], model_state[group])
             params[group], opt_state[group] = new, new_opt
-    finite = jnp.isfinite(jnp.stack(list(out.objectives.values()))).all()
-    return (params, model_state | new_state, opt_state), metrics, finite
+    return (params, model_state | new_state, opt_state), metrics, _all_finite(checked)
 
 
 def _gradients(
@@ -194,16 +196,18 @@ def _check(round_: Round, out: Losses, trained: Params) -> None:
         )
 
 
-def _all_finite(tree: Any, unless: Any) -> jax.Array:
-    """Whether all floating-point leaves of `tree` are finite; those that are also in `unless` are not looked at."""
-    broken = [
-        (~jnp.isfinite(leaf)).any()
-        for leaf, old in zip(jax.tree.leaves(tree), jax.tree.leaves(unless), strict=True)
-        if leaf is not old and jnp.issubdtype(leaf.dtype, jnp.inexact)
-    ]
+def _all_finite(tree: Any) -> jax.Array:
+    """Whether all floating-point leaves of `tree` are finite.
+
+    Meant for scalars and statistics, before anything large is written: parameters and optimiser state are then
+    read once, updated, chosen and written in place by one loop each. A decision that depends on their new values
+    costs three more passes over them, and memory for a second copy.
+    """
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+    norms = [optax.tree.norm(leaf) for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
     # A sort, because XLA does not fuse it. Anything else it would compute again inside the select of every leaf,
     # and compile in quadratic time.
-    return ~jnp.sort(jnp.stack([jnp.array(False), *broken]))[-1]
+    return ~jnp.sort(~jnp.isfinite(jnp.stack(norms)))[-1]
 
 
 def _select(condition: jax.Array, new: Any, old: Any) -> Any:

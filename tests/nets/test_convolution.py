@@ -16,7 +16,11 @@ from mvae_jax.nets.convolution import convolution, transposed_convolution
 GEOMETRIES = [  # kernel size, stride, padding
     (1, 1, "SAME"),
     (1, 2, "VALID"),
+    (2, 1, "SAME"),
+    (2, 2, ((1, 0), (0, 1))),
     (3, 1, "SAME"),
+    (3, 1, "VALID"),
+    (3, 1, ((2, 2), (2, 2))),  # the output is larger than the image
     (3, 1, ((2, 0), (1, 1))),
     (3, 2, "SAME"),
     (4, 1, ((1, 1), (1, 1))),
@@ -162,25 +166,51 @@ def assert_trees_close(a, b):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), a, b)
 
 
+def convolutions(jaxpr):
+    """All convolutions of a program, in order."""
+    for equation in jaxpr.eqns:
+        if equation.primitive is lax.conv_general_dilated_p:
+            yield equation
+        for sub in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda p: hasattr(p, "jaxpr")):
+            if hasattr(sub, "jaxpr"):
+                yield from convolutions(sub.jaxpr)
+
+
 def test_every_product_of_all_derivatives_is_canonical():
     """What keeps them fast on CPU: NHWC x HWIO, and no image dilated by the stride."""
-
-    def convolutions(jaxpr):
-        for equation in jaxpr.eqns:
-            if equation.primitive is lax.conv_general_dilated_p:
-                yield equation.params
-            for sub in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda p: hasattr(p, "jaxpr")):
-                if hasattr(sub, "jaxpr"):
-                    yield from convolutions(sub.jaxpr)
-
     found = list(convolutions(jax.make_jaxpr(jax.grad(loss))(PARAMETERS, IMAGES).jaxpr))
     assert len(found) >= 15
-    for params in found:
+    for params in (equation.params for equation in found):
         assert params["dimension_numbers"].lhs_spec == (0, 3, 1, 2)
         assert params["dimension_numbers"].rhs_spec == (3, 2, 0, 1)
         assert params["dimension_numbers"].out_spec == (0, 3, 1, 2)
         assert params["lhs_dilation"] == (1, 1)
         assert params["batch_group_count"] == 1
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID", ((2, 2), (2, 2))])
+@pytest.mark.parametrize(("channels", "features"), [(5, 2), (2, 5)])
+def test_kernel_gradients_cut_up_fewer_channels_but_never_fewer_pixels(padding, channels, features):
+    """In a product with more weights than image pixels, XLA lets them change places and loses the fast path."""
+    kernel = normal(3, 3, channels, features)
+
+    def square(kernel):
+        return (convolution(normal(2, 8, 8, channels), kernel, padding=padding, formulation="canonical") ** 2).sum()
+
+    *_, product = convolutions(jax.make_jaxpr(jax.grad(square))(kernel).jaxpr)
+    images, weights = (variable.aval.shape for variable in product.invars)
+    assert images[1] * images[2] >= weights[0] * weights[1]
+    if padding == "SAME":
+        assert images[0] == min(channels, features)
+
+
+def test_dividing_by_ones_that_xla_cannot_foresee_changes_no_bit():
+    x = jnp.asarray([0.0, -0.0, 1.1, -3e38, 1e-40, np.inf, -np.inf, np.nan], jnp.float32)
+    for low in (x, x.astype(jnp.bfloat16)):
+        same = jax.jit(module._computed_once)(low)
+        assert same.dtype == low.dtype
+        np.testing.assert_array_equal(np.signbit(same), np.signbit(low))
+        np.testing.assert_array_equal(np.asarray(same, np.float32), np.asarray(low, np.float32))
 
 
 def test_linearize_then_transpose_once_per_objective():
@@ -200,15 +230,13 @@ def test_linearize_then_transpose_once_per_objective():
     assert_trees_close(jax.tree.map(jnp.add, logits, r1), expected_gradient())
 
 
-def test_inside_scan_and_cond():
+def test_inside_scan_cond_and_switch():
     @jax.jit
     def accumulate(parameters):
         def body(total, x):
-            gradient = lax.cond(
-                x.sum() > -jnp.inf,
-                lambda: jax.grad(loss)(parameters, x),
-                lambda: jax.tree.map(jnp.zeros_like, total),
-            )
+            branches = [lambda: jax.tree.map(jnp.zeros_like, total), lambda: jax.grad(loss)(parameters, x)]
+            finite = x.sum() > -jnp.inf
+            gradient = lax.cond(finite, lambda: lax.switch(finite.astype(int), branches), branches[0])
             return jax.tree.map(jnp.add, total, gradient), None
 
         return lax.scan(body, jax.tree.map(jnp.zeros_like, parameters), IMAGES.reshape(2, 4, 8, 8, 3))[0]
@@ -229,6 +257,19 @@ def test_batch_sharded_over_four_devices():
     assert_trees_close(jax.jit(jax.grad(loss))(parameters, images), expected_gradient())
 
 
+def test_shard_map():
+    mesh = Mesh(np.array(jax.devices()[:4]), ("data",))
+
+    @jax.jit
+    @functools.partial(
+        jax.shard_map, mesh=mesh, in_specs=(PartitionSpec(), PartitionSpec("data")), out_specs=PartitionSpec()
+    )
+    def gradient(parameters, x):
+        return jax.grad(lambda parameters: lax.pmean(loss(parameters, x), "data"))(parameters)
+
+    assert_trees_close(gradient(PARAMETERS, IMAGES), expected_gradient())
+
+
 def test_pmap_and_vmap():
     def mean_gradient(x):
         return lax.pmean(jax.grad(loss)(PARAMETERS, x), "batch")
@@ -239,16 +280,21 @@ def test_pmap_and_vmap():
     assert_trees_close(jax.tree.map(lambda g: g.mean(0), by_example), expected_gradient())
 
 
+@pytest.mark.parametrize(("size", "stride", "padding"), GEOMETRIES)
 @pytest.mark.parametrize("function", [convolution, transposed_convolution])
-def test_bfloat16_stays_within_its_precision(function):
-    x, kernel = normal(2, 6, 6, 3), normal(4, 4, 3, 2, seed=1)
+def test_bfloat16_stays_within_its_precision(function, size, stride, padding):
+    x, kernel = normal(2, 7, 6, 3), normal(size, size, 3, 2, seed=1)
 
-    @jax.jit
-    def gradients(x, kernel):
-        return jax.grad(lambda x, k: (function(x, k, stride=2, formulation="canonical") ** 2).mean(), (0, 1))(x, kernel)
+    def gradients(x, kernel, formulation):
+        def loss(x, kernel):
+            y = function(x, kernel, stride=stride, padding=padding, formulation=formulation)
+            return (y.astype(jnp.float32) ** 2).mean()
 
-    exact = gradients(x, kernel)
-    for rounded, g in zip(gradients(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)), exact, strict=True):
+        return jax.grad(loss, (0, 1))(x, kernel)
+
+    low = jax.jit(lambda x, k: gradients(x, k, "canonical"))(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
+    exact = jax.jit(lambda x, k: gradients(x, k, "plain"))(x, kernel)
+    for rounded, g in zip(low, exact, strict=True):
         assert rounded.dtype == jnp.bfloat16
         np.testing.assert_allclose(rounded.astype(jnp.float32), g, atol=0.03 * float(jnp.abs(g).max()))
 

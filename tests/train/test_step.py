@@ -116,7 +116,7 @@ def test_moving_average():
     np.testing.assert_allclose(state.ema["a"]["w"], 0.75 * 2.0 + 0.25 * state.params["a"]["w"], rtol=1e-6)
 
 
-@pytest.mark.parametrize("poison", ["batch", "loss", "statistics"])
+@pytest.mark.parametrize("poison", ["batch", "loss", "statistics", "rate"])
 def test_a_step_that_is_not_finite_changes_nothing(poison):
     def losses(params, state, batch, key, step):
         out = players(params, state, batch, key, step)
@@ -127,7 +127,10 @@ def test_a_step_that_is_not_finite_changes_nothing(poison):
             return out._replace(state={"a": {"mean": state["a"]["mean"] + bad}})
         return out
 
-    phase = Phase("p", 10, learning_rates=PHASE.learning_rates, ema_decay=0.75)
+    rates = dict(PHASE.learning_rates)
+    if poison == "rate":
+        rates["a"] = lambda step: jnp.where(step == 0, jnp.inf, 0.1)
+    phase = Phase("p", 10, learning_rates=rates, ema_decay=0.75)
     adam = {"a": optax.adam(1.0), "b": optax.adam(1.0)}
     step = jax.jit(steps.make_train_step([Round(BOTH.trains, losses)], adam, phase))
     before = make_state(optimizers=adam, ema=True)
