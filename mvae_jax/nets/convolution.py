@@ -246,27 +246,39 @@ def _subpixel_adjoint(kernel: jax.Array, y: jax.Array, geometry: _Geometry) -> j
     return lax.pad(painted, jnp.zeros((), y.dtype), [(0, 0, 0), *crop, (0, 0, 0)])
 
 
-def _keep(function):
-    """The forward rule of a bilinear map: its value, and both arguments for the backward rule."""
-    return lambda first, second, geometry: (function(first, second, geometry), (first, second))
+def _differentiate(function, backward):
+    """Ties a bilinear map to its backward rule, which gets the geometry, both arguments and a cotangent."""
+
+    def keep(first, second, geometry):
+        return function(first, second, geometry), (first, second)
+
+    def pull_back(geometry, saved, cotangent):
+        # Under `shard_map`, the gradient of an argument that all devices share is the sum of theirs: the transpose
+        # of the step from the argument to one that differs between devices. Elsewhere that transpose does nothing.
+        _, transpose = jax.vjp(_differ_alike, *saved)
+        return transpose(backward(geometry, *saved, cotangent))
+
+    function.defvjp(keep, pull_back)
 
 
-def _convolution_backward(geometry, saved, y):
-    x, kernel = saved
+def _differ_alike(first, second):
+    zero = lax.stop_gradient(0 * first[0, 0, 0, 0] * second[0, 0, 0, 0])
+    return first + zero, second + zero
+
+
+def _convolution_backward(geometry, x, kernel, y):
     return _adjoint(kernel, y, geometry), _correlation(x, y, geometry)
 
 
-def _adjoint_backward(geometry, saved, x):
-    kernel, y = saved
+def _adjoint_backward(geometry, kernel, y, x):
     x = _computed_once(x)
     return _correlation(x, y, geometry), _convolution(x, kernel, geometry)
 
 
-def _correlation_backward(geometry, saved, kernel):
-    x, y = saved
+def _correlation_backward(geometry, x, y, kernel):
     return _adjoint(kernel, y, geometry), _convolution(x, kernel, geometry)
 
 
-_convolution.defvjp(_keep(_convolution), _convolution_backward)
-_adjoint.defvjp(_keep(_adjoint), _adjoint_backward)
-_correlation.defvjp(_keep(_correlation), _correlation_backward)
+_differentiate(_convolution, _convolution_backward)
+_differentiate(_adjoint, _adjoint_backward)
+_differentiate(_correlation, _correlation_backward)
