@@ -24,6 +24,7 @@ from mvae_jax import attributes as face_attributes
 from mvae_jax import gaussian, images, losses, nets
 from mvae_jax.nets import conv, mlp, patch_discriminator, vgg
 from mvae_jax.objective import Batch, Losses, Model, ModelState, Params, Phase, Round
+from mvae_jax.optimizers import clip_by_global_norm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,7 +243,7 @@ def build(config: Config, vgg_weights: tuple[Params, vgg.VGGDescription] | None 
         decays = {"vae": config.weight_decay, "discriminator": config.discriminator_weight_decay}
         return {
             group: optax.chain(
-                optax.clip_by_global_norm(config.gradient_clip),
+                clip_by_global_norm(config.gradient_clip),
                 optax.adamw(1.0, b1=0.5, b2=0.999, weight_decay=decay),
             )
             for group, decay in decays.items()

@@ -11,8 +11,10 @@ import pytest
 from zoo import BATCH, TABLE
 
 from mvae_jax.models import ZOO
+from mvae_jax.train import devices
 from mvae_jax.train import state as states
 from mvae_jax.train.devices import place
+from mvae_jax.train.program import compile_step
 from mvae_jax.train.step import make_train_step
 
 ROWS = [
@@ -84,22 +86,24 @@ def test_a_step_is_finite_compiles_once_and_moves_only_its_groups(name, index):
     assert {group for group, moved in changed(first.model_state, second.model_state).items() if moved} <= trained
 
 
-@pytest.mark.parametrize("mode", ["sharded", "pmap"])
+@pytest.mark.parametrize("mode", ["shard_state", "pmap"])
 @pytest.mark.parametrize(("name", "index"), ROWS)
-def test_several_devices_equal_one(name, index, mode):
+def test_several_devices_equal_one(name, index, mode, monkeypatch):
+    monkeypatch.setattr(devices, "_LEAST_SHARDED", 64)  # these models have no large arrays
     model, batch, state, phase, optimizers = with_sgd(name, index)
     expected, expected_metrics, _, _ = two_steps(name, index)
-    if mode == "sharded":
-        placement = place(jax.devices()[:4])
-        step = jax.jit(make_train_step(model.rounds(phase), optimizers, phase), out_shardings=placement.replicated)
-        got, metrics = step(placement.replicate(state), jax.device_put(batch, placement.split))
-    else:
-        rounds = model.rounds(phase, axis_name="data")
-        step = make_train_step(rounds, optimizers, phase, axis_name="data")
-        split = jax.tree.map(lambda x: x.reshape(4, -1, *x.shape[1:]), batch)
-        got, metrics = jax.pmap(step, "data", in_axes=(None, 0), out_axes=None)(state, split)
-    assert_close((expected.params, expected.model_state), (got.params, got.model_state), 2e-6)
-    assert_close(expected_metrics, metrics, 2e-5)
+    options = {"shard_state": True} if mode == "shard_state" else {"transform": "pmap"}
+    placement = place(jax.devices()[:4], **options)
+    step = make_train_step(
+        model.rounds(phase, axis_name=placement.axis_name), optimizers, phase, axis_name=placement.axis_name
+    )
+    arrays = placement.spread(jax.tree.map(np.asarray, dict(batch)))
+    program = compile_step(step, placement, state, arrays, BATCH)
+    placed = jax.device_put(jax.tree.map(jnp.copy, state), placement.shardings(state))  # the program takes it over
+    assert mode == "pmap" or not all(leaf.is_fully_replicated for leaf in jax.tree.leaves(placed))
+    out = program(placed, program.zeros, arrays, np.arange(BATCH, dtype=np.int32)[None], np.zeros(1, np.float32))
+    assert_close((expected.params, expected.model_state), (out.state.params, out.state.model_state), 2e-6)
+    assert_close(expected_metrics, out.sums.means(), 2e-5)
 
 
 def assert_close(expected, got, tolerance):
