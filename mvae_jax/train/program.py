@@ -21,6 +21,8 @@ _CPU_OPTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,"
     "LIBRARY_FUSION_TYPE_REDUCE"
 }
+# Independent collectives in any order may wait for each other for ever, as devices share a pool of threads.
+_CPU_OPTIONS_OF_MANY = _CPU_OPTIONS | {"xla_cpu_enable_concurrency_optimized_scheduler": False}
 _VALIDATION_DRAWS = 2**31 - 1  # fold_in data that no training step uses
 
 
@@ -193,7 +195,7 @@ def compile_step(
         shardings = Dispatch(placement.shardings(state), whole_of, whole_of, whole_of)  # type: ignore[arg-type]
         transformed = jax.jit(run, donate_argnums=0, out_shardings=shardings)
     if compiler_options is None and next(iter(placement.mesh.devices.flat)).platform == "cpu":
-        compiler_options = _CPU_OPTIONS
+        compiler_options = _CPU_OPTIONS if placement.mesh.size == 1 else _CPU_OPTIONS_OF_MANY
     compiled = _compile(transformed.lower(*shapes), compiler_options)
     return Program(compiled, placement, most_steps, zeros)
 
@@ -203,7 +205,7 @@ def _compile(lowered: Any, options: Mapping[str, Any] | None) -> Any:
     try:
         return lowered.compile(options)
     except jax.errors.JaxRuntimeError as error:
-        if options is not _CPU_OPTIONS or "compile option" not in str(error):
+        if options not in (_CPU_OPTIONS, _CPU_OPTIONS_OF_MANY) or "compile option" not in str(error):
             raise
         return lowered.compile()
 
