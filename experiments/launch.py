@@ -37,18 +37,6 @@ from mvae_jax.viz import report
 _log = logging.getLogger("launch")
 ConfigT = TypeVar("ConfigT")
 _PATIENCE = 24 * 3600  # seconds that processes which are done wait for the one that judges and draws
-_FLAGS = (
-    "workdir",
-    "preset",
-    "dry_run",
-    "extend",
-    "evaluate",
-    "compilation_cache",
-    "distributed",
-    "coordinator",
-    "processes",
-    "process",
-)
 _KINDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a word"}
 
 
@@ -153,13 +141,17 @@ def _join(values: flags.FlagValues) -> None:
     if values.coordinator:
         if not 0 <= values.process < values.processes:
             raise ValueError(f"--process is {values.process}; expected a number below --processes={values.processes}.")
-        jax.distributed.initialize(
-            values.coordinator, values.processes, values.process, shutdown_timeout_seconds=_PATIENCE
-        )
+        described: tuple[Any, ...] = (values.coordinator, values.processes, values.process)
     elif values.distributed:
-        jax.distributed.initialize(shutdown_timeout_seconds=_PATIENCE)
+        described = ()
     elif values.processes != 1 or values.process != 0:
         raise ValueError("--processes and --process need --coordinator=HOST:PORT, the address of process 0.")
+    else:
+        return
+    try:
+        jax.distributed.initialize(*described, shutdown_timeout_seconds=_PATIENCE)
+    except RuntimeError as error:
+        raise ValueError(f"the processes of this run did not find each other: {error}") from error
 
 
 def is_first() -> bool:
@@ -389,9 +381,8 @@ def meanings(config_class: type) -> dict[str, str]:
 
 def _help(values: flags.FlagValues, default: Any, description: str) -> str:
     lines = [description.strip(), "", "flags:"]
-    for name in (*_FLAGS, "help"):
-        flag = values[name]
-        lines += [f"  --{name.replace('_', '-')}={flag.default}", f"      {flag.help}"]
+    for flag in (flag for flags_of_module in values.flags_by_module_dict().values() for flag in flags_of_module):
+        lines += [f"  --{flag.name.replace('_', '-')}={flag.default}", f"      {flag.help}"]
     lines += ["", f"config (defaults of preset {values.preset!r}):", *_help_fields(default, "")]
     return "\n".join(lines)
 

@@ -128,7 +128,7 @@ def measure(arguments: argparse.Namespace, config: Any, phase_name: str, devices
             "devices": devices,
             "shard_state": arguments.shard_state,
             "steps_per_dispatch": arguments.steps_per_dispatch,
-            "examples": _EXAMPLES,
+            "examples": max(_EXAMPLES, phase.batch_size),
             "export": f"{folder}/first_step.npz" if arguments.against else "",
         }
         environment = {
@@ -454,9 +454,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--patience", type=float, default=10, metavar="SECONDS", help="a round waits so long for quiet (default: 10)")
     add("--against", choices=("torch",), help="compare with PyTorch")
     add("--torch-python", default="", metavar="PATH", help=f"an interpreter that has PyTorch {_TORCH} and NumPy")
-    add(
-        "--variants", default="default,tuned", help="of the PyTorch side; there is also compiled (default: %(default)s)"
-    )
+    add("--variants", default="default,tuned", help="of the PyTorch side (default: %(default)s)")
     add("-o", "--output", type=_output, metavar="FILE.json", help="write everything that was measured")
     add("--markdown", action="store_true", help="also print a table for RESULTS.md")
     return parser

@@ -8,9 +8,8 @@ JSON object; it then answers each line on standard input by one line of JSON:
     quit
 
 The steps are written as a PyTorch user would: stock layers, one forward pass shared by discriminator and VAE, AdamW,
-`clip_grad_norm_`. Variant "tuned" adds channels_last, fused AdamW and TensorFloat-32 where there is such; "compiled"
-also compiles every network that is not differentiated twice. Unlike ours, the step has no guard against numbers that
-are not finite, and takes no means of its metrics. Running statistics of batch norm also follow the passes whose
+`clip_grad_norm_`. Variant "tuned" adds channels_last, fused AdamW and TensorFloat-32 where there is such.
+Unlike ours, the step has no guard against numbers that are not finite, and takes no means of its metrics. Running statistics of batch norm also follow the passes whose
 statistics ours drops; that costs the same and no loss depends on it.
 """
 
@@ -168,11 +167,6 @@ class Multimodal(nn.Module):
             }
         )
         self.discriminator = patch_discriminator(config["discriminator_widths"])
-
-    def compile_networks(self) -> None:
-        """Compiles all but the discriminator, whose penalty needs a second derivative."""
-        for network in self.vae.values():
-            network.compile()
 
     def optimizers(self, **options: Any) -> dict[str, torch.optim.Optimizer]:
         """AdamW of each group."""
@@ -356,15 +350,13 @@ class Worker:
         if settings["threads"]:
             torch.set_num_threads(settings["threads"])
         torch.manual_seed(0)
-        tuned = settings["variant"] != "default"
+        tuned = settings["variant"] == "tuned"
         if tuned:
             torch.set_float32_matmul_precision("high")
         self.format = torch.channels_last if tuned else torch.contiguous_format
         self.device = torch.device(settings["device"])
         self.batch_size = config["batch_size"]
         self.model = peer(config, settings["weights"]).to(self.device, memory_format=self.format)
-        if settings["variant"] == "compiled":
-            self.model.compile_networks()
         self.optimizers = self.model.optimizers(**({"fused": True} if tuned else {}))
         size, count = config["image_size"], settings["examples"]
         self.arrays = {
@@ -410,7 +402,11 @@ class Worker:
 
 def main() -> None:
     """Serves commands until "quit" or the end of input."""
-    worker = Worker(json.loads(sys.argv[1]))
+    try:
+        worker = Worker(json.loads(sys.argv[1]))
+    except ValueError as error:
+        print(json.dumps({"error": str(error)}), flush=True)
+        return
     print(json.dumps({"torch": torch.__version__, "threads": torch.get_num_threads()}), flush=True)
     for line in sys.stdin:
         command, _, argument = line.strip().partition(" ")

@@ -154,15 +154,13 @@ def _collect(parts: dict[str, jax.Array], indices: jax.Array) -> dict[str, jax.A
         offsets = indices - lax.axis_index(DATA_AXIS) * len(part)
         here = (offsets >= 0) & (offsets < len(part))
         rows = part[jnp.clip(offsets, 0, len(part) - 1)]
-        data = lax.bitcast_convert_type(rows, jnp.uint8).reshape(len(indices), -1)
+        data = rows.reshape(len(indices), -1).view(jnp.uint8)
         packed.append(jnp.where(here[:, None], data, jnp.uint8(0)))
     mine = lax.psum_scatter(jnp.concatenate(packed, axis=1), DATA_AXIS, tiled=True)
     ends = np.cumsum([data.shape[1] for data in packed])[:-1]
     batch = {}
     for (name, part), data in zip(parts.items(), jnp.split(mine, ends, axis=1), strict=True):
-        wide = () if part.dtype.itemsize == 1 else (part.dtype.itemsize,)
-        data = data.reshape(len(data), *part.shape[1:], *wide)
-        batch[name] = lax.bitcast_convert_type(data, part.dtype)
+        batch[name] = data.view(part.dtype).reshape(len(data), *part.shape[1:])
     return batch
 
 

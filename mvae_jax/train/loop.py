@@ -235,8 +235,8 @@ def fit(
         seed: seed of initialisation and of every draw.
         validation: arrays of the validation examples; None validates nothing.
         settings: how the run is watched and saved.
-        placement: devices; all of them by default.
-        interruption: polled after each step; if requested, the state is saved and `Interrupted` raised.
+        placement: devices; by default as `settings` say.
+        interruption: polled at each dispatch; if requested, the state is saved and `Interrupted` raised.
         on_validation: called after each validation, for instance to write image grids, on all hosts.
         start_from: workdir of another run, whose newest checkpoint gives the parameters to start with, or the folder
             of one of its checkpoints. Groups that an optimiser moves in some phase get their parameters, the moving
@@ -296,7 +296,8 @@ def fit(
         writer = stack.enter_context(MetricWriter(workdir, resume_step=step) if speaks else SilentWriter())
         progress = stack.enter_context(Progress(interval=settings.progress_seconds, silent=not speaks))
         interruption = interruption or Interruption()
-        run = _Run(placement, settings, checkpoints, writer, progress, interruption, on_validation)
+        judged = dataclasses.replace(placement, transform="jit").spread(validation or {})
+        run = _Run(placement, settings, checkpoints, writer, progress, interruption, on_validation, judged)
         for phase, programs in zip(remaining, compiling, strict=True):
             if phase is not phases[0] and step == phase.start:
                 state = _start_phase(state, model, phase, placement)
@@ -360,6 +361,7 @@ class _Run:
     progress: Progress
     interruption: Interruption
     on_validation: OnValidation | None
+    validation: Mapping[str, jax.Array]
 
     def train_phase(self, phase: Phase, compiling: Future[_Compiled], state: TrainState, source: Batches) -> TrainState:
         """Trains from `state`, which lies within the phase, to the phase's end."""
@@ -425,7 +427,7 @@ class _Run:
     def _validate(self, evaluation: Evaluation | None, phase: Phase, state: TrainState, step: int) -> float | None:
         if evaluation is None:
             return None
-        means = evaluation(state)
+        means = evaluation(state, self.validation)
         self._tell(phase, step, "validation", **means)
         if self.on_validation is not None:
             gather = self.placement.gather

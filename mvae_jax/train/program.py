@@ -22,7 +22,7 @@ _CPU_OPTIONS = {
     "LIBRARY_FUSION_TYPE_REDUCE"
 }
 # Independent collectives in any order may wait for each other for ever, as devices share a pool of threads.
-_CPU_OPTIONS_OF_MANY = _CPU_OPTIONS | {"xla_cpu_enable_concurrency_optimized_scheduler": False}
+_CPU_OPTIONS_OF_MANY = {"xla_cpu_enable_concurrency_optimized_scheduler": False}
 _VALIDATION_DRAWS = 2**31 - 1  # fold_in data that no training step uses
 
 
@@ -173,17 +173,16 @@ def compile_step(
         state, sums, finite = lax.fori_loop(0, steps, one, carry)
         return Dispatch(state, sums, finite, lax.pmax(wishes, DATA_AXIS) if mapped else wishes.max(0))
 
-    def whole(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=placement.replicated)
+    on_all = functools.partial(jax.ShapeDtypeStruct, sharding=placement.replicated)
 
     zeros = placement.replicate(MetricSums.zeros(names))
     votes = jax.ShapeDtypeStruct((placement.mesh.size, wishes), jnp.float32, sharding=placement.split)
     shapes = (
         placement.targets(state),
-        jax.tree.map(lambda x: whole(x.shape, x.dtype), zeros),
+        jax.tree.map(lambda x: on_all(x.shape, x.dtype), zeros),
         arrays,
-        whole((most_steps, batch_size), jnp.int32),
-        whole((), jnp.int32),
+        on_all((most_steps, batch_size), jnp.int32),
+        on_all((), jnp.int32),
         votes,
     )
     if mapped:
@@ -191,33 +190,36 @@ def compile_step(
         split = (None, None, 0, None, None, 0)
         transformed = jax.pmap(run, DATA_AXIS, in_axes=split, out_axes=None, donate_argnums=0, devices=devices)
     else:
-        whole_of = placement.replicated
-        shardings = Dispatch(placement.shardings(state), whole_of, whole_of, whole_of)  # type: ignore[arg-type]
+        shardings = Dispatch(placement.shardings(state), *[placement.replicated] * 3)  # type: ignore[arg-type]
         transformed = jax.jit(run, donate_argnums=0, out_shardings=shardings)
-    if compiler_options is None and next(iter(placement.mesh.devices.flat)).platform == "cpu":
-        compiler_options = _CPU_OPTIONS if placement.mesh.size == 1 else _CPU_OPTIONS_OF_MANY
-    compiled = _compile(transformed.lower(*shapes), compiler_options)
+    lowered = transformed.lower(*shapes)
+    compiled = _compile(lowered, placement) if compiler_options is None else lowered.compile(compiler_options)
     return Program(compiled, placement, most_steps, zeros)
 
 
-def _compile(lowered: Any, options: Mapping[str, Any] | None) -> Any:
-    """Compiles; options that this version of XLA does not have are left out, since they only concern speed."""
-    try:
-        return lowered.compile(options)
-    except jax.errors.JaxRuntimeError as error:
-        if options not in (_CPU_OPTIONS, _CPU_OPTIONS_OF_MANY) or "compile option" not in str(error):
-            raise
-        return lowered.compile()
+def _compile(lowered: Any, placement: Placement) -> Any:
+    """Compiles with the options that were measured to be best, but for those that this version of XLA lacks."""
+    options: dict[str, Any] = {}
+    if next(iter(placement.mesh.devices.flat)).platform == "cpu":
+        options = _CPU_OPTIONS if placement.mesh.size == 1 else _CPU_OPTIONS | _CPU_OPTIONS_OF_MANY
+    while True:
+        try:
+            return lowered.compile(options)
+        except jax.errors.JaxRuntimeError as error:
+            known = {name: value for name, value in options.items() if name not in str(error)}
+            if "compile option" not in str(error) or known == options:
+                raise
+            options = known
 
 
-Evaluation = Callable[[TrainState], dict[str, float]]
+Evaluation = Callable[[TrainState, Mapping[str, jax.Array]], dict[str, float]]
 
 
 def compile_evaluation(
     terms: Callable[..., Mapping[str, jax.Array]],
     placement: Placement,
     state: Any,
-    examples: Mapping[str, np.ndarray],
+    examples: Mapping[str, Any],
     batch_size: int,
 ) -> Evaluation:
     """Compiles the mean of a model's terms over all examples, each of which counts once.
@@ -226,14 +228,14 @@ def compile_evaluation(
         terms: what `Model.evaluate` returned.
         placement: where to run; always in global view.
         state: the state, or its shapes.
-        examples: the data set, {name: [N, ...]}.
+        examples: the data set, {name: [N, ...]}, or its shapes.
         batch_size: examples at a time.
 
     Returns:
-        A function state -> {name: mean}. It judges the moving average of the parameters where there is one.
+        A function of the state and of the examples as `Placement.spread` lays them out -> {name: mean}. It judges the moving average of the parameters where there is one.
     """
     placement = dataclasses.replace(placement, transform="jit")
-    count = len(next(iter(examples.values())))
+    count = next(iter(examples.values())).shape[0]
 
     def of_batch(state: TrainState, arrays: Mapping[str, jax.Array], indices: jax.Array) -> Mapping[str, jax.Array]:
         key = jax.random.fold_in(jax.random.fold_in(state.key, _VALIDATION_DRAWS), indices[0])
@@ -242,11 +244,9 @@ def compile_evaluation(
 
     indices = jax.ShapeDtypeStruct((batch_size,), jnp.int32, sharding=placement.replicated)
     shapes = placement.targets(state), placement.spread_targets(examples), indices
-    compiled = jax.jit(of_batch, out_shardings=placement.replicated).lower(*shapes).compile()
-    arrays: dict[str, jax.Array] = {}
+    compiled = _compile(jax.jit(of_batch, out_shardings=placement.replicated).lower(*shapes), placement)
 
-    def means(state: TrainState) -> dict[str, float]:
-        arrays.update(arrays or placement.spread(examples))
+    def means(state: TrainState, arrays: Mapping[str, jax.Array]) -> dict[str, float]:
         parts = []
         for begin in range(0, count, batch_size):
             # One shape for all: the last batch is filled up, and what fills it is dropped.

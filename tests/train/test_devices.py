@@ -14,6 +14,7 @@ from mvae_jax.train import devices
 from mvae_jax.train.devices import Placement, place
 
 DATA = {
+    "glasses": np.arange(10) % 3 == 0,
     "image": np.random.default_rng(0).integers(0, 256, (10, 3, 2), dtype=np.uint8),
     "weight": np.linspace(-1, 1, 10, dtype=np.float32),
     "index": np.arange(-5, 5, dtype=np.int32)[:, None, None] * np.ones((2, 4), np.int32),

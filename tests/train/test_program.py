@@ -81,7 +81,9 @@ def test_sums_leave_out_what_is_not_finite():
 def test_an_evaluation_is_the_mean_of_all_examples(count):
     model, placement = toy.build(), place(jax.devices()[:count])
     state = placement.replicate(states.create(model, PHASE, jax.random.key(0), dict(toy.TRAIN.arrays)))
-    means = compile_evaluation(model.evaluate(PHASE), placement, state, toy.VALIDATION.arrays, toy.BATCH)(state)
+    examples = toy.VALIDATION.arrays
+    judge = compile_evaluation(model.evaluate(PHASE), placement, state, examples, toy.BATCH)
+    means = judge(state, placement.spread(examples))
     batch = jax.tree.map(jnp.asarray, dict(toy.VALIDATION.arrays))
     terms = model.evaluate(PHASE)({**state.params, **state.ema}, state.model_state, batch, jax.random.key(1))
     assert set(means) == set(terms)
