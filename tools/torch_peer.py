@@ -8,9 +8,9 @@ JSON object; it then answers each line on standard input by one line of JSON:
     quit
 
 The steps are written as a PyTorch user would: stock layers, one forward pass shared by discriminator and VAE, AdamW,
-`clip_grad_norm_`. Variant "tuned" adds channels_last, fused AdamW and TensorFloat-32 where there is such.
-Unlike ours, the step has no guard against numbers that are not finite, and takes no means of its metrics. Running statistics of batch norm also follow the passes whose
-statistics ours drops; that costs the same and no loss depends on it.
+`clip_grad_norm_`. Variant "tuned" adds channels_last, fused AdamW and TensorFloat-32 where there is such. Unlike ours,
+the step has no guard against numbers that are not finite, and takes no means of its metrics. Running statistics of
+batch norm also follow the passes whose statistics ours drops; that costs the same and no loss depends on it.
 """
 
 from __future__ import annotations
