@@ -114,7 +114,10 @@ def _laptop() -> Config:
 
 PRESETS = {"laptop": _laptop(), "paper": Config(), "reference": Config(model=multimodal.Config.reference())}
 # Where files lie may change, what they hold may not; and the judge is no part of the training.
-MAY_CHANGE = ("config.training", "config.judge", "config.data.source", "config.data.cache_folder", "config.vgg_weights")
+MAY_CHANGE = (
+    *("config.training", "config.judge", "config.vgg_weights"),
+    *(f"config.data.{name}" for name in ("source", "cache_folder", "crop", "partitions")),
+)
 EPOCHS = tuple(f"config.model.{name}.epochs" for name in ("unimodal", "alignment", "adversarial"))
 
 
@@ -226,7 +229,7 @@ def judge_run(
     records = read_metrics(workdir / "metrics.jsonl")
     figures = evaluation.draw(run, data, scores, reader, seed=config.seed, records=records)
     interruption.check()
-    paths = evaluation.save(figures, folder / "figures")
+    paths = report.save_figures(figures, folder / "figures")
     scores.write(folder / "scores.json")
     tables = evaluation.parts(scores, reader, latent_size=run.config.latent_size, published=published(data))
     report.write(

@@ -21,10 +21,11 @@ import celebahq_mvae
 import launch
 import multimodal_evaluation as evaluation
 import numpy as np
-from judge import Judge, pixels
+from judge import Judge
+from training import pixels, to_bytes
 
 from mvae_jax import runs
-from mvae_jax.data.batches import Split, Splits
+from mvae_jax.data.batches import Splits
 from mvae_jax.train.logging import read_metrics
 from mvae_jax.train.workdir import atomic_write
 from mvae_jax.viz import curves, grids, report
@@ -63,7 +64,7 @@ def main(argv: list[str]) -> None:
     records = {
         label: read_metrics(path / "metrics.jsonl") for label, path in zip(found, arguments.workdirs, strict=True)
     }
-    files = evaluation.save(_draw(found, data, records), arguments.output / "figures")
+    files = report.save_figures(_draw(found, data, records), arguments.output / "figures")
     digest = data.sha256()
     notes = [
         f"{label} was trained on other images, and may have seen some of these."
@@ -143,13 +144,13 @@ def _tables(
 
 
 def _draw(found: dict[str, runs.Run], data: Splits, records: dict[str, Any]) -> dict[str, tuple[str, Any]]:
-    shown = Split(data.validation.take(np.arange(min(_SHOWN, len(data.validation)))))
+    shown = data.validation.first(_SHOWN)
     x, names = pixels(shown), data.attributes
     texts = evaluation.different(shown["attributes"])[:_TEXTS]
     sentences = evaluation.write(texts, names)
 
     def decoded(run: runs.Run, posterior: Any) -> np.ndarray:
-        return evaluation.to_bytes(run.decode_image(posterior[0]))
+        return to_bytes(run.decode_image(posterior[0]))
 
     means = {label: decoded(run, run.encode_attributes(texts)) for label, run in found.items()}
     trained = {label: lines for label, lines in records.items() if any("loss" in line for line in lines)}

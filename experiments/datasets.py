@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from mvae_jax.data import catalogue, celebamask_hq, faces, folder
+from mvae_jax.data import catalogue, celeba, celebamask_hq, cub, faces, folder
 from mvae_jax.data.archive import open_archive
 from mvae_jax.data.batches import Splits
 
@@ -16,6 +16,9 @@ _log = logging.getLogger(__name__)
 RENDERED = "rendered"
 PREPARED = "CelebAMask-HQ, prepared for TFDS"
 CELEBAMASK_HQ = "CelebAMask-HQ"
+PREPARED_CELEBA = "CelebA, prepared for TFDS"
+CELEBA = "CelebA"
+CUB = "CUB-200-2011"
 FOLDER = "images with a CSV"
 
 
@@ -24,10 +27,17 @@ class Config:
     """Which images.
 
     Attributes:
-        source: "rendered" draws faces; otherwise a path: CelebAMask-HQ, its folder or a zip, or prepared by
-            tools/prepare_data.py; or your own images with a CSV of attributes, a folder or a zip.
+        source: "rendered" draws faces; otherwise a path: CelebAMask-HQ or CelebA, its folder or a zip, or prepared by
+            tools/prepare_data.py; CUB-200-2011, its folder or a zip; or your own images with a CSV of attributes, a
+            folder or a zip.
         csv: your own images: name of the CSV, with columns "file", attributes (0 or 1) and, if wanted, "split".
-        subset_size: images for training and validation together; of your own images, all are used.
+        crop: CelebA: part of the picture, "larsen" (148 x 148, blurred before it shrinks), "schik" (118 x 118),
+            "schik_nearest", "alae" (128 x 128) or "none" (218 x 178); CUB-200-2011: "none" (squeezed), "square" (the
+            central one) or "box" (the bird's). "" for the first of them.
+        partitions: CelebA: the official partitions for training, for validation and, if wanted, for calibration;
+            "train+validation/test" trains on two and validates on the third.
+        subset_size: images for training and validation together; 0 for all of CelebA's partitions. Of your own images
+            and of CUB-200-2011 all are used.
         validation_fraction: part of them that is only validated on.
         calibration_size: further images, from which the threshold of the consistency check is taken.
         minimum_attributes: CelebAMask-HQ: how many of the attributes an image must have (MM-10).
@@ -37,6 +47,8 @@ class Config:
 
     source: str = RENDERED
     csv: str = folder.CSV
+    crop: str = ""
+    partitions: str = "train/validation/test"
     subset_size: int = 5000
     validation_fraction: float = 0.1
     calibration_size: int = 500
@@ -49,7 +61,7 @@ class Config:
             raise ValueError(f"data.source is empty; expected {RENDERED!r} or the path of a data set.")
         if self.calibration_size < 1:
             raise ValueError(f"calibration_size is {self.calibration_size}; expected at least 1, for the threshold.")
-        if not 1 <= self.validation_size < self.subset_size:
+        if self.subset_size and not 1 <= self.validation_size < self.subset_size:
             raise ValueError(
                 f"validation_fraction is {self.validation_fraction} of subset_size {self.subset_size}; expected to "
                 "leave images for training and for validation."
@@ -63,22 +75,36 @@ class Config:
         return round(self.subset_size * self.validation_fraction)
 
 
-def load(config: Config, attributes: Sequence[str] | None = None, image_size: int = 64) -> Splits:
+def load(config: Config, attributes: Sequence[str] | None = None, image_size: int | tuple[int, int] = 64) -> Splits:
     """Renders or reads the images.
 
     Args:
         config: which images.
-        attributes: names in the order of the attribute vector; None for all columns of a CSV, else for the ten of
-            the multimodal VAE.
-        image_size: height and width in pixels.
+        attributes: names in the order of the attribute vector; None for all of a CSV, of CelebA or of CUB-200-2011,
+            else for the ten of the multimodal VAE.
+        image_size: height and width in pixels; CelebA and CUB-200-2011 take both, see `celeba.Settings`.
 
     Raises:
         FileNotFoundError: there is nothing at the source, or nothing that is known.
         ValueError: what is there is damaged, lacks an attribute or has too few images.
     """
-    names = faces.ATTRIBUTES if attributes is None else tuple(attributes)
     kind = recognise(config)
     _log.info("data: %s%s", kind, "" if kind == RENDERED else f", {config.source}")
+    cache_folder = config.cache_folder or None
+    if kind == CUB:
+        return cub.load(config.source, cub_settings(config, attributes, image_size), cache_folder=cache_folder)
+    if kind == CELEBA:
+        return celeba.load(config.source, celeba_settings(config, attributes, image_size), cache_folder=cache_folder)
+    if kind == PREPARED_CELEBA:
+        return catalogue.load(config.source, celeba_settings(config, attributes, image_size))
+    if not isinstance(image_size, int):
+        raise ValueError(f"image_size is {image_size}; expected one number: images of {kind} are square.")
+    if kind == FOLDER:
+        own = folder_settings(config, attributes, image_size)
+        return folder.load(config.source, own, cache_folder=cache_folder)
+    if not config.subset_size:
+        raise ValueError(f"subset_size is 0, all images, which is for CelebA; expected a number for {kind}.")
+    names = faces.ATTRIBUTES if attributes is None else tuple(attributes)
     if kind == RENDERED:
         return faces.splits(
             config.seed,
@@ -88,10 +114,6 @@ def load(config: Config, attributes: Sequence[str] | None = None, image_size: in
             image_size=image_size,
             attributes=names,
         )
-    cache_folder = config.cache_folder or None
-    if kind == FOLDER:
-        own = folder_settings(config, attributes, image_size)
-        return folder.load(config.source, own, cache_folder=cache_folder)
     settings = celebamask_hq.Settings(
         image_size=image_size,
         attributes=names,
@@ -104,6 +126,42 @@ def load(config: Config, attributes: Sequence[str] | None = None, image_size: in
     if kind == PREPARED:
         return catalogue.load(config.source, settings)
     return celebamask_hq.load(config.source, settings, cache_folder=cache_folder)
+
+
+def celeba_settings(
+    config: Config, attributes: Sequence[str] | None, image_size: int | tuple[int, int] = 64
+) -> celeba.Settings:
+    """What the config says to `celeba`."""
+    parts = [tuple(part.split("+")) for part in config.partitions.split("/")]
+    if len(parts) not in (2, 3):
+        raise ValueError(
+            f"data.partitions is {config.partitions!r}; expected those for training, for validation and, if wanted, "
+            "for calibration, such as 'train/validation/test' or 'train+validation/test'."
+        )
+    train, validation, calibration = (*parts, ())[:3]
+    return celeba.Settings(
+        image_size=image_size,
+        crop=config.crop or celeba.Settings.crop,
+        attributes=None if attributes is None else tuple(attributes),
+        train=train,
+        validation=validation,
+        calibration=calibration,
+        train_size=config.subset_size - config.validation_size or None,
+        validation_size=config.validation_size or None,
+        calibration_size=config.calibration_size if calibration else None,
+        seed=config.seed,
+    )
+
+
+def cub_settings(
+    config: Config, attributes: Sequence[str] | None, image_size: int | tuple[int, int] = 64
+) -> cub.Settings:
+    """What the config says to `cub`."""
+    return cub.Settings(
+        image_size=image_size,
+        crop=config.crop or cub.Settings.crop,
+        attributes=None if attributes is None else tuple(attributes),
+    )
 
 
 def folder_settings(config: Config, attributes: Sequence[str] | None, image_size: int = 64) -> folder.Settings:
@@ -127,8 +185,9 @@ def recognise(config: Config) -> str:
     """
     if config.source == RENDERED:
         return RENDERED
-    if catalogue.find(config.source):
-        return PREPARED
+    for name, kind in ((catalogue.CELEBAMASK_HQ, PREPARED), (catalogue.CELEBA, PREPARED_CELEBA)):
+        if catalogue.find(config.source, name):
+            return kind
     if not Path(config.source).expanduser().exists():
         raise FileNotFoundError(
             f"There is no folder or zip {config.source}: give the path of a data set on this machine, or {RENDERED!r}."
@@ -136,12 +195,15 @@ def recognise(config: Config) -> str:
     with open_archive(config.source) as archive:
         if folder.find(archive, config.csv):
             return FOLDER
-        if celebamask_hq.find(archive):
-            return CELEBAMASK_HQ
+        for kind, module in ((CELEBAMASK_HQ, celebamask_hq), (CUB, cub), (CELEBA, celeba)):
+            if module.find(archive):
+                return kind
     raise FileNotFoundError(
         f"{config.source} does not hold CelebAMask-HQ, nor anything else that is known. Looked for: your own images, "
         f"{config.csv} in it or in one folder in it (the setting csv gives another name); CelebAMask-HQ, "
         f"{celebamask_hq.ATTRIBUTE_FILE}, {celebamask_hq.POSE_FILE} and {celebamask_hq.IMAGE_FOLDER}/ in it or in its "
-        "folder CelebAMask-HQ/; prepared for TFDS, celebamask_hq/64px/1.0.0/dataset_info.json or the like. If it is "
-        "still zipped, give the path of the zip."
+        f"folder CelebAMask-HQ/; CelebA, {celeba.ATTRIBUTE_LIST}.txt, {celeba.PARTITION_LIST}.txt and "
+        f"img_align_celeba/ in it or in a folder in it; CUB-200-2011, {cub.IMAGE_LIST} and {cub.IMAGE_FOLDER}/ in it "
+        "or in its folder CUB_200_2011/; prepared for TFDS, celebamask_hq/64px/1.0.0/dataset_info.json or the like. If "
+        "it is still zipped, give the path of the zip."
     )

@@ -14,24 +14,20 @@ import hashlib
 import json
 import logging
 import sys
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import datasets
 import jax
-import jax.numpy as jnp
 import launch
-import numpy as np
+import training
 
-from mvae_jax import images, runs
-from mvae_jax.data.batches import Batches, Split, Splits
+from mvae_jax import runs
+from mvae_jax.data.batches import Splits
 from mvae_jax.eval import cross_modal
 from mvae_jax.models import attribute_classifier
 from mvae_jax.train import loop
 from mvae_jax.train.logging import read_metrics
 from mvae_jax.train.signals import Interruption
-from mvae_jax.train.workdir import Workdir
 from mvae_jax.viz import curves, grids, report, scores
 
 _log = logging.getLogger("judge")
@@ -52,7 +48,7 @@ class Judge:
     @classmethod
     def of(cls, run: runs.Run, data: Splits) -> Judge:
         """Measures a classifier on the validation images."""
-        logits = in_chunks(run.logits)(pixels(data.validation))
+        logits = training.in_chunks(run.logits)(training.pixels(data.validation))
         held_out = cross_modal.score_attributes(logits, data.validation["attributes"], data.attributes)
         return cls(run, held_out)
 
@@ -91,41 +87,9 @@ def train(
 
     Its workdir is a folder in `folder` that is named after its settings: another judge is trained beside it.
     """
-    settings = {
-        "model": "attribute_classifier",
-        "config": {"seed": seed, "model": dataclasses.asdict(config)},
-        "data_sha256": data.sha256(),
-    }
+    settings = training.settings_of("attribute_classifier", config, data, seed)
     name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-    workdir = Workdir(Path(folder) / name)
-    with workdir.lock():
-        workdir.configure(settings)
-        return fit(workdir.path, data, config, settings, loop.Settings(), interruption)
-
-
-def fit(
-    workdir: Path,
-    data: Splits,
-    config: attribute_classifier.Config,
-    settings: Mapping[str, Any],
-    training: loop.Settings,
-    interruption: Interruption | None,
-) -> runs.Run:
-    """Trains in a workdir that is locked and configured."""
-    seed, model = settings["config"]["seed"], attribute_classifier.build(config)
-    batches = Batches(data.train, config.batch_size, seed)
-    phases = attribute_classifier.phases(config, batches.steps_per_epoch)
-    state = loop.fit(
-        model,
-        phases,
-        lambda phase: batches,
-        workdir=workdir,
-        seed=seed,
-        validation=data.validation.arrays,
-        settings=training,
-        interruption=interruption,
-    )
-    return runs.Run.of(model, config, state, phases[-1].name, settings)
+    return training.train(Path(folder) / name, settings, config, data, interruption=interruption)
 
 
 def check(run: runs.Run, data: Splits) -> None:
@@ -147,21 +111,6 @@ def check(run: runs.Run, data: Splits) -> None:
             "the judge was trained on other images, perhaps on some of those that it is to judge; give the config.data "
             "that it was trained on, or another judge."
         )
-
-
-def in_chunks(function: Callable[[jax.Array], Any], size: int = 250) -> Callable[[jax.Array], Any]:
-    """The function on `size` examples at a time: activations of a whole split need not fit into memory."""
-
-    def chunked(values: jax.Array) -> Any:
-        parts = [function(values[i : i + size]) for i in range(0, len(values), size)]
-        return jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)
-
-    return chunked
-
-
-def pixels(split: Split) -> jax.Array:
-    """The images of a split, [N, H, W, C] in [-1, 1]."""
-    return images.to_float(jnp.asarray(split["image"]))
 
 
 # --- the experiment -------------------------------------------------------------------------------------------------
@@ -202,11 +151,7 @@ def main(argv: list[str]) -> None:
         data = datasets.load(config.data, config.model.attributes, config.model.image_size)
         if run:
             check(run, data)
-        batches = Batches(data.train, config.model.batch_size, config.seed)
-        phases = attribute_classifier.phases(config.model, batches.steps_per_epoch)
-        loop.check_phases(phases, config.training.place())
-        example = data.train.take(np.arange(config.model.batch_size))
-        plan = launch.plan(attribute_classifier.build(config.model), phases, example, data.provenance)
+        plan = training.plan("attribute_classifier", config.model, data, config.seed, config.training)
     if arguments.dry_run:
         print(plan)
         return
@@ -220,7 +165,7 @@ def main(argv: list[str]) -> None:
         "data_sha256": data.sha256(),
     }
     with launch.session(arguments.workdir, settings, MAY_CHANGE) as (workdir, interruption):
-        run = fit(workdir.path, data, config.model, settings, config.training, interruption)
+        run = training.fit(workdir.path, settings, config.model, data, config.training, interruption)
         if not launch.is_first():
             return
         judge = _report(argv, run, data, config, workdir.path, workdir.path)

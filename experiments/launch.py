@@ -141,15 +141,19 @@ def _join(values: flags.FlagValues) -> None:
     if values.coordinator:
         if not 0 <= values.process < values.processes:
             raise ValueError(f"--process is {values.process}; expected a number below --processes={values.processes}.")
-        described: tuple[Any, ...] = (values.coordinator, values.processes, values.process)
+        described: dict[str, Any] = {
+            "coordinator_address": values.coordinator,
+            "num_processes": values.processes,
+            "process_id": values.process,
+        }
     elif values.distributed:
-        described = ()
+        described = {}
     elif values.processes != 1 or values.process != 0:
         raise ValueError("--processes and --process need --coordinator=HOST:PORT, the address of process 0.")
     else:
         return
     try:
-        jax.distributed.initialize(*described, shutdown_timeout_seconds=_PATIENCE)
+        jax.distributed.initialize(**described, shutdown_timeout_seconds=_PATIENCE)
     except RuntimeError as error:
         raise ValueError(f"the processes of this run did not find each other: {error}") from error
 
@@ -364,9 +368,11 @@ def _leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def meanings(config_class: type) -> dict[str, str]:
-    """Reads the Attributes section of a dataclass's docstring: {field: meaning}."""
-    section = (config_class.__doc__ or "").partition("Attributes:\n")[2]
+    """Reads the Attributes sections of a dataclass's docstring and of those that it inherits: {field: meaning}."""
     entries: dict[str, str] = {}
+    for base in config_class.__bases__:
+        entries |= meanings(base)
+    section = (config_class.__dict__.get("__doc__") or "").partition("Attributes:\n")[2]
     for line in section.splitlines():
         start = re.match(r" {8}(\w+): (.*)", line)
         if start:

@@ -11,11 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from judge import Judge, in_chunks, pixels
+from judge import Judge
+from training import in_chunks, pixels, to_bytes
 
-from mvae_jax import gaussian, images, runs
+from mvae_jax import gaussian, runs
 from mvae_jax.data import captions
-from mvae_jax.data.batches import Split, Splits
+from mvae_jax.data.batches import Splits
 from mvae_jax.eval import consistency, cross_modal, reconstruction
 from mvae_jax.train.workdir import atomic_write
 from mvae_jax.viz import curves, grids, projections, report
@@ -203,7 +204,7 @@ def draw(
         records: the lines of the run's metrics.jsonl.
     """
     names = data.attributes
-    shown = Split(data.validation.take(np.arange(min(_SHOWN, len(data.validation)))))
+    shown = data.validation.first(_SHOWN)
     x, a, sentences = pixels(shown), shown["attributes"], write(shown["attributes"], names)
     means = {"from image": run.encode_image(x)[0], "from text": run.encode_attributes(a)[0]}
     predicted = run.decode_attributes(means["from image"]) > 0
@@ -321,24 +322,9 @@ def _groups(attributes: np.ndarray, names: Sequence[str]) -> list[str]:
     return [name if value else others for value in attributes[:, list(names).index(name)]]
 
 
-def save(figures: Mapping[str, tuple[str, Any]], folder: Path) -> dict[str, Path]:
-    """Writes the pictures as PNG; returns {caption: file}."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = {}
-    for name, (caption, picture) in figures.items():
-        paths[caption] = folder / f"{name}.png"
-        picture.save(paths[caption])
-    return paths
-
-
 def write(attributes: Any, names: Sequence[str]) -> list[str]:
     """Captions of attribute vectors, [N, A]."""
     return [captions.write(row, names) for row in np.asarray(attributes, np.float32)]
-
-
-def to_bytes(pictures: jax.Array) -> np.ndarray:
-    """Images in [-1, 1] as uint8 on the host."""
-    return np.asarray(images.to_uint8(pictures))
 
 
 # --- report ---------------------------------------------------------------------------------------------------------

@@ -8,17 +8,21 @@ import jax
 import jax.numpy as jnp
 
 
-def check_batch(batch: Mapping[str, jax.Array], image_size: int, attributes: int) -> None:
-    """Refuses a batch that is not of a model's image size and number of attributes.
+def check_batch(batch: Mapping[str, jax.Array], **shapes: tuple[int, ...]) -> None:
+    """Refuses a batch whose arrays are not of the shapes that a model's Config says.
+
+    Args:
+        batch: arrays [B, ...].
+        **shapes: name -> shape of one example, such as image=(64, 64, 3).
 
     Raises:
-        ValueError: "image" is not [B, S, S, 3], or "attributes" not [B, A].
+        ValueError: an array has another shape.
     """
-    for name, shape in {"image": (image_size, image_size, 3), "attributes": (attributes,)}.items():
+    for name, shape in shapes.items():
         if batch[name].shape[1:] != shape:
             raise ValueError(
                 f"batch[{name!r}] has shape {batch[name].shape}; expected (B, {', '.join(map(str, shape))}), as the "
-                "model's image_size and attributes say."
+                "model's config says."
             )
 
 
@@ -32,3 +36,13 @@ def to_float(images: jax.Array) -> jax.Array:
 def to_uint8(images: jax.Array) -> jax.Array:
     """Maps float [..., H, W, C] in [-1, 1] to the nearest uint8 in [0, 255]; values outside are clipped."""
     return jnp.clip(jnp.round((images + 1.0) * 127.5), 0, 255).astype(jnp.uint8)
+
+
+def to_unit_interval(images: jax.Array) -> jax.Array:
+    """Maps uint8, or float in [-1, 1], to float32 in [0, 1], where some papers' likelihoods live."""
+    return (to_float(images) if images.dtype == jnp.uint8 else images) * 0.5 + 0.5
+
+
+def from_unit_interval(images: jax.Array) -> jax.Array:
+    """Maps float in [0, 1] to [-1, 1]."""
+    return 2.0 * images - 1.0

@@ -73,7 +73,7 @@ class Phase:
         steps: number of optimiser steps.
         start: step of the run at which the phase begins.
         batch_size: examples per step over all devices.
-        image_size: height and width of the images, in pixels.
+        image_size: height and width of the images in pixels; a pair if they differ.
         learning_rates: group -> rate, or a schedule of the step counted from the phase's start.
         weights: names of loss terms -> weights. A weight of zero removes the term, its networks and their cost.
         options: what else a model fixes per phase (resolution, blend, ...).
@@ -85,7 +85,7 @@ class Phase:
     steps: int
     start: int = 0
     batch_size: int = 16
-    image_size: int = 64
+    image_size: int | tuple[int, int] = 64
     learning_rates: Mapping[str, float | Schedule] = dataclasses.field(default_factory=dict)
     weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -61,15 +61,12 @@ class Run:
     @functools.cached_property
     def functions(self) -> Mapping[str, Callable[..., Any]]:
         """The model's functions by name, compiled, with parameters and state filled in."""
-        plain = {name: getattr(self.model, name) for name in ("encode", "decode", "sample")}
-        static = {"sample": 3}  # the number of samples is a shape
-        return {
-            name: functools.partial(
-                jax.jit(function, static_argnums=static.get(name, ())), self.params, self.model_state
-            )
-            for name, function in {**plain, **self.model.functions}.items()
-            if function is not None
-        }
+        model = self.model
+        plain = {"encode": model.encode, "decode": model.decode, **model.functions}
+        compiled = {name: jax.jit(function) for name, function in plain.items() if function is not None}
+        if model.sample is not None:
+            compiled["sample"] = jax.jit(model.sample, static_argnums=3)  # the number of samples is a shape
+        return {name: functools.partial(function, self.params, self.model_state) for name, function in compiled.items()}
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name.startswith("_") or name not in self.functions:

@@ -282,3 +282,18 @@ def test_pytorch_computes_the_same(capsys, tmp_path):
         assert max(value for key, value in found.items() if "norm" not in key) < 1e-4
         assert record["sides"][name]["ratio"] > 0
     assert "same as torch tuned" in out
+
+
+@pytest.mark.skipif(not TORCH, reason="MVAE_JAX_TORCH_PYTHON names no interpreter that has PyTorch")
+@pytest.mark.parametrize("model", ["vae", "beta_tcvae"])
+def test_pytorch_computes_the_same_vae(capsys, tmp_path, model):
+    output = tmp_path / "found.json"
+    sizes = ["--set=image_size=16", "--set=widths=4,8,8", "--set=latent_size=4", "--batch-size=8", "--rounds=1"]
+    arguments = ["--steps=1", "--patience=0", "--against=torch", f"--torch-python={TORCH}", "-o", str(output)]
+    code, _, err = run(capsys, f"--model={model}", *sizes, *arguments)
+    assert code == 0, err
+    (record,) = json.loads(output.read_text())["records"]
+    for name in ("torch default", "torch tuned"):
+        found = record["differences"][name]
+        assert set(found) == {"loss", "reconstruction", "kl", "encoder/gradient_norm", "decoder/gradient_norm"}
+        assert max(found.values()) < 1e-3

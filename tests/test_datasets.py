@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
+from published import write_celeba, write_cub
 
-from mvae_jax.data import catalogue, celebamask_hq, faces, folder
+from mvae_jax.data import catalogue, celeba, celebamask_hq, faces, folder
 
 tfds.disable_progress_bar()
 
@@ -42,6 +43,11 @@ def sources(tmp_path_factory) -> Path:
     (root / "own" / "attributes.csv").write_text("\n".join(["file,red_car,smiling,hat", *lines]))
     (root / "own" / "other.csv").write_text("\n".join(["file,tree", *(f"{i}.png,{i // 10 % 2}" for i in range(12))]))
     shutil.make_archive(str(root / "own"), "zip", root, "own")
+    write_celeba(root / "celeba", rng)
+    shutil.make_archive(str(root / "celeba"), "zip", root, "celeba")
+    catalogue.prepare(root / "celeba", root / "prepared_celeba", 8)
+    write_cub(root / "CUB_200_2011", rng)
+    shutil.make_archive(str(root / "cub"), "zip", root, "CUB_200_2011")
     return root
 
 
@@ -60,6 +66,9 @@ def cache(tmp_path) -> str:
         ("prepared/celebamask_hq/8px", datasets.PREPARED),
         ("own", datasets.FOLDER),
         ("own.zip", datasets.FOLDER),
+        ("celeba", datasets.CELEBA),
+        ("celeba.zip", datasets.CELEBA),
+        ("prepared_celeba", datasets.PREPARED_CELEBA),
     ],
 )
 def test_sources_are_recognised_by_what_is_in_them(source, kind, sources, cache, caplog):
@@ -83,6 +92,70 @@ def test_every_form_of_celebamask_hq_gives_the_same(sources, cache):
     assert digests == {celebamask_hq.load(sources / "published", settings, cache_folder=cache).sha256()}
     other = dataclasses.replace(config, source=str(sources / "published"), minimum_attributes=3)
     assert datasets.load(other, NAMES, 8).sha256() not in digests
+
+
+def test_every_form_of_celeba_gives_the_same(sources, cache):
+    config = datasets.Config(cache_folder=cache, seed=5, **SIZES)
+    forms = [
+        dataclasses.replace(config, source=str(sources / name)) for name in ("celeba", "celeba.zip", "prepared_celeba")
+    ]
+    digests = {datasets.load(form, NAMES, 8).sha256() for form in forms}
+    settings = celeba.Settings(8, attributes=NAMES, train_size=9, validation_size=3, calibration_size=4, seed=5)
+    assert digests == {celeba.load(sources / "celeba", settings, cache_folder=cache).sha256()}
+
+
+@pytest.mark.parametrize(
+    ("change", "sizes", "partitions"),
+    [
+        ({}, [9, 3, 4], [{0}, {1}, {2}]),
+        ({"subset_size": 0}, [20, 10, 4], [{0}, {1}, {2}]),
+        ({"subset_size": 0, "partitions": "train+validation/test"}, [30, 10, 0], [{0, 1}, {2}, set()]),
+        ({"partitions": "validation/test/train"}, [9, 3, 4], [{1}, {2}, {0}]),
+    ],
+)
+def test_partitions_of_celeba(change, sizes, partitions, sources, cache):
+    config = datasets.Config(source=str(sources / "celeba"), cache_folder=cache, **(SIZES | change))
+    splits = datasets.load(config, image_size=8)
+    assert splits.attributes == ("smiling", "young", "male")
+    assert [len(split) for _, split in splits] == sizes
+    for (_, split), expected in zip(splits, partitions, strict=True):
+        assert {max(0, (n - 1) // 10 - 1) for n in split["index"].tolist()} == expected
+
+
+def test_crops_and_sizes_go_to_celeba_and_to_cub(sources, cache):
+    config = datasets.Config(source=str(sources / "celeba"), cache_folder=cache, crop="none", **SIZES)
+    assert datasets.load(config, image_size=109).train["image"].shape == (9, 109, 89, 3)
+    assert datasets.load(config, image_size=(20, 10)).train["image"].shape == (9, 20, 10, 3)
+    larsen = dataclasses.replace(config, crop="")
+    assert datasets.load(larsen, image_size=8).provenance["crop"] == "larsen"
+    for source in ("CUB_200_2011", "cub.zip"):
+        whole = datasets.Config(source=str(sources / source), cache_folder=cache)
+        birds = datasets.load(whole, image_size=(9, 12))
+        assert [len(split) for _, split in birds] == [3, 3, 0]
+        assert birds.attributes == ("has_wings::yes", "001.Bird", "002.Bird")
+        assert sorted(birds.train["attributes"].tolist()) == [[0, 1, 0], [1, 0, 1], [1, 0, 1]]
+        boxed = datasets.load(dataclasses.replace(whole, crop="box"), ("002.Bird",), (5, 6))
+        np.testing.assert_array_equal(boxed.train["image"], birds.train["image"][:, 2:7, 2:8])
+    with pytest.raises(ValueError, match="crop is 'box', expected 'schik'"):
+        datasets.load(dataclasses.replace(config, crop="box"))
+
+
+@pytest.mark.parametrize("source", ["published", "prepared", "own", "rendered"])
+def test_what_only_celeba_has_is_refused_elsewhere(source, sources, cache):
+    path = source if source == "rendered" else str(sources / source)
+    config = datasets.Config(source=path, cache_folder=cache, **SIZES)
+    with pytest.raises(ValueError, match=r"image_size is \(8, 9\); expected one number: images of .* are square"):
+        datasets.load(config, image_size=(8, 9))
+    if source != "own":
+        with pytest.raises(ValueError, match="subset_size is 0, all images, which is for CelebA"):
+            datasets.load(dataclasses.replace(config, subset_size=0))
+
+
+@pytest.mark.parametrize("partitions", ["train", "a/b/c/d", "train/valid", ""])
+def test_partitions_are_checked(partitions, sources):
+    config = datasets.Config(source=str(sources / "celeba"), partitions=partitions)
+    with pytest.raises(ValueError, match=r"partitions (is|are)"):
+        datasets.load(config)
 
 
 def test_own_images(sources, cache):
@@ -122,7 +195,14 @@ def test_what_is_not_recognised_is_told_with_what_was_looked_for(tmp_path):
     for path in (tmp_path, tmp_path / "zipped.zip"):
         with pytest.raises(FileNotFoundError, match=f"^{path} does not hold CelebAMask-HQ, nor anything") as error:
             datasets.load(datasets.Config(source=str(path), csv="labels.csv"))
-        for part in ("labels.csv", celebamask_hq.ATTRIBUTE_FILE, "CelebA-HQ-img/", "celebamask_hq/64px/1.0.0"):
+        looked_for = (
+            "CelebA-HQ-img/",
+            "celebamask_hq/64px/1.0.0",
+            "list_attr_celeba.txt",
+            "img_align_celeba/",
+            "images.txt",
+        )
+        for part in ("labels.csv", celebamask_hq.ATTRIBUTE_FILE, *looked_for):
             assert part in str(error.value)
     with pytest.raises(FileNotFoundError, match=r"no folder or zip render: give the path .* or 'rendered'"):
         datasets.load(datasets.Config(source="render"))

@@ -12,6 +12,7 @@ import prepare_data
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
+from published import write_celeba, write_cub
 
 from mvae_jax.data import faces
 from mvae_jax.data.batches import Splits
@@ -40,6 +41,8 @@ def sources(tmp_path_factory) -> Path:
     lines += [f"{i}.png,0,0,0,0,calibration" for i in range(36, 40)]
     (root / "own" / "attributes.csv").write_text("\n".join(["file,red_car,smiling,tree,same,split", *lines]))
     shutil.make_archive(str(root / "own"), "zip", root, "own")
+    write_celeba(root / "celeba", rng)
+    write_cub(root / "cub" / "CUB_200_2011", rng)
     return root
 
 
@@ -61,7 +64,7 @@ def run(capsys, monkeypatch, tmp_path):
 # --- verify --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("source", ["own", "own.zip", "published"])
+@pytest.mark.parametrize("source", ["own", "own.zip", "published", "celeba", "cub"])
 def test_verify_says_that_all_is_well(source, run, sources):
     status, out, _ = run("verify", sources / source)
     assert (status, out) == (0, f"no defects in {sources / source}\n")
@@ -101,6 +104,17 @@ def test_verify_of_an_image_of_celebamask_hq(run, sources, tmp_path):
     assert status == 1
     assert "CelebA-HQ-img/30.jpg (0 bytes) cannot be used" in out
     assert out.endswith(f"1 defect in {tmp_path / 'published'}\n")
+
+
+@pytest.mark.parametrize(
+    ("source", "image"), [("celeba", "img_align_celeba/000030.jpg"), ("cub", "CUB_200_2011/images/001.Bird/2.jpg")]
+)
+def test_verify_of_an_image_of_celeba_and_of_cub(source, image, run, sources, tmp_path):
+    shutil.copytree(sources / source, tmp_path / source)
+    (tmp_path / source / image).write_bytes(b"")
+    status, out, _ = run("verify", tmp_path / source)
+    assert status == 1
+    assert f"{tmp_path / source / image} (0 bytes) cannot be used" in out
 
 
 def test_rendered_faces_have_no_files(run):
@@ -145,6 +159,20 @@ def test_statistics_of_celebamask_hq_takes_the_settings_of_experiments(run, sour
     assert "male and female: correlation -1.00; 0.0% of images with male have female, 100.0%" in out
 
 
+def test_statistics_of_celeba_and_of_cub(run, sources):
+    arguments = ("--image-size=109", "--crop=none", "--subset-size=0", "--partitions=train+validation/test")
+    status, out, _ = run("statistics", sources / "celeba", *arguments)
+    assert status == 0
+    assert "counts: annotated 40, train 30, validation 10, calibration 0" in out
+    assert "image_size: 109 x 89 pixels" in out
+    assert ["smiling", "15", "50.0%", "5", "50.0%", "0"] in [line.split() for line in out.splitlines()]
+    status, out, _ = run("statistics", sources / "cub", "--image-size=8", "--crop=box")
+    assert status == 0
+    assert "attributes_of: species (at least half of its images)" in out
+    assert ["002.Bird", "2", "66.7%", "1", "33.3%", "0"] in [line.split() for line in out.splitlines()]
+    assert "error: crop is 'alae', expected 'none'" in run("statistics", sources / "cub", "--crop=alae")[2]
+
+
 def test_pairs_that_could_be_chance_are_left_out():
     rng = np.random.default_rng(0)
     attributes = (rng.random((4000, 12)) < 0.3).astype(np.float32)
@@ -184,6 +212,14 @@ def test_preview_shows_the_images_enlarged_beside_one_another(run, sources, tmp_
     assert "error: [Errno 2]" in run("preview", sources / "own", "-o", tmp_path / "none/a.png", "--image-size=8")[2]
 
 
+def test_preview_names_what_no_caption_can_say(run, sources, tmp_path):
+    status, out, _ = run("preview", sources / "cub", "-o", tmp_path / "a.png", "--image-size=8", "--count=2")
+    assert (status, out) == (0, f"{tmp_path / 'a.png'}\n")
+    names = ["has_wings::yes", "red", "002.Bird"]
+    assert prepare_data._describe(np.array([1, 0, 1]), names) == "002.Bird, has_wings::yes"
+    assert prepare_data._describe(np.array([1]), ["smiling"]) == "a person who is smiling"
+
+
 # --- catalogue -----------------------------------------------------------------------------------------------------
 
 
@@ -203,7 +239,17 @@ def test_catalogue_prepares_what_the_other_commands_read(run, sources, tmp_path)
     status, out, _ = run("verify", tmp_path / "data")
     assert status == 1
     assert "is damaged" in out
-    assert "was prepared for images of 8 pixels" in run("statistics", tmp_path / "data")[2]
+    assert "was prepared as 8px, but 64px is asked for" in run("statistics", tmp_path / "data")[2]
+
+
+def test_catalogue_prepares_celeba(run, sources, tmp_path):
+    status, out, _ = run("catalogue", sources / "celeba", tmp_path / "data", "--image-size=8", "--crop=schik")
+    assert status == 0
+    assert out.startswith(f"{tmp_path}/data/celeba/schik_8x8/1.0.0: 0 MiB")
+    assert run("verify", tmp_path / "data")[:2] == (0, f"no defects in {tmp_path / 'data'}\n")
+    arguments = ("--image-size=8", "--subset-size=12", "--calibration-size=4", "--crop=schik")
+    one, two = (run("statistics", source, *arguments)[1] for source in (sources / "celeba", tmp_path / "data"))
+    assert one[one.index("images ") :] == two[two.index("images ") :]
 
 
 # --- mistakes ------------------------------------------------------------------------------------------------------

@@ -289,3 +289,13 @@ def test_rebuild_is_the_inverse_of_asdict():
     assert changed == dataclasses.replace(config, unimodal=dataclasses.replace(config.unimodal, epochs=9))
     with pytest.raises(ValueError, match="PhaseConfig has no field epoch:"):
         runs.rebuild(config, {"unimodal": {"epoch": 9}})
+
+
+def test_a_conditional_model_samples_from_attributes():
+    model, batch = zoo.TABLE["cvae"].model(), zoo.TABLE["cvae"].batch(4)
+    params, state = model.init(jax.random.key(0), batch)
+    run = runs.Run(model, zoo.CVAE, params, state, "training", 0, {})
+    drawn = run.sample(jax.random.key(1), batch["attributes"])
+    expected = model.functions["sample"](params, state, jax.random.key(1), batch["attributes"])
+    np.testing.assert_allclose(drawn, expected, atol=1e-6)
+    assert drawn.shape == (4, *zoo.CVAE.image_size, 3)

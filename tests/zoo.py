@@ -2,10 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
-from mvae_jax.models import attribute_classifier, multimodal
+from mvae_jax.models import attribute_classifier, autoencoder, beta_tcvae, beta_vae, cvae, multimodal, vae
 from mvae_jax.objective import Model, Phase
 
 BATCH = 8
@@ -42,23 +44,40 @@ ATTRIBUTE_CLASSIFIER = attribute_classifier.Config(
 )
 
 
-def faces(count: int, size: int = 32, attributes: int = 10) -> dict[str, np.ndarray]:
+SMALL = {"image_size": 16, "widths": (4, 8, 8), "latent_size": 4, "epochs": 1, "batch_size": BATCH}
+AUTOENCODER = autoencoder.Config(**SMALL)
+VAE = vae.Config(**SMALL, learn_scale=True)
+BETA_VAE = beta_vae.Config(**SMALL, free_bits=0.05, warmup_epochs=1)
+BETA_TCVAE = beta_tcvae.Config(**SMALL)
+CVAE = cvae.Config(
+    image_size=(18, 14), latent_size=4, widths=(4, 8), prior="conditional", prior_hidden=8, epochs=1, batch_size=BATCH
+)
+
+
+def faces(count: int, size: int | tuple[int, int] = 32, attributes: int = 10) -> dict[str, np.ndarray]:
     """Noise with a brightness that depends on the attributes."""
-    generator = np.random.default_rng(0)
+    generator, sides = np.random.default_rng(0), (size, size) if isinstance(size, int) else size
     bits = generator.integers(0, 2, (count, attributes)).astype(np.float32)
-    noise = generator.integers(0, 128, (count, size, size, 3)).astype(np.float32)
+    noise = generator.integers(0, 128, (count, *sides, 3)).astype(np.float32)
     return {"image": (noise + 12 * bits.sum(1)[:, None, None, None]).astype(np.uint8), "attributes": bits}
 
 
+def small_faces(count: int) -> dict[str, np.ndarray]:
+    """The same on 16x16 pixels."""
+    return faces(count, 16)
+
+
+def row(module: ModuleType, config: Any, batch: Callable[[int], Mapping[str, np.ndarray]]) -> Row:
+    """A row of the table from a module of the zoo and its config."""
+    return Row(lambda: module.build(config), lambda: module.phases(config, steps_per_epoch=3), batch)
+
+
 TABLE = {
-    "multimodal": Row(
-        model=lambda: multimodal.build(MULTIMODAL),
-        phases=lambda: multimodal.phases(MULTIMODAL, steps_per_epoch=3),
-        batch=faces,
-    ),
-    "attribute_classifier": Row(
-        model=lambda: attribute_classifier.build(ATTRIBUTE_CLASSIFIER),
-        phases=lambda: attribute_classifier.phases(ATTRIBUTE_CLASSIFIER, steps_per_epoch=3),
-        batch=faces,
-    ),
+    "multimodal": row(multimodal, MULTIMODAL, faces),
+    "attribute_classifier": row(attribute_classifier, ATTRIBUTE_CLASSIFIER, faces),
+    "autoencoder": row(autoencoder, AUTOENCODER, small_faces),
+    "vae": row(vae, VAE, small_faces),
+    "beta_vae": row(beta_vae, BETA_VAE, small_faces),
+    "beta_tcvae": row(beta_tcvae, BETA_TCVAE, small_faces),
+    "cvae": row(cvae, CVAE, lambda count: faces(count, CVAE.image_size)),
 }

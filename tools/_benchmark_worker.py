@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mvae_jax import gaussian, runs
-from mvae_jax.models import multimodal
+from mvae_jax.models import beta_tcvae, multimodal, vae
 from mvae_jax.nets import convolution
 from mvae_jax.objective import Batch, Model, Phase
 from mvae_jax.train import state as states
@@ -54,7 +54,7 @@ class Subject:
         data: (config, examples) -> resident arrays of noise.
         draws: (config, key of a step, batch) -> the random numbers of that step, by the names that the PyTorch side
             gives them.
-        terms: (config, phase) -> weights of the loss terms.
+        terms: (config, phase) -> weights of the loss terms, and what else the PyTorch side needs to know of the phase.
     """
 
     presets: Callable[[], Mapping[str, Any]]
@@ -99,7 +99,39 @@ def _multimodal_draws(config: multimodal.Config, key: jax.Array, batch: Batch) -
     }
 
 
+def _variational_presets(model: str) -> Mapping[str, Any]:
+    sys.path.append(str(Path(__file__).parents[1] / "experiments"))
+    import celeba_vae
+
+    found = {name: config.members().values() for name, config in celeba_vae.PRESETS.items()}
+    return {name: next(config for kind, config in members if kind == model) for name, members in found.items()}
+
+
+def _variational_data(config: vae.Config, count: int) -> dict[str, np.ndarray]:
+    return {"image": np.random.default_rng(0).integers(0, 256, (count, *config.image_shape), np.uint8)}
+
+
+def _variational_draws(config: vae.Config, key: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+    shape = (len(batch["image"]), config.latent_size)
+    return {"latent": gaussian.standard_normal(jax.random.fold_in(key, 1), shape)}
+
+
+def _variational(name: str, module: Any) -> Subject:
+    """A VAE of `experiments/celeba_vae.py`."""
+    return Subject(
+        presets=lambda: _variational_presets(name),
+        default=module.Config(),
+        build=module.build,
+        phases=module.phases,
+        data=_variational_data,
+        draws=_variational_draws,
+        terms=lambda config, phase: config.divergence_weights | {"dataset_size": phase.options["dataset_size"]},
+    )
+
+
 SUBJECTS = {
+    "vae": _variational("vae", vae),
+    "beta_tcvae": _variational("beta_tcvae", beta_tcvae),
     "multimodal": Subject(
         presets=_multimodal_presets,
         default=multimodal.Config(),
@@ -108,7 +140,7 @@ SUBJECTS = {
         data=_multimodal_data,
         draws=_multimodal_draws,
         terms=lambda config, phase: multimodal.term_weights(config, phase.weights, perceptual=False),
-    )
+    ),
 }
 
 

@@ -21,6 +21,7 @@ from sklearn.linear_model import LogisticRegression
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments"))  # a script finds its own folder only
 
 import judge
+import training
 
 from mvae_jax import images, runs
 from mvae_jax.data import celebamask_hq, faces
@@ -34,7 +35,7 @@ COLUMNS = [faces.ATTRIBUTES.index(name) for name in JUDGED]
 
 def aurocs(classifier: runs.Run, pictures: np.ndarray, attributes: np.ndarray) -> dict[str, float]:
     """Area under the ROC curve of each attribute."""
-    logits = judge.in_chunks(classifier.logits)(images.to_float(jnp.asarray(pictures)))
+    logits = training.in_chunks(classifier.logits)(images.to_float(jnp.asarray(pictures)))
     return {
         name: auroc(logits[attributes[:, c] == 1, c], logits[attributes[:, c] == 0, c])
         for name, c in zip(JUDGED, COLUMNS, strict=True)

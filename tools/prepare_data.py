@@ -5,8 +5,9 @@
     python tools/prepare_data.py preview mydata.zip -o sheet.png
     python tools/prepare_data.py catalogue CelebAMask-HQ.zip ~/tensorflow_datasets
 
-SOURCE is what --config.data.source of an experiment takes: "rendered"; CelebAMask-HQ, its folder, a zip or what
-`catalogue` has prepared; or your own images with a CSV of attributes, a folder or a zip:
+SOURCE is what --config.data.source of an experiment takes: "rendered"; CelebAMask-HQ or CelebA, its folder, a zip or
+what `catalogue` has prepared; CUB-200-2011, its folder or a zip; or your own images with a CSV of attributes, a folder
+or a zip:
 
     mydata/attributes.csv     file,smiling,red_car,split
                               a.jpg,1,0,train
@@ -20,6 +21,7 @@ import dataclasses
 import itertools
 import logging
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -32,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments")) 
 import datasets
 import launch
 
-from mvae_jax.data import captions, catalogue, celebamask_hq, folder
+from mvae_jax.data import captions, catalogue, celeba, celebamask_hq, cub, folder
 from mvae_jax.data.batches import Splits
 from mvae_jax.viz import grids
 
@@ -64,8 +66,14 @@ def _defects(arguments: argparse.Namespace) -> Iterator[str]:
         return folder.defects(config.source, datasets.folder_settings(config, arguments.attributes))
     if kind == datasets.CELEBAMASK_HQ:
         return celebamask_hq.defects(config.source)
+    if kind == datasets.CELEBA:
+        return celeba.defects(config.source)
+    if kind == datasets.CUB:
+        return cub.defects(config.source)
     if kind == datasets.PREPARED:
         return catalogue.defects(config.source)
+    if kind == datasets.PREPARED_CELEBA:
+        return catalogue.defects(config.source, catalogue.CELEBA)
     return iter(())  # rendered faces have no files
 
 
@@ -152,7 +160,7 @@ def preview(arguments: argparse.Namespace) -> int:
         raise ValueError(f"the {arguments.split} split is empty.")
     shown = split.take(np.arange(min(arguments.count, len(split))))
     texts = [
-        f"{index}: {captions.write(row, splits.attributes)}"
+        f"{index}: {_describe(row, splits.attributes)}"
         for index, row in zip(shown["index"], shown["attributes"], strict=True)
     ]
     title = f"{arguments.source}, {arguments.split}: {len(texts)} of {len(split)} images"
@@ -161,13 +169,23 @@ def preview(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _describe(row: np.ndarray, names: Sequence[str]) -> str:
+    """A caption, or, where there is none for such names, as of birds, the names of what is present, the last first."""
+    try:
+        captions.check_names(names)
+    except ValueError:
+        present = [name for name, value in zip(names, row, strict=True) if value]
+        return textwrap.shorten(", ".join(reversed(present)), 80)
+    return captions.write(row, names)
+
+
 # --- catalogue -----------------------------------------------------------------------------------------------------
 
 
 def prepare(arguments: argparse.Namespace) -> int:
-    """Prepares CelebAMask-HQ for TFDS."""
+    """Prepares CelebAMask-HQ or CelebA for TFDS."""
     begin = time.perf_counter()
-    path = catalogue.prepare(arguments.source, arguments.data_dir, arguments.image_size)
+    path = catalogue.prepare(arguments.source, arguments.data_dir, arguments.image_size, arguments.crop)
     size = sum(file.stat().st_size for file in path.iterdir())
     print(f"{path}: {size / 2**20:.0f} MiB, {time.perf_counter() - begin:.0f} s")
     print(f"train on it with --config.data.source={arguments.data_dir}")
@@ -207,7 +225,7 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default, help=text, metavar="X")
 
     def attributes(added: argparse.ArgumentParser) -> None:
-        text = "names, separated by commas (default: all of a CSV, else the ten of the multimodal VAE)"
+        text = "names, separated by commas (default: all, of CelebAMask-HQ the ten of the multimodal VAE)"
         added.add_argument("--attributes", type=_names, help=text, metavar="X")
 
     def selection(added: argparse.ArgumentParser) -> None:
@@ -228,11 +246,12 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--split", choices=folder.SPLITS, default="train", help="which split (default: train)")
     option(one, "count", 18, "images on the sheet")
     selection(one)
-    one = command("catalogue", prepare, "Prepare CelebAMask-HQ for TFDS: decoded once, with a checksum per record.")
+    one = command("catalogue", prepare, "Prepare CelebAMask-HQ or CelebA for TFDS: decoded once.")
     one.add_argument(
         "data_dir", metavar="DATA_DIR", type=Path, help="folder of the catalogue; made where there is none"
     )
     option(one, "image_size", 64, "height and width of the images in pixels")
+    option(one, "crop", celeba.Settings.crop, f"CelebA: part of the picture, one of {', '.join(celeba.CROPS)}")
     return parser
 
 

@@ -7,16 +7,18 @@ JSON object; it then answers each line on standard input by one line of JSON:
     losses FILE    {"losses": {name: value}} of one step from the parameters, batch and noise of an .npz
     quit
 
-The steps are written as a PyTorch user would: stock layers, one forward pass shared by discriminator and VAE, AdamW,
-`clip_grad_norm_`. Variant "tuned" adds channels_last, fused AdamW and TensorFloat-32 where there is such. Unlike ours,
-the step has no guard against numbers that are not finite, and takes no means of its metrics. Running statistics of
-batch norm also follow the passes whose statistics ours drops; that costs the same and no loss depends on it.
+The steps are written as a PyTorch user would: stock layers, one forward pass shared by discriminator and VAE,
+`clip_grad_norm_` where the paper clips. Variant "tuned" adds channels_last, a fused optimiser and TensorFloat-32 where
+there is such. Unlike ours, the step has no guard against numbers that are not finite, and takes no means of its
+metrics. Running statistics of batch norm also follow the passes whose statistics ours drops; that costs the same and no
+loss depends on it.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import math
 import resource
 import sys
 import time
@@ -261,7 +263,110 @@ class Multimodal(nn.Module):
         }
 
 
-PEERS: dict[str, type[Any]] = {"multimodal": Multimodal}
+class VAE(nn.Module):
+    """The VAE in the networks of Schik's overview, and its loss."""
+
+    only: ClassVar = {
+        "network": "convolutional",
+        "batch_statistics": True,
+        "likelihood": "gaussian",
+        "learn_scale": False,
+        "kl": "closed_form",
+        "free_bits": 0.0,
+        "warmup_epochs": 0,
+        "posterior_scale": "exponential",
+    }
+
+    def __init__(self, config: Mapping[str, Any], weights: Mapping[str, float]) -> None:
+        super().__init__()
+        self.config, self.weights = config, weights
+        latent, channels = config["latent_size"], config["channels"]
+        layers: list[nn.Module] = []
+        for width in config["widths"]:
+            layers += [nn.Conv2d(channels, width, 4, stride=2, padding=1, bias=False), *_normalised(width)]
+            channels = width
+        layers.append(nn.Conv2d(channels, latent, 4, stride=2, padding=1, bias=False))
+        self.encoder = GaussianHeads(nn.Sequential(*layers), latent, latent)
+        layers, channels = [nn.Unflatten(1, (latent, 1, 1))], latent
+        widths = [*config["widths"][::-1], config["channels"]]
+        for stage, width in enumerate(widths):
+            geometry = (
+                {"kernel_size": 4, "stride": 2, "padding": 1} if stage > 1 else {"kernel_size": 4 if stage else 1}
+            )
+            bias = stage == len(widths) - 2
+            layers += [nn.ConvTranspose2d(channels, width, **geometry, bias=bias), *_normalised(width)]
+            channels = width
+        self.decoder = nn.Sequential(*layers, nn.Conv2d(channels, channels, 5, padding=2, bias=False))
+
+    def optimizers(self, **options: Any) -> dict[str, torch.optim.Optimizer]:
+        """One Adam for both networks."""
+        return {"vae": torch.optim.Adam(self.parameters(), lr=self.config["learning_rate"], eps=1e-7, **options)}
+
+    def step(
+        self, batch: Tensors, optimizers: Mapping[str, torch.optim.Optimizer], noise: Tensors | None = None
+    ) -> dict[str, torch.Tensor]:
+        """One step, on drawn noise or on the given; returns its losses and the norms of its gradients."""
+        x = batch["image"].float() / 255
+        amp = torch.autocast(x.device.type, torch.bfloat16, enabled=self.config["compute_dtype"] == "bfloat16")
+        with amp:
+            mean, logvar = self.encoder(x)
+            drawn = torch.randn_like(mean) if noise is None else noise["latent"]
+            z = mean + torch.exp(0.5 * logvar) * drawn
+            output = torch.sigmoid(self.decoder(z).float())
+        scale = self.config["observation_scale"]
+        constant = math.log(2 * math.pi * scale**2)
+        terms = {
+            "reconstruction": 0.5 * (((x - output) / scale) ** 2 + constant).sum((1, 2, 3)).mean(),
+            "kl": kl(mean, logvar, torch.zeros_like(mean), torch.zeros_like(mean)).sum(1).mean(),
+        }
+        loss = terms["reconstruction"] + terms["kl"] + self.regulariser(z, mean, logvar)
+        optimizers["vae"].zero_grad(set_to_none=True)
+        loss.backward()
+        norms = {} if noise is None else {f"{name}/gradient_norm": _norm(net) for name, net in self.named_children()}
+        optimizers["vae"].step()
+        return terms | {"loss": loss} | norms
+
+    def regulariser(self, z: torch.Tensor, mean: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor | float:
+        """What is added to the KL divergence."""
+        return 0.0
+
+
+class BetaTCVAE(VAE):
+    """The beta-TCVAE with minibatch-weighted sampling."""
+
+    only: ClassVar = VAE.only | {"estimator": "mws", "variance_as_scale": False}
+
+    def regulariser(self, z: torch.Tensor, mean: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor | float:
+        """The three parts of the KL divergence, each times its weight beyond 1."""
+        pairs = gaussian_log_prob(z[:, None], mean[None], logvar[None])
+        normaliser = math.log(len(z) * self.weights["dataset_size"])
+        joint = pairs.sum(2).logsumexp(1) - normaliser
+        marginals = (pairs.logsumexp(1) - normaliser).sum(1)
+        own = gaussian_log_prob(z, mean, logvar).sum(1)
+        prior = gaussian_log_prob(z, torch.zeros_like(z), torch.zeros_like(z)).sum(1)
+        parts = {
+            "mutual_information": own - joint,
+            "total_correlation": joint - marginals,
+            "dimension_wise_kl": marginals - prior,
+        }
+        used = [(self.weights[name] - 1) * part for name, part in parts.items() if self.weights[name] != 1]
+        return sum(used).mean() if used else 0.0
+
+
+def gaussian_log_prob(x: torch.Tensor, mean: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
+    """Logarithm of N(x | mean, exp(logvar)) of every element."""
+    return -0.5 * (math.log(2 * math.pi) + logvar + (x - mean) ** 2 / logvar.exp())
+
+
+def _normalised(channels: int) -> tuple[nn.Module, nn.Module]:
+    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01), nn.LeakyReLU(0.3)
+
+
+def _norm(network: nn.Module) -> torch.Tensor:
+    return torch.cat([parameter.grad.flatten() for parameter in network.parameters()]).norm()
+
+
+PEERS: dict[str, type[Any]] = {"multimodal": Multimodal, "vae": VAE, "beta_tcvae": BetaTCVAE}
 
 
 def update(loss: torch.Tensor, network: nn.Module, optimizer: torch.optim.Optimizer) -> torch.Tensor:
@@ -314,19 +419,18 @@ def _pairs(module: nn.Module, path: str, arrays: Mapping[str, np.ndarray]) -> It
         yield module.attention.out_proj.weight, arrays[f"{output}/kernel"].T
         yield module.attention.out_proj.bias, arrays[f"{output}/bias"]
         return
-    bias = arrays[f"{path}/bias"]
+    outputs = getattr(module, "channels_out", 1)
     if isinstance(module, nn.Linear):
         kernel = _channels_first(arrays[f"{path}/kernel"], getattr(module, "channels_in", 1))
-        outputs = getattr(module, "channels_out", 1)
         yield module.weight, _channels_first(kernel.T, outputs)
-        bias = _channels_first(bias, outputs)
     elif isinstance(module, nn.Conv2d):
         yield module.weight, arrays[f"{path}/kernel"].transpose(3, 2, 0, 1)
     elif isinstance(module, nn.ConvTranspose2d):
         yield module.weight, arrays[f"{path}/kernel"].transpose(2, 3, 0, 1)
     else:
         yield module.weight, arrays[f"{path}/scale"]
-    yield module.bias, bias
+    if module.bias is not None:
+        yield module.bias, _channels_first(arrays[f"{path}/bias"], outputs)
 
 
 def _channels_first(array: np.ndarray, channels: int) -> np.ndarray:
@@ -359,10 +463,10 @@ class Worker:
         self.model = peer(config, settings["weights"]).to(self.device, memory_format=self.format)
         self.optimizers = self.model.optimizers(**({"fused": True} if tuned else {}))
         size, count = config["image_size"], settings["examples"]
-        self.arrays = {
-            "image": torch.randint(256, (count, 3, size, size), dtype=torch.uint8, device=self.device),
-            "attributes": torch.randint(2, (count, len(config["attributes"])), device=self.device).float(),
-        }
+        shape = (count, config.get("channels", 3), size, size)
+        self.arrays = {"image": torch.randint(256, shape, dtype=torch.uint8, device=self.device)}
+        if "attributes" in config:
+            self.arrays["attributes"] = torch.randint(2, (count, len(config["attributes"])), device=self.device).float()
 
     def steps(self, count: str) -> dict[str, Any]:
         """Trains so many steps, each on a random batch."""

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
+import json
 import os
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 # No file of the data sets is larger; a member that claims to be would fill the memory.
 MAX_BYTES = 2**28
@@ -188,6 +190,26 @@ def check_size(where: str, size: int) -> None:
     """Raises ValueError if a file of `size` bytes is larger than any file of a data set."""
     if size > MAX_BYTES:
         raise ValueError(f"{where} has {size} bytes, expected at most {MAX_BYTES}: it is no file of the data set.")
+
+
+def read_text(archive: Archive, name: str) -> str:
+    """Returns the contents of a text file of a data set.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged.
+    """
+    try:
+        return archive.read(name).decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error} It is a part of the published data set: put it there.") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{archive.where(name)} is no text ({error}): fetch the file again.") from error
+
+
+def checksum(*inputs: Any) -> str:
+    """Returns a checksum, hexadecimal, of values that JSON can hold."""
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
 class DefectError(ValueError):

@@ -22,8 +22,9 @@ class Split:
 
     Attributes:
         arrays: name -> array; all share their first axis, N. "image": uint8 [N, H, W, C] in [0, 255] is always
-            there; "attributes": float32 [N, A] in {0, 1} and "index": int32 [N], the example's number in its
-            data set, where the data set has them.
+            there; "attributes": float32 [N, A] in {0, 1}, "factors": int32 [N, F], indices of the values of its
+            generative factors, and "index": int32 [N], the example's number in its data set, where the data set
+            has them.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -49,16 +50,20 @@ class Split:
         """Returns the examples at `indices`, int [B], as name -> array [B, ...]."""
         return {name: array[indices] for name, array in self.arrays.items()}
 
+    def first(self, count: int) -> Split:
+        """The first examples, at most `count`."""
+        return Split({name: array[:count] for name, array in self.arrays.items()})
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Splits:
-    """A data set of images and attributes, ready for training.
+    """A data set of images and what is known of them, ready for training.
 
     Attributes:
-        train: "image", "attributes" [N, A] and "index", see `Split`.
+        train: "image", "index" and "attributes" [N, A] or "factors" [N, F], see `Split`.
         validation: likewise; never trained on.
         calibration: likewise, disjoint from both: thresholds are taken from it. It may be empty.
-        attributes: the A names, in the order of the columns.
+        attributes: the A names, in the order of the columns; () where the splits have none.
         provenance: where the data came from, for reports.
     """
 
@@ -72,7 +77,7 @@ class Splits:
         for name, split in self:
             shape = split["attributes"].shape if "attributes" in split.arrays else None
             expected = (len(split), len(self.attributes))
-            if shape != expected:
+            if shape != expected and (self.attributes or shape is not None):
                 raise ValueError(
                     f"'attributes' of the {name} split has shape {shape}, expected {expected}: a row per image and a "
                     f"column for each of {', '.join(self.attributes)}."
@@ -97,11 +102,12 @@ class Splits:
             yield name, getattr(self, name)
 
     def sha256(self) -> str:
-        """Returns a checksum, hexadecimal, of all images and attributes: a resumed run must see the same."""
+        """Returns a checksum, hexadecimal, of all images, attributes and factors: a resumed run must see the same."""
         digest = hashlib.sha256()
         for _, split in self:
-            for name in ("image", "attributes"):
-                digest.update(split[name].tobytes())
+            for name in ("image", "attributes", "factors"):
+                if name in split.arrays:
+                    digest.update(split[name].tobytes())
         return digest.hexdigest()
 
 
@@ -159,6 +165,26 @@ class Batches:
     def batch_at(self, step: int) -> dict[str, np.ndarray]:
         """Returns the batch of `step` of the run, name -> host array [batch_size, ...]."""
         return self.split.take(self.indices_at(step))
+
+
+def check_factors(factors: np.ndarray, sizes: Mapping[str, int]) -> np.ndarray:
+    """Returns values of generative factors as an array; name -> number of values says what they may be.
+
+    Raises:
+        ValueError: they are not integers [N, F] in range.
+    """
+    factors = np.asarray(factors)
+    if factors.ndim != 2 or factors.shape[1] != len(sizes) or not np.issubdtype(factors.dtype, np.integer):
+        raise ValueError(
+            f"factors are {factors.dtype} of shape {factors.shape}, expected integers [N, {len(sizes)}]: "
+            f"{', '.join(sizes)}."
+        )
+    outside = (factors < 0) | (factors >= list(sizes.values()))
+    if outside.any():
+        row, column = np.argwhere(outside)[0]
+        name, size = list(sizes.items())[column]
+        raise ValueError(f"factor {name!r} of row {row} is {factors[row, column]}, expected 0 to {size - 1}.")
+    return factors
 
 
 def permutation(count: int, seed: int, *stream: int) -> np.ndarray:

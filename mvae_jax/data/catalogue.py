@@ -1,10 +1,11 @@
-"""CelebAMask-HQ as an entry of the TensorFlow Datasets (TFDS) catalogue, prepared and read without TensorFlow.
+"""CelebAMask-HQ and CelebA in the catalogue of TensorFlow Datasets (TFDS), prepared and read without TensorFlow.
 
-`prepare` writes all images, resized, with all annotations; `load` then gives the very splits that
-`celebamask_hq.load` gives for the same settings. Preparing it once pays when many selections are drawn from the
-data set: nothing is decoded again, and every record has a checksum. Other programs read it as
+`prepare` writes all images, cropped and resized, with all annotations; `load` then gives the very splits that
+`celebamask_hq.load` or `celeba.load` gives for the same settings. Preparing a data set once pays when many selections
+are drawn from it: nothing is decoded again, and every record has a checksum. Other programs read it as
 
     tfds.data_source("celebamask_hq/64px", data_dir=..., split="train")
+    tfds.data_source("celeba/larsen_64x64", data_dir=..., split="validation")
 
 TFDS is imported where it is used: it is heavy, and not every machine that trains has it.
 """
@@ -12,6 +13,7 @@ TFDS is imported where it is used: it is heavy, and not every machine that train
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import logging
@@ -22,37 +24,55 @@ from typing import Any
 
 import numpy as np
 
-from mvae_jax.data import celebamask_hq
+from mvae_jax.data import celeba, celebamask_hq, listing
+from mvae_jax.data.archive import open_archive
 from mvae_jax.data.batches import Splits
 
 _logger = logging.getLogger(__name__)
 
+CELEBAMASK_HQ, CELEBA = "celebamask_hq", "celeba"
+Settings = celebamask_hq.Settings | celeba.Settings
+
 _CHUNK = 256  # records that are read at a time
-_ENTRY = re.compile(r"/celebamask_hq/([1-9][0-9]*)px/[0-9]+\.[0-9]+\.[0-9]+$")
+_ENTRY = re.compile(r"/(celebamask_hq|celeba)/([^/]+)/[0-9]+\.[0-9]+\.[0-9]+$")
 
 
-def prepare(source: str | Path, data_dir: str | Path, image_size: int = 64) -> Path:
+def prepare(
+    source: str | Path, data_dir: str | Path, image_size: int | tuple[int, int] = 64, crop: str = celeba.Settings.crop
+) -> Path:
     """Writes the entry, unless it is there already.
 
     Args:
-        source: the folder `CelebAMask-HQ`, the folder that contains it, or the zip.
+        source: what `celebamask_hq.load` or `celeba.load` reads.
         data_dir: folder of the catalogue, TFDS's `data_dir`; one of it may hold entries of several image sizes.
-        image_size: height and width of the images in pixels.
+        image_size: as in the settings of the data set: for CelebAMask-HQ one number of pixels.
+        crop: CelebA: part of the picture, see `celeba.CROPS`.
 
     Returns:
-        The folder of the entry, `data_dir/celebamask_hq/64px/1.0.0`.
+        The folder of the entry, such as `data_dir/celebamask_hq/64px/1.0.0`.
 
     Raises:
         FileNotFoundError: the source, an annotation file or an image is missing.
         ValueError: the source is damaged, or the entry there was made of other files.
     """
-    if image_size < 1:
-        raise ValueError(f"image_size is {image_size}, expected a number of pixels such as 64.")
-    from mvae_jax.data._celebamask_hq_builder import Builder, tfds
+    from mvae_jax.data import _builders
 
-    with celebamask_hq.open_source(source) as opened:
+    with open_archive(source) as archive:
+        aligned = not celebamask_hq.find(archive) and celeba.find(archive) is not None
+    options: Any = {"source": source, "data_dir": Path(data_dir).expanduser()}
+    if aligned:
+        settings = celeba.Settings(image_size, crop)
+        config = _builders.Config(name=_config(settings), size=settings.size, crop=crop)
+        builder: Any = _builders.CelebA.of(config, **options)
+    else:
+        if not isinstance(image_size, int):
+            raise ValueError(
+                f"image_size is {image_size}, expected one number: the images of CelebAMask-HQ are square."
+            )
+        name = _config(celebamask_hq.Settings(image_size))
+        builder = _builders.CelebAMaskHQ.of(_builders.Config(name=name, size=(image_size, image_size)), **options)
+    with builder.open() as opened:
         checksum = opened.checksum(np.arange(len(opened.table.index)))
-    builder = Builder.of(image_size, source=source, data_dir=Path(data_dir).expanduser())
     folder = Path(builder.data_dir)
     if folder.exists():
         with _whole(folder):
@@ -61,17 +81,20 @@ def prepare(source: str | Path, data_dir: str | Path, image_size: int = 64) -> P
             raise ValueError(f"{folder} was made of other files than {source}: remove it, or choose another folder.")
         _logger.info("%s is there already.", folder)
     else:
+        import tensorflow_datasets as tfds
+
         with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download
             builder.download_and_prepare(file_format=tfds.core.FileFormat.ARRAY_RECORD)
     return folder
 
 
-def load(path: str | Path, settings: celebamask_hq.Settings | None = None) -> Splits:
-    """Loads the splits that `celebamask_hq.load` gives for the same settings, to the same bits.
+def load(path: str | Path, settings: Settings | None = None) -> Splits:
+    """Loads the splits that `celebamask_hq.load` or `celeba.load` gives for the same settings, to the same bits.
 
     Args:
         path: folder of the catalogue, of the entry, or one between.
-        settings: which images and attributes; None for the defaults. `image_size` must be one that was prepared.
+        settings: which images and attributes, and thereby of which data set; None for the defaults of CelebAMask-HQ.
+            Image size and crop must be ones that were prepared.
 
     Returns:
         The three splits; "index" is the number of the image.
@@ -82,63 +105,81 @@ def load(path: str | Path, settings: celebamask_hq.Settings | None = None) -> Sp
             eligible.
     """
     settings = settings or celebamask_hq.Settings()
-    size, entries = settings.image_size, _found(path)
-    if size not in entries:
+    data_set, title, module = _data_set(settings)
+    entries, config = _found(path, data_set), _config(settings)
+    if config not in entries:
         raise ValueError(
-            f"{path} was prepared for images of {' and '.join(map(str, sorted(entries)))} pixels, but image_size is "
-            f"{size}: prepare it for that size too (`tools/prepare_data.py catalogue --image-size={size}`)."
+            f"{path} was prepared as {' and '.join(sorted(entries))}, but {config} is asked for: choose image size and "
+            "crop that were prepared, or prepare these too (`tools/prepare_data.py catalogue`)."
         )
-    with _whole(entries[size]):
-        metadata, table = _metadata(entries[size]), _table(entries[size])
-    selection = celebamask_hq.select(table, settings)
-    images = np.empty((len(selection.rows), size, size, 3), np.uint8)
-    with _whole(entries[size]):
-        for place, record in enumerate(_read(_records(entries[size]), selection.rows.tolist())):
+    folder = entries[config]
+    with _whole(folder):
+        metadata, table = _metadata(folder), _table(folder, module.Table)
+    selection = module.select(table, settings)
+    with _whole(folder):
+        records = _records(folder)
+        images = np.empty((len(selection.rows), *records[0]["image"].shape), np.uint8)
+        for place, record in enumerate(_read(records, selection.rows.tolist())):
             images[place] = record["image"]
     provenance = {
-        "data_set": "CelebAMask-HQ, prepared for TFDS",
-        "path": str(entries[size]),
+        "data_set": f"{title}, prepared for TFDS",
+        "path": str(folder),
         "source_checksum": metadata["source_checksum"],
         "annotations_checksum": metadata["annotations_checksum"],
         "counts": dict(selection.counts),
         "image_files": f"{metadata['image_files']} pixels",
     }
-    return celebamask_hq.assemble(table, selection, images, settings.attributes, provenance)
+    return listing.assemble(table, selection, images, settings.attributes, provenance)
 
 
-def find(path: str | Path) -> dict[int, Path]:
-    """Returns the folders of all entries at or below a path, by image size; {} if there are none."""
+def find(path: str | Path, data_set: str = CELEBAMASK_HQ) -> dict[str, Path]:
+    """Returns the folders of all entries of a data set at or below a path, by config; {} if there are none."""
     entries = {}
     for depth in range(4):
         for file in sorted(Path(path).expanduser().resolve().glob("*/" * depth + "dataset_info.json")):
             match = _ENTRY.search(file.parent.as_posix())
-            if match:
-                entries[int(match[1])] = file.parent
+            if match and match[1] == data_set:
+                entries[match[2]] = file.parent
     return entries
 
 
-def defects(path: str | Path) -> Iterator[str]:
-    """Reads every record of every entry and yields what is wrong.
+def _data_set(settings: Settings) -> tuple[str, str, Any]:
+    """Name, title and module of the data set to which settings belong."""
+    if isinstance(settings, celeba.Settings):
+        return CELEBA, "CelebA", celeba
+    return CELEBAMASK_HQ, "CelebAMask-HQ", celebamask_hq
+
+
+def _config(settings: Settings) -> str:
+    """TFDS's name for an image size and crop."""
+    if isinstance(settings, celeba.Settings):
+        return "{}_{}x{}".format(settings.crop, *settings.size)
+    return f"{settings.image_size}px"
+
+
+def defects(path: str | Path, data_set: str = CELEBAMASK_HQ) -> Iterator[str]:
+    """Reads every record of every entry of a data set and yields what is wrong.
 
     Raises:
         FileNotFoundError: there is no entry.
     """
-    for folder in _found(path).values():
+    table = celeba.Table if data_set == CELEBA else celebamask_hq.Table
+    for folder in _found(path, data_set).values():
         try:
             with _whole(folder):
-                _metadata(folder)
-                _table(folder)
+                _table(folder, table)
                 for _ in _read(_records(folder)):
                     pass
         except ValueError as error:
             yield str(error)
 
 
-def _found(path: str | Path) -> dict[int, Path]:
-    entries = find(path)
+def _found(path: str | Path, data_set: str) -> dict[str, Path]:
+    entries = find(path, data_set)
     if not entries:
+        example, title = ("larsen_64x64", "CelebA") if data_set == CELEBA else ("64px", "CelebAMask-HQ")
         raise FileNotFoundError(
-            f"{path} holds no prepared CelebAMask-HQ, expected celebamask_hq/64px/1.0.0/dataset_info.json or the like: "
+            f"{path} holds no prepared {title}, expected {data_set}/{example}/1.0.0/dataset_info.json or the like: "
             "`tools/prepare_data.py catalogue` prepares it."
         )
     return entries
@@ -164,11 +205,12 @@ def _metadata(folder: Path) -> Mapping[str, Any]:
 
 
 def _records(folder: Path, *, images: bool = True) -> Any:
-    """A TFDS data source: a sequence of {"image", "attributes", "pose", "index"}, images as bytes unless decoded."""
+    """A TFDS data source: a sequence of records with the columns of the table, images as bytes unless decoded."""
     import tensorflow_datasets as tfds
 
     decoders = None if images else {"image": tfds.decode.SkipDecoding()}
-    return tfds.builder_from_directory(folder).as_data_source("train", decoders=decoders)
+    builder = tfds.builder_from_directory(folder)
+    return builder.as_data_source("+".join(builder.info.splits), decoders=decoders)
 
 
 def _read(records: Any, rows: Sequence[int] | None = None) -> Iterator[dict[str, Any]]:
@@ -178,10 +220,13 @@ def _read(records: Any, rows: Sequence[int] | None = None) -> Iterator[dict[str,
         yield from records.__getitems__(rows[start : start + _CHUNK])
 
 
-def _table(folder: Path) -> celebamask_hq.Table:
-    rows = [(record["index"], record["attributes"], record["pose"]) for record in _read(_records(folder, images=False))]
-    index, attributes, pose = (np.array(column) for column in zip(*rows, strict=True))
+def _table(folder: Path, table: type) -> Any:
+    columns = [field.name for field in dataclasses.fields(table) if field.name != "names"]
+    rows = [[record[name] for name in columns] for record in _read(_records(folder, images=False))]
+    arrays: dict[str, Any] = dict(zip(columns, map(np.array, zip(*rows, strict=True)), strict=True))
+    arrays |= {name: array.astype(np.int32) for name, array in arrays.items() if array.dtype.kind == "i"}
     names = tuple(_metadata(folder)["attributes"])
-    if attributes.shape != (len(index), len(names)) or (np.diff(index) <= 0).any():
-        raise ValueError(f"{len(index)} records have attributes {attributes.shape}, expected {len(names)} in order")
-    return celebamask_hq.Table(index.astype(np.int32), names, attributes, pose)
+    found, numbers = arrays["attributes"].shape, np.unique(arrays["index"])
+    if found != (len(numbers), len(names)):
+        raise ValueError(f"{len(rows)} records have attributes {found}, expected {len(names)} for each image, once")
+    return table(names=names, **arrays)

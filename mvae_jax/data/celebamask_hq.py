@@ -17,9 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
-import hashlib
-import json
 import logging
 import math
 import re
@@ -30,9 +27,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mvae_jax.data import decode, faces
-from mvae_jax.data.archive import Archive, DefectError, open_archive
+from mvae_jax.data import decode, faces, listing
+from mvae_jax.data.archive import Archive, DefectError, open_archive, read_text
 from mvae_jax.data.batches import Splits, permutation
+from mvae_jax.data.listing import Selection
 
 _logger = logging.getLogger(__name__)
 
@@ -79,9 +77,7 @@ class Settings:
     def __post_init__(self) -> None:
         if self.image_size < 1:
             raise ValueError(f"image_size is {self.image_size}, expected a number of pixels such as 64.")
-        repeated = sorted({name for name in self.attributes if self.attributes.count(name) > 1})
-        if repeated or not self.attributes:
-            raise ValueError(f"attributes are {self.attributes}, expected at least one name and each name once.")
+        listing.check_chosen(self.attributes)
         if self.subset_size < 2 or self.subset_size % 2 or self.calibration_size < 0 or self.calibration_size % 2:
             raise ValueError(
                 f"subset_size is {self.subset_size} and calibration_size {self.calibration_size}, expected even "
@@ -102,7 +98,7 @@ class Settings:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Table:
+class Table(listing.Table):
     """The two annotation files, one row per image, in the order of the image numbers.
 
     Attributes:
@@ -112,64 +108,10 @@ class Table:
         pose: float64 [N, 3]: yaw, pitch, roll, in degrees.
     """
 
-    index: np.ndarray
-    names: tuple[str, ...]
-    attributes: np.ndarray
     pose: np.ndarray
 
-    def column(self, name: str) -> np.ndarray:
-        """Returns which images have an attribute, bool [N]; `female` is not `male`."""
-        if name == "female" and "female" not in self.names:
-            return ~self.column("male")
-        if name not in self.names:
-            known = (*self.names, "female")
-            close = difflib.get_close_matches(name, known) or known
-            raise ValueError(f"Unknown attribute {name!r}: did you mean {' or '.join(map(repr, close))}?")
-        return self.attributes[:, self.names.index(name)]
 
-    def vectors(self, names: tuple[str, ...]) -> np.ndarray:
-        """Returns the attribute vectors of all images, bool [N, len(names)]."""
-        return np.stack([self.column(name) for name in names], axis=1)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Selection:
-    """Rows of the table for each split, int [n], and how many images each stage left."""
-
-    train: np.ndarray
-    validation: np.ndarray
-    calibration: np.ndarray
-    counts: Mapping[str, int]
-
-    @property
-    def rows(self) -> np.ndarray:
-        """Rows of all splits, one after the other."""
-        return np.concatenate([self.train, self.validation, self.calibration])
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Source:
-    """The published files, open for reading.
-
-    Attributes:
-        archive: the files.
-        table: the annotations; every image in it is there, though it may be damaged.
-        texts: contents of the annotation files by name.
-    """
-
-    archive: Archive
-    table: Table
-    texts: Mapping[str, str]
-
-    @property
-    def annotations_checksum(self) -> str:
-        """Checksum of the annotation files."""
-        return _checksum(self.texts)
-
-    def checksum(self, rows: np.ndarray, *further: Any) -> str:
-        """Returns a checksum of the annotations, of the images in some rows, unread, and of further values."""
-        files = map(image_file, self.table.index[rows].tolist())
-        return _checksum(self.texts, [(file, self.archive.fingerprint(file)) for file in files], *further)
+Source = listing.Source[Table]
 
 
 def load(
@@ -203,7 +145,7 @@ def load(
     settings = settings or Settings()
     with open_source(path) as source:
         selection = select(source.table, settings)
-        files = [image_file(index) for index in source.table.index[selection.rows].tolist()]
+        files = source.files(selection.rows)
         checksum = source.checksum(selection.rows, _CACHE_FORMAT, dataclasses.asdict(settings))
 
         def build() -> tuple[np.ndarray, np.ndarray]:
@@ -222,24 +164,7 @@ def load(
         "counts": dict(selection.counts),
         "image_files": f"{decode.describe_sizes(sizes)} pixels",
     }
-    return assemble(source.table, selection, images, settings.attributes, provenance)
-
-
-def assemble(
-    table: Table,
-    selection: Selection,
-    images: np.ndarray,
-    attributes: tuple[str, ...],
-    provenance: Mapping[str, Any],
-) -> Splits:
-    """Puts the splits together from a selection and its images, uint8 [n, H, W, 3], in the order of its rows."""
-    rows = selection.rows
-    arrays = {
-        "image": images,
-        "attributes": table.vectors(attributes)[rows].astype(np.float32),
-        "index": table.index[rows],
-    }
-    return Splits.cut(arrays, len(selection.train), len(selection.validation), attributes, provenance)
+    return listing.assemble(source.table, selection, images, settings.attributes, provenance)
 
 
 @contextlib.contextmanager
@@ -259,7 +184,7 @@ def open_source(path: str | Path) -> Iterator[Source]:
                 f"{len(missing)} of {len(table.index)} images are missing, first {archive.where(missing[0])}: fetch "
                 "them, or remove their rows from both annotation files and correct the counts in line 1."
             )
-        yield Source(archive, table, texts)
+        yield Source(archive, table, texts, image_file)
 
 
 def defects(path: str | Path, *, workers: int | None = None) -> Iterator[str]:
@@ -359,25 +284,19 @@ def parse(
             it is about rows.
     """
     problems: list[str] = []
-    names, attribute_rows = _parse_rows(attribute_text, attribute_file, problems)
-    angles, pose_rows = _parse_rows(pose_text, pose_file, problems)
+    images: Any = {"pattern": _IMAGE_NAME, "example": "17.jpg"}
+    names, attribute_rows = listing.parse_counted(attribute_text, attribute_file, problems, **images)
+    angles, pose_rows = listing.parse_counted(pose_text, pose_file, problems, **images)
     if "Male" not in names:
         raise ValueError(f"{attribute_file}, line 2 does not name the attribute 'Male', expected the 40 names.")
     if [angle.lower() for angle in angles] not in (["yaw", "pitch", "raw"], ["yaw", "pitch", "roll"]):
         raise ValueError(f"{pose_file}, line 2 is {' '.join(angles)!r}, expected 'Yaw Pitch Raw'.")
     if problems:  # a malformed row has no counterpart either
         raise DefectError(problems)
-    for rows, file, others, other_file, check in (
-        (attribute_rows, attribute_file, pose_rows, pose_file, _check_attributes),
-        (pose_rows, pose_file, attribute_rows, attribute_file, _check_pose),
-    ):
-        alone = sorted(rows.keys() - others.keys())
-        if alone:
-            problems.append(
-                f"Rows of {file} without a counterpart in {other_file}: {len(alone)}, the first for "
-                f"{alone[0]}.jpg in line {rows[alone[0]].line}. Both files must list the same images."
-            )
-        problems += [problem for row in rows.values() for problem in check(row, file)]
+    problems += listing.unmatched(attribute_rows, attribute_file, pose_rows, pose_file, "{}.jpg")
+    problems += listing.sign_problems(attribute_rows, attribute_file)
+    problems += listing.unmatched(pose_rows, pose_file, attribute_rows, attribute_file, "{}.jpg")
+    problems += _pose_problems(pose_rows, pose_file)
     if problems:
         raise DefectError(problems)
     index = sorted(attribute_rows)
@@ -389,59 +308,14 @@ def parse(
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Row:
-    line: int
-    values: list[str]
-
-
-def _parse_rows(text: str, file: str, problems: list[str]) -> tuple[list[str], dict[int, _Row]]:
-    """Reads a line with the count, one with the names of the columns, and a row "N.jpg value ..." per image."""
-    lines = text.rstrip().splitlines()
-    if len(lines) < 3 or not lines[0].strip().isdecimal():
-        raise ValueError(
-            f"{file}, line 1 is {lines[0][:40] if lines else ''!r}, expected the number of images, then a line of "
-            "names and a row per image: fetch the file again."
-        )
-    columns = lines[1].split()
-    if len({column.lower() for column in columns}) < len(columns):
-        raise ValueError(f"{file}, line 2 has a name twice, expected the names of the columns.")
-    if int(lines[0]) != len(lines) - 2:
-        problems.append(
-            f"{file}, line 1 announces {int(lines[0])} images, but {len(lines) - 2} rows follow: fetch the file "
-            "again, or correct the count."
-        )
-    rows: dict[int, _Row] = {}
-    for number, line in enumerate(lines[2:], start=3):
-        image, *values = line.split() or [""]
-        match = _IMAGE_NAME.fullmatch(image)
-        if not match:
-            problems.append(f"{file}, line {number} begins with {image!r}, expected an image such as '17.jpg'.")
-        elif len(values) != len(columns):
-            problems.append(
-                f"{file}, line {number} ({image}) has {len(values)} values, expected {len(columns)} as line 2."
-            )
-        elif int(match[1]) in rows:
-            first = rows[int(match[1])].line
-            problems.append(f"{file}, line {number} repeats {image} of line {first}: remove one of them.")
-        else:
-            rows[int(match[1])] = _Row(number, values)
-    return columns, rows
-
-
-def _check_attributes(row: _Row, file: str) -> Iterator[str]:
-    strange = set(row.values) - {"-1", "1"}
-    if strange:
-        yield f"{file}, line {row.line} has the value {min(strange)!r}, expected -1 or 1."
-
-
-def _check_pose(row: _Row, file: str) -> Iterator[str]:
-    try:
-        finite = all(math.isfinite(float(value)) for value in row.values)
-    except ValueError:
-        finite = False
-    if not finite:
-        yield f"{file}, line {row.line} has the values {row.values}, expected three angles in degrees."
+def _pose_problems(rows: Mapping[int, listing.Row], file: str) -> Iterator[str]:
+    for row in rows.values():
+        try:
+            finite = all(math.isfinite(float(value)) for value in row.values)
+        except ValueError:
+            finite = False
+        if not finite:
+            yield f"{file}, line {row.line} has the values {row.values}, expected three angles in degrees."
 
 
 def find(outer: Archive) -> Archive | None:
@@ -464,18 +338,9 @@ def _found(outer: Archive) -> Archive:
 
 
 def _read_annotations(archive: Archive) -> tuple[Table, dict[str, str]]:
-    texts = {name: _read_text(archive, name) for name in (ATTRIBUTE_FILE, POSE_FILE)}
+    texts = {name: read_text(archive, name) for name in (ATTRIBUTE_FILE, POSE_FILE)}
     table = parse(texts[ATTRIBUTE_FILE], texts[POSE_FILE], archive.where(ATTRIBUTE_FILE), archive.where(POSE_FILE))
     return table, texts
-
-
-def _read_text(archive: Archive, name: str) -> str:
-    try:
-        return archive.read(name).decode("utf-8-sig")
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error} It is a part of the published data set: put it there.") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{archive.where(name)} is no text ({error}): fetch the file again.") from error
 
 
 def image_file(index: int) -> str:
@@ -493,7 +358,3 @@ def resize(image: Image.Image, size: int) -> Image.Image:
     if image.width != image.height:
         raise ValueError(f"it is {image.width} x {image.height} pixels, expected a square")
     return decode.square(image, size)
-
-
-def _checksum(*inputs: Any) -> str:
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()

@@ -58,6 +58,22 @@ def square(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS)
 
 
+def height_and_width(size: int | tuple[int, int], proportions: tuple[int, int] = (1, 1)) -> tuple[int, int]:
+    """The size of images in full.
+
+    Args:
+        size: height and width in pixels; a number alone is the height, and the width follows from `proportions`.
+        proportions: height and width of what is resized.
+
+    Raises:
+        ValueError: a side has no pixel.
+    """
+    height, width = (size, max(1, round(size * proportions[1] / proportions[0]))) if isinstance(size, int) else size
+    if height < 1 or width < 1:
+        raise ValueError(f"image_size is {size}, expected a number of pixels such as 64, or height and width.")
+    return height, width
+
+
 def read_image(path: str | os.PathLike[str], size: int) -> tuple[np.ndarray, str]:
     """Reads a user's image for a model, whatever its size.
 
@@ -116,10 +132,15 @@ def _opened(data: bytes, where: str) -> Iterator[Image.Image]:
 # --- many images ---------------------------------------------------------------------------------------------------
 
 Transform = Callable[[Image.Image], Image.Image]
+Transforms = Transform | Sequence[Transform]  # one for all files, or one for each
+
+
+def _each(transform: Transforms, count: int) -> Sequence[Transform]:
+    return [transform] * count if callable(transform) else transform
 
 
 def decode_images(
-    archive: Archive, names: Sequence[str], transform: Transform, *, workers: int | None = None
+    archive: Archive, names: Sequence[str], transform: Transforms, *, workers: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Decodes images in parallel.
 
@@ -129,8 +150,8 @@ def decode_images(
     Args:
         archive: where the files are.
         names: N files, at least one.
-        transform: maps an image of any mode and size to an RGB one of the final size [H, W], the same for all. A
-            ValueError that it raises is reported with the name of the file.
+        transform: maps an image of any mode and size to an RGB one of the final size [H, W], the same for all; or
+            one such function for each file. A ValueError that it raises is reported with the name of the file.
         workers: threads; None for one per core.
 
     Returns:
@@ -140,11 +161,12 @@ def decode_images(
         FileNotFoundError: a file is missing.
         ValueError: a file is truncated, damaged, too large or no image, or has another size than the first.
     """
-    first, _ = _decode(archive, names[0], transform)
+    transforms = _each(transform, len(names))
+    first, _ = _decode(archive, names[0], transforms[0])
     images, sizes = np.empty((len(names), *first.shape), np.uint8), np.empty((len(names), 2), np.int32)
 
     def fill(position: int) -> None:
-        image, sizes[position] = _decode(archive, names[position], transform)
+        image, sizes[position] = _decode(archive, names[position], transforms[position])
         if image.shape != first.shape:
             where = archive.where(names[position])
             raise ValueError(f"{where} gives an image {image.shape}, expected {first.shape} as the first.")
@@ -157,7 +179,7 @@ def decode_images(
 
 
 def defects(
-    archive: Archive, names: Sequence[str], transform: Transform, *, workers: int | None = None
+    archive: Archive, names: Sequence[str], transform: Transforms, *, workers: int | None = None
 ) -> Iterator[str]:
     """Decodes images in parallel and keeps none; yields what is wrong with those that cannot be used.
 
@@ -168,7 +190,7 @@ def defects(
         workers: threads; None for one per core.
     """
 
-    def defect(name: str) -> str | None:
+    def defect(name: str, transform: Transform) -> str | None:
         try:
             _decode(archive, name, transform)
         except (ValueError, OSError) as error:
@@ -176,7 +198,7 @@ def defects(
         return None
 
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        yield from filter(None, pool.map(defect, names))
+        yield from filter(None, pool.map(defect, names, _each(transform, len(names))))
 
 
 def _decode(archive: Archive, name: str, transform: Transform) -> tuple[np.ndarray, tuple[int, int]]:

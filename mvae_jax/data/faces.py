@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +24,7 @@ from PIL import Image
 
 from mvae_jax.attributes import FACE as ATTRIBUTES
 from mvae_jax.data import _face_renderer
-from mvae_jax.data.batches import Splits
+from mvae_jax.data.batches import Splits, check_factors
 
 # Largest angles in degrees, within the pose filter of the multimodal VAE. Positive yaw looks to the left of the
 # picture and positive pitch up, as CelebAMask-HQ annotates them; positive roll is clockwise.
@@ -48,6 +48,15 @@ FACTORS: tuple[str, ...] = (
     *("clothes_hue", "clothes_value", "clothes_height", "clothes_collar"),
     *("exposure", "temperature", "contrast", "defocus", "noise", "texture"),
 )
+
+# What scores of disentanglement take as the generative factors of a face, name -> number of values: the one attribute
+# that depends on no other, and factors that change every face much, in bins of equal probability. Independent as they
+# are, any combination of their values can be drawn.
+BINS: dict[str, int] = {
+    "male": 2,
+    **dict.fromkeys(POSE, 8),
+    **dict.fromkeys(("skin_tone", "light_azimuth", "background_value", "exposure", "scale", "shift_u", "shift_v"), 8),
+}
 
 IMAGE_SIZES = (32, 64, 128)
 
@@ -172,17 +181,70 @@ def sample(seed: int, count: int, image_size: int = 64, first: int = 0) -> Faces
     Raises:
         ValueError: an argument is out of range.
     """
+    return _drawn(_uniforms(seed, count, first), image_size)
+
+
+def _uniforms(seed: int, count: int, first: int) -> np.ndarray:
+    """The independent uniforms in [0, 1) that examples are made of: float64 [count, 8 + 2 F], eight for attributes."""
     if min(seed, count, first) < 0:
         raise ValueError(f"seed {seed}, count {count} and first {first} must be at least 0.")
     # Philox computes its n-th block of four numbers from (key, n) directly.
     generator = np.random.Generator(np.random.Philox(key=seed, counter=first * (_DRAWS // 4)))
-    uniform = generator.random((count, _DRAWS))
+    return generator.random((count, _DRAWS))[:, : 8 + 2 * len(FACTORS)]
+
+
+def _drawn(uniform: np.ndarray, image_size: int, given: Mapping[str, np.ndarray] | None = None) -> Faces:
+    """The examples that `_uniforms` make, with some factors, name -> [N], given instead."""
     attributes = _attributes(uniform[:, :8])
-    draws = 2.0 * uniform[:, 8 : 8 + 2 * len(FACTORS)].reshape(count, len(FACTORS), 2) - 1.0
+    draws = 2.0 * uniform[:, 8:].reshape(len(uniform), len(FACTORS), 2) - 1.0
     limits = np.array(list(POSE.values()))
     pose = limits * draws[:, : len(POSE)].mean(-1)
     factors = np.concatenate([pose, draws[:, len(POSE) :, 0]], axis=1).astype(np.float32)
+    for name, values in (given or {}).items():
+        factors[:, FACTORS.index(name)] = values
     return Faces(render(attributes, factors, image_size), attributes, factors)
+
+
+def bins_of(faces: Faces) -> np.ndarray:
+    """Returns the values of the factors `BINS` of faces, int32 [N, len(BINS)]; they are uniform and independent."""
+    columns = [faces.attributes[:, ATTRIBUTES.index("male")]]
+    for name, size in list(BINS.items())[1:]:
+        values = faces.factors[:, FACTORS.index(name)].astype(np.float64) / POSE.get(name, 1.0)
+        if name in POSE:  # the distribution function of the triangular density, to [-1, 1]
+            values = np.sign(values) * (1.0 - (1.0 - np.abs(values)) ** 2)
+        columns.append(np.minimum((values + 1.0) / 2.0 * size, size - 1))
+    return np.stack(columns, axis=1).astype(np.int32)
+
+
+def sample_bins(bins: np.ndarray, seed: int, image_size: int = 64, first: int = 0) -> Faces:
+    """Draws faces with given values of the factors `BINS`; everything else varies as in `sample`.
+
+    Where the values are drawn uniformly, the faces are distributed as those of `sample`.
+
+    Args:
+        bins: values of the factors, int [N, len(BINS)], columns `BINS`.
+        seed: which draws of everything else, at least 0.
+        image_size: one of `IMAGE_SIZES`.
+        first: number of the first draw of everything else, at least 0; to go on, add N after every call.
+
+    Returns:
+        N faces, of which `bins_of` gives `bins`.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+    bins = check_factors(bins, BINS)
+    uniform = _uniforms(seed, len(bins), first)
+    uniform[:, 0] = (1 - bins[:, 0] + uniform[:, 0]) / 2.0  # men are below one half
+    given = {}
+    for (name, size), column in list(zip(BINS.items(), bins.T, strict=True))[1:]:
+        # Not so near an edge that rounding to float32 would cross it.
+        within = uniform[:, 8 + 2 * FACTORS.index(name)].clip(1e-4, 1.0 - 1e-4)
+        values = 2.0 * (column + within) / size - 1.0
+        if name in POSE:  # the inverse of the triangular density's distribution function
+            values = np.sign(values) * (1.0 - np.sqrt(1.0 - np.abs(values)))
+        given[name] = POSE.get(name, 1.0) * values
+    return _drawn(uniform, image_size, given)
 
 
 def splits(

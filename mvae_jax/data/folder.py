@@ -18,9 +18,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import difflib
-import hashlib
 import io
-import json
 import logging
 import posixpath
 from collections.abc import Iterator, Sequence
@@ -28,8 +26,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mvae_jax.data import captions, decode
-from mvae_jax.data.archive import Archive, DefectError, leads_outside, open_archive
+from mvae_jax.data import captions, decode, listing
+from mvae_jax.data.archive import Archive, DefectError, checksum, leads_outside, open_archive
 from mvae_jax.data.batches import Splits, permutation
 
 _logger = logging.getLogger(__name__)
@@ -65,8 +63,7 @@ class Settings:
     def __post_init__(self) -> None:
         if self.image_size < 1:
             raise ValueError(f"image_size is {self.image_size}, expected a number of pixels such as 64.")
-        if self.attributes is not None and (not self.attributes or len(set(self.attributes)) < len(self.attributes)):
-            raise ValueError(f"attributes are {self.attributes}, expected at least one name and each name once.")
+        listing.check_chosen(self.attributes)
         if not 0 < self.validation_fraction < 1:
             raise ValueError(f"validation_fraction is {self.validation_fraction}, expected a part between 0 and 1.")
         if self.calibration_size < 0 or self.seed < 0:
@@ -136,7 +133,7 @@ def load(
             )
         order, sizes = _split(table, settings, where)
         fingerprints = [(file, archive.fingerprint(file)) for file in table.files]
-        images_checksum = _checksum(_CACHE_FORMAT, settings.image_size, fingerprints)
+        images_checksum = checksum(_CACHE_FORMAT, settings.image_size, fingerprints)
 
         def build() -> tuple[np.ndarray, np.ndarray]:
             _logger.info("Decoding %d images of %s, once.", len(table.files), path)
@@ -155,7 +152,7 @@ def load(
         "data_set": "images with a CSV",
         "path": str(path),
         "csv": settings.csv,
-        "checksum": _checksum(images_checksum, text, dataclasses.asdict(settings)),
+        "checksum": checksum(images_checksum, text, dataclasses.asdict(settings)),
         "counts": {"listed": len(images), **dict(zip(SPLITS, sizes, strict=True))},
         "image_files": f"{decode.describe_sizes(pixels)} pixels",
         "cropped": cropped,
@@ -357,7 +354,3 @@ def _split(table: Table, settings: Settings, where: str) -> tuple[np.ndarray, li
             "training and for validation."
         )
     return permutation(count, settings.seed), [rest - validation, validation, settings.calibration_size]
-
-
-def _checksum(*inputs: object) -> str:
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()

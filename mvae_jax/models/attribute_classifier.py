@@ -19,6 +19,7 @@ import optax
 from mvae_jax import attributes as face_attributes
 from mvae_jax import augmentation, gaussian, images, losses, nets
 from mvae_jax.augmentation import Augmentation
+from mvae_jax.models._checks import check_at_least, check_attributes, check_choice, check_positive, check_widths
 from mvae_jax.nets.classifier import ImageClassifier
 from mvae_jax.objective import Batch, Losses, Model, ModelState, Params, Phase, Round
 
@@ -56,27 +57,20 @@ class Config:
     compute_dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        if not self.widths or min(self.widths) < 1:
-            raise ValueError(f"widths are {self.widths}; expected at least one, and each at least 1.")
+        check_widths(self, "widths")
         factor = 2 ** len(self.widths)
         if self.image_size < 1 or self.image_size % factor:
             raise ValueError(
                 f"image_size is {self.image_size}; expected a multiple of {factor} for {len(self.widths)} widths, "
                 "each of which halves the image."
             )
-        for name in ("hidden", "epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1.")
+        check_at_least(self, 1, "hidden", "epochs", "batch_size")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; expected at least 0, for none, and less than 1.")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate is {self.learning_rate}; expected a number above 0.")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay is {self.weight_decay}; expected at least 0.")
-        if self.compute_dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"compute_dtype is {self.compute_dtype!r}; choose one of 'float32', 'bfloat16'.")
-        if not self.attributes or len(set(self.attributes)) != len(self.attributes):
-            raise ValueError(f"attributes are {self.attributes}; expected at least one name and no name twice.")
+        check_positive(self, "learning_rate")
+        check_at_least(self, 0, "weight_decay")
+        check_choice(self, "compute_dtype", ("float32", "bfloat16"))
+        check_attributes(self)
 
 
 def phases(config: Config, steps_per_epoch: int) -> tuple[Phase, ...]:
@@ -111,7 +105,8 @@ def build(config: Config) -> Model:
         )
 
     def init(key: jax.Array, batch: Batch) -> tuple[Params, ModelState]:
-        images.check_batch(batch, config.image_size, len(config.attributes))
+        size = config.image_size
+        images.check_batch(batch, image=(size, size, 3), attributes=(len(config.attributes),))
         params, stats = nets.init(network(), key, images.to_float(batch["image"]))
         return {"classifier": params}, {"classifier": stats}
 

@@ -22,6 +22,7 @@ import optax
 
 from mvae_jax import attributes as face_attributes
 from mvae_jax import gaussian, images, losses, nets
+from mvae_jax.models._checks import check_at_least, check_attributes, check_choice, check_positive, check_widths
 from mvae_jax.nets import conv, mlp, patch_discriminator, vgg
 from mvae_jax.objective import Batch, Losses, Model, ModelState, Params, Phase, Round
 from mvae_jax.optimizers import clip_by_global_norm
@@ -150,19 +151,11 @@ class Config:
             "compute_dtype": ("float32", "bfloat16"),
         }
         for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(map(repr, allowed))}.")
-        for name in ("latent_size", "batch_size", "decoder_hidden", "text_hidden", "attention_heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1.")
-        for name in ("encoder_widths", "decoder_widths", "discriminator_widths"):
-            if not getattr(self, name) or min(getattr(self, name)) < 1:
-                raise ValueError(f"{name} are {getattr(self, name)}; expected at least one, and each at least 1.")
-        for name in ("learning_rate", "discriminator_learning_rate", "gradient_clip"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected a number above 0.")
-        if not self.attributes or len(set(self.attributes)) != len(self.attributes):
-            raise ValueError(f"attributes are {self.attributes}; expected at least one name and no name twice.")
+            check_choice(self, name, allowed)
+        check_at_least(self, 1, "latent_size", "batch_size", "decoder_hidden", "text_hidden", "attention_heads")
+        check_widths(self, "encoder_widths", "decoder_widths", "discriminator_widths")
+        check_positive(self, "learning_rate", "discriminator_learning_rate", "gradient_clip")
+        check_attributes(self)
         if self.attention and self.decoder_widths[0] % self.attention_heads:
             raise ValueError(
                 f"decoder_widths[0] is {self.decoder_widths[0]}; expected a multiple of attention_heads, "
@@ -226,7 +219,8 @@ def build(config: Config, vgg_weights: tuple[Params, vgg.VGGDescription] | None 
     networks = _Networks.of(config, vgg_net)
 
     def init(key: jax.Array, batch: Batch) -> tuple[Params, ModelState]:
-        images.check_batch(batch, config.image_size, len(config.attributes))
+        size = config.image_size
+        images.check_batch(batch, image=(size, size, 3), attributes=(len(config.attributes),))
         x, a = images.to_float(batch["image"]), batch["attributes"]
         z = jnp.zeros((len(x), config.latent_size))
         inputs = {"image_encoder": x, "text_encoder": a, "image_decoder": z, "text_decoder": z, "discriminator": x}

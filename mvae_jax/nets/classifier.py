@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from mvae_jax.nets.blocks import BatchNorm, Conv, Dense
+from mvae_jax.nets.blocks import BatchNorm, Conv, Dense, max_pool
 
 
 class ImageClassifier(nn.Module):
@@ -57,13 +57,6 @@ class ImageClassifier(nn.Module):
         features = nn.relu(Dense(self.hidden, dtype=self.dtype, name="features")(h))
         logits = Dense(self.outputs, dtype=self.dtype, name="logits")(drop(features, 1))
         return logits.astype(jnp.float32), features.astype(jnp.float32)
-
-
-def max_pool(x: jax.Array) -> jax.Array:
-    """Largest of each 2x2 pixels, [B, H, W, C] to [B, H / 2, W / 2, C]; equal ones share the gradient."""
-    # By a reshape: on CPU the gradient of a reduction over windows takes several times longer.
-    b, h, w, c = x.shape
-    return x.reshape(b, h // 2, 2, w // 2, 2, c).max((2, 4))
 
 
 def dropout(keys: jax.Array, x: jax.Array, rate: float) -> jax.Array:

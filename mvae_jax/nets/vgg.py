@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from mvae_jax.nets.blocks import Conv
+from mvae_jax.nets.blocks import Conv, max_pool
 from mvae_jax.nets.torch_weights import read_tensors
 
 # Convolutions in order, and their places in torchvision's `features`. Blocks 2 and 3 begin with a pool.
@@ -52,7 +52,7 @@ class VGGFeatures(nn.Module):
             h = ((h + 1.0) / 2.0 - mean) / std
         for layer, width in zip(LAYERS, self.widths, strict=False):
             if layer.endswith("_1") and layer != "1_1":
-                h = _halve_by_maximum(h)
+                h = max_pool(h)
             h = nn.relu(Conv(width, dtype=self.dtype, name=f"conv{layer}")(h))
         return h.astype(jnp.float32)
 
@@ -117,11 +117,3 @@ def load_vgg(path: str | Path) -> tuple[dict[str, Any], VGGDescription]:
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return params, VGGDescription(sha256, f"relu{needed[-1]}", widths)
-
-
-def _halve_by_maximum(x: jax.Array) -> jax.Array:
-    """Max-pooling 2x2, stride 2; drops an odd last row or column. 20 times as fast on CPU as `nn.max_pool`."""
-    b, h, w, c = x.shape
-    pairs = x[:, : h // 2 * 2, : w // 2 * 2].reshape(b, h // 2, 2, w // 2, 2, c)
-    rows = jnp.maximum(pairs[:, :, 0], pairs[:, :, 1])
-    return jnp.maximum(rows[:, :, :, 0], rows[:, :, :, 1])

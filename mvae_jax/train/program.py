@@ -232,7 +232,8 @@ def compile_evaluation(
         batch_size: examples at a time.
 
     Returns:
-        A function of the state and of the examples as `Placement.spread` lays them out -> {name: mean}. It judges the moving average of the parameters where there is one.
+        A function of the state and of the examples as `Placement.spread` lays them out -> {name: mean}. It judges the
+        moving average of the parameters where there is one.
     """
     placement = dataclasses.replace(placement, transform="jit")
     count = next(iter(examples.values())).shape[0]

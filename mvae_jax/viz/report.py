@@ -119,20 +119,20 @@ def figure(picture: Image.Image | bytes | str | os.PathLike[str], caption: str =
     On a narrow screen a wide sheet shrinks to two thirds, so that its text stays legible, and scrolls.
 
     Args:
-        picture: an image, the bytes of a PNG, or the path of one.
+        picture: an image, the bytes of a PNG or GIF, or the path of one.
         caption: text beneath, which also describes the picture to those who cannot see it.
 
     Raises:
-        ValueError: the bytes or the file are not a PNG.
+        ValueError: the bytes or the file are neither.
     """
-    data = _png(picture)
+    data = _encoded(picture)
     with Image.open(io.BytesIO(data)) as opened:
-        width, height = opened.size
+        (width, height), kind = opened.size, str(opened.format).lower()
     narrowest = min(width, max(_PHONE, min(2 * width // 3, _DESKTOP)))
     text = _escape(caption)
     return Part(
         f'<figure><div class="scroll" tabindex="0"><img alt="{text}" width="{width}" height="{height}" '
-        f'style="min-width: {narrowest}px" src="data:image/png;base64,{base64.b64encode(data).decode()}">'
+        f'style="min-width: {narrowest}px" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'
         f"</div>{f'<figcaption>{text}</figcaption>' if text else ''}</figure>"
     )
 
@@ -182,6 +182,29 @@ def write(path: str | os.PathLike[str], title: str, parts: Iterable[Part | str])
     os.replace(partial, target)
 
 
+def save_figures(
+    figures: Mapping[str, tuple[str, Image.Image | bytes]], folder: pathlib.Path
+) -> dict[str, pathlib.Path]:
+    """Writes pictures, as PNG, and the bytes of animations, as GIF.
+
+    Args:
+        figures: name of the file without its ending -> (caption, picture or animation).
+        folder: where to, made if it is not there.
+
+    Returns:
+        {caption: file}.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {}
+    for name, (caption, picture) in figures.items():
+        paths[caption] = folder / f"{name}.{'gif' if isinstance(picture, bytes) else 'png'}"
+        if isinstance(picture, bytes):
+            paths[caption].write_bytes(picture)
+        else:
+            picture.save(paths[caption])
+    return paths
+
+
 def _join(parts: Iterable[Part | str]) -> str:
     return "\n".join(f"<p>{_escape(part)}</p>" if isinstance(part, str) else part.html for part in parts)
 
@@ -216,13 +239,13 @@ def _escape(value: Any) -> str:
     return html.escape("".join(c if c.isprintable() or c in "\n\t" else " " for c in text), quote=True)
 
 
-def _png(picture: Image.Image | bytes | str | os.PathLike[str]) -> bytes:
+def _encoded(picture: Image.Image | bytes | str | os.PathLike[str]) -> bytes:
     if isinstance(picture, Image.Image):
         buffer = io.BytesIO()
         picture.save(buffer, "PNG")
         return buffer.getvalue()
     data = picture if isinstance(picture, bytes) else pathlib.Path(picture).read_bytes()
-    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+    if not data.startswith((b"\x89PNG\r\n\x1a\n", b"GIF8")):
         name = "the bytes" if isinstance(picture, bytes) else os.fspath(picture)
-        raise ValueError(f"{name} begins with {data[:8]!r}, expected a PNG; save the picture as one.")
+        raise ValueError(f"{name} begins with {data[:8]!r}, expected a PNG or a GIF; save the picture as one.")
     return data

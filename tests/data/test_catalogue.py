@@ -1,4 +1,4 @@
-"""CelebAMask-HQ through TFDS: the same splits, to the bit, without TensorFlow."""
+"""CelebAMask-HQ and CelebA through TFDS: the same splits, to the bit, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from mvae_jax.data import catalogue, celebamask_hq
+from mvae_jax.data import catalogue, celeba, celebamask_hq
+from mvae_jax.data.batches import Splits
 from mvae_jax.data.celebamask_hq import Settings
 
 COUNT = 60
@@ -61,6 +62,17 @@ def copy(prepared, tmp_path) -> Path:
     return Path(shutil.copytree(prepared, tmp_path / "copy")) / "celebamask_hq/16px/1.0.0"
 
 
+def assert_same(data: Splits, expected: Splits) -> None:
+    assert data.attributes == expected.attributes
+    for (_, split), (_, other) in zip(data, expected, strict=True):
+        assert split.arrays.keys() == other.arrays.keys()
+        for name, array in split.arrays.items():
+            assert array.dtype == other[name].dtype
+            np.testing.assert_array_equal(array, other[name])
+    assert data.sha256() == expected.sha256()
+    json.dumps(data.provenance)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -73,14 +85,7 @@ def test_splits_are_the_very_same(change, source, prepared, tmp_path):
     settings = dataclasses.replace(SMALL, **change)
     expected = celebamask_hq.load(source, settings, cache_folder=tmp_path)
     data = catalogue.load(prepared, settings)
-    assert data.attributes == expected.attributes
-    for (_, split), (_, other) in zip(data, expected, strict=True):
-        assert split.arrays.keys() == other.arrays.keys()
-        for name, array in split.arrays.items():
-            assert array.dtype == other[name].dtype
-            np.testing.assert_array_equal(array, other[name])
-    assert data.sha256() == expected.sha256()
-    json.dumps(data.provenance)
+    assert_same(data, expected)
     for name in ("counts", "image_files", "annotations_checksum"):
         assert data.provenance[name] == expected.provenance[name]
 
@@ -90,7 +95,7 @@ def test_every_folder_of_the_entry_may_be_given(prepared):
     entry = prepared / "celebamask_hq/16px/1.0.0"
     for path in (str(prepared), entry.parent.parent, entry.parent, entry):
         assert catalogue.load(path, SMALL).sha256() == expected
-        assert catalogue.find(path) == {16: entry}
+        assert catalogue.find(path) == {"16px": entry}
 
 
 def test_other_programs_read_the_entry(source, prepared):
@@ -115,10 +120,10 @@ def test_it_is_prepared_once_for_each_size_and_source(source, prepared, tmp_path
     with pytest.raises(ValueError, match=f"{entry} was made of other files than {tmp_path / 'other'}: remove it, or"):
         catalogue.prepare(write(tmp_path / "other", seed=1), tmp_path / "data", 16)
 
-    with pytest.raises(ValueError, match=r"was prepared for images of 16 pixels, but image_size is 8: prepare it"):
+    with pytest.raises(ValueError, match=r"was prepared as 16px, but 8px is asked for: choose image size"):
         catalogue.load(tmp_path / "data", dataclasses.replace(SMALL, image_size=8))
     catalogue.prepare(source, tmp_path / "data", 8)
-    assert sorted(catalogue.find(tmp_path / "data")) == [8, 16]
+    assert sorted(catalogue.find(tmp_path / "data")) == ["16px", "8px"]
     data = catalogue.load(tmp_path / "data", dataclasses.replace(SMALL, image_size=8))
     assert data.train["image"].shape[1:] == (8, 8, 3)
     assert capsys.readouterr().out == ""
@@ -137,6 +142,87 @@ def test_damaged_sources_leave_no_entry(source, tmp_path):
         catalogue.prepare(tmp_path / "nowhere", tmp_path / "data")
     with pytest.raises(ValueError, match="image_size is 0"):
         catalogue.prepare(source, tmp_path / "data", 0)
+
+
+# --- CelebA --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def aligned(tmp_path_factory) -> Path:
+    """CelebA as published: 30 images of noise in partitions that alternate, with people, numbered with gaps."""
+    path, rng = tmp_path_factory.mktemp("celeba"), np.random.default_rng(0)
+    (path / "img_align_celeba").mkdir()
+    lists: dict[str, list[str]] = {"list_attr_celeba": ["30", " ".join(NAMES)]}
+    for number in range(2, 62, 2):
+        image = f"{number:06}.jpg"
+        signs = 2 * (rng.random(len(NAMES)) < 0.5) - 1
+        lists["list_attr_celeba"].append(f"{image} {' '.join(map(str, signs))}")
+        lists.setdefault("list_eval_partition", []).append(f"{image} {number // 2 % 3}")
+        lists.setdefault("identity_CelebA", []).append(f"{image} {number % 7 + 1}")
+        pixels = rng.integers(0, 256, (20, 16, 3), np.uint8)
+        Image.fromarray(pixels).resize((178, 218)).save(path / "img_align_celeba" / image)
+    for name, lines in lists.items():
+        (path / f"{name}.txt").write_text("\n".join(lines))
+    return path
+
+
+@pytest.fixture(scope="module")
+def prepared_celeba(aligned, tmp_path_factory) -> Path:
+    data_dir = tmp_path_factory.mktemp("catalogue_of_celeba")
+    assert catalogue.prepare(aligned, data_dir, 16) == data_dir / "celeba/larsen_16x16/1.0.0"
+    assert catalogue.prepare(aligned, data_dir, 20, "none") == data_dir / "celeba/none_20x16/1.0.0"
+    return data_dir
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        celeba.Settings(16),
+        celeba.Settings(
+            16, attributes=("female", "young"), train_size=4, validation_size=3, calibration_size=0, seed=9
+        ),
+        celeba.Settings((20, 16), "none", train=("train", "validation"), validation=("test",), calibration=()),
+    ],
+)
+def test_splits_of_celeba_are_the_very_same(settings, aligned, prepared_celeba, tmp_path):
+    expected = celeba.load(aligned, settings, cache_folder=tmp_path)
+    data = catalogue.load(prepared_celeba, settings)
+    assert "identity" in data.train.arrays
+    assert_same(data, expected)
+    for name in ("counts", "image_files", "annotations_checksum"):
+        assert data.provenance[name] == expected.provenance[name]
+    assert catalogue.load(catalogue.find(prepared_celeba, "celeba")["larsen_16x16"], celeba.Settings(16)).attributes
+    assert catalogue.find(prepared_celeba) == {}
+
+
+def test_other_programs_find_the_official_partitions(aligned, prepared_celeba):
+    records = tfds.data_source("celeba/larsen_16x16", data_dir=prepared_celeba, split="validation")
+    assert [record["index"] for record in records] == list(range(2, 62, 6))
+    image = Image.open(aligned / "img_align_celeba/000002.jpg")
+    np.testing.assert_array_equal(records[0]["image"], celeba.cut(image, "larsen", (16, 16)))
+
+
+def test_missing_and_damaged_entries_of_celeba_are_reported(prepared_celeba, prepared, tmp_path):
+    assert list(catalogue.defects(prepared_celeba, "celeba")) == []
+    with pytest.raises(ValueError, match="was prepared as larsen_16x16 and none_20x16, but schik_16x16 is asked for"):
+        catalogue.load(prepared_celeba, celeba.Settings(16, "schik"))
+    with pytest.raises(FileNotFoundError, match=r"no prepared CelebA, expected celeba/larsen_64x64/1\.0\.0"):
+        catalogue.load(prepared, celeba.Settings(16))
+    entry = Path(shutil.copytree(prepared_celeba, tmp_path / "copy")) / "celeba/larsen_16x16/1.0.0"
+    (records,) = entry.glob("*-test.array_record-*")
+    flip(records)
+    with pytest.raises(ValueError, match=f"^{entry} is damaged"):
+        catalogue.load(entry, celeba.Settings(16))
+    (message,) = catalogue.defects(entry, "celeba")
+    assert message.startswith(f"{entry} is damaged")
+
+
+def test_sizes_of_celebamask_hq_are_square(source, tmp_path):
+    with pytest.raises(ValueError, match=r"image_size is \(16, 8\), expected one number"):
+        catalogue.prepare(source, tmp_path, (16, 8))
+
+
+# --- damage --------------------------------------------------------------------------------------------------------
 
 
 def flip(file: Path) -> None:
@@ -192,7 +278,8 @@ def test_selections_that_are_impossible_are_no_damage(prepared):
 def test_neither_preparing_nor_reading_loads_tensorflow(source, tmp_path):
     code = f"""
 import sys
-from mvae_jax.data import catalogue, celebamask_hq
+from mvae_jax.data import catalogue, celeba, celebamask_hq
+from mvae_jax.data.batches import Splits
 assert "tensorflow_datasets" not in sys.modules
 catalogue.prepare({str(source)!r}, {str(tmp_path)!r}, 16)
 settings = celebamask_hq.Settings(image_size=16, subset_size=16, calibration_size=4, minimum_attributes=2)

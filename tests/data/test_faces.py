@@ -254,6 +254,105 @@ def test_every_factor_is_visible():
         assert max(change) > 5.0, name
 
 
+def draw_bins(count, seed=0, **fixed):
+    """Values of the factors in bins, uniform but for those that are fixed."""
+    bins = np.random.default_rng(seed).integers(list(faces.BINS.values()), size=(count, len(faces.BINS)))
+    for name, value in fixed.items():
+        bins[:, list(faces.BINS).index(name)] = value
+    return bins
+
+
+@pytest.fixture(scope="module")
+def binned():
+    return faces.sample_bins(draw_bins(1000), seed=3, image_size=32)
+
+
+def scaled_factors(drawn):
+    return drawn.factors / np.array([faces.POSE.get(name, 1.0) for name in faces.FACTORS])
+
+
+def test_bins_of_sampled_faces_are_uniform_and_independent(sample):
+    bins = faces.bins_of(sample)
+    assert (bins.shape, bins.dtype) == ((2000, len(faces.BINS)), np.int32)
+    for column, size in zip(bins.T, faces.BINS.values(), strict=True):
+        spread = np.sqrt(2000 / size * (1 - 1 / size))
+        assert np.abs(np.bincount(column, minlength=size) - 2000 / size).max() < 5 * spread
+    correlation = np.corrcoef(bins.T)
+    np.fill_diagonal(correlation, 0.0)
+    assert np.abs(correlation).max() < 5 / 2000**0.5
+
+
+def test_bins_are_those_of_equal_probability():
+    attributes, factors = person(5)
+    # The triangular density on [-20, 20] has an eighth of its mass beyond 20 (1 - sqrt(1 / 4)) = 10 degrees.
+    factors[:, F["yaw"]] = -20.0, -10.1, -9.9, 9.9, 10.1
+    factors[:, F["scale"]] = -1.0, -0.76, -0.74, 0.74, 1.0
+    bins = faces.bins_of(faces.Faces(np.zeros((5, 32, 32, 3), np.uint8), attributes, factors))
+    column = {name: values.tolist() for name, values in zip(faces.BINS, bins.T, strict=True)}
+    assert column["yaw"] == [0, 0, 1, 6, 7]
+    assert column["scale"] == [0, 0, 1, 6, 7]
+    assert column["male"] == [0] * 5
+
+
+def test_given_bins_are_drawn_and_all_else_as_ever(binned, sample):
+    np.testing.assert_array_equal(faces.bins_of(binned), draw_bins(1000))
+    free = [name not in faces.BINS for name in faces.FACTORS]
+    np.testing.assert_array_equal(binned.factors[:, free], sample.factors[:1000, free])
+    again = faces.sample_bins(faces.bins_of(sample)[90:100], seed=3, first=90)
+    np.testing.assert_array_equal(again.attributes, sample.attributes[90:100])
+    bins = draw_bins(1000)
+    for part in (slice(0, 7), slice(7, 20)):
+        continued = faces.sample_bins(bins[part], seed=3, image_size=32, first=part.start)
+        np.testing.assert_array_equal(continued.images, binned.images[part])
+
+
+def test_uniform_bins_give_the_distribution_of_sampled_faces(binned, sample):
+    scaled = scaled_factors(binned)
+    expected = np.where(np.arange(scaled.shape[1]) < 3, 1 / 6, 1 / 3)
+    np.testing.assert_allclose(scaled.var(0), expected, rtol=0.12)
+    assert np.abs(scaled.mean(0)).max() < 5 * np.sqrt(1 / 3 / 1000)
+    mean = sample.attributes.mean(0)
+    assert (np.abs(binned.attributes.mean(0) - mean) < 5 * np.sqrt(mean * (1 - mean) * (1 / 1000 + 1 / 2000))).all()
+
+
+@pytest.mark.parametrize(("name", "value"), [("male", 1), ("yaw", 0), ("light_azimuth", 5)])
+def test_fixing_a_factor_fixes_it_and_nothing_else(name, value):
+    drawn = faces.sample_bins(draw_bins(300, seed=1, **{name: value}), seed=8, image_size=32)
+    bins, column = faces.bins_of(drawn), list(faces.BINS).index(name)
+    assert set(bins[:, column]) == {value}
+    for size, values in zip(faces.BINS.values(), np.delete(bins, column, axis=1).T, strict=False):
+        assert len(set(values)) >= min(size, 2)
+    scaled = scaled_factors(drawn)
+    fixed = [each == name for each in faces.FACTORS]
+    assert scaled[:, np.logical_not(fixed)].std(0).min() > 0.35
+    if name in F:
+        assert np.ptp(scaled[:, F[name]]) < 0.51
+    assert (drawn.attributes[:, [A["young"], A["smiling"], A["eyeglasses"]]].std(0) > 0).all()
+
+
+def test_every_binned_factor_changes_every_face():
+    for name, size in faces.BINS.items():
+        low, high = (
+            faces.sample_bins(draw_bins(16, seed=2, **{name: value}), seed=5, image_size=32).images.astype(float)
+            for value in (0, size - 1)
+        )
+        assert np.abs(high - low).mean((1, 2, 3)).min() > 3.0, name
+
+
+@pytest.mark.parametrize(
+    ("bins", "message"),
+    [
+        (np.zeros((2, 3), int), r"shape \(2, 3\), expected integers \[N, 11\]: male, yaw"),
+        (np.zeros((2, 11)), "factors are float64"),
+        (np.eye(11, dtype=int) * 8, "'male' of row 0 is 8, expected 0 to 1"),
+        (-np.eye(11, dtype=int)[3:], "'roll' of row 0 is -1, expected 0 to 7"),
+    ],
+)
+def test_bins_that_there_are_not_are_refused(bins, message):
+    with pytest.raises(ValueError, match=message):
+        faces.sample_bins(bins, seed=0)
+
+
 def test_celebamask_hq_layout(tmp_path, sample):
     few = faces.Faces(*(array[:6] for array in sample))
     faces.write_celebamask_hq(tmp_path, few)

@@ -11,10 +11,10 @@ import numpy as np
 import optax
 import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr
-from zoo import ATTRIBUTE_CLASSIFIER, BATCH, MULTIMODAL, faces
+from zoo import ATTRIBUTE_CLASSIFIER, AUTOENCODER, BATCH, BETA_TCVAE, BETA_VAE, CVAE, MULTIMODAL, TABLE, VAE
 
 from mvae_jax import nets
-from mvae_jax.models import ZOO, attribute_classifier, multimodal
+from mvae_jax.models import ZOO
 from mvae_jax.nets import convolution, vgg
 from mvae_jax.train import state as states
 from mvae_jax.train.step import make_train_step
@@ -24,6 +24,11 @@ CONFIGS = {
         MULTIMODAL, encoder_widths=(4,), decoder_widths=(8,), discriminator_widths=(4, 4)
     ),
     "attribute_classifier": dataclasses.replace(ATTRIBUTE_CLASSIFIER, widths=(4, 8)),
+    "autoencoder": dataclasses.replace(AUTOENCODER, network="dense"),
+    "vae": VAE,
+    "beta_vae": dataclasses.replace(BETA_VAE, network="dense"),
+    "beta_tcvae": BETA_TCVAE,
+    "cvae": CVAE,
 }
 PHASES = [
     pytest.param(name, index, id=f"{name}-{phase.name}")
@@ -50,21 +55,19 @@ def vgg_weights():
     return params, vgg.VGGDescription("", "", net.widths)
 
 
-def build(config):
-    if isinstance(config, multimodal.Config):
-        return multimodal.build(config, vgg_weights())
-    return attribute_classifier.build(config)
+def build(name, config):
+    return ZOO[name].build(config, *([vgg_weights()] if name == "multimodal" else []))
 
 
-def batch():
-    return jax.tree.map(jnp.asarray, faces(BATCH))
+def batch(name):
+    return jax.tree.map(jnp.asarray, TABLE[name].batch(BATCH))
 
 
 def step_of(name, config, index):
     """A training step with the model's own optimisers, and a function that makes its first state."""
-    model, phase = build(config), ZOO[name].phases(config, steps_per_epoch=3)[index]
+    model, phase = build(name, config), ZOO[name].phases(config, steps_per_epoch=3)[index]
     step = make_train_step(model.rounds(phase), model.optimizers(phase), phase)
-    return step, lambda: states.create(model, phase, jax.random.key(0), batch())
+    return step, lambda: states.create(model, phase, jax.random.key(0), batch(name))
 
 
 def equations(jaxpr):
@@ -95,7 +98,7 @@ def test_a_step_multiplies_in_bfloat16_and_sums_in_float32(name, index, formulat
     products = {}
     for dtype in ("float32", "bfloat16"):
         step, create = step_of(name, change(name, compute_dtype=dtype), index)
-        found = list(equations(jax.make_jaxpr(step)(jax.eval_shape(create), batch()).jaxpr))
+        found = list(equations(jax.make_jaxpr(step)(jax.eval_shape(create), batch(name)).jaxpr))
         products[dtype] = [equation for equation in found if is_product(equation)]
     assert [e.primitive for e in products["bfloat16"]] == [e.primitive for e in products["float32"]]
     assert len(products["bfloat16"]) > 10
@@ -118,7 +121,7 @@ def test_what_is_kept_and_reported_is_float32(name, index):
     for dtype in ("float32", "bfloat16"):
         step, create = step_of(name, change(name, compute_dtype=dtype), index)
         before = jax.eval_shape(create)
-        after, metrics = jax.eval_shape(step, before, batch())
+        after, metrics = jax.eval_shape(step, before, batch(name))
         assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), before)
         assert {leaf.dtype for leaf in jax.tree.leaves(metrics)} == {jnp.dtype("float32")}
         kept.append(after)
@@ -130,7 +133,7 @@ def test_what_is_kept_and_reported_is_float32(name, index):
 def first_step(name, dtype):
     """A step of the last phase: its metrics, the gradients' directions (Adam's first moments), batch statistics."""
     step, create = step_of(name, change(name, compute_dtype=dtype), -1)
-    state, metrics = jax.jit(step)(jax.jit(create)(), batch())
+    state, metrics = jax.jit(step)(jax.jit(create)(), batch(name))
     assert metrics["step/finite"] == 1.0
     moments = {group: optax.tree.get(opt_state, "mu") for group, opt_state in state.opt_state.items()}
     return {key: float(value) for key, value in metrics.items()}, moments, state.model_state
@@ -152,9 +155,20 @@ def test_losses_and_statistics_agree_with_those_in_float32(name):
         np.testing.assert_allclose(a, b, atol=0.01 * np.abs(b).max(), err_msg=jax.tree_util.keystr(path))
 
 
+COSINES = {
+    "multimodal": {"vae": 0.99, "discriminator": 0.999},
+    "attribute_classifier": {"classifier": 0.99},
+    "autoencoder": {"encoder": 0.99, "decoder": 0.999},
+    "vae": {"encoder": 0.99, "decoder": 0.999, "observation": 0.999},
+    "beta_vae": {"encoder": 0.99, "decoder": 0.999},
+    "beta_tcvae": {"encoder": 0.99, "decoder": 0.999},
+    "cvae": {"encoder": 0.99, "decoder": 0.999, "prior": 0.99},
+}
+
+
 @pytest.mark.parametrize(
     ("name", "group", "cosine"),
-    [("multimodal", "vae", 0.99), ("multimodal", "discriminator", 0.999), ("attribute_classifier", "classifier", 0.99)],
+    [(name, group, cosine) for name, groups in COSINES.items() for group, cosine in groups.items()],
 )
 def test_gradients_point_where_those_in_float32_do(name, group, cosine):
     """The discriminator's contain R1's, a gradient of a gradient."""

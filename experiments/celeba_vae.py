@@ -1,0 +1,316 @@
+"""Autoencoder, VAE, beta-VAE and beta-TCVAE side by side (Schik's overview).
+
+    python experiments/celeba_vae.py
+    python experiments/celeba_vae.py --preset=paper --config.data.source=CelebA --workdir=runs/celeba_vae
+
+Trains each model on the same images, rendered faces or CelebA, in a folder of its own within the workdir; then measures
+likelihood, reconstructions and latent space on held-out images, and draws latent traversals, samples from the prior and
+reconstructions over beta. The same command resumes a run that was stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import datasets
+import jax
+import jax.numpy as jnp
+import launch
+import numpy as np
+import training
+from training import in_chunks, pixels, to_bytes
+
+from mvae_jax import runs
+from mvae_jax.data.batches import Splits
+from mvae_jax.eval import likelihood, reconstruction
+from mvae_jax.models import autoencoder, beta_tcvae, beta_vae, vae
+from mvae_jax.train import loop
+from mvae_jax.train.logging import read_metrics
+from mvae_jax.train.signals import Interruption
+from mvae_jax.train.workdir import atomic_write
+from mvae_jax.viz import curves, grids, report, traversals
+
+_log = logging.getLogger("celeba_vae")
+_SHOWN, _ROWS = 8, 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """How the trained models are measured and drawn.
+
+    Attributes:
+        samples: per image of the importance-weighted bound.
+        images: held-out images of that bound, at most.
+        posteriors: training images whose posteriors make up the aggregated one, at most.
+        traversal_range: traversals go from minus to plus this value; the prior's standard deviation is 1.
+        traversal_steps: pictures per traversal.
+    """
+
+    samples: int = 50
+    images: int = 100
+    posteriors: int = 2000
+    traversal_range: float = 3.0
+    traversal_steps: int = 6
+
+    def __post_init__(self) -> None:
+        for name, least in {"samples": 1, "images": 1, "posteriors": 2, "traversal_steps": 2}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"evaluation.{name} is {getattr(self, name)}; expected at least {least}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything that determines a run.
+
+    Attributes:
+        seed: of the initialisation, of every draw and of the order of the images.
+        data: the images.
+        model: the VAE; the others are like it but for what follows, and the autoencoder has no likelihood.
+        beta: weight of the KL divergence in the beta-VAE.
+        total_correlation_weights: of the beta-TCVAEs, each of which is a model of its own.
+        evaluation: how they are measured and drawn.
+        training: how the run is watched and saved; may change when a run is resumed.
+    """
+
+    seed: int = 42
+    data: datasets.Config = datasets.Config(crop="schik")
+    model: vae.Config = vae.Config()
+    beta: float = 5.0
+    total_correlation_weights: tuple[float, ...] = (20.0, 5.0, 50.0)
+    evaluation: Evaluation = Evaluation()
+    training: loop.Settings = loop.Settings()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed is {self.seed}; expected a number from 0 to 2**32 - 1.")
+        if len(set(self.total_correlation_weights)) != len(self.total_correlation_weights):
+            raise ValueError(
+                f"total_correlation_weights are {self.total_correlation_weights}; expected none twice, for each is a "
+                "model of its own."
+            )
+        self.members()
+
+    def members(self) -> dict[str, tuple[str, Any]]:
+        """The models: folder -> (name in the zoo, config)."""
+        common = dataclasses.asdict(self.model)
+        without = {field.name for field in dataclasses.fields(autoencoder.Config)}
+        found: dict[str, tuple[str, Any]] = {
+            "autoencoder": (
+                "autoencoder",
+                autoencoder.Config(**{name: value for name, value in common.items() if name in without}),
+            ),
+            "vae": ("vae", self.model),
+            f"beta_vae_{self.beta:g}": ("beta_vae", beta_vae.Config(**common, beta=self.beta)),
+        }
+        for weight in self.total_correlation_weights:
+            config = beta_tcvae.Config(**common, total_correlation_weight=weight)
+            found[f"beta_tcvae_{weight:g}"] = ("beta_tcvae", config)
+        return found
+
+
+def _laptop() -> Config:
+    """All models at widths and lengths for two CPU cores."""
+    model = vae.Config(widths=(16, 32, 32, 64, 128), epochs=6, batch_size=32, learning_rate=1e-3)
+    return Config(model=model, total_correlation_weights=(20.0, 5.0))
+
+
+def _reference() -> Config:
+    """As the released code, whose script never passes beta (SC-01)."""
+    return Config(model=vae.Config.reference(), beta=1.0, total_correlation_weights=(1.0,))
+
+
+PRESETS = {"laptop": _laptop(), "paper": Config(), "reference": _reference()}
+# Where files lie may change, what they hold may not; and the evaluation is no part of the training.
+MAY_CHANGE = ("config.training", "config.evaluation", "config.data.source", "config.data.cache_folder")
+
+
+def main(argv: list[str]) -> None:
+    """Trains, measures and draws."""
+    config, arguments = launch.parse(argv, PRESETS, workdir="runs/celeba_vae", description=__doc__ or "")
+    members = config.members()
+    with launch.errors():
+        if arguments.extend:
+            raise ValueError("--extend: start another workdir, in which all models are trained for longer.")
+        data = datasets.load(config.data, None, config.model.image_size)
+        plans = {label: training.plan(*member, data, config.seed, config.training) for label, member in members.items()}
+        loaded = {label: runs.load(Path(arguments.workdir) / label) for label in members if arguments.evaluate}
+    if arguments.dry_run:
+        print("\n\n".join(f"{label}\n{plan}" for label, plan in plans.items()))
+        return
+    for label, (_, model) in members.items():
+        for name, weight in getattr(model, "divergence_weights", {}).items():
+            _log.info(
+                "%s: %s weighs %g, which is %.3g per dimension and pixel value",
+                label,
+                name,
+                weight,
+                model.effective_weight(weight),
+            )
+    if arguments.evaluate:
+        evaluate(argv, loaded, data, config, Path(arguments.workdir), Path(arguments.workdir) / "evaluation")
+        return
+    settings = {
+        "experiment": "celeba_vae",
+        "model": "vae",
+        "config": dataclasses.asdict(config),
+        "data_sha256": data.sha256(),
+    }
+    with launch.session(arguments.workdir, settings, MAY_CHANGE) as (workdir, interruption):
+        trained = {}
+        for label, (name, model) in members.items():
+            _log.info("model %s", label)
+            own = training.settings_of(name, model, data, config.seed)
+            trained[label] = training.train(workdir.path / label, own, model, data, config.training, interruption)
+        if not launch.is_first():
+            return
+        scores = evaluate(argv, trained, data, config, workdir.path, workdir.path, interruption)
+        workdir.finish(scores=scores)
+
+
+def evaluate(
+    argv: list[str],
+    trained: dict[str, runs.Run],
+    data: Splits,
+    config: Config,
+    workdir: Path,
+    folder: Path,
+    interruption: Interruption | None = None,
+) -> dict[str, Any]:
+    """Measures and draws all models, and writes numbers, figures and report into `folder`."""
+    interruption, rows = interruption or Interruption(), {}
+    for label, run in trained.items():
+        rows[label] = measure(run, data, config)
+        interruption.check()
+        _log.info("%s: PSNR %.2f dB", label, rows[label]["PSNR, dB"])
+    records = {label: read_metrics(workdir / label / "metrics.jsonl") for label in trained}
+    paths = report.save_figures(draw(trained, data, records, config), folder / "figures")
+    atomic_write(folder / "scores.json", json.dumps(rows, indent=2) + "\n")
+    report.write(
+        folder / "report.html",
+        f"Autoencoders of images: {workdir.name}",
+        [
+            report.heading("Likelihood, reconstructions and latent space on held-out images"),
+            f"Likelihoods are of pixel values in [0, 1], in nats: the importance-weighted bound of log p(x) from "
+            f"{config.evaluation.samples} samples for {min(config.evaluation.images, len(data.validation))} images. "
+            "Mutual information, total correlation and dimension-wise KL are those of the aggregated posterior of "
+            f"{min(config.evaluation.posteriors, len(data.train))} training images. A dimension is active if the "
+            "variance of its posterior means over the held-out images is above 0.01.",
+            report.table([{"model": label, **row} for label, row in rows.items()]),
+            report.heading("What beta weighs"),
+            "A weight stands beside sums over pixels and over latent dimensions. Beside means, as other code has them, "
+            "it would be the effective weight.",
+            report.table(
+                [
+                    {"model": label, "divergence": name, "weight": weight, "effective": model.effective_weight(weight)}
+                    for label, (_, model) in config.members().items()
+                    for name, weight in getattr(model, "divergence_weights", {}).items()
+                ]
+            ),
+            report.heading("Figures"),
+            *(report.figure(path, caption) for caption, path in paths.items()),
+            *launch.how_it_was_made(argv, next(iter(trained.values())), data.provenance, config),
+        ],
+    )
+    _log.info("report: %s", folder / "report.html")
+    return rows
+
+
+def measure(run: runs.Run, data: Splits, config: Config) -> dict[str, Any]:
+    """Numbers of one model on held-out images."""
+    settings, x = config.evaluation, pixels(data.validation)
+    mean, _ = in_chunks(run.encode)(x)
+    output = in_chunks(run.decode)(mean)
+    found = {
+        "PSNR, dB": float(reconstruction.psnr(x, output).mean()),
+        "SSIM": float(reconstruction.ssim(x, jnp.clip(output, -1, 1)).mean()),
+        "squared error per value": float(jnp.square((x - output) / 2).mean()),
+    }
+    if "log_likelihood" not in run.functions:
+        return found
+    key = jax.random.key(config.seed)
+    bounds = likelihood.estimate_likelihood(
+        run.encode,
+        run.log_likelihood,
+        x[: settings.images],
+        jax.random.fold_in(key, 0),
+        samples=settings.samples,
+        observed_dimensions=int(np.prod(x.shape[1:])),
+    )
+    posterior_mean, posterior_logvar = in_chunks(run.encode)(pixels(data.train.first(settings.posteriors)))
+    aggregate = likelihood.aggregate_posterior(
+        posterior_mean, posterior_logvar, jax.random.fold_in(key, 1), samples=500
+    )
+    return found | {
+        "ELBO": float(bounds.elbo.mean()),
+        "importance-weighted bound": float(bounds.bound.mean()),
+        "KL": float(bounds.kl.mean()),
+        "active dimensions": int(likelihood.active_units(mean).sum()),
+        **{
+            name.replace("_", " "): getattr(aggregate, name).value
+            for name in ("mutual_information", "total_correlation", "dimension_wise_kl")
+        },
+    }
+
+
+def draw(
+    trained: dict[str, runs.Run], data: Splits, records: dict[str, Any], config: Config
+) -> dict[str, tuple[str, Any]]:
+    """The figures: {file name: (caption, picture)}."""
+    shown = data.validation.first(_SHOWN)
+    x, key = pixels(shown), jax.random.key(config.seed)
+    originals = {"original": shown["image"]}
+    decoded = {label: to_bytes(run.decode(run.encode(x)[0])) for label, run in trained.items()}
+    weights = {label: getattr(run.config, "total_correlation_weight", 1.0) for label, run in trained.items()}
+    over_beta = sorted((label for label in trained if label == "vae" or "tcvae" in label), key=weights.__getitem__)
+    figures: dict[str, tuple[str, Any]] = {
+        "reconstructions": (
+            "Held-out images and what each model makes of them",
+            grids.comparison(originals | decoded, columns=_SHOWN),
+        ),
+    }
+    if len(over_beta) > 1:
+        figures["reconstructions_over_beta"] = (
+            "Reconstructions of the beta-TCVAE over the weight of the total correlation; 1 is the VAE (figure 3)",
+            grids.comparison(
+                originals | {f"beta {weights[label]:g}": decoded[label] for label in over_beta}, columns=_SHOWN
+            ),
+        )
+    for label, run in trained.items():
+        if run.model.sample is None:
+            continue
+        figures[f"samples_{label}"] = (
+            f"{label}: samples from the prior (figure 2)",
+            grids.grid(to_bytes(run.sample(key, 25)), columns=5),
+        )
+        rows = traversal(run, x[:1], data, config.evaluation)
+        span = f"from {-config.evaluation.traversal_range:g} to {config.evaluation.traversal_range:g}"
+        caption = f"{label}: one latent dimension at a time {span}, those of the largest KL first (figure 1)"
+        figures[f"traversals_{label}"] = (caption, traversals.sheet(rows))
+        figures[f"traversals_{label}_animated"] = (f"{caption}, animated", traversals.animation(rows))
+    panels = {"KL, nats": "kl", "Squared error per value": "mean_squared_error"}
+    variational = {label: lines for label, lines in records.items() if any("kl" in line for line in lines)}
+    for title, metric in panels.items() if variational else ():
+        figures[metric] = (f"{title} of each model", curves.runs(variational, metric))
+    return figures
+
+
+def traversal(run: runs.Run, x: jax.Array, data: Splits, settings: Evaluation) -> dict[str, np.ndarray]:
+    """Pictures along the dimensions with the largest KL, from the code of one image x, [1, H, W, C]."""
+    mean, logvar = in_chunks(run.encode)(pixels(data.validation))
+    kl = 0.5 * (jnp.square(mean) + jnp.exp(logvar) - 1.0 - logvar).mean(0)
+    values = jnp.linspace(-settings.traversal_range, settings.traversal_range, settings.traversal_steps)
+    code = run.encode(x)[0][0]
+    rows = {}
+    for dimension in np.argsort(-np.asarray(kl))[:_ROWS]:
+        codes = jnp.tile(code, (len(values), 1)).at[:, dimension].set(values)
+        rows[f"z{dimension}, KL {kl[dimension]:.2f}"] = to_bytes(run.decode(codes))
+    return rows
+
+
+if __name__ == "__main__":
+    main(sys.argv)

@@ -1,0 +1,119 @@
+"""Training models of the zoo inside an experiment, and applying trained ones to whole splits."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import launch
+import numpy as np
+
+from mvae_jax import images, runs
+from mvae_jax.data.batches import Batches, Split, Splits
+from mvae_jax.models import ZOO
+from mvae_jax.train import loop
+from mvae_jax.train.signals import Interruption
+from mvae_jax.train.workdir import Workdir
+
+
+def settings_of(model: str, config: Any, data: Splits, seed: int) -> dict[str, Any]:
+    """What config.json says of the run of a model that is trained inside an experiment."""
+    return {
+        "model": model,
+        "config": {"seed": seed, "model": dataclasses.asdict(config)},
+        "data_sha256": data.sha256(),
+    }
+
+
+def train(
+    folder: str | Path,
+    settings: Mapping[str, Any],
+    config: Any,
+    data: Splits,
+    training: loop.Settings | None = None,
+    interruption: Interruption | None = None,
+) -> runs.Run:
+    """Trains a model in a folder of its own, which `runs.load` loads as well; goes on where it was stopped.
+
+    Args:
+        folder: its workdir.
+        settings: what `settings_of` returned.
+        config: the model's config.
+        data: its images.
+        training: how it is watched and saved.
+        interruption: see `train.loop.fit`.
+    """
+    workdir = Workdir(folder)
+    with workdir.lock():
+        workdir.configure(settings)
+        return fit(workdir.path, settings, config, data, training, interruption)
+
+
+def fit(
+    workdir: Path,
+    settings: Mapping[str, Any],
+    config: Any,
+    data: Splits,
+    training: loop.Settings | None = None,
+    interruption: Interruption | None = None,
+) -> runs.Run:
+    """Trains in a workdir that is locked and configured; see `train`."""
+    module, seed = ZOO[settings["model"]], settings["config"]["seed"]
+    model, phases = module.build(config), phases_of(settings["model"], config, data, seed)
+    state = loop.fit(
+        model,
+        phases,
+        lambda phase: Batches(data.train, phase.batch_size, seed, phase.start),
+        workdir=workdir,
+        seed=seed,
+        validation=data.validation.arrays,
+        settings=training,
+        interruption=interruption,
+    )
+    return runs.Run.of(model, config, state, phases[-1].name, settings)
+
+
+def phases_of(model: str, config: Any, data: Splits, seed: int) -> tuple[Any, ...]:
+    """The phases of a model on such images.
+
+    Raises:
+        ValueError: there are too few images for a batch.
+    """
+    return ZOO[model].phases(config, Batches(data.train, config.batch_size, seed).steps_per_epoch)
+
+
+def plan(model: str, config: Any, data: Splits, seed: int, training: loop.Settings) -> str:
+    """Checks that a model can be trained on such images, and says what that would be; see `launch.plan`.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    phases = phases_of(model, config, data, seed)
+    loop.check_phases(phases, training.place())
+    example = data.train.take(np.arange(config.batch_size))
+    return launch.plan(ZOO[model].build(config), phases, example, data.provenance)
+
+
+def in_chunks(function: Callable[..., Any], size: int = 250) -> Callable[..., Any]:
+    """The function on `size` examples at a time: activations of a whole split need not fit into memory."""
+
+    def chunked(*values: Any) -> Any:
+        starts = range(0, len(values[0]), size)
+        parts = [function(*(value[start : start + size] for value in values)) for start in starts]
+        return jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)
+
+    return chunked
+
+
+def pixels(split: Split) -> jax.Array:
+    """The images of a split, [N, H, W, C] in [-1, 1]."""
+    return images.to_float(jnp.asarray(split["image"]))
+
+
+def to_bytes(pictures: jax.Array) -> np.ndarray:
+    """Images in [-1, 1] as uint8 on the host."""
+    return np.asarray(images.to_uint8(pictures))

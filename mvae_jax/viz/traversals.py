@@ -1,0 +1,50 @@
+"""What single latent dimensions do to a picture."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from mvae_jax.viz import grids
+
+_MILLISECONDS = 120  # per frame
+
+
+def sheet(rows: Mapping[str, npt.ArrayLike], *, title: str = "", scale: int | None = None) -> Image.Image:
+    """One row of pictures per dimension, along which only that dimension changes.
+
+    Args:
+        rows: label -> uint8 [V, H, W, C], the pictures of V values; V is the same in all.
+        title: heading of the sheet.
+        scale: enlargement; None chooses one.
+    """
+    return grids.comparison(rows, columns=len(next(iter(map(np.asarray, rows.values())))), title=title, scale=scale)
+
+
+def animation(rows: Mapping[str, npt.ArrayLike], *, columns: int = 6, title: str = "") -> bytes:
+    """The same as moving pictures, one per dimension, that go there and back for ever.
+
+    Args:
+        rows: label -> uint8 [V, H, W, C], the pictures of V values; V is the same in all.
+        columns: moving pictures side by side.
+        title: heading.
+
+    Returns:
+        An animated GIF.
+    """
+    frames = [
+        grids.grid(np.stack(pictures), list(rows), columns=columns, title=title)
+        for pictures in zip(*map(np.asarray, rows.values()), strict=True)
+    ]
+    return _gif([*frames, *frames[-2:0:-1]])
+
+
+def _gif(frames: Sequence[Image.Image]) -> bytes:
+    buffer = io.BytesIO()
+    first, *others = (frame.quantize(128) for frame in frames)
+    first.save(buffer, "GIF", save_all=True, append_images=others, duration=_MILLISECONDS, loop=0)
+    return buffer.getvalue()
