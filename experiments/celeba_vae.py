@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import launch
 import numpy as np
 import training
-from training import in_chunks, pixels, to_bytes
+from training import in_chunks, pixels, to_bytes, traversal
 
 from mvae_jax import runs
 from mvae_jax.data.batches import Splits
@@ -36,7 +36,7 @@ from mvae_jax.train.workdir import atomic_write
 from mvae_jax.viz import curves, grids, report, traversals
 
 _log = logging.getLogger("celeba_vae")
-_SHOWN, _ROWS = 8, 6
+_SHOWN = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -287,8 +287,9 @@ def draw(
             f"{label}: samples from the prior (figure 2)",
             grids.grid(to_bytes(run.sample(key, 25)), columns=5),
         )
-        rows = traversal(run, x[:1], data, config.evaluation)
-        span = f"from {-config.evaluation.traversal_range:g} to {config.evaluation.traversal_range:g}"
+        reach, steps = config.evaluation.traversal_range, config.evaluation.traversal_steps
+        rows = traversal(run, x[:1], pixels(data.validation), reach, steps)
+        span = f"from {-reach:g} to {reach:g}"
         caption = f"{label}: one latent dimension at a time {span}, those of the largest KL first (figure 1)"
         figures[f"traversals_{label}"] = (caption, traversals.sheet(rows))
         figures[f"traversals_{label}_animated"] = (f"{caption}, animated", traversals.animation(rows))
@@ -297,19 +298,6 @@ def draw(
     for title, metric in panels.items() if variational else ():
         figures[metric] = (f"{title} of each model", curves.runs(variational, metric))
     return figures
-
-
-def traversal(run: runs.Run, x: jax.Array, data: Splits, settings: Evaluation) -> dict[str, np.ndarray]:
-    """Pictures along the dimensions with the largest KL, from the code of one image x, [1, H, W, C]."""
-    mean, logvar = in_chunks(run.encode)(pixels(data.validation))
-    kl = 0.5 * (jnp.square(mean) + jnp.exp(logvar) - 1.0 - logvar).mean(0)
-    values = jnp.linspace(-settings.traversal_range, settings.traversal_range, settings.traversal_steps)
-    code = run.encode(x)[0][0]
-    rows = {}
-    for dimension in np.argsort(-np.asarray(kl))[:_ROWS]:
-        codes = jnp.tile(code, (len(values), 1)).at[:, dimension].set(values)
-        rows[f"z{dimension}, KL {kl[dimension]:.2f}"] = to_bytes(run.decode(codes))
-    return rows
 
 
 if __name__ == "__main__":

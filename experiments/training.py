@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import launch
 import numpy as np
 
-from mvae_jax import images, runs
+from mvae_jax import gaussian, images, runs
 from mvae_jax.data.batches import Batches, Split, Splits
 from mvae_jax.models import ZOO
 from mvae_jax.train import loop
@@ -117,3 +117,29 @@ def pixels(split: Split) -> jax.Array:
 def to_bytes(pictures: jax.Array) -> np.ndarray:
     """Images in [-1, 1] as uint8 on the host."""
     return np.asarray(images.to_uint8(pictures))
+
+
+def traversal(
+    run: runs.Run, x: jax.Array, examples: jax.Array, reach: float, steps: int, rows: int = 6
+) -> dict[str, np.ndarray]:
+    """Pictures along the latent dimensions with the largest KL, from the code of one image.
+
+    Args:
+        run: a trained variational autoencoder.
+        x: the image, [1, H, W, C] in [-1, 1].
+        examples: images that tell the KL of each dimension, [N, H, W, C].
+        reach: each dimension goes from minus to plus this value; the prior's standard deviation is 1.
+        steps: V, pictures per dimension.
+        rows: how many dimensions.
+
+    Returns:
+        {name and KL of the dimension: uint8 [V, H, W, C]}.
+    """
+    mean, logvar = in_chunks(run.encode)(examples)
+    kl = np.asarray(gaussian.kl_divergence(mean, logvar, 0.0, 0.0).mean(0))
+    values, code = jnp.linspace(-reach, reach, steps), run.encode(x)[0][0]
+    found = {}
+    for dimension in np.argsort(-kl)[:rows]:
+        codes = jnp.tile(code, (steps, 1)).at[:, dimension].set(values)
+        found[f"z{dimension}, KL {kl[dimension]:.2f}"] = to_bytes(run.decode(codes))
+    return found

@@ -7,23 +7,28 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
+from types import SimpleNamespace
 
+import attribute_cvae
 import celebahq_mvae
+import commands
 import compare_runs
 import jax
+import jax.numpy as jnp
 import judge
 import numpy as np
 import pytest
+from commands import ROOT, assert_close, check_pictures, environment, run_all
 from PIL import Image
+from published import write_celeba, write_cub
 from safetensors.numpy import save_file
 
 from mvae_jax import runs
 from mvae_jax.data import faces
+from mvae_jax.data.batches import Split, Splits
 from mvae_jax.train.logging import read_metrics
 from mvae_jax.train.workdir import Workdir
 
-ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "experiments" / "celebahq_mvae.py"
 TINY = [
     "--config.model.image_size=32",
@@ -45,52 +50,6 @@ TINY = [
 ]
 STEPS = 6  # per epoch: 48 images, 8 at a time
 NOTE = "No VGG weights were given (--config.vgg_weights): the perceptual term is off."
-
-# Several commands in one process: imports and the renderer's compilation are paid once. A command is of the
-# experiment unless it begins with the name of another script.
-COMMANDS = """
-import contextlib, importlib, io, json, sys
-results = []
-for arguments in json.loads(sys.argv[1]):
-    script = arguments.pop(0) if arguments[0].endswith(".py") else "experiments/celebahq_mvae.py"
-    main = importlib.import_module(script.split("/")[1].removesuffix(".py")).main
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            main([script, *arguments])
-        except SystemExit as end:
-            code = end.code or 0
-    results.append({"code": code, "out": out.getvalue(), "err": err.getvalue()})
-json.dump({"results": results, "tensorflow": "tensorflow" in sys.modules}, sys.stdout)
-"""
-
-
-def environment():
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("experiments", "tools")),
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
-        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-    }
-
-
-def run_all(folder, *commands):
-    """What each command ended with."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", COMMANDS, json.dumps(commands)],
-        cwd=folder,
-        env=environment(),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    result = json.loads(done.stdout)
-    assert not result["tensorflow"]
-    for command in result["results"]:
-        assert "Traceback" not in command["err"]
-    return result["results"]
 
 
 @pytest.fixture(scope="module")
@@ -115,18 +74,6 @@ def rendered(tmp_path_factory):
         "compared": ["experiments/compare_runs.py", "runs/one", "runs/two", "--output=runs/comparison"],
     }
     return folder, dict(zip(commands, run_all(folder, *commands.values()), strict=True))
-
-
-def check_pictures(folder, count):
-    """A report, and the figures in it."""
-    assert (folder / "report.html").read_text().count("<img") == count
-    pictures = sorted((folder / "figures").glob("*.png"))
-    assert len(pictures) == count
-    for path in pictures:
-        with Image.open(path) as picture:
-            picture.load()
-            assert min(picture.size) > 30
-            assert len(picture.convert("RGB").getcolors(2**24)) > 3
 
 
 def check_files(workdir, phases):
@@ -215,19 +162,6 @@ def test_judging_the_workdir_again_gives_the_same_numbers(rendered):
     del expected["finished"]
     assert_close(found, expected)
     assert expected == json.loads((workdir / "scores.json").read_text())
-
-
-def assert_close(found, expected):
-    """Equal but for rounding."""
-    if isinstance(expected, dict):
-        assert found.keys() == expected.keys()
-        found, expected = list(found.values()), list(expected.values())
-    if isinstance(expected, list):
-        assert len(found) == len(expected)
-        for pair in zip(found, expected, strict=True):
-            assert_close(*pair)
-    else:
-        assert found == (pytest.approx(expected, rel=1e-4, abs=1e-6) if isinstance(expected, float) else expected)
 
 
 def test_a_running_workdir_may_be_judged(rendered, capsys):
@@ -347,13 +281,7 @@ def test_a_run_on_celebamask_hq_is_stopped_and_goes_on_from_the_zip(celebamask_h
 
 def refused(capsys, workdir, *arguments, code=2):
     """The message with which the experiment ends, before there is a workdir."""
-    with pytest.raises(SystemExit) as end:
-        celebahq_mvae.main(["celebahq_mvae.py", *TINY, f"--workdir={workdir}", *arguments])
-    out, err = capsys.readouterr()
-    assert (end.value.code, out) == (code, "")
-    assert err.count("error: ") == 1
-    assert "Traceback" not in err
-    return err[err.index("error: ") :]
+    return commands.refused(capsys, celebahq_mvae, workdir, *TINY, *arguments, code=code)
 
 
 @pytest.mark.parametrize(
@@ -483,3 +411,231 @@ def test_own_images_of_unclear_gender_are_refused_before_training(tmp_path, caps
     assert "the validation images cannot be judged" in message
     assert "is both or neither male and female" in message
     assert not (tmp_path / "run").exists()
+
+
+# --- the attribute CVAE ----------------------------------------------------------------------------------------------
+
+CVAE = [
+    "experiments/attribute_cvae.py",
+    "--config.model.latent_size=4",
+    "--config.model.widths=4",
+    "--config.model.epochs=1",
+    "--config.betas=0.25,0.9",
+    "--config.judge.image_size=16",
+    "--config.judge.epochs=1",
+    "--config.data.cache_folder=cache",
+]
+FACES = [
+    "--config.model.image_size=32,32",
+    "--config.data.subset_size=80",
+    "--config.data.validation_fraction=0.2",
+    "--config.data.calibration_size=1",
+]
+
+
+@pytest.fixture(scope="module")
+def conditional(tmp_path_factory):
+    """Runs of the attribute CVAE on rendered faces and on birds, and what the commands said."""
+    folder = tmp_path_factory.mktemp("conditional")
+    write_cub(folder / "CUB_200_2011", np.random.default_rng(0))
+    run, again = [*CVAE, *FACES, "--workdir=runs/faces"], [CVAE[0], "--evaluate", "--workdir=runs/faces"]
+    birds = [*CVAE, "--preset=cub", "--config.data.source=CUB_200_2011", "--config.model.image_size=11,10"]
+    birds += ["--config.model.batch_size=3", "--workdir=runs/birds"]
+    commands = {
+        "planned": [*birds, "--dry-run"],
+        "birds": birds,
+        "faces": run,
+        "again": run,
+        "changed": [*run, "--config.betas=0.25,0.5,0.9"],
+        "unjudged": [*again, "--config.judge.epochs=0"],
+        "elsewhere": [*again, "--config.judge.epochs=0", "--config.data.seed=43", "--config.betas=0.9"],
+        "misfit": [*again, "--config.data.source=CUB_200_2011"],
+    }
+    return folder, dict(zip(commands, run_all(folder, *commands.values()), strict=True))
+
+
+def test_a_cvae_for_each_beta_is_trained_measured_and_drawn(conditional):
+    folder, results = conditional
+    workdir, log = folder / "runs" / "faces", results["faces"]["err"]
+    assert results["faces"]["code"] == 0
+    check_pictures(workdir, 10)
+    assert "beta_0.9: effective beta 0.0117, per dimension and pixel value" in log  # 0.9 / 0.1 * 4 / (32 * 32 * 3)
+    scores = json.loads((workdir / "scores.json").read_text())
+    assert list(scores["terms"]["held-out images"]) == ["beta_0.9", "beta_0.25"]
+    for terms in scores["terms"].values():
+        assert all(
+            found["squared_error"] == pytest.approx(3072 * found["mean_squared_error"]) for found in terms.values()
+        )
+    assert {label: runs.load(workdir / label).config.beta for label in ("beta_0.9", "beta_0.25")} == {
+        "beta_0.9": 0.9,
+        "beta_0.25": 0.25,
+    }
+    held_out = faces.splits(42, 80, 16, 1, image_size=32).validation["attributes"]
+    majority = np.maximum(held_out.mean(0), 1 - held_out.mean(0)).mean()
+    assert list(scores["agreements"]) == ["held-out images", "beta_0.9", "beta_0.25"]
+    for agreement in scores["agreements"].values():
+        assert agreement["attributes"]["count"] == 16
+        assert agreement["attributes"]["majority_accuracy"] == pytest.approx(majority)
+        assert agreement["species"] is None
+    report = (workdir / "report.html").read_text()
+    assert "all images are resized to 16 x 16 pixels" in report
+    kept = scores["orderings"]["held-out images"]
+    said = [f"the {what}: {'yes' if holds else 'no'}" for what, holds in kept.items()]
+    assert f"As beta falls, on held-out images, {' and '.join(said)}." in report
+    assert f"As beta falls, on held-out images, {' and '.join(said)}." in log
+    assert "only orderings can be compared" not in report  # the paper has no numbers of such images
+
+
+def test_the_cvaes_are_finished_and_measured_again_with_the_same_numbers(conditional):
+    folder, results = conditional
+    workdir = folder / "runs" / "faces"
+    assert results["again"]["out"] == f"{workdir} is finished; its report is {workdir / 'report.html'}.\n"
+    assert "config.betas: [0.25, 0.9] before, [0.25, 0.5, 0.9] now" in results["changed"]["err"]
+    expected = json.loads((workdir / "scores.json").read_text())
+    assert results["unjudged"]["code"] == 0
+    assert "the judge reads samples of beta 0.9: accuracy 0." in results["faces"]["err"]
+    for line in expected["terms"]["held-out images"].values():
+        assert f"squared error {line['squared_error']:.1f}, KL {line['kl']:.2f} nats" in results["unjudged"]["err"]
+    found = json.loads((workdir / "evaluation" / "scores.json").read_text())  # of the last of the commands
+    assert (list(found["terms"]["held-out images"]), found["orderings"], found["agreements"]) == (["beta_0.9"], {}, {})
+    report = (workdir / "evaluation" / "report.html").read_text()
+    assert "No judge" in report
+    assert "These are other images than those of the run" in report
+    assert "other images" not in results["unjudged"]["err"]
+    assert results["misfit"]["code"] == 2
+    assert "were trained with other attributes than the 3 of these images" in results["misfit"]["err"]
+
+
+def test_birds_have_the_attributes_of_the_data_and_species_that_the_judge_tells_apart(conditional):
+    folder, results = conditional
+    workdir = folder / "runs" / "birds"
+    assert results["planned"]["out"].count("data_set: CUB-200-2011") == 2
+    assert results["birds"]["code"] == 0
+    check_pictures(workdir, 10)
+    assert runs.load(workdir / "beta_0.25").config.attributes == ("has_wings::yes", "001.Bird", "002.Bird")
+    scores = json.loads((workdir / "scores.json").read_text())
+    for agreement in scores["agreements"].values():
+        assert agreement["species"]["chance"] == 0.5
+        assert agreement["species"]["majority_accuracy"] == pytest.approx(2 / 3)
+    report = (workdir / "report.html").read_text()
+    assert '<td class="number">20129</td>' in report
+    assert "only orderings can be compared" in report
+
+
+def test_error_and_divergence_are_sums_over_an_image(monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (70, 2, 3, 3), np.uint8)
+    codes = np.linspace(-1, 1, 70)[:, None] * np.ones(4)
+    encoded = iter([(codes[:64], np.zeros((64, 4))), (codes[64:], np.zeros((6, 4)))])
+    run = SimpleNamespace(
+        config=SimpleNamespace(image_shape=(2, 3, 3)),
+        encode=lambda x, a: tuple(map(jnp.float32, next(encoded))),
+        decode=lambda z, a: jnp.zeros((len(z), 2, 3, 3)),
+        prior=lambda a: (jnp.zeros((len(a), 4)), jnp.zeros((len(a), 4))),
+    )
+    split = Split({"image": pixels, "attributes": np.zeros((70, 1), np.float32)})
+    found = attribute_cvae.measure(run, split, jax.random.key(0))
+    errors = np.square(pixels / 255 - 0.5)
+    assert found["squared_error"] == pytest.approx(errors.sum((1, 2, 3)).mean(), rel=1e-5)
+    assert found["mean_squared_error"] == pytest.approx(errors.mean(), rel=1e-5)
+    assert found["kl"] == pytest.approx(0.5 * np.square(codes).sum(1).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("errors", "divergences", "expected"),
+    [([3, 2, 1], [1, 2, 3], [True, True]), ([3, 2, 2], [1, 3, 2], [False, False]), ([3, 1], [2, 1], [True, False])],
+)
+def test_orderings_hold_from_each_model_to_the_next(errors, divergences, expected):
+    terms = [{"squared_error": error, "kl": kl} for error, kl in zip(errors, divergences, strict=True)]
+    assert list(attribute_cvae.orderings(terms).values()) == expected
+
+
+def test_species_are_told_by_the_largest_of_their_logits():
+    names = ("has_wings::yes", "001.A", "017.B", "200.C")
+    truth = np.array([[1, 1, 0, 0], [0, 0, 1, 0], [1, 0, 1, 0], [1, 0, 0, 1]], np.float32)
+    logits = np.array([[9, -1, -2, -3], [9, -3, -1, -2], [9, 2, 1, 0], [9, 0, 1, 2]], np.float32)
+    found = attribute_cvae.Species.of(logits, truth, names)
+    assert (found.accuracy, found.majority_accuracy, found.chance) == (0.75, 0.5, pytest.approx(1 / 3))
+    assert attribute_cvae.Species.of(logits[:, :3], truth[:, :3], names[:3]) is None  # the last bird is of neither
+    assert attribute_cvae.Species.of(logits[:, :2], truth[:, :2], names[:2]) is None
+
+
+def test_the_judge_reads_real_images_and_samples_at_its_own_size():
+    def logits(pictures):
+        assert pictures.shape[1:] == (16, 16, 3)
+        return pictures.mean((1, 2))[:, :2]
+
+    reader = SimpleNamespace(run=SimpleNamespace(config=SimpleNamespace(image_size=16), logits=logits))
+    pixels = np.tile(np.arange(70, dtype=np.uint8)[:, None, None, None], (1, 23, 18, 3))
+    attributes = np.stack([np.arange(70) % 2, np.arange(70) // 35], axis=1).astype(np.float32)
+    split = Split({"image": pixels, "attributes": attributes})
+    real = attribute_cvae.read(reader, None, split, jax.random.key(0))
+    np.testing.assert_allclose(real[:, 0], np.arange(70) / 127.5 - 1, atol=1e-5)
+    drawn = attribute_cvae.read(
+        reader,
+        SimpleNamespace(
+            prior=lambda a: (jnp.zeros((len(a), 4)), jnp.zeros((len(a), 4))),
+            decode=lambda z, a: jnp.broadcast_to(jnp.pad(a, ((0, 0), (0, 1)))[:, None, None], (len(a), 23, 18, 3)),
+        ),
+        split,
+        jax.random.key(0),
+    )
+    np.testing.assert_allclose(drawn, attributes, atol=1e-6)
+
+
+def test_edits_keep_the_code_and_invert_one_attribute_of_those_that_faces_have():
+    names = ("sideburns", "smiling", "male", "bald")
+    attributes = np.random.default_rng(0).integers(0, 2, (9, 4)).astype(np.float32)
+    split = Split({"image": np.zeros((9, 2, 2, 3), np.uint8), "attributes": attributes})
+    data = Splits(split, split, split.first(0), names, {})
+    decoded = []
+    run = SimpleNamespace(
+        encode=lambda x, a: (a, a),
+        decode=lambda z, a: decoded.append((np.array(z), np.array(a))) or jnp.zeros((len(z), 2, 2, 3)),
+    )
+    rows = attribute_cvae.edits(run, data)
+    shown = attributes[[0, 1, 3, 4, 6, 8]]
+    assert list(rows)[:2] == ["original", "reconstruction"]
+    assert set(list(rows)[2:5]) == {"smiling inverted", "male inverted", "bald inverted"}
+    assert list(rows)[5:] == ["sideburns inverted"]
+    np.testing.assert_array_equal(decoded[0], [shown, shown])
+    for label, (code, other) in zip(list(rows)[2:], decoded[1:], strict=True):
+        column = names.index(label.split()[0])
+        np.testing.assert_array_equal(code, shown)
+        np.testing.assert_array_equal(np.argwhere(code != other), [[row, column] for row in range(6)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--preset=celeba"], "--preset=celeba is of CelebA, and data.source is 'rendered'; give the path of"),
+        (["--preset=cub"], "--preset=cub is of CUB-200-2011"),
+        (["--config.betas=0.5,0.5"], "expected one to ten, and none twice"),
+        (["--config.betas=0.5,1.0"], "beta is 1.0; expected between 0 and 1"),
+        (["--config.model.beta=0.75"], "model.beta is 0.75; expected --config.betas=0.75 instead"),
+        (["--config.judge.image_size=20"], "image_size is 20; expected a multiple of 16"),
+        (["--config.judge.epochs=-1"], "judge.epochs is -1"),
+        (["--config.model.attributes=smiling,tall"], "rendered faces have no attribute tall"),
+        (["--config.model.image_size=32,24"], "image_size is (32, 24); expected one number: images of rendered are"),
+        (["--extend"], "start another workdir"),
+        (["--evaluate"], "config.json does not exist"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_mistakes_with_a_cvae_end_with_a_message_before_anything_is_made(tmp_path, capsys, arguments, message):
+    with pytest.raises(SystemExit) as end:
+        attribute_cvae.main(["", *FACES, f"--workdir={tmp_path / 'run'}", *arguments])
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_celeba_gives_a_cvae_all_its_attributes_or_those_that_are_named(tmp_path, capsys):
+    write_celeba(tmp_path / "celeba", np.random.default_rng(0))
+    source = [f"--config.data.source={tmp_path / 'celeba'}", f"--config.data.cache_folder={tmp_path / 'cache'}"]
+    small = ["--config.model.image_size=12,10", "--config.model.widths=4", "--config.model.batch_size=4"]
+    for named, channels in (([], 6), (["--config.model.attributes=young,smiling"], 5)):
+        attribute_cvae.main(["", "--preset=celeba", "--dry-run", *source, *small, *named])
+        plan = capsys.readouterr().out
+        assert f"  encoder: {9 * channels * 4 + 4 + 2 * (6 * 5 * 4 + 1) * 128:,}" in plan
+        assert "phases:\n  training: steps 0 to 250, 4 images of (12, 10) px" in plan
+        assert "crop: none" in plan

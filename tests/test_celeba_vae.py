@@ -1,0 +1,115 @@
+"""The experiment with the autoencoders of Schik's overview, from end to end on rendered faces."""
+
+import json
+
+import celeba_vae
+import numpy as np
+import pytest
+from commands import assert_close, check_pictures, refused, run_all
+from PIL import Image
+
+from mvae_jax import runs
+
+TINY = [
+    "experiments/celeba_vae.py",
+    "--config.model.image_size=32",
+    "--config.model.widths=4,4,4,4",
+    "--config.model.latent_size=4",
+    "--config.model.batch_size=8",
+    "--config.model.epochs=1",
+    "--config.total_correlation_weights=3.0",
+    "--config.data.subset_size=64",
+    "--config.data.validation_fraction=0.25",
+    "--config.data.calibration_size=1",
+    "--config.evaluation.samples=2",
+    "--config.evaluation.images=4",
+]
+MODELS = {"autoencoder": "autoencoder", "vae": "vae", "beta_vae_5": "beta_vae", "beta_tcvae_3": "beta_tcvae"}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run and what the commands said."""
+    folder = tmp_path_factory.mktemp("autoencoders")
+    run = [*TINY, "--workdir=run"]
+    commands = {
+        "plan": [*TINY, "--dry-run", "--workdir=none"],
+        "run": run,
+        "again": run,
+        "changed": [*run, "--config.beta=4.0"],
+        "evaluated": [TINY[0], "--evaluate", "--workdir=run"],
+    }
+    return folder, dict(zip(commands, run_all(folder, *commands.values()), strict=True))
+
+
+def test_all_models_are_trained_measured_and_drawn(trained):
+    folder, results = trained
+    assert results["run"]["code"] == 0
+    check_pictures(folder / "run", 13)
+    for label, name in MODELS.items():
+        assert runs.load(folder / "run" / label).settings["model"] == name
+    assert runs.load(folder / "run" / "beta_tcvae_3").config.total_correlation_weight == 3.0
+    # 5 * 2 * scale^2 * 4 / (32 * 32 * 3), with a scale of 1 / sqrt(2)
+    assert "beta_vae_5: kl weighs 5, which is 0.00651 per dimension and pixel value" in results["run"]["err"]
+    scores = json.loads((folder / "run" / "scores.json").read_text())
+    assert list(scores) == list(MODELS)
+    assert "ELBO" not in scores["autoencoder"]
+    for label in list(MODELS)[1:]:
+        found = scores[label]
+        # 2 samples bound log p(x) from below, so with the ELBO of the same ones, up to the noise of their weights.
+        assert found["importance-weighted bound"] == pytest.approx(found["ELBO"], abs=2)
+        assert 0 <= found["active dimensions"] <= 4
+        parts = sum(found[name] for name in ("mutual information", "total correlation", "dimension wise kl"))
+        assert parts == pytest.approx(found["KL"], abs=0.5)
+
+
+def test_squared_error_and_psnr_tell_the_same(trained):
+    scores = json.loads((trained[0] / "run" / "scores.json").read_text())
+    for found in scores.values():  # the mean of logarithms is at least the logarithm of the mean
+        assert found["PSNR, dB"] >= -10 * np.log10(found["squared error per value"]) - 1e-3
+
+
+def test_traversals_move(trained):
+    with Image.open(trained[0] / "run" / "figures" / "traversals_vae_animated.gif") as animation:
+        assert animation.n_frames == 10  # six values, there and back
+        frames = []
+        for frame in range(animation.n_frames):
+            animation.seek(frame)
+            frames.append(np.asarray(animation.convert("RGB")))
+    assert all((frames[frame] == frames[-frame]).all() for frame in range(1, 5))
+    assert (frames[0] != frames[5]).any()
+
+
+def test_the_run_is_finished_and_measured_again_with_the_same_numbers(trained):
+    folder, results = trained
+    assert "run is finished" in results["again"]["out"]
+    assert results["changed"]["code"] == 2
+    assert "config.beta: 5.0 before, 4.0 now" in results["changed"]["err"]
+    assert results["evaluated"]["code"] == 0
+    again = json.loads((folder / "run" / "evaluation" / "scores.json").read_text())
+    assert_close(again, json.loads((folder / "run" / "scores.json").read_text()))
+
+
+def test_a_dry_run_plans_every_model_and_makes_nothing(trained):
+    folder, results = trained
+    for label in MODELS:
+        assert f"{label}\nparameters:" in results["plan"]["out"]
+    assert not (folder / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--config.model.widths=4,4", "image_size is 64; expected 8 for 2 widths"),
+        ("--config.beta=-1.0", "beta is -1.0; expected at least 0"),
+        ("--config.total_correlation_weights=5.0,5.0", "expected none twice"),
+        ("--config.evaluation.samples=0", "evaluation.samples is 0; expected at least 1"),
+        ("--config.seed=-1", "seed is -1; expected a number from 0"),
+        ("--config.data.source=nowhere", "There is no folder or zip nowhere"),
+        ("--config.data.subset_size=30", "batch"),
+        ("--extend", "--extend: start another workdir"),
+    ],
+)
+def test_mistakes_end_with_a_message_before_anything_is_made(tmp_path, capsys, argument, message):
+    assert message in refused(capsys, celeba_vae, tmp_path / "run", argument)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,29 @@
+"""Rows of pictures along a latent dimension, still and animated."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from mvae_jax.viz import grids, traversals
+
+VALUES = np.arange(20, 60, 10, np.uint8)[:, None, None, None]
+ROWS = {f"z{row}": np.broadcast_to(VALUES + 40 * row, (4, 8, 8, 3)) for row in range(3)}
+
+
+def test_a_sheet_has_a_row_per_dimension():
+    assert traversals.sheet(ROWS).tobytes() == grids.comparison(ROWS, columns=4).tobytes()
+
+
+def test_an_animation_goes_there_and_back_for_ever():
+    with Image.open(io.BytesIO(traversals.animation(ROWS))) as animation:
+        assert animation.info["loop"] == 0
+        assert animation.n_frames == 6  # four values there, two on the way back
+        frames = []
+        for frame in range(6):
+            animation.seek(frame)
+            frames.append(np.asarray(animation.convert("L"), float))
+    brightness = [frame.mean() for frame in frames]
+    assert brightness[:4] == sorted(set(brightness))
+    for there, back in ((1, 5), (2, 4)):
+        np.testing.assert_array_equal(frames[there], frames[back])
