@@ -156,14 +156,9 @@ def main(argv: list[str]) -> None:
         members, plans, loaded = config.members(data.attributes), {}, {}
         for label, model in members.items():
             if arguments.evaluate:
-                loaded[label] = runs.load(folder / label)
+                loaded[label] = training.load(folder / label, "cvae", model)
             else:
                 plans[label] = training.plan("cvae", model, data, config.seed, config.training)
-        if any(run.config.attributes != data.attributes for run in loaded.values()):
-            raise ValueError(
-                f"the models in {folder} were trained with other attributes than the {len(data.attributes)} of these "
-                "images; give the config.data that they were trained on."
-            )
     if arguments.dry_run:
         print("\n\n".join(f"{label}\n{plan}" for label, plan in plans.items()))
         return
@@ -509,10 +504,9 @@ def evaluate(
     records = {label: read_metrics(workdir / label / "metrics.jsonl") for label in trained}
     paths = report.save_figures(draw(trained, data, scores, records, config.seed), folder / "figures")
     found, any_run = dataclasses.asdict(scores), next(iter(trained.values()))
-    notes = []
-    if any_run.settings["data_sha256"] != data.sha256():
-        notes.append("These are other images than those of the run, which may have been trained on some of them.")
-        _log.warning(notes[0])
+    notes = training.notes(any_run, data)
+    for note in notes:
+        _log.warning(note)
     atomic_write(folder / "scores.json", json.dumps(found, indent=2) + "\n")
     report.write(
         folder / "report.html",
@@ -613,8 +607,8 @@ def _agreement_parts(
     ]
     return [
         heading,
-        f"The {reader}. One sample is drawn from the attributes of each. What the judge reads from the real images "
-        "bounds what can be seen in samples."
+        f"The {reader}. One sample is drawn from the attributes of each. How well it reads the real images tells how "
+        "far it can be trusted."
         + (f" For the judge, all images are resized to {size} x {size} pixels." if resized else ""),
         report.table([{"": _plain(label), **agreement.row()} for label, agreement in agreements.items()]),
         report.details("Accuracy by attribute", [report.table(by_attribute)]),

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ import datasets
 import jax
 import jax.numpy as jnp
 import launch
-import numpy as np
 import training
 from training import in_chunks, pixels, to_bytes, traversal
 
@@ -37,6 +37,8 @@ from mvae_jax.viz import curves, grids, report, traversals
 
 _log = logging.getLogger("celeba_vae")
 _SHOWN = 8
+_MOST = 10  # models
+_LEAST_SIZE = 11  # pixels, of the window of SSIM
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,12 +90,11 @@ class Config:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed is {self.seed}; expected a number from 0 to 2**32 - 1.")
-        if len(set(self.total_correlation_weights)) != len(self.total_correlation_weights):
+        if len(self.members()) != 3 + len(self.total_correlation_weights) or len(self.members()) > _MOST:
             raise ValueError(
-                f"total_correlation_weights are {self.total_correlation_weights}; expected none twice, for each is a "
-                "model of its own."
+                f"total_correlation_weights are {self.total_correlation_weights}; expected at most {_MOST - 3}, and "
+                "none twice to six digits: each is a model of its own."
             )
-        self.members()
 
     def members(self) -> dict[str, tuple[str, Any]]:
         """The models: folder -> (name in the zoo, config)."""
@@ -119,12 +120,16 @@ def _laptop() -> Config:
     return Config(model=model, total_correlation_weights=(20.0, 5.0))
 
 
+# Schik trains on all images; the test partition is kept to measure on.
+_ALL = datasets.Config(crop="schik", subset_size=0, partitions="train+validation/test")
+
+
 def _reference() -> Config:
     """As the released code, whose script never passes beta (SC-01)."""
-    return Config(model=vae.Config.reference(), beta=1.0, total_correlation_weights=(1.0,))
+    return Config(data=_ALL, model=vae.Config.reference(), beta=1.0, total_correlation_weights=(1.0,))
 
 
-PRESETS = {"laptop": _laptop(), "paper": Config(), "reference": _reference()}
+PRESETS = {"laptop": _laptop(), "paper": Config(data=_ALL), "reference": _reference()}
 # Where files lie may change, what they hold may not; and the evaluation is no part of the training.
 MAY_CHANGE = ("config.training", "config.evaluation", "config.data.source", "config.data.cache_folder")
 
@@ -136,9 +141,23 @@ def main(argv: list[str]) -> None:
     with launch.errors():
         if arguments.extend:
             raise ValueError("--extend: start another workdir, in which all models are trained for longer.")
+        if config.data.source == datasets.RENDERED and not config.data.subset_size:
+            raise ValueError(
+                f"data.subset_size is 0, all images of CelebA, and data.source is {datasets.RENDERED!r}; give the path "
+                "of its folder or zip, --config.data.source=PATH."
+            )
         data = datasets.load(config.data, None, config.model.image_size)
+        if len(data.validation) < 2 or config.model.image_size < _LEAST_SIZE:
+            raise ValueError(
+                f"there are {len(data.validation)} held-out images of {config.model.image_size} px to measure on; "
+                f"expected at least 2, of {_LEAST_SIZE} px."
+            )
         plans = {label: training.plan(*member, data, config.seed, config.training) for label, member in members.items()}
-        loaded = {label: runs.load(Path(arguments.workdir) / label) for label in members if arguments.evaluate}
+        loaded = {
+            label: training.load(Path(arguments.workdir) / label, *member)
+            for label, member in members.items()
+            if arguments.evaluate
+        }
     if arguments.dry_run:
         print("\n\n".join(f"{label}\n{plan}" for label, plan in plans.items()))
         return
@@ -183,10 +202,14 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measures and draws all models, and writes numbers, figures and report into `folder`."""
     interruption, rows = interruption or Interruption(), {}
+    posteriors = min(config.evaluation.posteriors, len(data.train))
     for label, run in trained.items():
         rows[label] = measure(run, data, config)
         interruption.check()
         _log.info("%s: PSNR %.2f dB", label, rows[label]["PSNR, dB"])
+    notes = training.notes(next(iter(trained.values())), data)
+    for note in notes:
+        _log.warning(note)
     records = {label: read_metrics(workdir / label / "metrics.jsonl") for label in trained}
     paths = report.save_figures(draw(trained, data, records, config), folder / "figures")
     atomic_write(folder / "scores.json", json.dumps(rows, indent=2) + "\n")
@@ -194,12 +217,14 @@ def evaluate(
         folder / "report.html",
         f"Autoencoders of images: {workdir.name}",
         [
+            *(report.note(note) for note in notes),
             report.heading("Likelihood, reconstructions and latent space on held-out images"),
             f"Likelihoods are of pixel values in [0, 1], in nats: the importance-weighted bound of log p(x) from "
             f"{config.evaluation.samples} samples for {min(config.evaluation.images, len(data.validation))} images. "
-            "Mutual information, total correlation and dimension-wise KL are those of the aggregated posterior of "
-            f"{min(config.evaluation.posteriors, len(data.train))} training images. A dimension is active if the "
-            "variance of its posterior means over the held-out images is above 0.01.",
+            f"The aggregated posterior is that of {posteriors} training images. Its mutual information cannot exceed "
+            f"log {posteriors} = {math.log(posteriors):.2f}; where it comes within one nat of that, the images are too "
+            "few to tell it from the total correlation, and only the sum of the two is shown. A dimension is active if "
+            "the variance of its posterior means over the held-out images is above 0.01.",
             report.table([{"model": label, **row} for label, row in rows.items()]),
             report.heading("What beta weighs"),
             "A weight stands beside sums over pixels and over latent dimensions. Beside means, as other code has them, "
@@ -224,10 +249,10 @@ def measure(run: runs.Run, data: Splits, config: Config) -> dict[str, Any]:
     """Numbers of one model on held-out images."""
     settings, x = config.evaluation, pixels(data.validation)
     mean, _ = in_chunks(run.encode)(x)
-    output = in_chunks(run.decode)(mean)
+    output = jnp.clip(in_chunks(run.decode)(mean), -1, 1)  # that of an autoencoder has no bound
     found = {
         "PSNR, dB": float(reconstruction.psnr(x, output).mean()),
-        "SSIM": float(reconstruction.ssim(x, jnp.clip(output, -1, 1)).mean()),
+        "SSIM": float(in_chunks(reconstruction.ssim)(x, output).mean()),
         "squared error per value": float(jnp.square((x - output) / 2).mean()),
     }
     if "log_likelihood" not in run.functions:
@@ -239,7 +264,6 @@ def measure(run: runs.Run, data: Splits, config: Config) -> dict[str, Any]:
         x[: settings.images],
         jax.random.fold_in(key, 0),
         samples=settings.samples,
-        observed_dimensions=int(np.prod(x.shape[1:])),
     )
     posterior_mean, posterior_logvar = in_chunks(run.encode)(pixels(data.train.first(settings.posteriors)))
     aggregate = likelihood.aggregate_posterior(
@@ -250,10 +274,10 @@ def measure(run: runs.Run, data: Splits, config: Config) -> dict[str, Any]:
         "importance-weighted bound": float(bounds.bound.mean()),
         "KL": float(bounds.kl.mean()),
         "active dimensions": int(likelihood.active_units(mean).sum()),
-        **{
-            name.replace("_", " "): getattr(aggregate, name).value
-            for name in ("mutual_information", "total_correlation", "dimension_wise_kl")
-        },
+        "dimension-wise KL": aggregate.dimension_wise_kl.value,
+        "mutual information + total correlation": aggregate.dependence,
+        "mutual information": aggregate.mutual_information.value if aggregate.resolved else None,
+        "total correlation": aggregate.total_correlation.value if aggregate.resolved else None,
     }
 
 
@@ -266,6 +290,7 @@ def draw(
     originals = {"original": shown["image"]}
     decoded = {label: to_bytes(run.decode(run.encode(x)[0])) for label, run in trained.items()}
     weights = {label: getattr(run.config, "total_correlation_weight", 1.0) for label, run in trained.items()}
+    titles = {label: f"beta {weight:g}" if "tcvae" in label else "beta 1, the VAE" for label, weight in weights.items()}
     over_beta = sorted((label for label in trained if label == "vae" or "tcvae" in label), key=weights.__getitem__)
     figures: dict[str, tuple[str, Any]] = {
         "reconstructions": (
@@ -275,10 +300,8 @@ def draw(
     }
     if len(over_beta) > 1:
         figures["reconstructions_over_beta"] = (
-            "Reconstructions of the beta-TCVAE over the weight of the total correlation; 1 is the VAE (figure 3)",
-            grids.comparison(
-                originals | {f"beta {weights[label]:g}": decoded[label] for label in over_beta}, columns=_SHOWN
-            ),
+            "Reconstructions of the beta-TCVAE over the weight of the total correlation (figure 3)",
+            grids.comparison(originals | {titles[label]: decoded[label] for label in over_beta}, columns=_SHOWN),
         )
     for label, run in trained.items():
         if run.model.sample is None:

@@ -8,9 +8,9 @@ Trains both models for several weights and seeds on images of which the generati
 or faces, each in a folder of its own within the workdir; then scores latent spaces and reconstructions, and compares
 the two where they reconstruct equally well. The same command resumes a run that was stopped.
 
-The seeds of a setting are trained one after another and share its compiled program. As one program, by vmap, they
-would take longer on a CPU: 55 ms per step of three dense models instead of 3 x 18 ms, 141 ms of three convolutional
-ones instead of 3 x 31 ms.
+The seeds of a setting are trained one after another and share its program by the compilation cache. As one program, by
+vmap, they would take longer on a CPU: 55 ms per step of three dense models instead of 3 x 18 ms, 141 ms of three
+convolutional ones instead of 3 x 31 ms.
 
 Reference:
     Chen et al., 2018, Isolating sources of disentanglement in variational autoencoders, arXiv:1802.04942.
@@ -147,7 +147,18 @@ class Config:
                 f"model.channels is {self.model.channels}; expected {CHANNELS[self.data.source]} for images of "
                 f"{self.data.source}."
             )
-        self.models()
+        if len(self.models()) != len(self.betas) + len(self.total_correlation_weights):
+            raise ValueError(
+                f"betas are {self.betas} and total_correlation_weights {self.total_correlation_weights}; expected "
+                "values that differ in six digits."
+            )
+        if self.model.latent_size < 2:
+            raise ValueError(f"model.latent_size is {self.model.latent_size}; expected at least 2, to be compared.")
+        factors = len(FACTORS[self.data.source])
+        if self.evaluation.votes < factors:
+            raise ValueError(
+                f"evaluation.votes is {self.evaluation.votes}; expected at least one per factor, {factors}."
+            )
 
     def models(self) -> dict[str, tuple[str, Any]]:
         """The settings that are compared, each a model per seed: label -> (name in the zoo, config)."""
@@ -204,7 +215,7 @@ def main(argv: list[str]) -> None:
             for label, setting in config.models().items()
         }
         loaded = {
-            label: {seed: runs.load(root / folder) for seed, folder in folders.items()}
+            label: {seed: training.load(root / folder, *config.models()[label]) for seed, folder in folders.items()}
             for label, folders in config.folders().items()
             if arguments.evaluate
         }
@@ -287,6 +298,10 @@ def evaluate(
             rows[label][seed], details[label][seed] = measure(run, data, draw, config)
             interruption.check()
             _log.info("%s, seed %d: MIG %.3f", label, seed, rows[label][seed]["MIG"])
+    first = next(iter(trained.values()))[config.seeds[0]]
+    notes = training.notes(first, data)
+    for note in notes:
+        _log.warning(note)
     models, summary = config.models(), summarise(rows)
     pairs = equal_pairs(summary, models)
     statement = state(pairs)
@@ -294,11 +309,11 @@ def evaluate(
     paths = report.save_figures(figures(trained, data, rows, details, config), folder / "figures")
     found = {"settings": summary, "equal_reconstruction": pairs, "statement": statement, "models": details}
     atomic_write(folder / "scores.json", json.dumps(found, indent=2) + "\n")
-    first = next(iter(trained.values()))[config.seeds[0]]
     report.write(
         folder / "report.html",
         f"Disentanglement: {folder.name}",
         [
+            *(report.note(note) for note in notes),
             report.heading("Disentanglement, reconstruction and divergence"),
             f"Medians over {len(config.seeds)} seeds, in brackets the lowest and the highest value. "
             + _how(next(iter(details.values()))[config.seeds[0]], data, config),
@@ -401,7 +416,7 @@ def state(pairs: list[dict[str, Any]]) -> str:
     rule = f"Two settings reconstruct equally well if the medians of their {ERROR} differ by at most {EQUAL:.0%}."
     equal = [pair for pair in pairs if pair["beta-VAE"] is not None]
     if not equal:
-        return f"{rule} No beta-VAE reconstructs as well as a beta-TCVAE: there is nothing to compare."
+        return f"{rule} No beta-VAE reconstructs equally well as a beta-TCVAE: there is nothing to compare."
     higher = sum(pair["its MIG"] > pair["MIG"] for pair in equal)
     each = ", ".join(
         f"{pair['its MIG']:.3f} at beta {pair['beta-TCVAE']:g} against {pair['MIG']:.3f} at {pair['beta-VAE']:g}"
@@ -427,8 +442,9 @@ def _how(details: Mapping[str, Any], data: Splits, config: Config) -> str:
         f"{votes['scale_samples']} for the scale; guessing gives {1 / len(factors):.2f}. Reconstruction is of the same "
         f"{len(data.validation)} held-out images: NLL, -log p(x | z) of one sample of the posterior, in nats per "
         f"image, and the squared error of pixel values in [0, 1] from the posterior mean. KL and total correlation, in "
-        "nats, are those of the posteriors of these images. Effective beta is the weight that beta would be beside "
-        "means over pixels and dimensions instead of sums."
+        "nats, are those of the posteriors of these images; where the KL nears the logarithm of their number, "
+        f"{np.log(len(data.validation)):.1f}, they are too few and the total correlation is too large. Effective beta "
+        "is the weight that beta would be beside means over pixels and dimensions instead of sums."
     )
 
 

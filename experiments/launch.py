@@ -276,7 +276,7 @@ def how_it_was_made(
     return [
         report.heading("How it was made"),
         report.code(shlex.join(["python", *argv])),
-        report.values({"phase": run.phase, "step": run.step, "seed": config.seed}, "Checkpoint"),
+        report.values({"phase": run.phase, "step": run.step, "seed": run.settings["config"]["seed"]}, "Checkpoint"),
         report.values(provenance, "Data"),
         report.details("Config", [report.values(dataclasses.asdict(config))]),
         report.values(report.versions(), "Versions"),

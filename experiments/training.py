@@ -53,6 +53,37 @@ def train(
         return fit(workdir.path, settings, config, data, training, interruption)
 
 
+def load(folder: str | Path, model: str, config: Any) -> runs.Run:
+    """Loads a model that `train` has trained.
+
+    Raises:
+        FileNotFoundError: there is none in that folder.
+        ValueError: it is another model, or of another config.
+    """
+    run = runs.load(folder)
+    if run.settings["model"] != model:
+        raise ValueError(f"{folder} is a run of the model {run.settings['model']!r}; expected {model!r}.")
+    for field in dataclasses.fields(config):
+        own, asked = getattr(run.config, field.name), getattr(config, field.name)
+        if own != asked:
+            raise ValueError(
+                f"the model in {folder} was trained with other {field.name} than is asked for: {_short(own)}, not "
+                f"{_short(asked)}; --evaluate takes models as they are."
+            )
+    return run
+
+
+def _short(value: Any) -> str:
+    return f"{len(value)} of them" if isinstance(value, tuple) and len(value) > 10 else repr(value)
+
+
+def notes(run: runs.Run, data: Splits) -> list[str]:
+    """What a report must say of the images on which a model is measured."""
+    if run.settings["data_sha256"] == data.sha256():
+        return []
+    return ["These are other images than those of the run, which may have been trained on some of them."]
+
+
 def fit(
     workdir: Path,
     settings: Mapping[str, Any],

@@ -151,6 +151,12 @@ def test_images_of_given_factors_are_drawn_once_for_all_models(source, monkeypat
         (["seeds=-1"], "expected numbers from 0 to 2**32 - 1"),
         (["betas=-2"], "beta is -2.0; expected at least 0"),
         (["evaluation.votes=9"], "evaluation.votes is 9; expected at least 10"),
+        (["model.latent_size=1"], "model.latent_size is 1; expected at least 2"),
+        (["betas=1.0,1.0000001"], "expected values that differ in six digits"),
+        (
+            ["data.source=faces", "model.channels=3", "evaluation.votes=10"],
+            "evaluation.votes is 10; expected at least one per factor, 11",
+        ),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

@@ -271,7 +271,7 @@ def test_a_mistake_ends_with_one_line(capsys, arguments, message):
         ("seed=-1", "seed is -1"),
         ("seed=4294967296", "seed is 4294967296"),
         ("data.seed=-1", "seed is -1"),
-        ("data.subset_size=0", "of subset_size 0"),
+        ("data.subset_size=1", "of subset_size 1"),
         ("data.validation_fraction=1.5", "validation_fraction is 1.5"),
         ("data.validation_fraction=0", "validation_fraction is 0.0"),
         ("data.calibration_size=0", "calibration_size is 0"),

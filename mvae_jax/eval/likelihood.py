@@ -238,6 +238,20 @@ class AggregatePosterior:
     samples: int
     key: tuple[int, ...]
 
+    @property
+    def dependence(self) -> float:
+        """Mutual information and total correlation together, what the KL has beyond its dimension-wise part."""
+        return self.mutual_information.value + self.total_correlation.value
+
+    @property
+    def resolved(self) -> bool:
+        """Whether the N posteriors are enough to tell mutual information from total correlation.
+
+        Where each example is a clump of its own, mutual information is log N whatever the data, and total correlation
+        is what remains. Here: mutual information is at least one nat below log N.
+        """
+        return self.mutual_information.value <= math.log(self.examples) - 1.0
+
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, ready for JSON."""
         return dataclasses.asdict(self)

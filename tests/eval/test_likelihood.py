@@ -263,6 +263,8 @@ def test_separate_clumps_in_closed_form():
     result = aggregate_posterior(mean, jnp.zeros_like(mean), KEY, samples=16)
     assert result.mutual_information.value == pytest.approx(math.log(8), rel=1e-4)
     assert result.total_correlation.value == pytest.approx(math.log(8), rel=1e-4)
+    assert not result.resolved
+    assert result.dependence == pytest.approx(2 * math.log(8), rel=1e-4)
     assert result.total_correlation.standard_error < 1e-3
     # Apart in one dimension only: no dependence.
     result = aggregate_posterior(mean * jnp.array([[1.0, 0.0]]), jnp.zeros_like(mean), KEY, samples=16)
