@@ -90,7 +90,7 @@ class Evaluation:
         posterior_samples: of the aggregated posterior, for its total correlation.
     """
 
-    trees: int = 20
+    trees: int = 10
     votes: int = 800
     scale_samples: int = 10_000
     posterior_samples: int = 1000
@@ -125,7 +125,7 @@ class Config:
         network="dense",
         widths=(128, 128),
         latent_size=10,
-        epochs=6,
+        epochs=5,
         batch_size=64,
         learning_rate=3e-3,
         likelihood="bernoulli",
