@@ -163,7 +163,8 @@ def main(argv: list[str]) -> None:
         print("\n\n".join(f"{label}\n{plan}" for label, plan in plans.items()))
         return
     for label, model in members.items():
-        _log.info("%s: effective beta %.3g, per dimension and pixel value", label, model.effective_weights()["kl"])
+        effective = model.effective_weight(model.divergence_weights["kl"])
+        _log.info("%s: effective beta %.3g, per dimension and pixel value", label, effective)
     if arguments.evaluate:
         reader = judge_of(config, data, folder / "evaluation")
         evaluate(argv, loaded, data, reader, config, folder, folder / "evaluation")
@@ -580,7 +581,10 @@ def parts(
         "means, as other code has them, the KL's weight relative to the error's would be the effective beta.",
         report.table(
             [
-                {"beta": run.config.beta, "effective beta": run.config.effective_weights()["kl"]}
+                {
+                    "beta": run.config.beta,
+                    "effective beta": run.config.effective_weight(run.config.divergence_weights["kl"]),
+                }
                 for run in trained.values()
             ]
         ),

@@ -131,7 +131,8 @@ class VariationalConfig(Config):
 
         That is the weight of the divergence per latent dimension against the error per pixel value, which says how
         strong it is at any image and latent size: weight * L / (H W C), times 2 scale^2 for a Gaussian likelihood,
-        whose negative logarithm is the squared error by that, and times the scale for a Laplace one.
+        whose negative logarithm is the squared error by that, and times the scale for a Laplace one; where the
+        scale is learned, at the scale that it starts from.
         """
         error = {"gaussian": 2 * self.observation_scale**2, "laplace": self.observation_scale, "bernoulli": 1.0}
         return weight * error[self.likelihood] * self.latent_size / math.prod(self.image_shape)

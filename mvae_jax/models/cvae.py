@@ -77,9 +77,14 @@ class Config:
         """(H, W, C)."""
         return (*self.image_size, 3)
 
-    def effective_weights(self) -> dict[str, float]:
-        """The KL's weight as it would be were error and divergence means instead of sums: per dimension and pixel."""
-        return {"kl": self.beta / (1 - self.beta) * self.latent_size / math.prod(self.image_shape)}
+    @property
+    def divergence_weights(self) -> dict[str, float]:
+        """What the divergence is multiplied by where the squared error has weight 1."""
+        return {"kl": self.beta / (1 - self.beta)}
+
+    def effective_weight(self, weight: float) -> float:
+        """A divergence's weight were error and divergence means instead of sums: weight * L / (H W C)."""
+        return weight * self.latent_size / math.prod(self.image_shape)
 
 
 def phases(config: Config, steps_per_epoch: int) -> tuple[Phase, ...]:

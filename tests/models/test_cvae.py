@@ -115,10 +115,11 @@ def test_beta_shifts_weight_from_the_error_to_the_divergence(beta):
 def test_effective_weights_are_those_of_means():
     """(1 - beta) SSE + beta KL is, but for one factor, the mean error + the effective weight times the mean KL."""
     metrics = {name: float(value) for name, value in trained(CONFIG).metrics.items()}
-    (weight,) = CONFIG.effective_weights().values()
+    weight = CONFIG.effective_weight(CONFIG.divergence_weights["kl"])
     means = metrics["mean_squared_error"] + weight * metrics["kl"] / LATENT
     assert metrics["loss"] == pytest.approx(0.7 * 210 * means, rel=1e-5)
-    assert Config(beta=0.75).effective_weights() == {"kl": pytest.approx(3 * 128 / 116_412)}
+    paper = Config(beta=0.75)
+    assert paper.effective_weight(paper.divergence_weights["kl"]) == pytest.approx(3 * 128 / 116_412)
 
 
 def test_who_learns():
