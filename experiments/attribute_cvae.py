@@ -31,7 +31,7 @@ import numpy as np
 import training
 from judge import Judge
 from multimodal_evaluation import different
-from training import in_chunks, pixels, to_bytes
+from training import Member, in_chunks, pixels, to_bytes
 
 from mvae_jax import attributes as face_attributes
 from mvae_jax import gaussian, images, losses, runs
@@ -143,49 +143,26 @@ MAY_CHANGE = ("config.training", "config.judge", "config.data.source", "config.d
 def main(argv: list[str]) -> None:
     """Trains, judges and draws."""
     config, arguments = launch.parse(argv, PRESETS, workdir="runs/attribute_cvae", description=__doc__ or "")
-    folder = Path(arguments.workdir)
     with launch.errors():
-        if arguments.extend:
-            raise ValueError("--extend: start another workdir, in which all models are trained for longer.")
         if arguments.preset in _OF_PRESETS and config.data.source == datasets.RENDERED:
             raise ValueError(
                 f"--preset={arguments.preset} is of {_OF_PRESETS[arguments.preset]}, and data.source is "
                 f"{datasets.RENDERED!r}; give the path of its folder or zip, --config.data.source=PATH."
             )
         data = load_data(config)
-        members, plans, loaded = config.members(data.attributes), {}, {}
-        for label, model in members.items():
-            if arguments.evaluate:
-                loaded[label] = training.load(folder / label, "cvae", model)
-            else:
-                plans[label] = training.plan("cvae", model, data, config.seed, config.training)
-    if arguments.dry_run:
-        print("\n\n".join(f"{label}\n{plan}" for label, plan in plans.items()))
-        return
-    for label, model in members.items():
-        effective = model.effective_weight(model.divergence_weights["kl"])
-        _log.info("%s: effective beta %.3g, per dimension and pixel value", label, effective)
-    if arguments.evaluate:
-        reader = judge_of(config, data, folder / "evaluation")
-        evaluate(argv, loaded, data, reader, config, folder, folder / "evaluation")
-        return
-    settings = {
-        "experiment": "attribute_cvae",
-        "model": "cvae",
-        "config": dataclasses.asdict(config),
-        "data_sha256": data.sha256(),
-    }
-    with launch.session(arguments.workdir, settings, MAY_CHANGE) as (workdir, interruption):
-        trained = {}
-        for label, model in members.items():
-            _log.info("model %s", label)
-            own = training.settings_of("cvae", model, data, config.seed)
-            trained[label] = training.train(workdir.path / label, own, model, data, config.training, interruption)
-        reader = judge_of(config, data, workdir.path, interruption)
+
+    def evaluated(
+        trained: dict[str, runs.Run], workdir: Path, folder: Path, interruption: Interruption
+    ) -> dict[str, Any]:
+        reader = judge_of(config, data, folder, interruption)
         if not launch.is_first():
-            return
-        scores = evaluate(argv, trained, data, reader, config, workdir.path, workdir.path, interruption)
-        workdir.finish(**scores)
+            return {}
+        return evaluate(argv, trained, data, reader, config, workdir, folder, interruption)
+
+    members = {label: Member("cvae", model, config.seed) for label, model in config.members(data.attributes).items()}
+    training.run_members(
+        argv, arguments, config, members, data, model="cvae", may_change=MAY_CHANGE, evaluate=evaluated
+    )
 
 
 def load_data(config: Config) -> Splits:

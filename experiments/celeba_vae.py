@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import launch
 import training
-from training import in_chunks, pixels, to_bytes, traversal
+from training import Member, in_chunks, pixels, to_bytes, traversal
 
 from mvae_jax import runs
 from mvae_jax.data.batches import Splits
@@ -96,8 +96,8 @@ class Config:
                 "none twice to six digits: each is a model of its own."
             )
 
-    def members(self) -> dict[str, tuple[str, Any]]:
-        """The models: folder -> (name in the zoo, config)."""
+    def members(self) -> dict[str, Member]:
+        """The models by folder."""
         common = dataclasses.asdict(self.model)
         without = {field.name for field in dataclasses.fields(autoencoder.Config)}
         found: dict[str, tuple[str, Any]] = {
@@ -111,7 +111,7 @@ class Config:
         for weight in self.total_correlation_weights:
             config = beta_tcvae.Config(**common, total_correlation_weight=weight)
             found[f"beta_tcvae_{weight:g}"] = ("beta_tcvae", config)
-        return found
+        return {folder: Member(name, model, self.seed) for folder, (name, model) in found.items()}
 
 
 def _laptop() -> Config:
@@ -137,10 +137,7 @@ MAY_CHANGE = ("config.training", "config.evaluation", "config.data.source", "con
 def main(argv: list[str]) -> None:
     """Trains, measures and draws."""
     config, arguments = launch.parse(argv, PRESETS, workdir="runs/celeba_vae", description=__doc__ or "")
-    members = config.members()
     with launch.errors():
-        if arguments.extend:
-            raise ValueError("--extend: start another workdir, in which all models are trained for longer.")
         if config.data.source == datasets.RENDERED and not config.data.subset_size:
             raise ValueError(
                 f"data.subset_size is 0, all images of CelebA, and data.source is {datasets.RENDERED!r}; give the path "
@@ -152,43 +149,16 @@ def main(argv: list[str]) -> None:
                 f"there are {len(data.validation)} held-out images of {config.model.image_size} px to measure on; "
                 f"expected at least 2, of {_LEAST_SIZE} px."
             )
-        plans = {label: training.plan(*member, data, config.seed, config.training) for label, member in members.items()}
-        loaded = {
-            label: training.load(Path(arguments.workdir) / label, *member)
-            for label, member in members.items()
-            if arguments.evaluate
-        }
-    if arguments.dry_run:
-        print("\n\n".join(f"{label}\n{plan}" for label, plan in plans.items()))
-        return
-    for label, (_, model) in members.items():
-        for name, weight in getattr(model, "divergence_weights", {}).items():
-            _log.info(
-                "%s: %s weighs %g, which is %.3g per dimension and pixel value",
-                label,
-                name,
-                weight,
-                model.effective_weight(weight),
-            )
-    if arguments.evaluate:
-        evaluate(argv, loaded, data, config, Path(arguments.workdir), Path(arguments.workdir) / "evaluation")
-        return
-    settings = {
-        "experiment": "celeba_vae",
-        "model": "vae",
-        "config": dataclasses.asdict(config),
-        "data_sha256": data.sha256(),
-    }
-    with launch.session(arguments.workdir, settings, MAY_CHANGE) as (workdir, interruption):
-        trained = {}
-        for label, (name, model) in members.items():
-            _log.info("model %s", label)
-            own = training.settings_of(name, model, data, config.seed)
-            trained[label] = training.train(workdir.path / label, own, model, data, config.training, interruption)
+
+    def evaluated(
+        trained: dict[str, runs.Run], workdir: Path, folder: Path, interruption: Interruption
+    ) -> dict[str, Any]:
         if not launch.is_first():
-            return
-        scores = evaluate(argv, trained, data, config, workdir.path, workdir.path, interruption)
-        workdir.finish(scores=scores)
+            return {}
+        return {"scores": evaluate(argv, trained, data, config, workdir, folder, interruption)}
+
+    members = config.members()
+    training.run_members(argv, arguments, config, members, data, model="vae", may_change=MAY_CHANGE, evaluate=evaluated)
 
 
 def evaluate(
@@ -231,9 +201,10 @@ def evaluate(
             "it would be the effective weight.",
             report.table(
                 [
-                    {"model": label, "divergence": name, "weight": weight, "effective": model.effective_weight(weight)}
-                    for label, (_, model) in config.members().items()
-                    for name, weight in getattr(model, "divergence_weights", {}).items()
+                    {"model": label, "divergence": name, "weight": weight}
+                    | {"effective": member.config.effective_weight(weight)}
+                    for label, member in config.members().items()
+                    for name, weight in getattr(member.config, "divergence_weights", {}).items()
                 ]
             ),
             report.heading("Figures"),

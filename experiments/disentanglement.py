@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import launch
 import numpy as np
 import training
-from training import in_chunks, pixels, to_bytes, traversal
+from training import Member, in_chunks, pixels, to_bytes, traversal
 
 from mvae_jax import gaussian, images, runs
 from mvae_jax.data import faces, shapes
@@ -205,43 +205,26 @@ MAY_CHANGE = ("config.training", "config.evaluation")
 def main(argv: list[str]) -> None:
     """Trains, scores, compares and draws."""
     config, arguments = launch.parse(argv, PRESETS, workdir="runs/disentanglement", description=__doc__ or "")
-    root = Path(arguments.workdir)
     with launch.errors():
-        if arguments.extend:
-            raise ValueError("--extend: start another workdir, in which all models are trained for longer.")
         data = load(config)
-        plans = {
-            label: training.plan(*setting, data, config.seeds[0], config.training)
-            for label, setting in config.models().items()
-        }
-        loaded = {
-            label: {seed: training.load(root / folder, *config.models()[label]) for seed, folder in folders.items()}
-            for label, folders in config.folders().items()
-            if arguments.evaluate
-        }
-    if arguments.dry_run:
-        print("\n\n".join(f"{label}, for each of {len(config.seeds)} seeds\n{plan}" for label, plan in plans.items()))
-        return
-    if arguments.evaluate:
-        evaluate(argv, loaded, data, config, root / "evaluation")
-        return
-    settings = {
-        "experiment": "disentanglement",
-        "model": "vae",
-        "config": dataclasses.asdict(config),
-        "data_sha256": data.sha256(),
-    }
-    with launch.session(arguments.workdir, settings, MAY_CHANGE) as (workdir, interruption):
-        trained: Models = {label: {} for label in config.models()}
-        for label, (name, model) in config.models().items():
-            for seed, folder in config.folders()[label].items():
-                _log.info("model %s", folder)
-                own = training.settings_of(name, model, data, seed)
-                path = workdir.path / folder
-                trained[label][seed] = training.train(path, own, model, data, config.training, interruption)
+
+    def evaluated(
+        trained: dict[str, runs.Run], workdir: Path, folder: Path, interruption: Interruption
+    ) -> dict[str, Any]:
         if not launch.is_first():
-            return
-        workdir.finish(scores=evaluate(argv, trained, data, config, workdir.path, interruption))
+            return {}
+        models = {
+            label: {seed: trained[path] for seed, path in folders.items()}
+            for label, folders in config.folders().items()
+        }
+        return {"scores": evaluate(argv, models, data, config, folder, interruption)}
+
+    members = {
+        path: Member(*config.models()[label], seed)
+        for label, folders in config.folders().items()
+        for seed, path in folders.items()
+    }
+    training.run_members(argv, arguments, config, members, data, model="vae", may_change=MAY_CHANGE, evaluate=evaluated)
 
 
 # --- images ----------------------------------------------------------------------------------------------------------

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,91 @@ from mvae_jax.models import ZOO
 from mvae_jax.train import loop
 from mvae_jax.train.signals import Interruption
 from mvae_jax.train.workdir import Workdir
+
+_log = logging.getLogger("training")
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A model that an experiment trains beside others.
+
+    Attributes:
+        model: its name in the zoo.
+        config: its config.
+        seed: of its initialisation, its draws and the order of its images.
+    """
+
+    model: str
+    config: Any
+    seed: int
+
+
+Evaluate = Callable[[dict[str, runs.Run], Path, Path, Interruption], Mapping[str, Any]]
+
+
+def run_members(
+    argv: list[str],
+    arguments: launch.Arguments,
+    config: Any,
+    members: Mapping[str, Member],
+    data: Splits,
+    *,
+    model: str,
+    may_change: Sequence[str],
+    evaluate: Evaluate,
+) -> None:
+    """What an experiment with several models does after its images are there: train all, then measure and draw.
+
+    Args:
+        argv: the command line; its first word names the experiment.
+        arguments: what `launch.parse` found besides the config.
+        config: the experiment's config, with the field `training`.
+        members: folder within the workdir -> model.
+        data: the images.
+        model: name in the zoo of the model that the config's field `model` is of.
+        may_change: dotted names of settings that may differ when the run is resumed.
+        evaluate: (trained models by folder, workdir, folder to write to, interruption) -> what the finished run notes;
+            called on all hosts.
+    """
+    root = Path(arguments.workdir)
+    with launch.errors():
+        if arguments.extend:
+            raise ValueError("--extend: start another workdir, in which all models are trained for longer.")
+        plans, loaded = [], {}
+        if arguments.evaluate:
+            loaded = {folder: load(root / folder, each.model, each.config) for folder, each in members.items()}
+        else:
+            alike: dict[tuple[str, Any], list[str]] = {}
+            for folder, each in members.items():
+                alike.setdefault((each.model, each.config), []).append(folder)
+            for (name, own), folders in alike.items():
+                found = plan(name, own, data, members[folders[0]].seed, config.training)
+                plans.append(f"{', '.join(folders)}\n{found}")
+    if arguments.dry_run:
+        print("\n\n".join(plans))
+        return
+    for folder, member in members.items():
+        for name, weight in getattr(member.config, "divergence_weights", {}).items():
+            effective = member.config.effective_weight(weight)
+            _log.info("%s: %s weighs %g, which is %.3g per dimension and pixel value", folder, name, weight, effective)
+    if arguments.evaluate:
+        evaluate(loaded, root, root / "evaluation", Interruption())
+        return
+    settings = {
+        "experiment": Path(argv[0]).stem,
+        "model": model,
+        "config": dataclasses.asdict(config),
+        "data_sha256": data.sha256(),
+    }
+    with launch.session(arguments.workdir, settings, may_change) as (workdir, interruption):
+        trained = {}
+        for folder, member in members.items():
+            _log.info("model %s", folder)
+            own = settings_of(member.model, member.config, data, member.seed)
+            trained[folder] = train(workdir.path / folder, own, member.config, data, config.training, interruption)
+        results = evaluate(trained, workdir.path, workdir.path, interruption)
+        if launch.is_first():
+            workdir.finish(**results)
 
 
 def settings_of(model: str, config: Any, data: Splits, seed: int) -> dict[str, Any]:
@@ -98,7 +184,7 @@ def fit(
     state = loop.fit(
         model,
         phases,
-        lambda phase: Batches(data.train, phase.batch_size, seed, phase.start),
+        lambda phase: Batches(data.train, phase.batch_size, seed, phase.start, phase.options.get("shuffle", True)),
         workdir=workdir,
         seed=seed,
         validation=data.validation.arrays,

@@ -1,5 +1,6 @@
 """Random changes of images: what each does by hand values and loops, and how its draws are distributed."""
 
+import colorsys
 import dataclasses
 
 import jax
@@ -7,7 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mvae_jax.augmentation import Augmentation, augment, blur, saturate, shift
+from mvae_jax.augmentation import (
+    Augmentation,
+    Perturbation,
+    augment,
+    blur,
+    from_hsv,
+    perturb,
+    saturate,
+    shift,
+    to_hsv,
+    warp,
+)
 from mvae_jax.gaussian import example_keys
 
 NONE = Augmentation(0.0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
@@ -15,6 +27,10 @@ COUNT = 256
 KEYS = example_keys(jax.random.key(3), COUNT)
 SMALL = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (5, 7, 3)), jnp.float32)
 augmented = jax.jit(augment, static_argnums=2)
+
+STILL = Perturbation(flip=0.0, translation=0.0, scale=0.0, rotation=0.0, gamma=0.0, contrast=0.0, hue=0.0)
+BATCH_KEY = jax.random.key(4)
+perturbed = jax.jit(perturb, static_argnums=2)
 
 
 def draws(image, **strengths):
@@ -122,3 +138,168 @@ def test_draws_belong_to_the_example_and_not_to_the_batch():
 def test_strengths_out_of_range(change, message):
     with pytest.raises(ValueError, match=message):
         Augmentation(**change)
+
+
+# --- perturbations of photographs -----------------------------------------------------------------------------------
+
+
+def changes(image, batch_key=BATCH_KEY, **strengths):
+    """The image, perturbed in as many ways as there are keys."""
+    images = jnp.tile(image, (COUNT, 1, 1, 1))
+    return np.asarray(perturbed(KEYS, images, dataclasses.replace(STILL, **strengths), batch_key))
+
+
+def coordinates(size):
+    """Row and column of each pixel, from the centre, in [-1, 1]; its third channel is 0."""
+    line = np.linspace(-1, 1, size, dtype=np.float32)
+    return jnp.stack([*jnp.meshgrid(line, line, indexing="ij"), jnp.zeros((size, size))], -1)
+
+
+def assert_normal(values, mean, deviation):
+    """Within four standard errors, for the deviation as well."""
+    values = np.asarray(values, np.float64)
+    assert abs(values.mean() - mean) < 4 * deviation / np.sqrt(values.size)
+    assert abs(values.std() / deviation - 1) < 4 / np.sqrt(2 * values.size)
+
+
+def test_no_perturbation_is_the_identity():
+    np.testing.assert_array_equal(changes(SMALL), np.broadcast_to(SMALL, (COUNT, *SMALL.shape)))
+    np.testing.assert_array_equal(warp(SMALL, jnp.zeros(2)), SMALL)
+
+
+@pytest.mark.parametrize("offset", [(1, 0), (0, -2), (-4, 3), (9, -9)])
+def test_warp_by_whole_pixels_is_a_shift(offset):
+    np.testing.assert_allclose(warp(SMALL, jnp.array(offset, jnp.float32)), shift(SMALL, jnp.array(offset)), atol=1e-6)
+
+
+def test_warp_interpolates_between_four_pixels_and_repeats_the_border():
+    got, image = np.asarray(warp(SMALL, jnp.array([0.75, -0.5]))), np.asarray(SMALL)
+    for i in range(5):
+        for j in range(7):
+            above, beside = max(i - 1, 0), min(j + 1, 6)
+            rows = 0.25 * image[i] + 0.75 * image[above] if i else image[0]
+            np.testing.assert_allclose(got[i, j], 0.5 * rows[j] + 0.5 * rows[beside], atol=1e-6)
+
+
+def test_warp_by_right_angles_turns_counter_clockwise():
+    square = SMALL[:, :5]
+    for turns in (1, 2, 3):
+        turned = warp(square, jnp.zeros(2), angle=turns * np.pi / 2)
+        np.testing.assert_allclose(turned, np.rot90(square, turns), atol=1e-5)
+
+
+def test_warp_is_a_similarity():
+    """Coordinates, a linear function, are interpolated exactly: each pixel tells where it came from."""
+    size, offset, factor, angle = 21, np.array([1.3, -0.6]), 1.1, 0.2
+    line = np.arange(size) - (size - 1) / 2
+    target = np.stack(np.meshgrid(line, line, indexing="ij"), -1) - offset
+    turn_back = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]) / factor
+    source = np.clip(target @ turn_back.T / ((size - 1) / 2), -1, 1)
+    got = warp(coordinates(size), jnp.asarray(offset, jnp.float32), factor, angle)
+    np.testing.assert_allclose(got[..., :2], source, atol=1e-5)
+
+
+def test_place_size_and_angle_are_normal():
+    """Read off the middle of the coordinates, and off their slopes."""
+    size = 33
+    places = changes(coordinates(size), translation=0.02)[:, 16, 16, :2]
+    for axis in (0, 1):  # in sides of the image, of which the coordinates span 2 over size - 1 pixels
+        assert_normal(-places[:, axis] * (size - 1) / (2 * size), 0.0, 0.02)
+    assert abs(np.corrcoef(places.T)[0, 1]) < 4 / np.sqrt(COUNT)
+
+    def slopes(images):
+        middle = (size - 1) / 2
+        return (images[:, 20, 16, :2] - images[:, 12, 16, :2]) * middle / 8  # by the row
+
+    grown = slopes(changes(coordinates(size), scale=0.02))
+    assert_normal(1 / grown[:, 0], 1.0, 0.02)
+    np.testing.assert_allclose(grown[:, 1], 0, atol=1e-5)
+    turned = slopes(changes(coordinates(size), rotation=0.03))
+    assert_normal(-np.arcsin(turned[:, 1]), 0.0, 0.03)
+
+
+def test_gamma_and_contrast_are_powers():
+    colour = np.array([0.2, 0.5, 0.8])
+    image = flat(2 * colour - 1, 2)
+
+    def assert_powers(exponents, spread):
+        assert_normal(np.log(exponents) * np.log(2.0), spread**2, spread)
+
+    powers = np.log((changes(image, gamma=0.1)[:, 0, 0] + 1) / 2) / np.log(colour)
+    np.testing.assert_allclose(powers, np.repeat(powers[:, :1], 3, 1), atol=1e-4)
+    assert_powers(powers[:, 0], 0.1)
+
+    hsv = np.stack([colorsys.rgb_to_hsv(*(pixel / 2 + 0.5)) for pixel in changes(image, contrast=0.1)[:, 0, 0]])
+    hue, saturation, value = colorsys.rgb_to_hsv(*colour)
+    np.testing.assert_allclose(hsv[:, 0], hue, atol=1e-5)
+    powers = np.log(hsv[:, 1:]) / np.log([saturation, value])
+    np.testing.assert_allclose(powers[:, 0], powers[:, 1], atol=1e-4)
+    assert_powers(powers[:, 0], 0.1)
+
+
+def test_hue_turns_around_the_circle():
+    image = flat(2 * np.array([0.9, 0.31, 0.3]) - 1, 2)  # its hue is close to 0
+    hsv = np.stack([colorsys.rgb_to_hsv(*(pixel / 2 + 0.5)) for pixel in changes(image, hue=0.05)[:, 0, 0]])
+    hue, saturation, value = colorsys.rgb_to_hsv(0.9, 0.31, 0.3)
+    turns = (hsv[:, 0] - hue + 0.5) % 1 - 0.5
+    assert_normal(turns, 0.0, 0.05)
+    np.testing.assert_allclose(hsv[:, 1:], np.broadcast_to([saturation, value], (COUNT, 2)), atol=1e-5)
+
+
+def test_hsv_is_that_of_the_standard_library_and_back():
+    corners = np.stack(np.meshgrid(*[[0.0, 0.4, 1.0]] * 3), -1).reshape(9, 3, 3)
+    image = jnp.asarray(np.concatenate([corners, np.random.default_rng(1).uniform(size=(9, 3, 3))]), jnp.float32)
+    hue, saturation, value = to_hsv(image)
+    got = np.stack([np.asarray(hue) % 1.0, saturation, value], -1)
+    expected = [colorsys.rgb_to_hsv(*pixel) for pixel in np.asarray(image, np.float64).reshape(-1, 3)]
+    np.testing.assert_allclose(got.reshape(-1, 3), expected, atol=1e-6)
+    for turns in (0.0, 1.0, -2.0):
+        np.testing.assert_allclose(from_hsv(hue + turns, saturation, value), image, atol=2e-6)
+
+
+def test_mirror_images_of_examples_or_of_whole_batches():
+    mirrored = np.broadcast_to(SMALL[:, ::-1], (COUNT, *SMALL.shape))
+    np.testing.assert_array_equal(changes(SMALL, flip=1.0), mirrored)
+    flipped = (changes(SMALL, flip=0.25) == mirrored).all((1, 2, 3))
+    assert abs(flipped.mean() - 0.25) < 4 * np.sqrt(0.25 * 0.75 / COUNT)
+    decided = []
+    for number in range(16):
+        own = (changes(SMALL, jax.random.key(number), flip=0.5, flip_batches=True) == mirrored).all((1, 2, 3))
+        assert own.all() or not own.any()
+        decided.append(own[0])
+    assert 2 < np.sum(decided) < 14
+
+
+def test_perturbations_stay_in_range_and_belong_to_the_example():
+    x = jnp.tile(jnp.sign(SMALL), (8, 1, 1, 1))  # black, white and pure colours
+    strong = Perturbation(translation=0.2, scale=0.2, rotation=0.5, gamma=0.5, contrast=0.5, hue=0.3)
+    whole = perturbed(KEYS[:8], x, strong, BATCH_KEY)
+    assert np.isfinite(whole).all()
+    assert np.abs(whole).max() <= 1 + 1e-6
+    np.testing.assert_allclose(perturbed(KEYS[4:8], x[4:], strong, BATCH_KEY), whole[4:], atol=1e-5)
+    distances = np.abs(whole[:, None] - whole[None]).max((2, 3, 4)) + np.eye(8)
+    assert distances.min() > 0.05
+
+
+def test_defaults_are_those_of_the_released_code():
+    """Deviations of 2 pixels of 148, 1 %, .01 radians, .05 and .01 turns; every second image is mirrored."""
+    expected = {"translation": 2 / 148, "scale": 0.01, "rotation": 0.01, "gamma": 0.05, "contrast": 0.05, "hue": 0.01}
+    assert dataclasses.asdict(Perturbation()) == {"flip": 0.5, "flip_batches": False, **expected}
+
+
+def test_grey_images_may_be_moved_and_brightened():
+    grey = changes(SMALL[..., :1], translation=0.1, gamma=0.1, flip=0.5)
+    assert grey.shape == (COUNT, 5, 7, 1)
+    assert np.isfinite(grey).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"flip": 1.5}, "augmentation.flip is 1.5; expected a number between 0 and 1, and 0 for none"),
+        ({"rotation": -0.1}, "augmentation.rotation is -0.1; expected a number at least 0"),
+    ],
+)
+def test_perturbations_out_of_range(change, message):
+    with pytest.raises(ValueError, match=message):
+        Perturbation(**change)

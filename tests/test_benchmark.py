@@ -1,6 +1,7 @@
 """What the benchmark counts, compares, prints and refuses."""
 
 import argparse
+import dataclasses
 import functools
 import json
 import math
@@ -30,6 +31,31 @@ TINY = [
     "attention_heads=2",
 ]
 SMALL = [*(part for pair in TINY for part in ("--set", pair)), "--batch-size=4", "--rounds=1", "--patience=0"]
+
+_VAE = {"image_size": "16", "widths": "4,8,8", "latent_size": "4", "batch_size": "8"}
+TINY_OF = {
+    "vae": _VAE,
+    "beta_tcvae": _VAE,
+    "alae": {"image_size": "8", "channels": "3", "widths": "16,16", "latent_size": "8", "batch_size": "8"},
+    "vae_gan": {
+        "image_size": "16",
+        "latent_size": "8",
+        "encoder_widths": "8,8",
+        "encoder_hidden": "16",
+        "grid_width": "8",
+        "decoder_widths": "8,8",
+        "discriminator_widths": "4,8,8",
+        "discriminator_hidden": "16",
+        "equilibrium": "3",  # the discriminator waits
+        "batch_size": "6",
+    },
+}
+
+
+def small(model):
+    """Arguments that measure a tiny model, one round at any load."""
+    sizes = [f"--set={name}={value}" for name, value in TINY_OF[model].items()]
+    return [f"--model={model}", *sizes, "--rounds=1", "--patience=0"]
 
 
 def run(capsys, *arguments):
@@ -140,6 +166,35 @@ def test_exported_noise_is_that_of_the_model():
     np.testing.assert_allclose(metrics["text_from_text"], error, rtol=1e-5)
     assert draws["real"].shape == batch["image"].shape
     assert 0.5 < draws["fake"].std() / config.instance_noise < 1.5
+
+
+@pytest.mark.parametrize("name", TINY_OF)
+def test_exported_latents_are_those_of_the_model(monkeypatch, name):
+    subject = worker.SUBJECTS[name]
+    config = benchmark.changed(subject.presets()["laptop"], TINY_OF[name])
+    model, batch, (phase,) = subject.build(config), subject.data(config, 4), subject.phases(config, 1)
+    params, state = model.init(jax.random.key(0), batch)
+    key, drawn = jax.random.key(7), []
+    exported = subject.draws(config, key, batch)
+    original = worker.gaussian.standard_normal
+
+    def record(*arguments):
+        drawn.append(original(*arguments))
+        return drawn[-1]
+
+    monkeypatch.setattr(worker.gaussian, "standard_normal", record)
+    for round_ in model.rounds(phase):
+        round_.losses(params, state, batch, key, jnp.zeros((), jnp.int32))
+    np.testing.assert_array_equal(drawn, list(exported.values()))
+
+
+def test_alae_takes_many_steps_at_once():
+    config = benchmark.changed(worker.SUBJECTS["alae"].default, TINY_OF["alae"])
+    settings = {"devices": 1, "shard_state": False, "steps_per_dispatch": 30, "examples": 8, "export": ""}
+    measured = worker.Worker({"model": "alae", "config": dataclasses.asdict(config), "phase": "training"} | settings)
+    assert len(measured.steps("60")["seconds"]) == 2
+    assert int(measured._state.step) == 61
+    assert int(measured._state.skipped) == 0
 
 
 def test_summary_takes_ratios_within_quiet_rounds():
@@ -285,15 +340,32 @@ def test_pytorch_computes_the_same(capsys, tmp_path):
 
 
 @pytest.mark.skipif(not TORCH, reason="MVAE_JAX_TORCH_PYTHON names no interpreter that has PyTorch")
-@pytest.mark.parametrize("model", ["vae", "beta_tcvae"])
-def test_pytorch_computes_the_same_vae(capsys, tmp_path, model):
+@pytest.mark.parametrize(
+    ("model", "groups", "losses"),
+    [
+        ("vae", "encoder decoder", "loss reconstruction kl"),
+        ("beta_tcvae", "encoder decoder", "loss reconstruction kl"),
+        (
+            "alae",
+            "mapping generator encoder discriminator",
+            "discriminator/real_error discriminator/fake_error discriminator/r1 generator/error reciprocity/error",
+        ),
+        (
+            "vae_gan",
+            "encoder decoder discriminator",
+            "similarity kl discriminator/real_error discriminator/fake_error encoder/objective decoder/objective "
+            "discriminator/objective decoder/updated discriminator/updated",
+        ),
+    ],
+    ids=["vae", "beta_tcvae", "alae", "vae_gan"],
+)
+def test_pytorch_computes_the_same_of_other_models(capsys, tmp_path, model, groups, losses):
     output = tmp_path / "found.json"
-    sizes = ["--set=image_size=16", "--set=widths=4,8,8", "--set=latent_size=4", "--batch-size=8", "--rounds=1"]
-    arguments = ["--steps=1", "--patience=0", "--against=torch", f"--torch-python={TORCH}", "-o", str(output)]
-    code, _, err = run(capsys, f"--model={model}", *sizes, *arguments)
+    arguments = ["--steps=1", "--against=torch", f"--torch-python={TORCH}", "-o", str(output)]
+    code, _, err = run(capsys, *small(model), *arguments)
     assert code == 0, err
     (record,) = json.loads(output.read_text())["records"]
     for name in ("torch default", "torch tuned"):
         found = record["differences"][name]
-        assert set(found) == {"loss", "reconstruction", "kl", "encoder/gradient_norm", "decoder/gradient_norm"}
+        assert set(found) == {*losses.split(), *(f"{group}/gradient_norm" for group in groups.split())}
         assert max(found.values()) < 1e-3

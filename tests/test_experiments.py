@@ -459,7 +459,7 @@ def test_a_cvae_for_each_beta_is_trained_measured_and_drawn(conditional):
     workdir, log = folder / "runs" / "faces", results["faces"]["err"]
     assert results["faces"]["code"] == 0
     check_pictures(workdir, 10)
-    assert "beta_0.9: effective beta 0.0117, per dimension and pixel value" in log  # 0.9 / 0.1 * 4 / (32 * 32 * 3)
+    assert "beta_0.9: kl weighs 9, which is 0.0117 per dimension and pixel value" in log  # 9 * 4 / (32 * 32 * 3)
     scores = json.loads((workdir / "scores.json").read_text())
     assert list(scores["terms"]["held-out images"]) == ["beta_0.9", "beta_0.25"]
     for terms in scores["terms"].values():

@@ -88,7 +88,7 @@ def test_latents_are_finished_and_scored_again_with_the_same_numbers(disentangle
     assert results["again"]["out"].startswith(f"{folder / 'run'} is finished")
     assert results["changed"]["code"] == 2
     assert "config.seeds: [3, 4] before, [3, 5] now" in results["changed"]["err"]
-    assert results["planned"]["out"].count("for each of 2 seeds") == 2
+    assert "beta_tcvae_6/seed_3, beta_tcvae_6/seed_4\nparameters:" in results["planned"]["out"]
     assert results["evaluated"]["code"] == 0
     found, expected = (json.loads((folder / "run" / name / "scores.json").read_text()) for name in ("evaluation", ""))
     assert_close(found, expected)

@@ -7,7 +7,22 @@ from typing import Any
 
 import numpy as np
 
-from mvae_jax.models import attribute_classifier, autoencoder, beta_tcvae, beta_vae, cvae, multimodal, vae
+from mvae_jax.models import (
+    alae,
+    attribute_classifier,
+    autoencoder,
+    beta_tcvae,
+    beta_vae,
+    bigan,
+    cvae,
+    gan,
+    joint_latent_regressor,
+    latent_regressor,
+    multimodal,
+    vae,
+    vae_dis,
+    vae_gan,
+)
 from mvae_jax.objective import Model, Phase
 
 BATCH = 8
@@ -53,6 +68,27 @@ CVAE = cvae.Config(
     image_size=(18, 14), latent_size=4, widths=(4, 8), prior="conditional", prior_hidden=8, epochs=1, batch_size=BATCH
 )
 
+TINY = {"image_size": 8, "channels": 3, "latent_size": 4, "widths": (8, 6), "epochs": 1, "batch_size": BATCH}
+ALAE = alae.Config(**TINY)
+BIGAN = bigan.Config(**TINY, decayed_epochs=1, encoder="gaussian")
+LATENT_REGRESSOR = latent_regressor.Config(**TINY, decayed_epochs=0)
+JOINT_LATENT_REGRESSOR = joint_latent_regressor.Config(**TINY, decayed_epochs=1)
+
+LARSEN = {
+    "image_size": 8,
+    "latent_size": 4,
+    "decoder_widths": (6, 4),
+    "grid_width": 6,
+    "discriminator_widths": (4, 6, 6),
+    "discriminator_hidden": 8,
+    "epochs": 1,
+    "batch_size": BATCH,
+}
+ENCODING = {"encoder_widths": (4, 6), "encoder_hidden": 8}
+GAN = gan.Config(**LARSEN)
+VAE_GAN = vae_gan.Config(**LARSEN, **ENCODING, gamma=0.1)
+VAE_DIS = vae_dis.Config(**LARSEN, **ENCODING, adversarial_epochs=1)
+
 
 def faces(count: int, size: int | tuple[int, int] = 32, attributes: int = 10) -> dict[str, np.ndarray]:
     """Noise with a brightness that depends on the attributes."""
@@ -65,6 +101,11 @@ def faces(count: int, size: int | tuple[int, int] = 32, attributes: int = 10) ->
 def small_faces(count: int) -> dict[str, np.ndarray]:
     """The same on 16x16 pixels."""
     return faces(count, 16)
+
+
+def tiny_faces(count: int) -> dict[str, np.ndarray]:
+    """The same on 8x8 pixels."""
+    return faces(count, 8)
 
 
 def row(module: ModuleType, config: Any, batch: Callable[[int], Mapping[str, np.ndarray]]) -> Row:
@@ -80,4 +121,11 @@ TABLE = {
     "beta_vae": row(beta_vae, BETA_VAE, small_faces),
     "beta_tcvae": row(beta_tcvae, BETA_TCVAE, small_faces),
     "cvae": row(cvae, CVAE, lambda count: faces(count, CVAE.image_size)),
+    "alae": row(alae, ALAE, tiny_faces),
+    "bigan": row(bigan, BIGAN, tiny_faces),
+    "latent_regressor": row(latent_regressor, LATENT_REGRESSOR, tiny_faces),
+    "joint_latent_regressor": row(joint_latent_regressor, JOINT_LATENT_REGRESSOR, tiny_faces),
+    "vae_gan": row(vae_gan, VAE_GAN, tiny_faces),
+    "gan": row(gan, GAN, tiny_faces),
+    "vae_dis": row(vae_dis, VAE_DIS, tiny_faces),
 }

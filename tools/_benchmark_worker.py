@@ -12,6 +12,7 @@ then each line on standard input is answered by one line of JSON:
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import math
 import re
@@ -30,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mvae_jax import gaussian, runs
-from mvae_jax.models import beta_tcvae, multimodal, vae
+from mvae_jax.models import alae, beta_tcvae, multimodal, vae, vae_gan
 from mvae_jax.nets import convolution
 from mvae_jax.objective import Batch, Model, Phase
 from mvae_jax.train import state as states
@@ -47,7 +48,7 @@ class Subject:
     """A model that can be measured.
 
     Attributes:
-        presets: name -> config, of its experiment.
+        presets: name -> config, of its experiment; without random changes of the images.
         default: any config of its class.
         build: config -> model.
         phases: (config, steps per epoch) -> phases.
@@ -73,11 +74,14 @@ class Subject:
         return dataclasses.replace(found[name], start=0)
 
 
-def _multimodal_presets() -> Mapping[str, Any]:
+def _experiment(name: str) -> Any:
+    """The module of an experiment."""
     sys.path.append(str(Path(__file__).parents[1] / "experiments"))
-    import celebahq_mvae
+    return importlib.import_module(name)
 
-    return {name: config.model for name, config in celebahq_mvae.PRESETS.items()}
+
+def _multimodal_presets() -> Mapping[str, Any]:
+    return {name: config.model for name, config in _experiment("celebahq_mvae").PRESETS.items()}
 
 
 def _multimodal_data(config: multimodal.Config, count: int) -> dict[str, np.ndarray]:
@@ -99,21 +103,26 @@ def _multimodal_draws(config: multimodal.Config, key: jax.Array, batch: Batch) -
     }
 
 
-def _variational_presets(model: str) -> Mapping[str, Any]:
-    sys.path.append(str(Path(__file__).parents[1] / "experiments"))
-    import celeba_vae
-
-    found = {name: config.members().values() for name, config in celeba_vae.PRESETS.items()}
-    return {name: next(config for kind, config in members if kind == model) for name, members in found.items()}
-
-
-def _variational_data(config: vae.Config, count: int) -> dict[str, np.ndarray]:
+def _image_data(config: Any, count: int) -> dict[str, np.ndarray]:
     return {"image": np.random.default_rng(0).integers(0, 256, (count, *config.image_shape), np.uint8)}
 
 
-def _variational_draws(config: vae.Config, key: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-    shape = (len(batch["image"]), config.latent_size)
-    return {"latent": gaussian.standard_normal(jax.random.fold_in(key, 1), shape)}
+def _latent_draws(**numbers: int) -> Callable[[Any, jax.Array, Batch], dict[str, jax.Array]]:
+    """Draws of z, by the numbers that the model folds into the key of a step."""
+
+    def draws(config: Any, key: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+        shape = (len(batch["image"]), config.latent_size)
+        return {
+            name: gaussian.standard_normal(jax.random.fold_in(key, number), shape) for name, number in numbers.items()
+        }
+
+    return draws
+
+
+def _variational_presets(model: str) -> Mapping[str, Any]:
+    presets = _experiment("celeba_vae").PRESETS
+    found = {name: config.members().values() for name, config in presets.items()}
+    return {name: next(own.config for own in members if own.model == model) for name, members in found.items()}
 
 
 def _variational(name: str, module: Any) -> Subject:
@@ -123,10 +132,20 @@ def _variational(name: str, module: Any) -> Subject:
         default=module.Config(),
         build=module.build,
         phases=module.phases,
-        data=_variational_data,
-        draws=_variational_draws,
+        data=_image_data,
+        draws=_latent_draws(latent=1),
         terms=lambda config, phase: config.divergence_weights | {"dataset_size": phase.options["dataset_size"]},
     )
+
+
+def _alae_presets() -> Mapping[str, Any]:
+    found = {name: config.model for name, config in _experiment("mnist_alae").PRESETS.items()}
+    return found | {"laptop": dataclasses.replace(found["laptop"], image_size=8)}  # of the digits of scikit-learn
+
+
+def _vae_gan_presets() -> Mapping[str, Any]:
+    presets = _experiment("celeba_vaegan").PRESETS
+    return {name: dataclasses.replace(config.model, augment=False) for name, config in presets.items()}
 
 
 SUBJECTS = {
@@ -140,6 +159,24 @@ SUBJECTS = {
         data=_multimodal_data,
         draws=_multimodal_draws,
         terms=lambda config, phase: multimodal.term_weights(config, phase.weights, perceptual=False),
+    ),
+    "alae": Subject(
+        presets=_alae_presets,
+        default=alae.Config(),
+        build=alae.build,
+        phases=alae.phases,
+        data=_image_data,
+        draws=_latent_draws(discriminator=1, generator=2, reciprocity=3),
+        terms=lambda config, phase: {} if phase.ema_decay is None else {"ema_decay": phase.ema_decay},
+    ),
+    "vae_gan": Subject(
+        presets=_vae_gan_presets,
+        default=vae_gan.Config(),
+        build=vae_gan.build,
+        phases=vae_gan.phases,
+        data=_image_data,
+        draws=_latent_draws(latent=3, prior=4),
+        terms=lambda config, phase: {},
     ),
 }
 

@@ -5,11 +5,11 @@
     python tools/benchmark.py --preset laptop --phases adversarial --sweep batch_size=1,4,16,64
     python tools/benchmark.py --sweep devices=1,2,4,8 --set batch_size=16
 
-Each side runs in a process of its own, on resident noise. They take turns: in each round every side trains the same
-number of steps, so that a machine that slows down slows all of them; ratios are taken within rounds. While other
-programs use more than --most-load of the processors, a round waits (--patience); a round that they disturb is repeated,
-as often as there are rounds to do. Before anything is timed, the losses and gradient norms of one step from the same
-parameters, batch and noise are compared.
+Each side runs in a process of its own, on resident noise that is not augmented. They take turns: in each round every
+side trains the same number of steps, so that a machine that slows down slows all of them; ratios are taken within
+rounds. While other programs use more than --most-load of the processors, a round waits (--patience); a round that they
+disturb is repeated, as often as there are rounds to do. Before anything is timed, the losses and gradient norms of one
+step from the same parameters, batch and noise are compared.
 
 What the columns say:
   ms/step        median over dispatches, with least and most; a step ends when its results are there

@@ -23,8 +23,8 @@ class Split:
     Attributes:
         arrays: name -> array; all share their first axis, N. "image": uint8 [N, H, W, C] in [0, 255] is always
             there; "attributes": float32 [N, A] in {0, 1}, "factors": int32 [N, F], indices of the values of its
-            generative factors, and "index": int32 [N], the example's number in its data set, where the data set
-            has them.
+            generative factors, "label": int32 [N], the number of its class, and "index": int32 [N], the example's
+            number in its data set, where the data set has them.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -60,7 +60,7 @@ class Splits:
     """A data set of images and what is known of them, ready for training.
 
     Attributes:
-        train: "image", "index" and "attributes" [N, A] or "factors" [N, F], see `Split`.
+        train: "image", "index" and "attributes" [N, A], "factors" [N, F] or "label" [N], see `Split`.
         validation: likewise; never trained on.
         calibration: likewise, disjoint from both: thresholds are taken from it. It may be empty.
         attributes: the A names, in the order of the columns; () where the splits have none.
@@ -102,10 +102,10 @@ class Splits:
             yield name, getattr(self, name)
 
     def sha256(self) -> str:
-        """Returns a checksum, hexadecimal, of all images, attributes and factors: a resumed run must see the same."""
+        """Returns a checksum, hexadecimal, of images, attributes, factors and labels: a resumed run must see them."""
         digest = hashlib.sha256()
         for _, split in self:
-            for name in ("image", "attributes", "factors"):
+            for name in ("image", "attributes", "factors", "label"):
                 if name in split.arrays:
                     digest.update(split[name].tobytes())
         return digest.hexdigest()
@@ -113,7 +113,7 @@ class Splits:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Batches:
-    """Shuffled batches of one split for one phase of a run.
+    """Batches of one split for one phase of a run.
 
     Every epoch visits the examples in an order of its own. What is left of that order when no whole batch remains
     is dropped, so shapes are static; another epoch leaves out other examples.
@@ -124,12 +124,15 @@ class Batches:
         seed: not negative; the run's seed.
         start: step of the run at which the phase begins, and with it the first epoch. Phases have orders of
             their own.
+        shuffle: otherwise every epoch visits the examples in the order of the split, and leaves out the same ones
+            at its end.
     """
 
     split: Split
     batch_size: int
     seed: int
     start: int = 0
+    shuffle: bool = True
 
     def __post_init__(self) -> None:
         if not 1 <= self.batch_size <= len(self.split):
@@ -160,6 +163,8 @@ class Batches:
         """Returns the positions in the split, int32 [batch_size], of the batch of `step` of the run."""
         epoch = self.epoch_at(step)
         first = (step - self.start) % self.steps_per_epoch * self.batch_size
+        if not self.shuffle:
+            return np.arange(first, first + self.batch_size, dtype=np.int32)
         return _epoch(len(self.split), self.seed, self.start, epoch)[first : first + self.batch_size]
 
     def batch_at(self, step: int) -> dict[str, np.ndarray]:

@@ -31,7 +31,9 @@ class DiscriminatorLoss(NamedTuple):
     fake: jax.Array
 
 
-def logistic_discriminator(real_logits: jax.Array, fake_logits: jax.Array) -> DiscriminatorLoss:
+def logistic_discriminator(
+    real_logits: jax.Array, fake_logits: jax.Array, *, epsilon: float = 0.0
+) -> DiscriminatorLoss:
     """Cross-entropy of the discriminator: softplus(-real), softplus(fake).
 
     With D = sigmoid(logit) the sides are -log D(real) and -log(1 - D(fake)).
@@ -39,6 +41,8 @@ def logistic_discriminator(real_logits: jax.Array, fake_logits: jax.Array) -> Di
     Args:
         real_logits: of real examples, [B, ...].
         fake_logits: of generated examples, [B', ...].
+        epsilon: added to both probabilities inside the logarithms, as old code does. It bounds a side by
+            -log(epsilon), where its gradient vanishes: an example that is judged wrong beyond doubt is given up.
 
     Returns:
         Real [B] and fake [B'] side, in nats.
@@ -47,7 +51,9 @@ def logistic_discriminator(real_logits: jax.Array, fake_logits: jax.Array) -> Di
         Goodfellow et al., 2014, arXiv:1406.2661, equation 1.
     """
     _assert_sides(real_logits, fake_logits)
-    return DiscriminatorLoss(sum_events(jax.nn.softplus(-real_logits)), sum_events(jax.nn.softplus(fake_logits)))
+    return DiscriminatorLoss(
+        -sum_events(_log_probability(real_logits, epsilon)), -sum_events(_log_probability(-fake_logits, epsilon))
+    )
 
 
 def non_saturating_generator(fake_logits: jax.Array) -> jax.Array:
@@ -68,22 +74,23 @@ def non_saturating_generator(fake_logits: jax.Array) -> jax.Array:
     return sum_events(jax.nn.softplus(-fake_logits))
 
 
-def saturating_generator(fake_logits: jax.Array) -> jax.Array:
+def saturating_generator(fake_logits: jax.Array, *, epsilon: float = 0.0) -> jax.Array:
     """Generator's side of the minimax game: -softplus(fake) = log(1 - D(fake)).
 
     Minus the fake side of `logistic_discriminator`; its gradient vanishes while the discriminator wins.
 
     Args:
         fake_logits: of generated examples, [B, ...].
+        epsilon: as for `logistic_discriminator`.
 
     Returns:
-        One loss per example, [B], in nats, at most 0.
+        One loss per example, [B], in nats, at most log(1 + epsilon) per logit.
 
     Reference:
         Goodfellow et al., 2014, arXiv:1406.2661, equation 1.
     """
     assert_events(fake_logits)
-    return -sum_events(jax.nn.softplus(fake_logits))
+    return sum_events(_log_probability(-fake_logits, epsilon))
 
 
 def hinge_discriminator(real_logits: jax.Array, fake_logits: jax.Array) -> DiscriminatorLoss:
@@ -216,6 +223,13 @@ def gradient_penalty(
     chex.assert_shape(fraction, (real.shape[0],))
     between = gaussian.lerp(fake, real, fraction.reshape(-1, *(1,) * (real.ndim - 1)))
     return jnp.square(norm_events(_input_gradient(critic, between)) - target)
+
+
+def _log_probability(logits: jax.Array, epsilon: float) -> jax.Array:
+    """log(sigmoid(logit) + epsilon), elementwise."""
+    if not epsilon:
+        return -jax.nn.softplus(-logits)
+    return jnp.log(jax.nn.sigmoid(logits) + epsilon)
 
 
 def _input_gradient(critic: Critic, images: jax.Array) -> jax.Array:

@@ -1,6 +1,21 @@
 """One file per model: a Config, and `build(config, ...)` that returns an `objective.Model`."""
 
-from mvae_jax.models import attribute_classifier, autoencoder, beta_tcvae, beta_vae, cvae, multimodal, vae
+from mvae_jax.models import (
+    alae,
+    attribute_classifier,
+    autoencoder,
+    beta_tcvae,
+    beta_vae,
+    bigan,
+    cvae,
+    gan,
+    joint_latent_regressor,
+    latent_regressor,
+    multimodal,
+    vae,
+    vae_dis,
+    vae_gan,
+)
 
 ZOO = {
     "multimodal": multimodal,
@@ -10,4 +25,11 @@ ZOO = {
     "beta_vae": beta_vae,
     "beta_tcvae": beta_tcvae,
     "cvae": cvae,
+    "alae": alae,
+    "bigan": bigan,
+    "latent_regressor": latent_regressor,
+    "joint_latent_regressor": joint_latent_regressor,
+    "vae_gan": vae_gan,
+    "gan": gan,
+    "vae_dis": vae_dis,
 }

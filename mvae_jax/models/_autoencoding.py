@@ -6,6 +6,7 @@ Groups: "encoder", "decoder", and "observation", the log scale of the observatio
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,10 +19,12 @@ from jax import lax
 
 from mvae_jax import gaussian, images, losses, nets
 from mvae_jax.models._checks import check_at_least, check_choice, check_positive, check_widths
-from mvae_jax.nets import autoencoders
+from mvae_jax.nets import autoencoders, bigan, larsen
 from mvae_jax.objective import Batch, Losses, Model, ModelState, Params, Phase, Round
+from mvae_jax.optimizers import adam_with_l2, constant_then_exponential
 
-NETWORKS = ("convolutional", "dense")
+NETWORKS = ("convolutional", "dense", "larsen", "bigan")
+OPTIMIZERS = ("adam", "bigan")
 LIKELIHOODS = ("gaussian", "laplace", "bernoulli")
 # Schik's code for probabilistic models (SC-02, SC-04); its constant scale of .01 goes through a softplus.
 RELEASED: dict[str, Any] = {
@@ -39,14 +42,18 @@ class Config:
     Attributes:
         image_size: height and width of the images in pixels; for the convolutional network 2 ** (stages + 1).
         channels: of the images.
-        network: "convolutional" (Schik) or "dense".
+        network: "convolutional" (Schik), "dense", "larsen" (VAE/GAN's encoder and decoder) or "bigan" (BiGAN's encoder
+            and generator of MNIST).
         widths: channels of the convolutional encoder's stages, or units of the dense encoder's hidden layers; the
-            decoder has them in reverse.
+            decoder has them in reverse, but for half of the first in Larsen's networks, whose published widths are
+            64, 128, 256, and whose dense layer has four times the last.
         latent_size: dimensions of the latent space.
         batch_statistics: normalise by the statistics of the batch in training. The released code never does (SC-04).
         epochs: passes over the training images.
         batch_size: examples per step.
         learning_rate: Adam's rate.
+        optimizer: "adam" with Keras's epsilon and a constant rate, or "bigan": betas .5 and .999, L2 of 2.5e-5, and a
+            rate that falls to a hundredth over the second half of the steps.
         compute_dtype: "float32", or "bfloat16" for the networks' products and activations; parameters, statistics
             and losses are float32 with either, so that a run can be loaded with the other.
     """
@@ -60,10 +67,12 @@ class Config:
     epochs: int = 30
     batch_size: int = 128
     learning_rate: float = 1e-4
+    optimizer: str = "adam"
     compute_dtype: str = "float32"
 
     def __post_init__(self) -> None:
         check_choice(self, "network", NETWORKS)
+        check_choice(self, "optimizer", OPTIMIZERS)
         check_choice(self, "compute_dtype", ("float32", "bfloat16"))
         check_widths(self, "widths")
         check_at_least(self, 1, "image_size", "channels", "latent_size", "epochs", "batch_size")
@@ -72,6 +81,8 @@ class Config:
                 f"image_size is {self.image_size}; expected {2 ** (len(self.widths) + 1)} for {len(self.widths)} "
                 "widths, each of which halves the image, down to 2 pixels: change widths or image_size."
             )
+        if self.network == "larsen":
+            larsen.check_image_size(self.image_size, self.widths)
         check_positive(self, "learning_rate")
 
     @property
@@ -83,12 +94,25 @@ class Config:
         """The network from images to `heads` vectors [B, D]."""
         if self.network == "dense":
             return autoencoders.DenseEncoder(self.latent_size, self.widths, heads, self.compute_dtype)
+        if self.network == "larsen":
+            return larsen.Encoder(
+                self.latent_size, self.widths, 4 * self.widths[-1], heads, axis_name, self.compute_dtype
+            )
+        if self.network == "bigan":
+            return bigan.Encoder(self.latent_size, self.widths, heads, axis_name=axis_name, dtype=self.compute_dtype)
         return autoencoders.ConvolutionalEncoder(self.latent_size, self.widths, heads, axis_name, self.compute_dtype)
 
     def decoder(self, axis_name: str | None = None) -> nn.Module:
         """The network from latents to images [B, H, W, C], without a bound."""
         if self.network == "dense":
             return autoencoders.DenseDecoder(self.image_shape, self.widths, self.compute_dtype)
+        if self.network == "larsen":
+            widths = (*self.widths[:0:-1], max(1, self.widths[0] // 2))
+            return larsen.Decoder(
+                self.channels, self.image_size, widths, self.widths[-1], axis_name, self.compute_dtype
+            )
+        if self.network == "bigan":
+            return bigan.Generator(self.image_shape, self.widths[::-1], axis_name, self.compute_dtype)
         return autoencoders.ConvolutionalDecoder(self.channels, self.widths, axis_name, self.compute_dtype)
 
 
@@ -141,13 +165,16 @@ class VariationalConfig(Config):
 def phases(config: Config, steps_per_epoch: int) -> tuple[Phase, ...]:
     """The one phase, "training"."""
     groups = ("encoder", "decoder", *(("observation",) if getattr(config, "learn_scale", False) else ()))
+    steps, rate = config.epochs * steps_per_epoch, config.learning_rate
     return (
         Phase(
             name="training",
-            steps=config.epochs * steps_per_epoch,
+            steps=steps,
             batch_size=config.batch_size,
             image_size=config.image_size,
-            learning_rates=dict.fromkeys(groups, config.learning_rate),
+            learning_rates=dict.fromkeys(
+                groups, rate if config.optimizer == "adam" else constant_then_exponential(rate, steps // 2, steps // 2)
+            ),
             options={
                 "warmup_steps": getattr(config, "warmup_epochs", 0) * steps_per_epoch,
                 "dataset_size": steps_per_epoch * config.batch_size,  # what an epoch visits: all but a part of a batch
@@ -156,9 +183,10 @@ def phases(config: Config, steps_per_epoch: int) -> tuple[Phase, ...]:
     )
 
 
-def optimizers(phase: Phase) -> dict[str, optax.GradientTransformation]:
-    """Adam with Keras's epsilon for each group."""
-    return {group: optax.adam(1.0, eps=1e-7) for group in phase.learning_rates}
+def optimizers(config: Config, phase: Phase) -> dict[str, optax.GradientTransformation]:
+    """The optimiser of the config for each group, at unit rate."""
+    made = {"adam": lambda: optax.adam(1.0, eps=1e-7), "bigan": lambda: adam_with_l2(0.5, 0.999, 2.5e-5)}
+    return {group: made[config.optimizer]() for group in phase.learning_rates}
 
 
 def init(config: Config, heads: int, key: jax.Array, batch: Batch) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -169,6 +197,11 @@ def init(config: Config, heads: int, key: jax.Array, batch: Batch) -> tuple[dict
     encoder = nets.init(config.encoder(heads), keys[0], images.to_unit_interval(batch["image"]))
     decoder = nets.init(config.decoder(), keys[1], z)
     return {"encoder": encoder[0], "decoder": decoder[0]}, {"encoder": encoder[1], "decoder": decoder[1]}
+
+
+def features(config: Config, heads: int, params: Params, state: ModelState, x: jax.Array) -> jax.Array:
+    """The encoder's last hidden layer, [B, F], of images [B, H, W, C] in [-1, 1]."""
+    return nets.features(config.encoder(heads), params["encoder"], state["encoder"], images.to_unit_interval(x))
 
 
 Regulariser = Callable[..., tuple[jax.Array, Mapping[str, jax.Array]]]
@@ -279,12 +312,12 @@ def build(config: VariationalConfig, kl_weight: float, regulariser: Regulariser 
     return Model(
         init=networks_init,
         rounds=rounds,
-        optimizers=optimizers,
+        optimizers=functools.partial(optimizers, config),
         evaluate=evaluate,
         encode=encode,
         decode=decode,
         sample=sample,
-        functions={"log_likelihood": log_likelihood},
+        functions={"log_likelihood": log_likelihood, "features": functools.partial(features, config, 2)},
     )
 
 

@@ -7,6 +7,7 @@ the mean over channels, of squares (l2) or absolute values (l1) of differences i
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -14,12 +15,13 @@ import jax.numpy as jnp
 
 from mvae_jax import images, losses, nets
 from mvae_jax.models import _autoencoding
-from mvae_jax.models._autoencoding import optimizers, phases
+from mvae_jax.models._autoencoding import phases
 from mvae_jax.models._checks import check_choice
 from mvae_jax.objective import Batch, Losses, Model, ModelState, Params, Phase, Round
 
 __all__ = ["Config", "build", "phases"]
 _ERRORS = {"l1": losses.absolute_error, "l2": losses.squared_error}
+_OUTPUTS: dict[str, Callable[[jax.Array], jax.Array]] = {"linear": lambda x: x, "sigmoid": jax.nn.sigmoid}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,13 +30,16 @@ class Config(_autoencoding.Config):
 
     Attributes:
         error: "l2" for squared, "l1" for absolute differences.
+        output: "linear", or "sigmoid", which bounds the decoder's output to [0, 1].
     """
 
     error: str = "l2"
+    output: str = "linear"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(self, "error", tuple(_ERRORS))
+        check_choice(self, "output", tuple(_OUTPUTS))
 
     @classmethod
     def reference(cls) -> Config:
@@ -46,8 +51,8 @@ def build(config: Config) -> Model:
     """Builds the model's pure functions.
 
     Returns:
-        A `Model` that trains on batches {"image": uint8 [B, H, W, C]}. `decode` is not bounded to [-1, 1]; there is no
-        `sample`, and the log variance that `encode` returns is minus infinity.
+        A `Model` that trains on batches {"image": uint8 [B, H, W, C]}. A linear output of `decode` is not bounded to
+        [-1, 1]; there is no `sample`, and the log variance that `encode` returns is minus infinity.
     """
 
     def init(key: jax.Array, batch: Batch) -> tuple[Params, ModelState]:
@@ -65,7 +70,7 @@ def build(config: Config) -> Model:
             x = images.to_unit_interval(batch["image"])
             (z,), encoder_stats = nets.apply(encoder, params["encoder"], state["encoder"], x, train=train)
             output, decoder_stats = nets.apply(decoder, params["decoder"], state["decoder"], z, train=train)
-            loss = error(output, x).mean()
+            loss = error(_OUTPUTS[config.output](output), x).mean()
             return Losses({"autoencoder": loss}, {"loss": loss}, {"encoder": encoder_stats, "decoder": decoder_stats})
 
         return (Round({"autoencoder": tuple(phase.learning_rates)}, autoencoder_losses),)
@@ -77,7 +82,7 @@ def build(config: Config) -> Model:
 
     def decode(params: Params, state: ModelState, z: jax.Array) -> jax.Array:
         output, _ = nets.apply(config.decoder(), params["decoder"], state["decoder"], z, train=False)
-        return images.from_unit_interval(output)
+        return images.from_unit_interval(_OUTPUTS[config.output](output))
 
     def evaluate(phase: Phase) -> Callable[..., dict[str, jax.Array]]:
         def terms(params: Params, state: ModelState, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
@@ -86,4 +91,12 @@ def build(config: Config) -> Model:
 
         return terms
 
-    return Model(init=init, rounds=rounds, optimizers=optimizers, evaluate=evaluate, encode=encode, decode=decode)
+    return Model(
+        init=init,
+        rounds=rounds,
+        optimizers=functools.partial(_autoencoding.optimizers, config),
+        evaluate=evaluate,
+        encode=encode,
+        decode=decode,
+        functions={"features": functools.partial(_autoencoding.features, config, 1)},
+    )

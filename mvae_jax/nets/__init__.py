@@ -1,4 +1,4 @@
-"""Flax networks, and the two functions with which models run them.
+"""Flax networks, and the functions with which models run them.
 
 Every network is a `flax.linen` module called as `net(*inputs, train=...)`. It computes in its `dtype`, keeps
 parameters and batch statistics in float32, and returns float32.
@@ -11,8 +11,9 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
-__all__ = ["apply", "init"]
+__all__ = ["apply", "features", "init", "keep_features"]
 
 
 def init(net: nn.Module, key: jax.Array, *inputs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -50,3 +51,15 @@ def apply(
         return net.apply(variables, *inputs, train=False), stats
     output, updated = net.apply(variables, *inputs, train=True, mutable=["batch_stats"])
     return output, updated.get("batch_stats", stats)
+
+
+def keep_features(net: nn.Module, h: jax.Array) -> None:
+    """Within an encoder: lets `features` have its last hidden layer, [B, ...]."""
+    net.sow("intermediates", "features", h.reshape(len(h), -1).astype(jnp.float32))
+
+
+def features(net: nn.Module, params: Mapping[str, Any], stats: Mapping[str, Any], *inputs: Any) -> jax.Array:
+    """Runs an encoder in evaluation mode up to its last hidden layer, float32 [B, F]; arguments as for `apply`."""
+    variables = {"params": params, "batch_stats": stats}
+    _, kept = net.apply(variables, *inputs, train=False, mutable=["intermediates"])
+    return kept["intermediates"]["features"][0]

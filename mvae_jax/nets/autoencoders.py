@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from mvae_jax.nets import keep_features
 from mvae_jax.nets.blocks import BatchNorm, Conv, ConvTranspose, Dense
 
 # The defaults of Keras, with which the published networks were built.
@@ -139,6 +140,7 @@ class DenseDecoder(nn.Module):
 
 
 def _heads(net: ConvolutionalEncoder | DenseEncoder, h: jax.Array) -> tuple[jax.Array, ...]:
+    keep_features(net, h)
     dense = functools.partial(_dense, net.latent_size, dtype=net.dtype)
     return tuple(dense(name=name)(h).astype(jnp.float32) for name in ("mean", "logvar")[: net.heads])
 

@@ -111,6 +111,7 @@ class BatchNorm(nn.Module):
         axis_name: mapped axis over which the batch is split; None if arrays are the whole batch.
         momentum: weight of the old running statistics; PyTorch's `momentum` is one minus this.
         epsilon: added to the variance.
+        affine: multiply by a gain and add a bias.
         dtype: of the output; statistics are float32.
 
     Reference:
@@ -120,14 +121,17 @@ class BatchNorm(nn.Module):
     axis_name: str | None = None
     momentum: float = 0.9
     epsilon: float = 1e-5
+    affine: bool = True
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """[..., C] to [..., C], by the statistics of this batch if `train`, else by the running ones."""
         channels = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (channels,))
-        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        scale, bias = jnp.ones(()), jnp.zeros(())
+        if self.affine:
+            scale = self.param("scale", nn.initializers.ones, (channels,))
+            bias = self.param("bias", nn.initializers.zeros, (channels,))
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
         running_variance = self.variable("batch_stats", "var", jnp.ones, (channels,))
         x = x.astype(jnp.float32)

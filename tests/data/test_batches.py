@@ -73,6 +73,17 @@ def test_epochs_count_from_the_start_of_the_phase():
         batches.indices_at(6)
 
 
+def test_without_shuffling_every_epoch_is_in_order():
+    """And leaves out the same examples, whatever seed and start."""
+    for seed, start in ((0, 0), (3, 7)):
+        batches = Batches(split_of(10), 4, seed, start, shuffle=False)
+        drawn = [batches.indices_at(start + step) for step in range(5)]
+        assert {indices.dtype for indices in drawn} == {np.dtype(np.int32)}
+        assert [indices.tolist() for indices in drawn] == [[0, 1, 2, 3], [4, 5, 6, 7]] * 2 + [[0, 1, 2, 3]]
+        assert [batches.epoch_at(start + step) for step in range(5)] == [0, 0, 1, 1, 2]
+        np.testing.assert_array_equal(batches.batch_at(start + 3)["index"], [104, 105, 106, 107])
+
+
 def test_batch_at_gathers_every_array():
     batches = Batches(split_of(10), 4, seed=5)
     batch = batches.batch_at(9)

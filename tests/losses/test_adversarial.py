@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import jax
@@ -77,6 +78,37 @@ def test_gradients_where_the_discriminator_wins():
     assert jax.grad(lambda x: losses.saturating_generator(x).sum())(lost)[0] == pytest.approx(-math.exp(-12), rel=1e-4)
     hinge = jax.grad(lambda real, fake: sum(x.sum() for x in losses.hinge_discriminator(real, fake)), (0, 1))
     assert hinge(-lost, lost) == (0.0, 0.0)
+
+
+def test_epsilon_is_added_to_the_probabilities():
+    """sigmoid(log 3) = 3/4 and sigmoid(-log 3) = 1/4."""
+    logits = jnp.log(jnp.array([[3.0, 1.0], [1 / 3, 1 / 3]]))
+    sides = losses.logistic_discriminator(logits, logits, epsilon=0.25)
+    real = [-math.log(1.0) - math.log(0.75), -2 * math.log(0.5)]
+    fake = [-math.log(0.5) - math.log(0.75), -2 * math.log(1.0)]
+    np.testing.assert_allclose(sides.real, real, atol=1e-6)
+    np.testing.assert_allclose(sides.fake, fake, atol=1e-6)
+    np.testing.assert_array_equal(losses.saturating_generator(logits, epsilon=0.25), -sides.fake)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1e-6, 1e-3])
+def test_certain_verdicts_have_finite_losses_and_gradients(epsilon):
+    """Right ones cost nothing; a wrong one costs 100 nats, or -log epsilon, at which it is given up."""
+    certain = jnp.array([-100.0, 100.0])
+
+    def of(function):
+        return function(certain), jax.grad(lambda x: function(x).sum())(certain)
+
+    worst, slope = (100.0, 1.0) if epsilon == 0 else (-math.log(epsilon), 0.0)
+    real, real_slope = of(lambda x: losses.logistic_discriminator(x, x, epsilon=epsilon).real)
+    fake, fake_slope = of(lambda x: losses.logistic_discriminator(x, x, epsilon=epsilon).fake)
+    np.testing.assert_allclose(real, [worst, 0.0], rtol=1e-6, atol=1.1 * epsilon)
+    np.testing.assert_allclose(fake, [0.0, worst], rtol=1e-6, atol=1.1 * epsilon)
+    np.testing.assert_allclose(real_slope, [-slope, 0.0], atol=1e-7)
+    np.testing.assert_allclose(fake_slope, [0.0, slope], atol=1e-7)
+    generator, generator_slope = of(functools.partial(losses.saturating_generator, epsilon=epsilon))
+    np.testing.assert_array_equal(generator, -fake)
+    np.testing.assert_array_equal(generator_slope, -fake_slope)
 
 
 def test_logits_of_different_patch_counts_are_refused():
@@ -169,3 +201,5 @@ def test_gradients():
             check_grads(jax.jit(getattr(losses, f"{name}_discriminator")), (real, fake), order=1, modes=["rev"])
         for name in ("non_saturating", "saturating", "wasserstein", "least_squares"):
             check_grads(jax.jit(getattr(losses, f"{name}_generator")), (fake,), order=1, modes=["rev"])
+        bounded = functools.partial(losses.logistic_discriminator, epsilon=0.1)
+        check_grads(jax.jit(bounded), (real, fake), order=1, modes=["rev"])

@@ -188,6 +188,7 @@ SWITCHES = {
     "softplus": {"posterior_scale": "softplus"},
     "running statistics": {"batch_statistics": False},
     "dense": {"network": "dense"},
+    "bigan": {"network": "bigan", "likelihood": "bernoulli"},
     "everything": {"kl": "one_sample", "free_bits": 1.0, "warmup_epochs": 4, "learn_scale": True, "network": "dense"},
 }
 CASES = [
@@ -595,6 +596,18 @@ def test_effective_weights_by_hand():
 # --- inference ------------------------------------------------------------------------------------------------------
 
 
+def hidden_layer(name, config):
+    """What the heads of an encoder in evaluation mode are linear functions of: solved for, from what they put out."""
+    heads, x = heads_of(name), jnp.asarray(batch()["image"] / 255.0, jnp.float32)
+    params, state = variables(config.network, heads)
+    width = params["encoder"]["mean"]["kernel"].shape[0]
+    # As many heads as there are units: with the identity for a kernel, each tells one of them.
+    probe = dataclasses.replace(config, latent_size=width).encoder(heads)
+    identity = {"kernel": jnp.eye(width), "bias": jnp.zeros(width)}
+    encoder = {**params["encoder"], **dict.fromkeys(("mean", "logvar")[:heads], identity)}
+    return np.asarray(nets.apply(probe, encoder, state["encoder"], x, train=False)[0][0])
+
+
 @pytest.mark.parametrize("switch", ["default", "learned scale", "bernoulli", "softplus"])
 def test_functions_are_those_of_evaluation(switch):
     config = config_of("vae", **SWITCHES[switch])
@@ -603,9 +616,10 @@ def test_functions_are_those_of_evaluation(switch):
     assert_close(jax.jit(model.encode)(*values, x), (forward.mean, 2 * np.log(forward.scale)))
     decoded = jax.jit(model.decode)(*values, z)
     assert_close(decoded, 2 * sigmoid(forward.logits) - 1)
-    assert set(model.functions) == {"log_likelihood"}
+    assert set(model.functions) == {"log_likelihood", "features"}
     found = jax.jit(model.functions["log_likelihood"])(*values, x, z)
     assert_close(found, -forward.negative_log_likelihood(config))
+    assert_close(jax.jit(model.functions["features"])(*values, x), hidden_layer("vae", config))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -623,10 +637,13 @@ def test_samples_belong_to_their_key_and_row(name):
 # --- the autoencoder ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("network", ["convolutional", "dense"])
+@pytest.mark.parametrize(
+    ("network", "output"),
+    [("convolutional", "linear"), ("dense", "linear"), ("bigan", "sigmoid"), ("dense", "sigmoid")],
+)
 @pytest.mark.parametrize("error", ["l1", "l2"])
-def test_the_autoencoder_sums_over_pixels_and_averages_over_channels(error, network):
-    config = config_of("autoencoder", error=error, network=network)
+def test_the_autoencoder_sums_over_pixels_and_averages_over_channels(error, network, output):
+    config = config_of("autoencoder", error=error, network=network, output=output)
     params, state = variables(network, heads=1)
     x, model = np.asarray(batch()["image"], np.float64) / 255, autoencoder.build(config)
 
@@ -635,7 +652,8 @@ def test_the_autoencoder_sums_over_pixels_and_averages_over_channels(error, netw
             config.encoder(1), params["encoder"], state["encoder"], jnp.asarray(x, jnp.float32), train=train
         )
         image, decoder = nets.apply(config.decoder(), params["decoder"], state["decoder"], z, train=train)
-        difference = np.asarray(image, np.float64) - x
+        image = np.asarray(image, np.float64) if output == "linear" else sigmoid(np.asarray(image, np.float64))
+        difference = image - x
         pixels = (np.abs(difference) if error == "l1" else difference**2).mean(3)
         return z, image, pixels.sum((1, 2)), {"encoder": encoder, "decoder": decoder}
 
@@ -650,10 +668,47 @@ def test_the_autoencoder_sums_over_pixels_and_averages_over_channels(error, netw
     mean, logvar = model.encode(params, state, jnp.asarray(2 * x - 1, jnp.float32))
     assert_close(mean, np.asarray(z))
     np.testing.assert_array_equal(gaussian.sample(KEY, mean, logvar), mean)
-    assert_close(model.decode(params, state, z), 2 * np.asarray(image) - 1)
-    assert float(jnp.abs(model.decode(params, state, 100 * z)).max()) > 1  # without a bound
+    assert_close(model.decode(params, state, z), 2 * image - 1)
+    bounded = float(jnp.abs(model.decode(params, state, 100 * z)).max()) <= 1
+    assert bounded == (output == "sigmoid")
     assert model.sample is None
-    assert not model.functions
+    assert set(model.functions) == {"features"}
+    features = jax.jit(model.functions["features"])(params, state, jnp.asarray(2 * x - 1, jnp.float32))
+    assert_close(features, hidden_layer("autoencoder", config))
+
+
+@pytest.mark.parametrize("name", ["autoencoder", "vae"])
+def test_the_networks_of_bigan(name):
+    """Its encoder and generator, as sizes tell: no biases and no gains, and the latent enters twice."""
+    config = config_of(name, network="bigan")
+    params, state = jax.eval_shape(lambda: ZOO[name].build(config).init(KEY, batch()))
+    count = {group: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params[group])) for group in params}
+    heads = heads_of(name)
+    assert count["encoder"] == VALUES * 4 + 4 * 6 + heads * 6 * LATENT
+    assert count["decoder"] == LATENT * 6 + (6 + LATENT) * 4 + 4 * VALUES
+    assert [len(jax.tree.leaves(state[group])) for group in ("encoder", "decoder")] == [2, 4]
+
+
+@pytest.mark.parametrize("name", ["autoencoder", "vae"])
+def test_the_optimiser_of_bigan(name):
+    """Betas of .5 and .999, L2 of 2.5e-5, and a rate that falls to a hundredth over the second half of the steps."""
+    config = config_of(name, optimizer="bigan", learning_rate=2e-4, network="dense")
+    (phase,) = ZOO[name].phases(config, 5)  # of 20 steps
+    for rate in phase.learning_rates.values():
+        found = [rate(jnp.int32(step)) for step in (0, 10, 15, 20)]
+        np.testing.assert_allclose(found, [2e-4, 2e-4, 2e-5, 2e-6], rtol=1e-5)
+    optimizers = ZOO[name].build(config).optimizers(phase)
+    assert set(optimizers) == set(phase.learning_rates) == {"encoder", "decoder"}
+    weight, gradients = 2.0, (3e-5, -1e-4)
+    tx = optimizers["encoder"]
+    params = {"kernel": jnp.full(1, weight)}
+    state, mean, square = tx.init(params), 0.0, 0.0
+    for step, gradient in enumerate(gradients, start=1):
+        update, state = tx.update({"kernel": jnp.full(1, gradient)}, state, params)
+        gradient += 2.5e-5 * weight
+        mean, square = 0.5 * mean + 0.5 * gradient, 0.999 * square + 0.001 * gradient**2
+        expected = -(mean / (1 - 0.5**step)) / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
+        assert float(update["kernel"][0]) == pytest.approx(expected, rel=1e-4)
 
 
 # --- every field of the configurations does something ---------------------------------------------------------------
@@ -664,7 +719,7 @@ def effects(name, config):
     model, (phase,) = ZOO[name].build(config), ZOO[name].phases(config, STEPS)
     data = batch(config.image_size, config.channels)
     params, _ = jax.eval_shape(lambda key: model.init(key, data), KEY)
-    given = jax.eval_shape(lambda: variables(config.network, heads_of(name)))
+    given = variables(config.network, heads_of(name))
     shapes = jax.tree.map(lambda leaf: leaf.shape, params)
     result = {
         "schedule": (phase.steps, phase.batch_size, phase.image_size, phase.options),
@@ -687,6 +742,7 @@ COMMON = {
     "epochs": (5, {"schedule"}),
     "batch_size": (5, {"schedule"}),
     "learning_rate": (0.1, {"rates"}),
+    "optimizer": ("bigan", {"rates"}),
     "compute_dtype": ("bfloat16", {"loss"}),
 }
 VARIATIONAL = {
@@ -699,7 +755,7 @@ VARIATIONAL = {
     "posterior_scale": ("softplus", {"loss"}),
 }
 OWN = {
-    "autoencoder": {"error": ("l1", {"loss"})},
+    "autoencoder": {"error": ("l1", {"loss"}), "output": ("sigmoid", {"loss"})},
     "vae": {},
     "beta_vae": {"beta": (2.0, {"loss"})},
     "beta_tcvae": {
@@ -743,7 +799,8 @@ def test_every_field_has_its_effect_and_no_other(name, field, value, expected):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"network": "transformer"}, r"network is 'transformer'; choose one of 'convolutional', 'dense'\."),
+        ({"network": "transformer"}, r"network is 'transformer'; choose one of 'convolutional', .*'bigan'\."),
+        ({"optimizer": "sgd"}, r"optimizer is 'sgd'; choose one of 'adam', 'bigan'\."),
         ({"compute_dtype": "float16"}, r"compute_dtype is 'float16'; choose one of 'float32', 'bfloat16'\."),
         ({"widths": ()}, r"widths are \(\); expected at least one, and each at least 1\."),
         ({"widths": (8, 0)}, r"widths are \(8, 0\); expected at least one, and each at least 1\."),
@@ -784,6 +841,7 @@ def test_impossible_variational_configurations_are_refused(name, fields, message
     ("name", "fields", "message"),
     [
         ("autoencoder", {"error": "l3"}, r"error is 'l3'; choose one of 'l1', 'l2'\."),
+        ("autoencoder", {"output": "tanh"}, r"output is 'tanh'; choose one of 'linear', 'sigmoid'\."),
         ("beta_vae", {"beta": -1.0}, r"beta is -1\.0; expected at least 0\."),
         ("beta_vae", {"beta": float("nan")}, r"beta is nan; expected at least 0\."),
         ("beta_tcvae", {"estimator": "mc"}, r"estimator is 'mc'; choose one of 'mws', 'mss'\."),

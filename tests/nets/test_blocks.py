@@ -79,6 +79,20 @@ def test_batch_norm_in_numpy(shape):
     np.testing.assert_allclose(np.reshape(norm.apply(running, x, False), (-1, 3)), expected, atol=1e-5)
 
 
+def test_batch_norm_without_gain_and_bias():
+    """It has no parameters, and is that with a gain of one and a bias of zero, also in its statistics."""
+    x, plain = 2.0 + 3.0 * normal(6, 3), BatchNorm(affine=False)
+    variables = plain.init(jax.random.key(0), x, False)
+    assert set(variables) == {"batch_stats"}
+    full = {"params": {"scale": jnp.ones(3), "bias": jnp.zeros(3)}, **variables}
+    found = plain.apply(variables, x, True, mutable=["batch_stats"])
+    expected = BatchNorm().apply(full, x, True, mutable=["batch_stats"])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, expected)
+    flat = np.asarray(x, np.float64)
+    np.testing.assert_allclose(found[0], (flat - flat.mean(0)) / np.sqrt(flat.var(0) + 1e-5), atol=1e-5)
+    np.testing.assert_allclose(plain.apply(variables, x, False), flat / np.sqrt(1 + 1e-5), atol=1e-5)
+
+
 def test_batch_norm_gradient_equals_that_of_flax():
     x = 1.0 + normal(3, 2, 2, 4)
     ours, theirs = BatchNorm(), nn.BatchNorm(use_running_average=False, momentum=0.9, epsilon=1e-5)

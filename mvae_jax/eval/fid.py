@@ -1,0 +1,141 @@
+"""Distances between two sets of images, measured on features of them.
+
+Features are [N, F], from whatever network the caller has applied. No distance is comparable across networks, numbers
+of examples or resampling of the images, so results are frozen dataclasses that carry what they depend on; their
+`to_dict()` gives plain numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+_ROUNDING = 1e-6  # of a matrix that is meant to be a covariance, as a share of its largest variance
+
+
+@dataclasses.dataclass(frozen=True)
+class FrechetDistance:
+    """Fréchet distance of two sets of features.
+
+    Attributes:
+        value: the squared distance, as it is published, from 0; in squared units of the features.
+        means: the part of it that is the squared distance of the means; the rest is that of the covariances.
+        features: what made the features, in the caller's words.
+        dimensions: F.
+        count_a: examples of the first set.
+        count_b: examples of the second set.
+    """
+
+    value: float
+    means: float
+    features: str
+    dimensions: int
+    count_a: int
+    count_b: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and strings, ready for JSON."""
+        return dataclasses.asdict(self)
+
+
+def frechet_distance(features_a: npt.ArrayLike, features_b: npt.ArrayLike, *, features: str) -> FrechetDistance:
+    """Fréchet distance of two sets of features, as if both were Gaussian; with Inception's features it is the FID.
+
+    Few examples make it too large: two sets of N from the same distribution do not have distance 0, but one that falls
+    as 1 / N. Compare only what has equal counts; with fewer examples than features the numbers say little.
+
+    Args:
+        features_a: [N, F], N at least 2.
+        features_b: [M, F], M at least 2.
+        features: what made them, for reports.
+
+    Returns:
+        The distance; symmetric in the two sets.
+
+    Raises:
+        ValueError: shapes disagree, there are fewer than two examples, or features are not finite.
+
+    Reference:
+        Heusel et al., 2017, arXiv:1706.08500, equation 6.
+    """
+    a, b = np.asarray(features_a), np.asarray(features_b)
+    moments = (*moments_of(a), *moments_of(b))
+    return FrechetDistance(
+        value=frechet_distance_of_moments(*moments),
+        means=float(np.square(moments[0] - moments[2]).sum()),
+        features=features,
+        dimensions=a.shape[1],
+        count_a=len(a),
+        count_b=len(b),
+    )
+
+
+def moments_of(features: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Mean [F] and unbiased covariance [F, F] of features [N, F], float64.
+
+    Raises:
+        ValueError: the features are not [N, F] with N at least 2, or not finite.
+    """
+    features = np.asarray(features)
+    if features.ndim != 2 or len(features) < 2 or not features.size:
+        raise ValueError(f"features have shape {features.shape}, expected [N, F] with at least two examples.")
+    if not np.isfinite(features).all():
+        raise ValueError(f"{int((~np.isfinite(features)).sum())} of {features.size} features are not finite.")
+    mean = features.mean(axis=0, dtype=np.float64)
+    centred = features - mean
+    return mean, centred.T @ centred / (len(features) - 1)
+
+
+def frechet_distance_of_moments(
+    mean_a: npt.ArrayLike, covariance_a: npt.ArrayLike, mean_b: npt.ArrayLike, covariance_b: npt.ArrayLike
+) -> float:
+    """Squared Fréchet (2-Wasserstein) distance of two Gaussians.
+
+    |m_a - m_b|^2 + tr C_a + tr C_b - 2 tr (C_a^{1/2} C_b C_a^{1/2})^{1/2}. With C = L L^T the last trace is the sum of
+    the singular values of L_a^T L_b. So no root is taken of what rounding has left of a zero, and the covariances may
+    be singular. Variances below F times the rounding of the largest are zero.
+
+    Args:
+        mean_a: [F].
+        covariance_a: symmetric, positive semidefinite, [F, F].
+        mean_b: [F].
+        covariance_b: symmetric, positive semidefinite, [F, F].
+
+    Returns:
+        The distance, not negative.
+
+    Raises:
+        ValueError: shapes disagree, a value is not finite, or a matrix is not a covariance.
+
+    Reference:
+        Dowson and Landau, 1982, The Fréchet distance between multivariate normal distributions.
+    """
+    means = [np.asarray(mean, np.float64) for mean in (mean_a, mean_b)]
+    covariances = [np.asarray(covariance, np.float64) for covariance in (covariance_a, covariance_b)]
+    size = means[0].size
+    shapes = [array.shape for array in (*means, *covariances)]
+    if shapes != [(size,)] * 2 + [(size, size)] * 2:
+        raise ValueError(f"means and covariances have shapes {shapes}, expected [F], [F], [F, F] and [F, F].")
+    if not all(np.isfinite(array).all() for array in (*means, *covariances)):
+        raise ValueError("means or covariances hold values that are not finite; look at the features.")
+    factors = [_factor(covariance) for covariance in covariances]
+    shared = np.linalg.svd(factors[0].T @ factors[1], compute_uv=False).sum()
+    apart = np.square(means[0] - means[1]).sum() + np.trace(covariances[0]) + np.trace(covariances[1])
+    return max(float(apart - 2.0 * shared), 0.0)  # equal Gaussians may miss 0 by rounding
+
+
+def _factor(covariance: np.ndarray) -> np.ndarray:
+    """L, [F, rank], with L L^T the covariance, [F, F]."""
+    variances, directions = np.linalg.eigh(covariance)
+    largest = np.abs(variances).max()
+    asymmetry = np.abs(covariance - covariance.T).max()
+    if max(asymmetry, -variances.min()) > _ROUNDING * largest:
+        raise ValueError(
+            f"a matrix has eigenvalues from {variances.min():.3g} to {variances.max():.3g} and differs from its "
+            f"transpose by up to {asymmetry:.3g}, expected a covariance: symmetric, without negative eigenvalues."
+        )
+    kept = variances > len(variances) * np.finfo(np.float64).eps * largest
+    return directions[:, kept] * np.sqrt(variances[kept])

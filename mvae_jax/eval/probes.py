@@ -1,0 +1,199 @@
+"""How much of the class a representation shows: the nearest neighbour, and a linear classifier.
+
+Features are [N, F] and labels integers [N]. Neither standardises: the scale of the features is a part of them.
+
+The published protocol judges codes and the activations before them, from the encoder of images that are not augmented,
+by both probes; once on the images to test, and once on a sixth of the training images (`data.mnist.split_same_writers`)
+against the other five.
+
+Reference:
+    Pidhorskyi et al., 2020, arXiv:2004.04467, section 4.1 and table 2; Donahue et al., 2017, arXiv:1605.09782.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.svm import LinearSVC
+
+_CANDIDATES = 16  # neighbours that are compared anew, without rounding
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeScore:
+    """What a probe read.
+
+    Attributes:
+        accuracy: share of the test examples whose label it told.
+        method: which probe.
+        split: which examples were to train on and which to test, in the caller's words.
+        train_examples: how many it was given with their labels.
+        test_examples: how many it was judged by.
+        features: F, numbers per example.
+        converged: whether the solver reached its tolerance; None for a probe that solves nothing.
+    """
+
+    accuracy: float
+    method: str
+    split: str
+    train_examples: int
+    test_examples: int
+    features: int
+    converged: bool | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and strings, ready for JSON."""
+        return dataclasses.asdict(self)
+
+
+def nearest_neighbour_accuracy(
+    train_features: npt.ArrayLike,
+    train_labels: npt.ArrayLike,
+    test_features: npt.ArrayLike,
+    test_labels: npt.ArrayLike,
+    *,
+    split: str = "",
+    chunk: int = 256,
+) -> ProbeScore:
+    """Accuracy of giving each example the label of the closest training example, by Euclidean distance.
+
+    Matrix products on the device, |t|^2 / 2 - q.t, name the 16 closest; these are compared by sums of squared
+    differences in double precision, so that rounding decides nothing. Of equally close ones, the first counts. (Should
+    there be more than 16 that float32 cannot tell apart, 16 of them are compared.)
+
+    Args:
+        train_features: [N, F].
+        train_labels: integers, [N].
+        test_features: [M, F].
+        test_labels: integers, [M].
+        split: what the two sets are, for reports.
+        chunk: test examples at a time; the device holds chunk * N distances.
+
+    Returns:
+        The score.
+
+    Raises:
+        ValueError: shapes disagree, a set is empty, features are not finite, or labels are not integers.
+    """
+    train, train_labels, test, test_labels = _checked(train_features, train_labels, test_features, test_labels)
+    nearest = _nearest_neighbours(train, test, chunk)
+    return ProbeScore(
+        accuracy=float((train_labels[nearest] == test_labels).mean()),
+        method="1 nearest neighbour, Euclidean",
+        split=split,
+        train_examples=len(train),
+        test_examples=len(test),
+        features=train.shape[1],
+    )
+
+
+def linear_svm_accuracy(
+    train_features: npt.ArrayLike,
+    train_labels: npt.ArrayLike,
+    test_features: npt.ArrayLike,
+    test_labels: npt.ArrayLike,
+    *,
+    split: str = "",
+    C: float = 0.02,
+    max_iter: int = 5000,
+) -> ProbeScore:
+    """Accuracy of linear support vector machines, one label against the rest, with squared hinge loss.
+
+    Their optimum is unique. It is sought in the primal problem, which makes no random choices and takes few iterations
+    whatever the scale of the features; the dual one, which was the default when the tables were made, takes thousands
+    where features are large.
+
+    Args:
+        train_features: [N, F].
+        train_labels: integers, [N], of at least two values.
+        test_features: [M, F].
+        test_labels: integers, [M].
+        split: what the two sets are, for reports.
+        C: weight of the losses, summed over examples, against that of the weights' squared norm / 2.
+        max_iter: most iterations of the solver; whether they were enough, the score tells.
+
+    Returns:
+        The score.
+
+    Raises:
+        ValueError: shapes disagree, a set is empty, features are not finite, or labels are not integers or, to train
+            on, of one value only.
+    """
+    train, train_labels, test, test_labels = _checked(train_features, train_labels, test_features, test_labels)
+    if (train_labels == train_labels[0]).all():
+        raise ValueError(f"all {len(train)} training examples have the label {train_labels[0]}, expected two at least.")
+    model = LinearSVC(C=C, max_iter=max_iter, dual=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the score tells
+        model.fit(train, train_labels)
+    return ProbeScore(
+        accuracy=float(model.score(test, test_labels)),
+        method=f"linear SVM, C {C:g}, squared hinge loss",
+        split=split,
+        train_examples=len(train),
+        test_examples=len(test),
+        features=train.shape[1],
+        converged=bool(model.n_iter_ < max_iter),
+    )
+
+
+def _nearest_neighbours(train: np.ndarray, test: np.ndarray, chunk: int) -> np.ndarray:
+    """Which row of `train` [N, F] is closest to each of `test` [M, F], int [M]."""
+    if chunk < 1:
+        raise ValueError(f"chunk is {chunk}, expected at least one example at a time.")
+    # Far from the origin, products of float32 would lose the differences.
+    centre = train.mean(axis=0, dtype=np.float64).astype(np.float32)
+    points = jnp.asarray(train - centre)
+    half_squares = 0.5 * jnp.square(points).sum(axis=1)
+    nearest = []
+    for start in range(0, len(test), chunk):
+        queries = test[start : start + chunk]
+        found = _candidates(points, half_squares, jnp.asarray(queries - centre), min(_CANDIDATES, len(train)))
+        candidates = np.sort(np.asarray(found), axis=1)  # so that the first of equal ones is that of least index
+        differences = train[candidates].astype(np.float64) - queries[:, None]
+        closest = np.einsum("nkf,nkf->nk", differences, differences).argmin(axis=1)
+        nearest.append(candidates[np.arange(len(queries)), closest])
+    return np.concatenate(nearest)
+
+
+@functools.partial(jax.jit, static_argnames="count")
+def _candidates(points: jax.Array, half_squares: jax.Array, queries: jax.Array, count: int) -> jax.Array:
+    """Which `count` of the points [N, F] are closest to each query [n, F], up to rounding; [n, count]."""
+    # (|q|^2 - |q - t|^2) / 2, the largest where the distance is the smallest.
+    closeness = jnp.matmul(queries, points.T, precision=jax.lax.Precision.HIGHEST) - half_squares[None]
+    return jax.lax.top_k(closeness, count)[1]
+
+
+def _checked(
+    train_features: npt.ArrayLike, train_labels: npt.ArrayLike, test_features: npt.ArrayLike, test_labels: npt.ArrayLike
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """All four as arrays, features float32, or a ValueError that says what is wrong."""
+    train, test = np.asarray(train_features, np.float32), np.asarray(test_features, np.float32)
+    labels = {"train": np.asarray(train_labels), "test": np.asarray(test_labels)}
+    for name, features in (("train", train), ("test", test)):
+        own = labels[name]
+        if features.ndim != 2 or own.shape != features.shape[:1] or not features.size:
+            raise ValueError(
+                f"{name}_features have shape {features.shape} and {name}_labels {own.shape}, expected [N, F] and [N] "
+                "with at least one row."
+            )
+        if not np.isfinite(features).all():
+            raise ValueError(
+                f"{int((~np.isfinite(features)).sum())} of {features.size} {name}_features are not finite."
+            )
+        if not np.issubdtype(own.dtype, np.integer):
+            raise ValueError(f"{name}_labels are {own.dtype}, expected integers: the number of each class.")
+    if train.shape[1] != test.shape[1]:
+        raise ValueError(
+            f"train_features have {train.shape[1]} features and test_features {test.shape[1]}, expected as many: give "
+            "both the output of one encoder."
+        )
+    return train, labels["train"], test, labels["test"]

@@ -1,0 +1,185 @@
+"""Did adversarial training collapse? Told by the samples and by what the run wrote of itself into metrics.jsonl."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mvae_jax.eval.cross_modal import diversity
+
+# Blur costs samples some of their variance, but a model that shows different images keeps well over half of the
+# deviation. At a tenth, all are one image to the eye.
+LEAST_SPREAD = 0.1
+# Players of one strength leave a discriminator errors on both sides. Without any it has nothing to learn, and its
+# gradient, all that a generator learns from, no longer tells better images from worse ones.
+SATURATED_ACCURACY = 0.99
+# A gate is meant to hold a player back for a while. One that moves in fewer than one of twenty steps stands still.
+LEAST_UPDATED = 0.05
+# A step is refused now and then, and training goes on as if it had not been. One of a hundred is no accident.
+MOST_REFUSED = 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class GradientNorm:
+    """Norm of a group's gradient over a run.
+
+    Attributes:
+        median: of the recorded values.
+        last: of them.
+    """
+
+    median: float
+    last: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Stability:
+    """Signs of collapse. What a run has not recorded is None or missing.
+
+    Shares and means over steps are of those during which the metric was recorded; "late" are the last tenth of them.
+
+    Attributes:
+        spread: how much samples differ, relative to real images, see `cross_modal.diversity`: 1 is right, 0 is one
+            image over and over. None if samples are not finite.
+        refused: share of the steps that were not taken because something was not finite, in [0, 1].
+        updated: objective -> share of the steps in which its gate was open, in [0, 1]; without a gate it is missing.
+        updated_late: the same, late.
+        real_accuracy: share of real images that the discriminator called real, late, in [0, 1].
+        fake_accuracy: share of generated images that it called generated, late, in [0, 1].
+        gradient_norms: group -> its gradient's norm.
+        problems: what is wrong, a sentence each; empty if nothing was found.
+    """
+
+    spread: float | None
+    refused: float | None
+    updated: Mapping[str, float]
+    updated_late: Mapping[str, float]
+    real_accuracy: float | None
+    fake_accuracy: float | None
+    gradient_norms: Mapping[str, GradientNorm]
+    problems: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested dicts of plain numbers and strings, ready for JSON."""
+        return dataclasses.asdict(self)
+
+
+def assess_stability(samples: npt.ArrayLike, real: npt.ArrayLike, records: Sequence[Mapping[str, Any]]) -> Stability:
+    """Looks for collapse: one image only, a discriminator that always wins, a player at rest, values not finite.
+
+    It names what is certain to be wrong. A run without a problem may still be a bad one.
+
+    Args:
+        samples: images from the prior, [N, H, W, C], N at least 2.
+        real: real images on the same scale, [M, H, W, C], M at least 2.
+        records: lines of metrics.jsonl, as `train.logging.read_metrics` returns them.
+
+    Returns:
+        The signs, and what follows from them.
+
+    Raises:
+        ValueError: images are not as described, or all real ones are equal.
+    """
+    samples = np.asarray(samples)
+    strange = int((~np.isfinite(samples)).reshape(len(samples), -1).any(axis=1).sum())
+    spread = None if strange else diversity(samples[None], real).ratio
+    series = _series(records)
+    means, late = ({name: each.mean(share) for name, each in series.items()} for share in (1.0, 0.1))
+    signs = Stability(
+        spread=spread,
+        refused=1.0 - means["step/finite"] if "step/finite" in means else None,
+        updated=_ending(means, "/updated"),
+        updated_late=_ending(late, "/updated"),
+        real_accuracy=late.get("discriminator/real_accuracy"),
+        fake_accuracy=late.get("discriminator/fake_accuracy"),
+        gradient_norms={
+            name: GradientNorm(float(np.median(each.values)), float(each.values[-1]))
+            for name, each in _ending(series, "/gradient_norm").items()
+        },
+        problems=(),
+    )
+    problems = [f"{strange} of {len(samples)} samples hold values that are not finite."] if strange else []
+    return dataclasses.replace(signs, problems=(*problems, *_problems(signs), *_not_finite(records)))
+
+
+def _problems(signs: Stability) -> list[str]:
+    found = []
+    if signs.spread is not None and signs.spread < LEAST_SPREAD:
+        found.append(
+            f"The samples are nearly one image: they differ {signs.spread:.1%} as much as real images, expected at "
+            f"least {LEAST_SPREAD:.0%}."
+        )
+    if min(signs.real_accuracy or 0.0, signs.fake_accuracy or 0.0) > SATURATED_ACCURACY:
+        found.append(
+            f"The discriminator is saturated: over the last tenth of the steps it knew {signs.real_accuracy:.1%} of "
+            f"the real and {signs.fake_accuracy:.1%} of the generated images, expected at most "
+            f"{SATURATED_ACCURACY:.0%} of one kind."
+        )
+    for name, share in signs.updated_late.items():
+        if share < LEAST_UPDATED:
+            found.append(
+                f"{name!r} is hardly updated: in {share:.1%} of the last tenth of the steps and "
+                f"{signs.updated[name]:.1%} of all, expected at least {LEAST_UPDATED:.0%}."
+            )
+    if signs.refused is not None and signs.refused > MOST_REFUSED:
+        found.append(
+            f"{signs.refused:.1%} of the steps were refused because something was not finite, expected at most "
+            f"{MOST_REFUSED:.0%}."
+        )
+    return found
+
+
+def _not_finite(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    found = {
+        name: record["step"]
+        for record in reversed(records)
+        for name, value in record.items()
+        if isinstance(value, float) and not math.isfinite(value)
+    }
+    return [f"{name!r} is not finite, first at step {step}." for name, step in sorted(found.items())]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Metric:
+    """What a run recorded of a metric: each value is a mean over the steps since the record before.
+
+    Attributes:
+        ends: step of each record, [T], ascending.
+        steps: how many steps each is a mean of, [T].
+        values: the means, [T].
+    """
+
+    ends: np.ndarray
+    steps: np.ndarray
+    values: np.ndarray
+
+    def mean(self, share: float) -> float:
+        """Mean over the last `share` of the steps, as far as records tell: those count that end within."""
+        first, last = self.ends[0] - self.steps[0], self.ends[-1]
+        within = self.ends > last - share * (last - first)
+        return float(np.average(self.values[within], weights=self.steps[within]))
+
+
+def _series(records: Sequence[Mapping[str, Any]]) -> dict[str, _Metric]:
+    """All metrics of training by name; values that are not finite are left out."""
+    rows: dict[str, list[tuple[int, int, float]]] = {}
+    before = 0
+    for record in records:
+        if record.get("split") != "train":
+            continue
+        steps = max(record["step"] - before, 1)
+        before = record["step"]
+        for name, value in record.items():
+            if isinstance(value, float) and math.isfinite(value):
+                rows.setdefault(name, []).append((record["step"], steps, value))
+    return {name: _Metric(*map(np.array, zip(*found, strict=True))) for name, found in rows.items()}
+
+
+def _ending(metrics: Mapping[str, Any], ending: str) -> dict[str, Any]:
+    """The metrics whose names end so, named by what comes before."""
+    return {name.removesuffix(ending): value for name, value in metrics.items() if name.endswith(ending)}
