@@ -33,7 +33,7 @@ from training import Member, in_chunks, pixels, to_bytes
 
 from mvae_jax import gaussian, images, runs
 from mvae_jax.data import mnist
-from mvae_jax.data.batches import Splits
+from mvae_jax.data.batches import Split, Splits
 from mvae_jax.eval import probes
 from mvae_jax.models import alae, autoencoder, bigan, joint_latent_regressor, latent_regressor
 from mvae_jax.train import loop
@@ -68,6 +68,7 @@ _TITLES = {
 _SHOWN = 10  # digits of a sheet
 _SAMPLES = 50
 _STEPS = 9  # of an interpolation
+_LEAST = 60  # training images, a sixth of which is left out of a classifier's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,6 +184,11 @@ def main(argv: list[str]) -> None:
             )
         data = mnist.load(config.data.source)
         members = config.members(data)
+        if len(data.train) < _LEAST or min(len(np.unique(split["label"])) for _, split in list(data)[:2]) < 2:
+            raise ValueError(
+                f"there are {len(data.train)} images to train on and {len(data.validation)} held out; expected at "
+                f"least {_LEAST} to train on, and in both images of at least two labels, to be told apart."
+            )
 
     def evaluated(
         trained: dict[str, runs.Run], workdir: Path, folder: Path, interruption: Interruption
@@ -206,7 +212,7 @@ def evaluate(
     """Classifies and draws, and writes numbers, figures and report into `folder`."""
     rows: Rows = {}
     for name, run in trained.items():
-        scores = probed(run, data, config.evaluation, workdir / name / "probes.json")
+        scores = probed(run, data, config.evaluation, workdir / name / f"probes_{data.sha256()[:12]}.json")
         rows.setdefault(_row_of(name), {})[int(run.settings["config"]["seed"])] = scores
         _log.info("%s: %s", name, ", ".join(f"{column} {100 * value:.2f}" for column, value in scores.items()))
         interruption.check()
@@ -245,34 +251,44 @@ def evaluate(
 def probed(run: runs.Run, data: Splits, settings: Evaluation, path: Path) -> dict[str, float]:
     """Accuracies of the probes, column of the table -> share; kept in `path`, for some take minutes.
 
-    What is kept counts only for the same step, images and kinds of features.
+    What is kept counts only for the same step and images.
     """
-    key = {"step": run.step, "data_sha256": data.sha256(), "long_features": settings.long_features}
-    if (kept := _kept(path, key)) is not None:
-        return kept
-    labels = {name: split["label"] for name, split in data}
-    inner, outer = mnist.split_same_writers(len(data.train))
-    kinds: dict[str, Callable[[jax.Array], jax.Array]] = {"short": lambda x: run.encode(x)[0]} | (
-        {"long": run.features} if settings.long_features else {}
-    )
-    scores: dict[str, probes.ProbeScore] = {}
-    for kind, function in kinds.items():
-        train, test = (
-            np.asarray(
-                in_chunks(lambda x, function=function: function(images.to_float(x)), 1000)(jnp.asarray(split["image"]))
-            )
-            for split in (data.train, data.validation)
-        )
-        for split, (points, point_labels, queries, query_labels) in {
-            "SW": (train[inner], labels["train"][inner], train[outer], labels["train"][outer]),
-            "DW": (train, labels["train"], test, labels["validation"]),
+    of = {"step": run.step, "data_sha256": data.sha256()}
+    scores = _kept(path, of)
+    kinds: dict[str, Callable[[jax.Array], jax.Array]] = {"short": lambda x: run.encode(x)[0]}
+    if settings.long_features:
+        kinds["long"] = run.features
+    missing = {kind: function for kind, function in kinds.items() if not any(name.endswith(kind) for name in scores)}
+    labels, (inner, outer) = data.train["label"], mnist.split_same_writers(len(data.train))
+    for kind, function in missing.items():
+        train, test = (_features(function, split) for split in (data.train, data.validation))
+        for split, examples in {
+            "SW": (train[inner], labels[inner], train[outer], labels[outer]),
+            "DW": (train, labels, test, data.validation["label"]),
         }.items():
             for probe, measure in _PROBES.items():
-                scores[f"{probe} {split} {kind}"] = measure(points, point_labels, queries, query_labels, split=split)
-    accuracies = {column: score.accuracy for column, score in scores.items()}
-    details = {column: score.to_dict() for column, score in scores.items()}
-    atomic_write(path, json.dumps({"of": key, "accuracies": accuracies, "details": details}, indent=2) + "\n")
-    return accuracies
+                scores[f"{probe} {split} {kind}"] = measure(*examples, split=split).to_dict()
+    if missing:
+        atomic_write(path, json.dumps({"of": of, "scores": scores}, indent=2) + "\n")
+    asked = {name: score for name, score in scores.items() if name.rsplit(" ", 1)[1] in kinds}
+    for name, score in asked.items():
+        if score["converged"] is False:
+            _log.warning("%s, %s: the SVM has not converged; its accuracy may be too low", path.parent, name)
+    return {name: score["accuracy"] for name, score in asked.items()}
+
+
+def _features(function: Callable[[jax.Array], jax.Array], split: Split) -> np.ndarray:
+    return np.asarray(in_chunks(lambda x: function(images.to_float(x)), 1000)(jnp.asarray(split["image"])))
+
+
+def _kept(path: Path, of: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The scores in `path`; none if there is no such file, or if it is damaged or of something else."""
+    try:
+        found = json.loads(path.read_text())
+        probes_of = {name: probes.ProbeScore(**score).to_dict() for name, score in found["scores"].items()}
+        return probes_of if found["of"] == of and all(0 <= s["accuracy"] <= 1 for s in probes_of.values()) else {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def errors_per_pixel(run: runs.Run, folder: Path) -> list[dict[str, Any]]:
@@ -282,15 +298,6 @@ def errors_per_pixel(run: runs.Run, folder: Path) -> list[dict[str, Any]]:
         return records
     pixel_count = run.config.image_size**2
     return [{**record, "loss": record["loss"] / pixel_count} if "loss" in record else record for record in records]
-
-
-def _kept(path: Path, key: Mapping[str, Any]) -> dict[str, float] | None:
-    """The accuracies in `path`; None if there are none, or if they are damaged or of something else than `key`."""
-    try:
-        found = json.loads(path.read_text())
-        return {name: float(value) for name, value in found["accuracies"].items()} if found["of"] == key else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
 
 
 def table(rows: Rows, *, published: bool) -> list[dict[str, Any]]:

@@ -126,7 +126,7 @@ def _restore(folder: Path, checkpoints: Checkpoints, phase: str | None, best: bo
         name = phase or (checkpoints.latest() or ("any phase", 0))[0]
         step = checkpoints.best(name) if best else max(checkpoints.steps(name), default=None)
         if step is None:
-            within = sorted(path.parent.name for path in folder.glob("*/config.json"))
+            within = sorted(str(path.parent.relative_to(folder)) for path in folder.glob("*/**/config.json"))
             hint = f" It holds runs of its own: {', '.join(within)}." if within else ""
             raise FileNotFoundError(f"{folder} has no {'best ' if best else ''}checkpoint of {name} yet.{hint}")
         try:

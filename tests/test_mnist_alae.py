@@ -196,9 +196,9 @@ def test_a_run_is_measured_again_with_the_same_numbers(trained):
     assert (results["some"]["code"], results["evaluated"]["code"]) == (0, 0)
     assert_close(scores_of(folder / "run" / "evaluation"), scores_of(folder / "run"))
     done = (folder / "run" / "scores.json").stat().st_mtime_ns
-    kept = {row: (folder / "run" / row / "seed_7" / "probes.json").stat().st_mtime_ns <= done for row in MODELS}
-    # Two rows were judged by their codes alone in between.
-    assert kept == {row: row not in ("bigan", "alae") for row in MODELS}
+    for row in MODELS:
+        (kept,) = (folder / "run" / row / "seed_7").glob("probes_*.json")
+        assert kept.stat().st_mtime_ns <= done
     assert "other images" not in results["evaluated"]["err"]
     check_pictures(folder / "run" / "evaluation", 7)
 
@@ -233,11 +233,12 @@ DAMAGES = {
     "empty": lambda path: path.write_text(""),
     "no object": lambda path: path.write_text("[1]"),
     "no key": lambda path: rewritten(path, lambda content: content.pop("of")),
-    "no numbers": lambda path: rewritten(path, lambda content: content.update(accuracies=None)),
-    "text": lambda path: rewritten(path, lambda content: content["accuracies"].update({"1NN SW short": "none"})),
+    "no numbers": lambda path: rewritten(path, lambda content: content.update(scores=None)),
+    "text": lambda path: rewritten(path, lambda content: content["scores"]["1NN SW short"].update(accuracy="none")),
+    "too much": lambda path: rewritten(path, lambda content: content["scores"]["1NN SW short"].update(accuracy=7)),
+    "other field": lambda path: rewritten(path, lambda content: content["scores"]["1NN SW short"].update(shade=7)),
     "other step": lambda path: rewritten(path, lambda content: content["of"].update(step=5)),
     "other images": lambda path: rewritten(path, lambda content: content["of"].update(data_sha256="0")),
-    "other kinds": lambda path: rewritten(path, lambda content: content["of"].update(long_features=True)),
 }
 
 
@@ -253,11 +254,17 @@ def test_probes_are_kept_for_the_same_alone(trained, tmp_path, monkeypatch):
     first = mnist_alae.probed(run, data, settings, path)
     assert calls == ["SW", "DW"]
     assert list(first) == ["1NN SW short", "1NN DW short"]
-    details = json.loads(path.read_text())["details"]["1NN SW short"]
+    details = json.loads(path.read_text())["scores"]["1NN SW short"]
     assert (details["train_examples"], details["test_examples"], details["features"]) == (50, 10, 3)
-    rewritten(path, lambda content: content["accuracies"].update({"1NN SW short": 0.125}))
+    rewritten(path, lambda content: content["scores"]["1NN SW short"].update(accuracy=0.125))
     assert mnist_alae.probed(run, data, settings, path) == {**first, "1NN SW short": 0.125}
     assert len(calls) == 2
+    more = mnist_alae.probed(run, data, mnist_alae.Evaluation(), path)
+    assert (len(calls), more["1NN SW short"], len(more)) == (4, 0.125, 4)  # what was there is not measured again
+    assert list(mnist_alae.probed(run, data, settings, path)) == list(first)
+    calls.clear()
+    path.unlink()
+    mnist_alae.probed(run, data, settings, path)
     for count, (name, damage) in enumerate(DAMAGES.items(), start=2):
         damage(path)
         assert mnist_alae.probed(run, data, settings, path) == first, name
