@@ -19,6 +19,7 @@ from mvae_jax.models import (
     joint_latent_regressor,
     latent_regressor,
     multimodal,
+    style_alae,
     vae,
     vae_dis,
     vae_gan,
@@ -70,6 +71,18 @@ CVAE = cvae.Config(
 
 TINY = {"image_size": 8, "channels": 3, "latent_size": 4, "widths": (8, 6), "epochs": 1, "batch_size": BATCH}
 ALAE = alae.Config(**TINY)
+STYLE_ALAE = style_alae.Config(
+    image_size=8,
+    latent_size=4,
+    first_width=4,
+    most_width=6,
+    mapping_layers=2,
+    batch_sizes=(BATCH,),
+    learning_rates=(1e-3,),
+    fade_images=3 * BATCH,
+    stabilise_images=3 * BATCH,
+    last_images=0,
+)
 BIGAN = bigan.Config(**TINY, decayed_epochs=1, encoder="gaussian")
 LATENT_REGRESSOR = latent_regressor.Config(**TINY, decayed_epochs=0)
 JOINT_LATENT_REGRESSOR = joint_latent_regressor.Config(**TINY, decayed_epochs=1)
@@ -122,6 +135,7 @@ TABLE = {
     "beta_tcvae": row(beta_tcvae, BETA_TCVAE, small_faces),
     "cvae": row(cvae, CVAE, lambda count: faces(count, CVAE.image_size)),
     "alae": row(alae, ALAE, tiny_faces),
+    "style_alae": row(style_alae, STYLE_ALAE, tiny_faces),
     "bigan": row(bigan, BIGAN, tiny_faces),
     "latent_regressor": row(latent_regressor, LATENT_REGRESSOR, tiny_faces),
     "joint_latent_regressor": row(joint_latent_regressor, JOINT_LATENT_REGRESSOR, tiny_faces),

@@ -20,13 +20,14 @@ import jax.numpy as jnp
 import optax
 
 from mvae_jax import gaussian, images, losses, nets
+from mvae_jax.models import _alae
+from mvae_jax.models._alae import SLOWED, Players
 from mvae_jax.models._checks import check_at_least, check_choice, check_positive, check_widths
 from mvae_jax.nets.alae import DenseEncoder, DenseGenerator, LatentDiscriminator, Mapping
-from mvae_jax.objective import Batch, Losses, Model, ModelState, Params, Phase, Round
+from mvae_jax.objective import Batch, Model, ModelState, Params, Phase, Round
 from mvae_jax.optimizers import equalised_adam
 
-_SLOWED = 0.1  # factor of the learning rate of the networks between latents
-GROUPS = {"mapping": _SLOWED, "generator": 1.0, "encoder": 1.0, "discriminator": _SLOWED}
+GROUPS = {"mapping": SLOWED, "generator": 1.0, "encoder": 1.0, "discriminator": SLOWED}  # factors of the rate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,49 +160,23 @@ def build(config: Config) -> Model:
     def judge(params: Params, x: jax.Array) -> jax.Array:
         return run(discriminator, params["discriminator"], to_code(params, x))
 
+    players = Players(
+        real=lambda batch, key, step: images.to_unit_interval(batch["image"]),
+        to_latent=to_latent,
+        generate=lambda params, w, key, step, mix: generate(params, w),
+        to_code=lambda params, x, step: to_code(params, x),
+        to_logit=lambda params, w: run(discriminator, params["discriminator"], w),
+        groups={group: (group,) for group in GROUPS},
+        latent_size=size,
+    )
+
     def rounds(phase: Phase, axis_name: str | None = None) -> tuple[Round, ...]:
-        def draw(key: jax.Array, number: int, batch: Batch) -> jax.Array:
-            return gaussian.standard_normal(jax.random.fold_in(key, number), (len(batch["image"]), size), axis_name)
-
-        def discriminate_losses(
-            params: Params, state: ModelState, batch: Batch, key: jax.Array, step: jax.Array
-        ) -> Losses:
-            x = images.to_unit_interval(batch["image"])
-            fake_logits = judge(params, generate(params, to_latent(params, draw(key, 1, batch))))
-            real_logits = judge(params, x)
-            sides = losses.logistic_discriminator(real_logits, fake_logits)
-            error, metrics = sides.real.mean() + sides.fake.mean(), {}
-            if config.r1_weight:
-                metrics["discriminator/r1"] = losses.r1_penalty(lambda pixels: judge(params, pixels), x).mean()
-                error += 0.5 * config.r1_weight * metrics["discriminator/r1"]
-            metrics |= {
-                "discriminator/real_error": sides.real.mean(),
-                "discriminator/fake_error": sides.fake.mean(),
-                "discriminator/real_accuracy": (real_logits > 0).mean(),
-                "discriminator/fake_accuracy": (fake_logits < 0).mean(),
-            }
-            return Losses({"discriminator": error}, metrics, {})
-
-        def generate_losses(params: Params, state: ModelState, batch: Batch, key: jax.Array, step: jax.Array) -> Losses:
-            w = to_latent(params, draw(key, 2, batch))
-            error = losses.non_saturating_generator(judge(params, generate(params, w))).mean()
-            decay, old = config.mean_latent_decay, state["mapping"]["mean_latent"]
-            mean_latent = decay * old + (1.0 - decay) * jax.lax.stop_gradient(w).mean(0)
-            return Losses({"generator": error}, {"generator/error": error}, {"mapping": {"mean_latent": mean_latent}})
-
-        def reciprocity_losses(
-            params: Params, state: ModelState, batch: Batch, key: jax.Array, step: jax.Array
-        ) -> Losses:
-            w = to_latent(params, draw(key, 3, batch))
-            # F moves only where the round trains it, so that its gradient needs no stop on the way through G.
-            error = losses.squared_error(to_code(params, generate(params, w)), jax.lax.stop_gradient(w)).mean() / size
-            return Losses({"reciprocity": error}, {"reciprocity/error": error}, {})
-
-        reciprocal = ("encoder", "generator", *(("mapping",) if config.move_mapping_by_reciprocity else ()))
-        return (
-            Round({"discriminator": ("encoder", "discriminator")}, discriminate_losses),
-            Round({"generator": ("mapping", "generator")}, generate_losses),
-            Round({"reciprocity": reciprocal}, reciprocity_losses),
+        return _alae.rounds(
+            players,
+            r1_weight=config.r1_weight,
+            mean_latent_decay=config.mean_latent_decay,
+            move_mapping=config.move_mapping_by_reciprocity,
+            axis_name=axis_name,
         )
 
     def optimizers(phase: Phase) -> dict[str, optax.GradientTransformation]:

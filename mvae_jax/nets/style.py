@@ -140,12 +140,15 @@ class Noise(NamedTuple):
 def normalised(x: jax.Array, epsilon: float) -> tuple[jax.Array, jax.Array]:
     """Instance norm of images [B, H, W, C], and mean and deviation of each channel, [B, 2 C]; all float32.
 
-    With epsilon inside the root: that of a flat image would have no gradient (AL-B1).
+    With epsilon inside the root: that of a flat image would have no gradient (AL-B1). And of differences to one pixel:
+    in a flat channel, as a new generator's constant makes it, rounding would be divided by that root.
     """
     x = x.astype(jnp.float32)
-    mean = x.mean((1, 2), keepdims=True)
-    deviation = jnp.sqrt(jnp.square(x - mean).mean((1, 2), keepdims=True) + epsilon)
-    return (x - mean) / deviation, jnp.concatenate([mean, deviation], 3)[:, 0, 0]
+    pixel = jax.lax.stop_gradient(x[:, :1, :1])
+    offset = (x - pixel).mean((1, 2), keepdims=True)
+    centred = (x - pixel) - offset
+    deviation = jnp.sqrt(jnp.square(centred).mean((1, 2), keepdims=True) + epsilon)
+    return centred / deviation, jnp.concatenate([pixel + offset, deviation], 3)[:, 0, 0]
 
 
 NO_NOISE = Noise()

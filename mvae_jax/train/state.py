@@ -79,7 +79,8 @@ def start_phase(state: TrainState, model: Model, phase: Phase) -> TrainState:
         state = state.replace(opt_state={group: kept.get(group, fresh[group]) for group in fresh})
     if phase.ema_decay is None:
         return state.replace(ema=None)  # an average that nobody updates is no average of this phase
-    return state if state.ema is not None else state.replace(ema=_copy(state.params, optimizers))
+    new = set(optimizers) - set(state.ema or {})  # groups that no phase before this one has trained
+    return state.replace(ema={**(state.ema or {}), **_copy(state.params, sorted(new))})
 
 
 def _fresh_optimizers(

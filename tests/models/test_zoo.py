@@ -103,7 +103,7 @@ def test_several_devices_equal_one(name, index, mode, monkeypatch):
     placed = jax.device_put(jax.tree.map(jnp.copy, state), placement.shardings(state))  # the program takes it over
     assert mode == "pmap" or not all(leaf.is_fully_replicated for leaf in jax.tree.leaves(placed))
     out = program(placed, program.zeros, arrays, np.arange(BATCH, dtype=np.int32)[None], np.zeros(1, np.float32))
-    assert_close((expected.params, expected.model_state), (out.state.params, out.state.model_state), 2e-6)
+    assert_close((expected.params, expected.model_state), (out.state.params, out.state.model_state), 5e-6)
     assert_close(expected_metrics, out.sums.means(), 2e-5)
 
 

@@ -1,0 +1,234 @@
+"""StyleALAE: its phases, what each of them trains and sees, and how it blends, mixes and truncates."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from zoo import BATCH, STYLE_ALAE, tiny_faces
+
+from mvae_jax import gaussian, images, nets
+from mvae_jax.models import style_alae
+from mvae_jax.nets import style
+from mvae_jax.train import state as states
+from mvae_jax.train.step import make_train_step
+
+KEY = jax.random.key(5)
+FADE = 1  # stabilise_4, fade_8, stabilise_8
+
+
+@functools.cache
+def state_of(config=STYLE_ALAE):
+    """A first state whose parameters are no longer zeros and ones where initialisation left those."""
+    model, phase, rng = style_alae.build(config), style_alae.phases(config, 1)[0], np.random.default_rng(0)
+    state = jax.jit(lambda key: states.create(model, phase, key, tiny_faces(BATCH)))(KEY)
+    params = jax.tree.map(lambda p: p + 0.3 * rng.normal(size=p.shape).astype(np.float32), jax.device_get(state.params))
+    model_state = dict(state.model_state) | {"mapping": {"mean_latent": jnp.asarray([0.3, -0.2, 0.1, 0.5])}}
+    return model, state.replace(params=jax.tree.map(jnp.asarray, params), model_state=model_state)
+
+
+def batch():
+    return jax.tree.map(jnp.asarray, tiny_faces(BATCH))
+
+
+# --- phases ----------------------------------------------------------------------------------------------------------
+
+
+def test_phases_are_counted_in_images_and_train_what_has_grown():
+    config = style_alae.Config(image_size=32, fade_images=1000, stabilise_images=600, last_images=2000)
+    found = style_alae.phases(config, steps_per_epoch=7)
+    names = ["stabilise_4", "fade_8", "stabilise_8", "fade_16", "stabilise_16", "fade_32", "stabilise_32"]
+    assert [phase.name for phase in found] == names
+    assert [phase.batch_size for phase in found] == [512, 256, 256, 128, 128, 64, 64]
+    assert [phase.steps for phase in found] == [2, 4, 3, 8, 5, 16, 32]  # images by batch, rounded up
+    assert [phase.start for phase in found] == [0, 2, 6, 9, 17, 22, 38]
+    assert [phase.image_size for phase in found] == [4, 8, 8, 16, 16, 32, 32]
+    assert [phase.reset_optimizers for phase in found] == [name.startswith("fade") for name in names]
+    assert found[3].ema_decay == pytest.approx(0.5 ** (128 / 10_000))
+    for phase in found:
+        sizes = [size for size in (4, 8, 16, 32) if size <= phase.image_size]
+        grown = {f"{network}_{size}" for network in ("generator", "encoder") for size in sizes}
+        assert set(phase.learning_rates) == {"mapping", "discriminator", *grown}
+    last = style_alae.phases(style_alae.Config(), 1)[-1]
+    assert (last.name, last.batch_size, last.learning_rates["mapping"], last.steps) == (
+        "stabilise_1024",
+        32,
+        3e-3,
+        31250,
+    )
+
+
+def test_the_blend_rises_along_half_a_cosine():
+    phases = style_alae.phases(dataclasses.replace(STYLE_ALAE, fade_images=8 * BATCH), 1)
+    blends = [float(style_alae.blend_of(phases[FADE], jnp.int32(step))) for step in (0, 2, 4, 6, 8)]
+    expected = [0.5 + 0.5 * math.sin(math.pi * t - math.pi / 2) for t in (0, 0.25, 0.5, 0.75, 1)]
+    np.testing.assert_allclose(blends, expected, atol=1e-6)
+    assert style_alae.blend_of(phases[2], jnp.int32(3)) == 1.0
+
+
+def test_averages_appear_with_their_resolution_and_optimisers_start_anew():
+    model, state = state_of()
+    _, fade, _ = style_alae.phases(STYLE_ALAE, 1)
+    assert set(state.ema) == set(state.opt_state) == {"mapping", "discriminator", "generator_4", "encoder_4"}
+    state = state.replace(ema=jax.tree.map(lambda leaf: leaf + 1.0, state.ema))
+    grown = states.start_phase(state, model, fade)
+    assert set(grown.ema) == set(grown.opt_state) == set(fade.learning_rates) == set(state.params)
+    jax.tree.map(np.testing.assert_array_equal, {group: grown.ema[group] for group in state.ema}, state.ema)
+    jax.tree.map(np.testing.assert_array_equal, grown.ema["encoder_8"], state.params["encoder_8"])
+    kept = states.start_phase(state, model, dataclasses.replace(fade, reset_optimizers=False))
+    assert kept.opt_state["generator_4"] is state.opt_state["generator_4"]
+
+
+# --- what a step sees ------------------------------------------------------------------------------------------------
+
+
+def outcome(number, config, index, step=1):
+    """Losses of a round in a phase."""
+    model, state = state_of(config)
+    phase = style_alae.phases(config, 1)[index]
+    round_ = model.rounds(phase)[number]
+    return jax.jit(round_.losses)(state.params, state.model_state, batch(), KEY, jnp.int32(step))
+
+
+@pytest.mark.parametrize("index", [0, FADE, 2])
+def test_the_reciprocity_is_its_transcription(index):
+    """Fresh z, one latent for all layers, noise, and the square of what the encoder does not give back."""
+    _, state = state_of()
+    phase, params = style_alae.phases(STYLE_ALAE, 1)[index], state.params
+    levels, blend = phase.options["level"] + 1, style_alae.blend_of(phase, jnp.int32(1))
+    z = gaussian.standard_normal(jax.random.fold_in(KEY, 3), (BATCH, 4))
+    mapping = style_alae.MappingNetwork(4, 2)
+    w = nets.apply(mapping, params["mapping"], {}, z, train=False)[0]
+    noise = style.Noise("random", jax.random.split(jax.random.fold_in(KEY, 13), 4)[3])
+    generator, encoder = style.Generator(STYLE_ALAE.widths), style.Encoder(STYLE_ALAE.widths, 4)
+    own, theirs = ([params[f"{net}_{size}"] for size in (4, 8)[:levels]] for net in ("generator", "encoder"))
+    x = generator(own, jnp.repeat(w[:, None], 2 * levels, 1), noise, blend)
+    expected = jnp.square(encoder(theirs, x, blend) - w).mean()
+    out = outcome(2, STYLE_ALAE, index)
+    np.testing.assert_allclose(out.objectives["reciprocity"], expected, rtol=1e-4)
+
+
+def test_real_images_are_blended_as_generated_ones_and_mirrored():
+    """With R1 alone to tell: the penalty of the images that the encoder should see."""
+    config = dataclasses.replace(STYLE_ALAE, flip=1.0, style_mixing=0.0)
+    _, state = state_of(config)
+    fade = style_alae.phases(config, 1)[FADE]
+    x = np.asarray(images.to_float(batch()["image"]))[:, :, ::-1]
+    blend = float(style_alae.blend_of(fade, jnp.int32(1)))
+    small = x.reshape(BATCH, 4, 2, 4, 2, 3).mean((2, 4))
+    seen = jnp.asarray(blend * x + (1 - blend) * small.repeat(2, 1).repeat(2, 2))
+    encoder, discriminator = style.Encoder(config.widths, 4), style_alae.LatentDiscriminator(4, outputs=8)
+
+    def logit(pixels):
+        w = encoder([state.params["encoder_4"], state.params["encoder_8"]], pixels, blend)
+        return nets.apply(discriminator, state.params["discriminator"], {}, w, train=False)[0]
+
+    expected = jnp.square(jax.grad(lambda pixels: logit(pixels).sum())(seen)).sum((1, 2, 3)).mean()
+    out = outcome(0, config, FADE)
+    np.testing.assert_allclose(out.metrics["discriminator/r1"], expected, rtol=1e-3)
+    np.testing.assert_allclose(out.metrics["discriminator/real_accuracy"], (logit(seen) > 0).mean(), atol=1e-6)
+
+
+def test_a_lazy_penalty_weighs_as_many_times_as_much():
+    lazy = dataclasses.replace(STYLE_ALAE, r1_every=4, flip=0.0)
+    model, _ = state_of(lazy)
+    rounds = model.rounds(style_alae.phases(lazy, 1)[0])
+    assert [round_.every for round_ in rounds] == [1, 4, 1, 1]
+    always = outcome(0, dataclasses.replace(STYLE_ALAE, flip=0.0), 0)
+    assert "discriminator/r1" not in outcome(0, lazy, 0).metrics
+    found = outcome(1, lazy, 0)
+    np.testing.assert_allclose(found.metrics["discriminator/r1"], always.metrics["discriminator/r1"], rtol=1e-5)
+    np.testing.assert_allclose(found.objectives["r1"], 5.0 * 4 * found.metrics["discriminator/r1"], rtol=1e-5)
+
+
+def test_rounds_move_their_networks_alone():
+    for move_mapping in (False, True):
+        config = dataclasses.replace(STYLE_ALAE, move_mapping_by_reciprocity=move_mapping)
+        model, state = state_of(config)
+        phase = style_alae.phases(config, 1)[2]
+        state = states.start_phase(state, model, phase)
+        moved = []
+        for round_ in model.rounds(phase):
+            step = jax.jit(make_train_step([round_], model.optimizers(phase), phase))
+            after, _ = step(state, batch())
+            moved.append(
+                {
+                    g
+                    for g in state.params
+                    if any(
+                        bool((a != b).any())
+                        for a, b in zip(jax.tree.leaves(state.params[g]), jax.tree.leaves(after.params[g]), strict=True)
+                    )
+                }
+            )
+        encoder, generator = {"encoder_4", "encoder_8"}, {"generator_4", "generator_8"}
+        third = encoder | generator | ({"mapping"} if move_mapping else set())
+        assert moved == [encoder | {"discriminator"}, generator | {"mapping"}, third]
+
+
+# --- latents of layers -----------------------------------------------------------------------------------------------
+
+
+def test_mixing_gives_layers_from_a_random_one_on_another_latent(monkeypatch):
+    """Of a hundred draws: in nine of ten a cut after 1 to L layers, that of all of them among these."""
+    cuts = []
+    monkeypatch.setattr(style.Generator, "__call__", lambda self, params, w, noise, blend: cuts.append(w) or w)
+    _, state = state_of()
+    config = dataclasses.replace(STYLE_ALAE, style_mixing=0.9)
+    round_ = style_alae.build(config).rounds(style_alae.phases(config, 1)[2])[1]
+    monkeypatch.setattr(style.Encoder, "__call__", lambda self, params, x, blend=1.0: x.mean(1))
+    for number in range(100):
+        round_.losses(state.params, state.model_state, batch(), jax.random.key(number), jnp.int32(0))
+    firsts = [int((np.asarray(w) == np.asarray(w)[:, :1]).all((0, 2)).sum()) for w in cuts]
+    assert all(w.shape == (BATCH, 4, 4) for w in cuts)
+    counts = np.bincount(firsts, minlength=5)
+    assert counts[0] == 0
+    assert all(10 <= count <= 36 for count in counts[1:4])  # 22.5 expected
+    assert 18 <= counts[4] <= 48  # 32.5: uncut by the coin, or cut behind the last
+
+
+def test_truncation_pulls_the_first_eight_layers_to_the_mean():
+    config = dataclasses.replace(STYLE_ALAE, image_size=64, first_width=2)
+    model, state = style_alae.build(config), {"mapping": {"mean_latent": jnp.asarray([1.0, 2.0, 3.0, 4.0])}}
+    truncate = model.functions["truncate"]
+    w = jnp.asarray(np.random.default_rng(1).normal(size=(2, 4)), jnp.float32)
+    np.testing.assert_array_equal(truncate({}, state, w, 1.0), np.repeat(w[:, None], 10, 1))
+    found = np.asarray(truncate({}, state, w, 0.7))
+    np.testing.assert_allclose(
+        found[:, :8], np.repeat((0.7 * w + 0.3 * state["mapping"]["mean_latent"][None])[:, None], 8, 1), rtol=1e-6
+    )
+    np.testing.assert_array_equal(found[:, 8:], np.repeat(w[:, None], 2, 1))
+
+
+def test_images_of_every_resolution_are_encoded_and_drawn():
+    model, state = state_of()
+    x = images.to_float(batch()["image"])
+    for size in (4, 8):
+        w, logvar = model.encode(state.params, state.model_state, style_alae.shrunk(x, size))
+        assert (w.shape, bool(jnp.isneginf(logvar).all())) == ((BATCH, 4), True)
+        drawn = model.sample(state.params, state.model_state, KEY, 3, truncation=0.5, size=size)
+        assert drawn.shape == (3, size, size, 3)
+        assert model.decode(state.params, state.model_state, jnp.zeros((2, size // 2, 4))).shape == (2, size, size, 3)
+    with pytest.raises(ValueError, match="images have 16 px; expected one of 4, 8"):
+        model.encode(state.params, state.model_state, jnp.zeros((1, 16, 16, 3)))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"image_size": 48}, "image_size is 48; expected 4 times a power of 2"),
+        ({"batch_sizes": ()}, "batch_sizes are"),
+        ({"learning_rates": (0.0,)}, "learning_rates are"),
+        ({"style_mixing": 1.5}, "style_mixing is 1.5; expected from 0 to 1"),
+        ({"discriminator_activation": "relu"}, "discriminator_activation is 'relu'"),
+        ({"fade_images": 0}, "fade_images is 0; expected at least 1"),
+    ],
+)
+def test_configs_that_cannot_be_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(STYLE_ALAE, **fields)
