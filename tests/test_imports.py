@@ -20,7 +20,7 @@ BORDERS = {
     "objective": set(),
     "optimizers": set(),
     "losses": {"gaussian"},
-    "nets": set(),
+    "nets": {"gaussian"},
     "models": {"attributes", "augmentation", "gaussian", "images", "losses", "nets", "objective", "optimizers"},
     "train": {"objective"},
     "data": {"attributes"},

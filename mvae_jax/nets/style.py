@@ -137,6 +137,11 @@ class Noise(NamedTuple):
         return x + (weight[None, None, None] * drawn).astype(x.dtype)
 
 
+def _rectified(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """LeakyReLU of x + bias, float32: the gradient of a bias is a sum over all pixels, which bfloat16 would stop."""
+    return leaky_relu(x.astype(jnp.float32) + bias[None, None, None])
+
+
 def normalised(x: jax.Array, epsilon: float) -> tuple[jax.Array, jax.Array]:
     """Instance norm of images [B, H, W, C], and mean and deviation of each channel, [B, 2 C]; all float32.
 
@@ -179,8 +184,8 @@ class GeneratorBlock(nn.Module):
     ) -> jax.Array:
         """Images [B, S / 2, S / 2, C'], None for the first block, and two latents [B, D] to [B, S, S, C]."""
         if x is None:
-            constant = self.param("constant", nn.initializers.ones, (4, 4, self.channels)).astype(self.dtype)
-            h = jnp.broadcast_to(constant, (len(styles[0]), *constant.shape))
+            constant = self.param("constant", nn.initializers.ones, (4, 4, self.channels))
+            h = jnp.broadcast_to(constant, (len(styles[0]), *constant.shape)).astype(self.dtype)
         else:
             h = blur(EqualisedConv(self.channels, resampling="up", dtype=self.dtype, name="conv_1")(x))
         for layer in (1, 2):
@@ -189,7 +194,7 @@ class GeneratorBlock(nn.Module):
             weight = self.param(f"noise_{layer}", nn.initializers.zeros, (self.channels,))
             bias = self.param(f"bias_{layer}", nn.initializers.zeros, (self.channels,))
             h = noise.add(h, weight, self.block, layer - 1)
-            h, _ = normalised(leaky_relu(h + bias[None, None, None].astype(h.dtype)), 1e-8)
+            h, _ = normalised(_rectified(h, bias), 1e-8)
             style = EqualisedDense(
                 2 * self.channels, kernel_init=equalised_normal(1.0), dtype=self.dtype, name=f"style_{layer}"
             )(styles[layer - 1])
@@ -233,7 +238,7 @@ class FromRGB(nn.Module):
         """[B, S, S, channels] to [B, S, S, C]."""
         y = EqualisedConv(self.channels, 1, dtype=self.dtype, name="from_rgb")(images)
         bias = self.param("bias", nn.initializers.zeros, (self.channels,))
-        return leaky_relu(leaky_relu(y + bias[None, None, None].astype(y.dtype)))
+        return leaky_relu(_rectified(y, bias)).astype(self.dtype)
 
 
 class EncoderBlock(nn.Module):
@@ -259,7 +264,7 @@ class EncoderBlock(nn.Module):
             h = blur(h) if resampling else h
             h = EqualisedConv(width, resampling=resampling, dtype=self.dtype, name=f"conv_{layer}")(h)
             bias = self.param(f"bias_{layer}", nn.initializers.zeros, (width,))
-            h, statistics = normalised(leaky_relu(h + bias[None, None, None].astype(h.dtype)), 1e-5)
+            h, statistics = normalised(_rectified(h, bias), 1e-5)
             found += EqualisedDense(self.latent_size, dtype=self.dtype, name=f"style_{layer}")(statistics)
             h = h.astype(self.dtype)
         return h, found

@@ -168,7 +168,8 @@ def test_what_is_kept_and_reported_is_float32(name, index):
 def first_step(name, dtype):
     """A step of the last phase: its metrics, the gradients' directions (Adam's first moments), batch statistics."""
     step, create = step_of(name, change(name, compute_dtype=dtype), -1)
-    state, metrics = jax.jit(step)(jax.jit(create)(), batch(name))
+    state = jax.jit(create)()
+    state, metrics = jax.jit(step)(state.replace(params=TABLE[name].start(state.params)), batch(name))
     assert metrics["step/finite"] == 1.0
     moments = {group: optax.tree.get(opt_state, "mu") for group, opt_state in state.opt_state.items()}
     return {key: float(value) for key, value in metrics.items()}, moments, state.model_state
@@ -178,12 +179,15 @@ def flat(tree):
     return np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree)])
 
 
+ROUGHER = {"style_alae": 0.15}  # its instance norms of 4 x 4 pixels enlarge what products round away
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_losses_and_statistics_agree_with_those_in_float32(name):
     (exact, _, exact_stats), (low, _, low_stats) = (first_step(name, dtype) for dtype in ("float32", "bfloat16"))
     assert set(low) == set(exact)
     for key, value in exact.items():
-        tolerance = {"abs": 0.06} if key.endswith("accuracy") else {"rel": 0.02}
+        tolerance = {"abs": 0.06} if key.endswith("accuracy") else {"rel": ROUGHER.get(name, 0.02)}
         assert low[key] == pytest.approx(value, **tolerance), key
     assert low != exact
     for (path, a), b in zip(jax.tree.leaves_with_path(low_stats), jax.tree.leaves(exact_stats), strict=True):
