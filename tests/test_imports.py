@@ -20,7 +20,7 @@ BORDERS = {
     "objective": set(),
     "optimizers": set(),
     "losses": {"gaussian"},
-    "nets": {"gaussian"},
+    "nets": set(),
     "models": {"attributes", "augmentation", "gaussian", "images", "losses", "nets", "objective", "optimizers"},
     "train": {"objective"},
     "data": {"attributes"},

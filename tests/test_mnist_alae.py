@@ -182,7 +182,7 @@ def test_a_finished_run_keeps_its_settings(trained):
     assert results["again"]["out"].startswith(f"{folder / 'run'} is finished")
     assert (results["changed"]["code"], results["changed learning rate"]["code"]) == (2, 2)
     assert "config.seeds: [7] before, [8] now" in results["changed"]["err"]
-    assert "config.model.r1_weight: 10.0 before, 3.0 now" in results["changed learning rate"]["err"]
+    assert "config.model.r1_weight: 0.3 before, 3.0 now" in results["changed learning rate"]["err"]
     settings = runs.read_settings(folder / "run")
     assert (settings["experiment"], settings["model"]) == ("mnist_alae", "alae")
     assert (

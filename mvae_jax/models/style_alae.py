@@ -172,7 +172,7 @@ def build(config: Config) -> Model:
         a log variance of minus infinity; `decode` takes w, [B, D], or one for each layer, [B, L, D], two per
         resolution, and draws images as large as L says, without a bound. `sample` has the keywords truncation and
         size. Further functions: map(params, model_state, z) -> w; truncate(params, model_state, w, psi) -> [B, L, D];
-        draw(params, model_state, w, key, kind) -> images with noise of that kind, see `style.Noise`;
+        draw(params, model_state, w, keys) -> images of w [B, L, D] with noise by keys [B], or [1] for the same in all;
         discriminate(params, model_state, images) -> logits [B].
     """
     latent_size, dtype = config.latent_size, config.compute_dtype
@@ -243,7 +243,7 @@ def build(config: Config) -> Model:
                 mixed = jax.random.bernoulli(keys[2], config.style_mixing)
                 first = jnp.where(mixed, first, layers.shape[1])
                 layers = jnp.where((jnp.arange(layers.shape[1]) < first)[None, :, None], layers, other)
-            noise = Noise("random", keys[3], axis_name)
+            noise = Noise(gaussian.example_keys(keys[3], len(w), axis_name))
             return generate(params, layers, noise, blend_of(phase, step))
 
         return Players(
@@ -286,8 +286,8 @@ def build(config: Config) -> Model:
     def decode(params: Params, state: ModelState, w: jax.Array) -> jax.Array:
         return generate(params, w if w.ndim == 3 else layered(w, config.levels - 1))
 
-    def draw(params: Params, state: ModelState, w: jax.Array, key: jax.Array, kind: str = "random") -> jax.Array:
-        return generate(params, w, Noise(kind, key))
+    def draw(params: Params, state: ModelState, w: jax.Array, keys: jax.Array) -> jax.Array:
+        return generate(params, w, Noise(keys))
 
     def truncate(params: Params, state: ModelState, w: jax.Array, psi: jax.Array | float) -> jax.Array:
         layers = w if w.ndim == 3 else layered(w, config.levels - 1)
@@ -304,7 +304,7 @@ def build(config: Config) -> Model:
     ) -> jax.Array:
         keys, level = jax.random.split(key), level_of(size or config.image_size)
         w = layered(to_latent(params, gaussian.standard_normal(keys[0], (count, latent_size))), level)
-        return draw(params, state, truncate(params, state, w, truncation), keys[1])
+        return draw(params, state, truncate(params, state, w, truncation), gaussian.example_keys(keys[1], count))
 
     def evaluate(phase: Phase) -> Callable[..., dict[str, jax.Array]]:
         def terms(params: Params, state: ModelState, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:

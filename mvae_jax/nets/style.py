@@ -19,13 +19,12 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from mvae_jax import gaussian, nets
+from mvae_jax import nets
 from mvae_jax.nets.alae import EqualisedDense, equalised_normal
 from mvae_jax.nets.blocks import leaky_relu
 from mvae_jax.nets.convolution import convolution, transposed_convolution
 
 GENERATOR_GAINS = {"style": 1.0, "to_rgb": 0.03}  # by the beginning of a layer's name; all others have sqrt(2)
-NOISES = ("random", "constant", "bump", "none")
 _FUSED_FROM = 128  # pixels of the larger image; below, two small operations are cheaper than a larger kernel
 
 
@@ -106,35 +105,28 @@ class EqualisedConv(nn.Module):
 
 
 class Noise(NamedTuple):
-    """What is added to every layer of the generator before its bias.
+    """What is added to every layer of the generator before its bias; by default nothing.
 
     Attributes:
-        kind: "random", one number per pixel of each image, times a learned weight per channel; "constant", the same
-            numbers for all images; "bump", a fixed function of the value itself, which the released code has in place
-            of no noise (AL-09); or "none".
-        key: for the first two kinds; a key that serves nothing else.
-        axis_name: mapped axis over which the batch is split; None if arrays are the whole batch.
+        keys: draw one number per pixel, which a learned weight per channel multiplies: each image by a key of its own,
+            [B], or all images alike, [1]. The keys serve nothing else.
+        bump: without keys, add a fixed function of the value itself, which the released code has in place of no noise
+            (AL-09).
     """
 
-    kind: str = "none"
-    key: jax.Array | None = None
-    axis_name: str | None = None
+    keys: jax.Array | None = None
+    bump: bool = False
 
     def add(self, x: jax.Array, weight: jax.Array, block: int, layer: int) -> jax.Array:
         """To images [B, H, W, C] of one of a block's two layers; the weight is [C]."""
-        if self.kind == "none":
-            return x
-        if self.kind == "bump":
+        if self.keys is not None:
+            keys = jax.vmap(jax.random.fold_in, (0, None))(self.keys, 2 * block + layer)
+            drawn = jax.vmap(lambda key: jax.random.normal(key, (*x.shape[1:3], 1)))(keys)
+            return x + (weight[None, None, None] * drawn).astype(x.dtype)
+        if self.bump:
             s = math.sqrt(block + 1)
             return x + 0.8 * s / math.sqrt(2 * math.pi) * jnp.exp(-jnp.square(x) / (2 * s * s))
-        if self.kind not in NOISES or self.key is None:
-            raise ValueError(f"noise is {self.kind!r} with key {self.key}; expected one of {NOISES}, with a key.")
-        key, (b, h, w, _) = jax.random.fold_in(self.key, 2 * block + layer), x.shape
-        if self.kind == "constant":
-            drawn = jax.random.normal(key, (1, h, w, 1))
-        else:
-            drawn = gaussian.standard_normal(key, (b, h, w, 1), self.axis_name)
-        return x + (weight[None, None, None] * drawn).astype(x.dtype)
+        return x
 
 
 def _rectified(x: jax.Array, bias: jax.Array) -> jax.Array:
@@ -332,7 +324,7 @@ class Generator(NamedTuple):
             net = GeneratorBlock(width, block, self.dtype)
             h = _run(net, own["block"], h, (w[:, 2 * block], w[:, 2 * block + 1]), noise)
         images = _run(to_rgb, params[-1]["to_rgb"], h)
-        return images if older is None else gaussian.lerp(older, images, blend)
+        return images if older is None else _blended(older, images, blend)
 
 
 class Encoder(NamedTuple):
@@ -379,7 +371,7 @@ class Encoder(NamedTuple):
             h, found = _run(self._block(block), params[block]["block"], h)
             if block == last and block:
                 total += blend * found
-                h = gaussian.lerp(self._from_rgb(block - 1, params, downsample(images)), h, blend)
+                h = _blended(self._from_rgb(block - 1, params, downsample(images)), h, blend)
             else:
                 total += found
         return total
@@ -389,6 +381,10 @@ class Encoder(NamedTuple):
 
     def _from_rgb(self, block: int, params: Sequence[Any], images: jax.Array) -> jax.Array:
         return _run(FromRGB(self.widths[block], self.dtype), params[block]["from_rgb"], images)
+
+
+def _blended(old: jax.Array, new: jax.Array, blend: jax.Array | float) -> jax.Array:
+    return (1.0 - blend) * old + blend * new  # exact at both ends
 
 
 def _run(net: nn.Module, params: Any, *inputs: Any) -> Any:

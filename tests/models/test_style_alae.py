@@ -104,7 +104,7 @@ def test_the_reciprocity_is_its_transcription(index):
     z = gaussian.standard_normal(jax.random.fold_in(KEY, 3), (BATCH, 4))
     mapping = style_alae.MappingNetwork(4, 2)
     w = nets.apply(mapping, params["mapping"], {}, z, train=False)[0]
-    noise = style.Noise("random", jax.random.split(jax.random.fold_in(KEY, 13), 4)[3])
+    noise = style.Noise(gaussian.example_keys(jax.random.split(jax.random.fold_in(KEY, 13), 4)[3], BATCH))
     generator, encoder = style.Generator(STYLE_ALAE.widths), style.Encoder(STYLE_ALAE.widths, 4)
     own, theirs = ([params[f"{net}_{size}"] for size in (4, 8)[:levels]] for net in ("generator", "encoder"))
     x = generator(own, jnp.repeat(w[:, None], 2 * levels, 1), noise, blend)

@@ -163,7 +163,9 @@ def test_the_generator_in_numpy():
             )
             h = h * (1 + scale[:, None, None]) + shift[:, None, None]
     expected = h @ params[-1]["to_rgb"]["to_rgb"]["kernel"][0, 0] + params[-1]["to_rgb"]["bias"]
-    np.testing.assert_allclose(generator(own[:2], latents(2, 2), style.Noise("bump")), expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        generator(own[:2], latents(2, 2), style.Noise(bump=True)), expected, rtol=1e-3, atol=1e-4
+    )
 
 
 def test_the_encoder_in_numpy():
@@ -205,26 +207,22 @@ def test_flat_images_have_finite_latents_and_gradients():
 
 def test_noise_is_of_its_kind_and_weighted():
     generator, _, own, _ = drawn()
-    w = jnp.repeat(latents(1, 2), 3, 0)
-    found = {kind: np.asarray(generator(own[:2], w, style.Noise(kind, jax.random.key(7)))) for kind in style.NOISES}
-    for kind in ("constant", "bump", "none"):
+    w, keys = jnp.repeat(latents(1, 2), 3, 0), jax.random.split(jax.random.key(7), 3)
+    kinds = {"each": style.Noise(keys), "all": style.Noise(keys[:1]), "bump": style.Noise(bump=True)}
+    found = {kind: np.asarray(generator(own[:2], w, noise)) for kind, noise in kinds.items()}
+    found["none"] = np.asarray(generator(own[:2], w))
+    for kind in ("all", "bump", "none"):
         np.testing.assert_allclose(found[kind][0], found[kind][2], atol=1e-5)
-    assert np.abs(found["random"][0] - found["random"][1]).max() > 1e-2
-    assert all(np.abs(found[a] - found[b]).max() > 1e-2 for a, b in (("constant", "none"), ("bump", "none")))
-    other = generator(own[:2], w, style.Noise("constant", jax.random.key(8)))
-    assert np.abs(found["constant"] - other).max() > 1e-2
+    assert np.abs(found["each"][0] - found["each"][1]).max() > 1e-2
+    np.testing.assert_allclose(found["each"][0], found["all"][0], atol=1e-5)  # an image's noise is that of its key
+    assert all(np.abs(found[kind] - found["none"]).max() > 1e-2 for kind in ("all", "bump"))
     x, weight = pictures(4, 64, 64, 2), jnp.asarray([0.0, 2.0])
-    added = style.Noise("random", jax.random.key(9)).add(x, weight, 0, 0) - x
+    noise = style.Noise(jax.random.split(jax.random.key(9), 4))
+    added, again, deeper = (noise.add(x, weight, *where) - x for where in ((0, 0), (0, 1), (1, 0)))
     np.testing.assert_array_equal(added[..., 0], 0.0)
     assert float(added[..., 1].std()) == pytest.approx(2.0, rel=0.03)
-    again = style.Noise("random", jax.random.key(9)).add(x, weight, 0, 1) - x
-    assert abs(float((added * again)[..., 1].mean())) < 0.15  # each layer has a draw of its own
-
-
-@pytest.mark.parametrize("noise", [style.Noise("random"), style.Noise("loud", None)])
-def test_noise_that_cannot_be_is_refused(noise):
-    with pytest.raises(ValueError, match="expected one of"):
-        noise.add(jnp.zeros((1, 4, 4, 2)), jnp.zeros(2), 0, 0)
+    for other in (again, deeper):  # each layer has a draw of its own
+        assert abs(float((added * other)[..., 1].mean())) < 0.15
 
 
 def test_bfloat16_computes_low_and_returns_float32():
