@@ -36,6 +36,7 @@ from training import Member, in_chunks, pixels, to_bytes
 from mvae_jax import runs
 from mvae_jax.data.batches import Splits
 from mvae_jax.eval import attributes, fid, reconstruction, sharpness, stability
+from mvae_jax.eval.features import Features
 from mvae_jax.models import gan, vae, vae_dis, vae_gan
 from mvae_jax.train import loop
 from mvae_jax.train.logging import read_metrics
@@ -290,7 +291,8 @@ def measure(run: runs.Run, samples: jax.Array, data: Splits, reader: Judge, conf
     read = in_chunks(reader.run.features)
 
     def distance(pictures: jax.Array) -> float:
-        return fid.frechet_distance(read(pictures), read(x), features="attribute classifier").value
+        judged = Features("attribute classifier, last hidden layer")
+        return fid.frechet_distance(read(pictures), read(x), features=judged, split="held-out images").value
 
     found = {
         "Frechet distance of samples": distance(samples),

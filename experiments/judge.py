@@ -65,11 +65,12 @@ def config_for(data: Splits, epochs: int) -> attribute_classifier.Config:
     Raises:
         ValueError: there can be no such judge, for instance because the images are too small.
     """
-    default, devices = attribute_classifier.Config(), jax.device_count()
+    default, devices, size = attribute_classifier.Config(), jax.device_count(), data.train["image"].shape[1]
     return dataclasses.replace(
         default,
         attributes=data.attributes,
-        image_size=data.train["image"].shape[1],
+        image_size=size,
+        widths=default.widths[: max(1, size.bit_length() - 1)],  # images of 8 px can be halved three times
         epochs=epochs,
         batch_size=max(devices, min(default.batch_size, len(data.train)) // devices * devices),
     )

@@ -12,6 +12,7 @@ from commands import assert_close, check_pictures, refused, run_all
 from mvae_jax import runs
 from mvae_jax.data import faces
 from mvae_jax.eval import attributes, fid, sharpness
+from mvae_jax.eval.features import Features
 from mvae_jax.models import gan, vae_gan
 
 TINY = [
@@ -83,7 +84,7 @@ def test_numbers_are_those_of_held_out_images(trained):
         run = runs.load(folder / name)
         samples = run.decode(jax.random.normal(jax.random.key(42), (12, 3)))
         assert found["Frechet distance of samples"] == pytest.approx(
-            fid.frechet_distance(read(samples), read(x), features="").value, rel=1e-3
+            fid.frechet_distance(read(samples), read(x), features=Features("")).value, rel=1e-3
         )
         assert found["sharpness of samples"] == pytest.approx(sharpness.sharpness_ratio(samples, x), rel=1e-4)
         if name != "gan":

@@ -1,11 +1,12 @@
 """Directions of a latent space that stand for attributes: found from labelled images, compared, and followed.
 
 Reference:
-    Larsen et al., 2016, arXiv:1512.09300, section 4.1.2.
+    Larsen et al., 2016, arXiv:1512.09300, section 4.1.2; Pidhorskyi et al., 2020, arXiv:2004.04467.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.svm import LinearSVC
 
 from mvae_jax import gaussian
 
@@ -61,7 +64,41 @@ def attribute_vectors(
     return (with_it - without).astype(np.float32)
 
 
-def _checked(attributes: npt.ArrayLike, count: int, names: Sequence[str] | None) -> np.ndarray:
+def svm_directions(codes: npt.ArrayLike, attributes: npt.ArrayLike, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Normals of the planes that part codes with an attribute from those without, by a linear support vector machine.
+
+    Unlike the difference of means they leave out what merely goes together with the attribute. The released code takes
+    60,000 generated images, labelled by classifiers.
+
+    Args:
+        codes: [N, D].
+        attributes: [N, A] in {0, 1} or bool.
+        names: the A names.
+
+    Returns:
+        {name: direction [D], float32}, towards the codes that have the attribute, as long as the standard deviation of
+        all codes along it; without attributes that all or none of the codes have.
+
+    Raises:
+        ValueError: shapes disagree, or a value is neither 0 nor 1.
+
+    Reference:
+        Pidhorskyi et al., 2020, `principal_directions` of the released code: C = 1, squared hinge loss, primal problem.
+    """
+    points = np.asarray(codes, np.float64)
+    has = _binary(attributes, len(points), names)
+    varied = np.flatnonzero((has != has[:1]).any(axis=0))
+    found = {}
+    for column in varied.tolist():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # a direction needs no last digits
+            normal = LinearSVC(C=1.0, dual=False).fit(points, has[:, column]).coef_[0]
+        direction = normal / np.linalg.norm(normal)
+        found[names[column]] = (direction * (points @ direction).std()).astype(np.float32)
+    return found
+
+
+def _binary(attributes: npt.ArrayLike, count: int, names: Sequence[str] | None) -> np.ndarray:
     """Which images have which attributes, bool [N, A], or a ValueError that says what is wrong."""
     values = np.asarray(attributes)
     if values.ndim != 2 or len(values) != count or (names is not None and values.shape[1] != len(names)):
@@ -72,6 +109,12 @@ def _checked(attributes: npt.ArrayLike, count: int, names: Sequence[str] | None)
     has = values == 1
     if not (has | (values == 0)).all():
         raise ValueError(f"attributes hold {values[~(has | (values == 0))][0]}, expected only 0 and 1.")
+    return has
+
+
+def _checked(attributes: npt.ArrayLike, count: int, names: Sequence[str] | None) -> np.ndarray:
+    """The same, of attributes that some images have and others do not."""
+    has = _binary(attributes, count, names)
     same = np.flatnonzero((has == has[:1]).all(axis=0))
     if len(same):
         listed = ", ".join(str(index) if names is None else names[index] for index in same.tolist())

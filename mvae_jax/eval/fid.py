@@ -1,47 +1,33 @@
-"""Distances between two sets of images, measured on features of them.
-
-Features are [N, F], from whatever network the caller has applied. No distance is comparable across networks, numbers
-of examples or resampling of the images, so results are frozen dataclasses that carry what they depend on; their
-`to_dict()` gives plain numbers.
-"""
+"""Fréchet distance of two sets of images, in features [N, F] from whatever network the caller has applied."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from mvae_jax.eval.features import Comparison, Features, check_features, check_pair
+
 _ROUNDING = 1e-6  # of a matrix that is meant to be a covariance, as a share of its largest variance
 
 
-@dataclasses.dataclass(frozen=True)
-class FrechetDistance:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FrechetDistance(Comparison):
     """Fréchet distance of two sets of features.
 
     Attributes:
         value: the squared distance, as it is published, from 0; in squared units of the features.
         means: the part of it that is the squared distance of the means; the rest is that of the covariances.
-        features: what made the features, in the caller's words.
-        dimensions: F.
-        count_a: examples of the first set.
-        count_b: examples of the second set.
     """
 
     value: float
     means: float
-    features: str
-    dimensions: int
-    count_a: int
-    count_b: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and strings, ready for JSON."""
-        return dataclasses.asdict(self)
 
 
-def frechet_distance(features_a: npt.ArrayLike, features_b: npt.ArrayLike, *, features: str) -> FrechetDistance:
+def frechet_distance(
+    features_a: npt.ArrayLike, features_b: npt.ArrayLike, *, features: Features, split: str = ""
+) -> FrechetDistance:
     """Fréchet distance of two sets of features, as if both were Gaussian; with Inception's features it is the FID.
 
     Few examples make it too large: two sets of N from the same distribution do not have distance 0, but one that falls
@@ -51,6 +37,7 @@ def frechet_distance(features_a: npt.ArrayLike, features_b: npt.ArrayLike, *, fe
         features_a: [N, F], N at least 2.
         features_b: [M, F], M at least 2.
         features: what made them, for reports.
+        split: which images they are, for reports.
 
     Returns:
         The distance; symmetric in the two sets.
@@ -61,16 +48,10 @@ def frechet_distance(features_a: npt.ArrayLike, features_b: npt.ArrayLike, *, fe
     Reference:
         Heusel et al., 2017, arXiv:1706.08500, equation 6.
     """
-    a, b = np.asarray(features_a), np.asarray(features_b)
-    moments = (*moments_of(a), *moments_of(b))
-    return FrechetDistance(
-        value=frechet_distance_of_moments(*moments),
-        means=float(np.square(moments[0] - moments[2]).sum()),
-        features=features,
-        dimensions=a.shape[1],
-        count_a=len(a),
-        count_b=len(b),
-    )
+    a, b = check_pair(features_a, features_b)
+    (mean_a, covariance_a), (mean_b, covariance_b) = moments_of(a), moments_of(b)
+    value = frechet_distance_of_moments(mean_a, covariance_a, mean_b, covariance_b)
+    return FrechetDistance.of(a, b, features, split, value=value, means=float(np.square(mean_a - mean_b).sum()))
 
 
 def moments_of(features: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -79,11 +60,7 @@ def moments_of(features: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         ValueError: the features are not [N, F] with N at least 2, or not finite.
     """
-    features = np.asarray(features)
-    if features.ndim != 2 or len(features) < 2 or not features.size:
-        raise ValueError(f"features have shape {features.shape}, expected [N, F] with at least two examples.")
-    if not np.isfinite(features).all():
-        raise ValueError(f"{int((~np.isfinite(features)).sum())} of {features.size} features are not finite.")
+    features = check_features(features)
     mean = features.mean(axis=0, dtype=np.float64)
     centred = features - mean
     return mean, centred.T @ centred / (len(features) - 1)

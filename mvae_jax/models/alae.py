@@ -163,7 +163,8 @@ def build(config: Config) -> Model:
     players = Players(
         real=lambda batch, key, step: images.to_unit_interval(batch["image"]),
         to_latent=to_latent,
-        generate=lambda params, w, key, step, mix: generate(params, w),
+        draws=lambda key, count, mix: (),
+        generate=lambda params, w, draws, step: generate(params, w),
         to_code=lambda params, x, step: to_code(params, x),
         to_logit=lambda params, w: run(discriminator, params["discriminator"], w),
         groups={group: (group,) for group in GROUPS},

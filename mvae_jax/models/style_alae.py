@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -47,6 +47,10 @@ class Config:
         discriminator_activation: between the layers of D: "none" as published, which makes D affine, or "leaky_relu"
             (AL-03).
         batch_sizes: examples per step of each resolution from 4 pixels on; the last one holds for all further ones.
+        examples_at_once: how many of them, over all devices, are in the networks at a time, likewise; 0 for all. Fewer
+            take less memory and one more forward pass, and give the same step: gradients add up.
+        recomputed_from: blocks of images of at least so many pixels keep no activations for the backward pass, which
+            computes them again.
         learning_rates: of Adam with equalised learning rates, likewise.
         fade_images: images over which a resolution is blended in.
         stabilise_images: images after that, and at 4 pixels.
@@ -71,6 +75,8 @@ class Config:
     mapping_layers: int = 8
     discriminator_activation: str = "none"
     batch_sizes: tuple[int, ...] = (512, 256, 128, 64, 32)
+    examples_at_once: tuple[int, ...] = (0,)
+    recomputed_from: int = 512
     learning_rates: tuple[float, ...] = (0.0015, 0.0015, 0.0015, 0.0015, 0.0015, 0.0015, 0.002, 0.003, 0.003)
     fade_images: int = 500_000
     stabilise_images: int = 500_000
@@ -100,6 +106,16 @@ class Config:
             values = getattr(self, name)
             if not values or not all(value > 0 for value in values):
                 raise ValueError(f"{name} are {values}; expected at least one number, and all above 0.")
+        if not self.examples_at_once:
+            raise ValueError("examples_at_once are (); expected at least one number; 0 for the whole batch.")
+        check_at_least(self, 0, "recomputed_from")
+        for level, size in enumerate(self.sizes):
+            batch_size, at_once = self.at(level, "batch_sizes"), self.at(level, "examples_at_once")
+            if at_once < 0 or (at_once and batch_size % at_once):
+                raise ValueError(
+                    f"examples_at_once is {at_once} at {size} px; expected a divisor of the batch size {batch_size}, "
+                    "or 0 for the whole batch."
+                )
 
     @classmethod
     def reference(cls) -> Config:
@@ -110,6 +126,16 @@ class Config:
     def levels(self) -> int:
         """How many resolutions there are."""
         return max(1, round(math.log2(max(self.image_size, 4))) - 1)
+
+    def at(self, level: int, name: str) -> Any:
+        """The value of a field that has one for each resolution, of which the last holds for all further ones."""
+        values = getattr(self, name)
+        return values[min(level, len(values) - 1)]
+
+    @property
+    def batch_size(self) -> int:
+        """The largest batch of all resolutions."""
+        return max(self.at(level, "batch_sizes") for level in range(self.levels))
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -133,8 +159,8 @@ def phases(config: Config, steps_per_epoch: int) -> tuple[Phase, ...]:
     """
     found: list[Phase] = []
     for level, size in enumerate(config.sizes):
-        batch_size = config.batch_sizes[min(level, len(config.batch_sizes) - 1)]
-        rate = config.learning_rates[min(level, len(config.learning_rates) - 1)]
+        batch_size, rate = config.at(level, "batch_sizes"), config.at(level, "learning_rates")
+        parts = batch_size // (config.at(level, "examples_at_once") or batch_size)
         grown = (*config.groups("generator", level + 1), *config.groups("encoder", level + 1))
         last = config.last_images if level == config.levels - 1 else 0
         lengths = {"fade": config.fade_images} if level else {}
@@ -148,7 +174,7 @@ def phases(config: Config, steps_per_epoch: int) -> tuple[Phase, ...]:
                     batch_size=batch_size,
                     image_size=size,
                     learning_rates=dict.fromkeys(("mapping", "discriminator", *grown), rate),
-                    options={"level": level, "fade": kind == "fade"},
+                    options={"level": level, "fade": kind == "fade", "parts": parts},
                     ema_decay=0.5 ** (batch_size / config.ema_half_life) if config.ema_half_life else None,
                     reset_optimizers=config.reset_optimizers and kind == "fade",
                 )
@@ -167,8 +193,9 @@ def build(config: Config) -> Model:
     """Builds the model's pure functions.
 
     Returns:
-        A `Model` that trains on batches {"image": uint8 [B, S, S, C]}, S = `image_size`, in all phases; smaller
-        resolutions are means of pixels. Images that it encodes may have any of its resolutions. `encode` returns w and
+        A `Model` that trains on batches {"image": uint8 [B, S, S, C]} with S the phase's resolution or any larger one
+        of the model, of which means of pixels are taken. Images that it encodes may have any of its resolutions.
+        `encode` returns w and
         a log variance of minus infinity; `decode` takes w, [B, D], or one for each layer, [B, L, D], two per
         resolution, and draws images as large as L says, without a bound. `sample` has the keywords truncation and
         size. Further functions: map(params, model_state, z) -> w; truncate(params, model_state, w, psi) -> [B, L, D];
@@ -180,11 +207,13 @@ def build(config: Config) -> Model:
     discriminator = LatentDiscriminator(
         latent_size, 3, config.discriminator_activation, outputs=2 * latent_size, dtype=dtype
     )
-    generator = style.Generator(config.widths, config.channels, dtype)
-    encoder = style.Encoder(config.widths, latent_size, dtype)
+    generator = style.Generator(config.widths, config.channels, dtype, config.recomputed_from)
+    encoder = style.Encoder(config.widths, latent_size, dtype, config.recomputed_from)
 
     def init(key: jax.Array, batch: Batch) -> tuple[Params, ModelState]:
-        images.check_batch(batch, image=(config.image_size, config.image_size, config.channels))
+        size = min(batch["image"].shape[1], config.image_size)  # a pyramid gives each resolution its own images
+        level_of(size)
+        images.check_batch(batch, image=(size, size, config.channels))
         keys, z = jax.random.split(key, 4), jnp.zeros((1, latent_size))
         params = {
             "mapping": nets.init(mapping, keys[0], z)[0],
@@ -234,22 +263,29 @@ def build(config: Config) -> Model:
                 return x
             return gaussian.lerp(style.upsample(style.downsample(x)), x, blend_of(phase, step))
 
-        def drawn(params: Params, w: jax.Array, key: jax.Array, step: jax.Array, mix: bool) -> jax.Array:
-            keys, layers = jax.random.split(key, 4), layered(w, level)
+        def draws(key: jax.Array, count: int, mix: bool) -> dict[str, jax.Array]:
+            keys = jax.random.split(key, 4)
+            found = {"noise": gaussian.example_keys(keys[3], count, axis_name)}
             if mix and config.style_mixing:
-                z = gaussian.standard_normal(keys[0], w.shape, axis_name)
-                other = layered(to_latent(params, z), level)
-                first = jax.random.randint(keys[1], (), 1, layers.shape[1] + 1)  # of the layers that take the other
+                # One number for the batch: the first of the layers that take the other latent.
+                first = jax.random.randint(keys[1], (), 1, 2 * level + 3)
                 mixed = jax.random.bernoulli(keys[2], config.style_mixing)
-                first = jnp.where(mixed, first, layers.shape[1])
-                layers = jnp.where((jnp.arange(layers.shape[1]) < first)[None, :, None], layers, other)
-            noise = Noise(gaussian.example_keys(keys[3], len(w), axis_name))
-            return generate(params, layers, noise, blend_of(phase, step))
+                found["first"] = jnp.full(count, jnp.where(mixed, first, 2 * level + 2))
+                found["z"] = gaussian.standard_normal(keys[0], (count, latent_size), axis_name)
+            return found
+
+        def generated(params: Params, w: jax.Array, draws: Mapping[str, jax.Array], step: jax.Array) -> jax.Array:
+            layers = layered(w, level)
+            if "first" in draws:
+                own = jnp.arange(layers.shape[1])[None] < draws["first"][:, None]
+                layers = jnp.where(own[..., None], layers, layered(to_latent(params, draws["z"]), level))
+            return generate(params, layers, Noise(draws["noise"]), blend_of(phase, step))
 
         return Players(
             real=real,
             to_latent=to_latent,
-            generate=drawn,
+            draws=draws,
+            generate=generated,
             to_code=lambda params, x, step: to_code(params, x, blend_of(phase, step)),
             to_logit=to_logit,
             groups={
@@ -266,6 +302,7 @@ def build(config: Config) -> Model:
             players(phase, axis_name),
             r1_weight=config.r1_weight,
             r1_every=config.r1_every,
+            parts=phase.options["parts"],
             mean_latent_decay=config.mean_latent_decay,
             move_mapping=config.move_mapping_by_reciprocity,
             axis_name=axis_name,
@@ -335,7 +372,13 @@ def build(config: Config) -> Model:
 
 
 def shrunk(x: jax.Array, size: int) -> jax.Array:
-    """Images [B, S, S, C] as means of their pixels, [B, size, size, C]."""
+    """Images [B, S, S, C] as means of their pixels, [B, size, size, C].
+
+    Raises:
+        ValueError: they are smaller than that.
+    """
     b, large, _, c = x.shape
+    if large < size:
+        raise ValueError(f"images have {large} px; expected at least the {size} px of the resolution that is trained.")
     factor = large // size
     return x.reshape(b, size, factor, size, factor, c).mean((2, 4))

@@ -10,6 +10,7 @@ Reference:
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -117,16 +118,25 @@ class Noise(NamedTuple):
     keys: jax.Array | None = None
     bump: bool = False
 
-    def add(self, x: jax.Array, weight: jax.Array, block: int, layer: int) -> jax.Array:
-        """To images [B, H, W, C] of one of a block's two layers; the weight is [C]."""
-        if self.keys is not None:
-            keys = jax.vmap(jax.random.fold_in, (0, None))(self.keys, 2 * block + layer)
-            drawn = jax.vmap(lambda key: jax.random.normal(key, (*x.shape[1:3], 1)))(keys)
-            return x + (weight[None, None, None] * drawn).astype(x.dtype)
-        if self.bump:
-            s = math.sqrt(block + 1)
-            return x + 0.8 * s / math.sqrt(2 * math.pi) * jnp.exp(-jnp.square(x) / (2 * s * s))
-        return x
+    def maps(self, blocks: int) -> Sequence[tuple[jax.Array, jax.Array] | None]:
+        """The numbers of both layers of each block, [N, S, S, 1] each; None for each without keys.
+
+        They are drawn at once, in the order of the blocks: a draw for each layer would take a quarter of the time in
+        which a training step compiles.
+        """
+        if self.keys is None:
+            return [None] * blocks
+        sizes = [4 * 2**block for block in range(blocks)]
+        count = sum(2 * size * size for size in sizes)
+        drawn, found = jax.vmap(lambda key: jax.random.normal(key, (count,)))(self.keys), []
+        for size in sizes:
+            own, drawn = drawn[:, : 2 * size * size], drawn[:, 2 * size * size :]
+            first, second = jnp.split(own.reshape(-1, 2 * size, size, 1), 2, axis=1)
+            found.append((first, second))
+        return found
+
+
+NO_NOISE = Noise()
 
 
 def _rectified(x: jax.Array, bias: jax.Array) -> jax.Array:
@@ -148,9 +158,6 @@ def normalised(x: jax.Array, epsilon: float) -> tuple[jax.Array, jax.Array]:
     return centred / deviation, jnp.concatenate([pixel + offset, deviation], 3)[:, 0, 0]
 
 
-NO_NOISE = Noise()
-
-
 # --- blocks ----------------------------------------------------------------------------------------------------------
 
 
@@ -164,17 +171,26 @@ class GeneratorBlock(nn.Module):
         channels: C of the output.
         block: number of the block; the output has S = 4 * 2 ** block pixels in each direction.
         dtype: of the computation.
+        bump: see `Noise`.
     """
 
     channels: int
     block: int
     dtype: DTypeLike = jnp.float32
+    bump: bool = False
 
     @nn.compact
     def __call__(
-        self, x: jax.Array | None, styles: Sequence[jax.Array], noise: Noise = NO_NOISE, train: bool = False
+        self,
+        x: jax.Array | None,
+        styles: Sequence[jax.Array],
+        noise: Sequence[jax.Array] | None = None,
+        train: bool = False,
     ) -> jax.Array:
-        """Images [B, S / 2, S / 2, C'], None for the first block, and two latents [B, D] to [B, S, S, C]."""
+        """Images [B, S / 2, S / 2, C'], None for the first block, and two latents [B, D] to [B, S, S, C].
+
+        The noise of both layers, if any, is [B or 1, S, S, 1] each.
+        """
         if x is None:
             constant = self.param("constant", nn.initializers.ones, (4, 4, self.channels))
             h = jnp.broadcast_to(constant, (len(styles[0]), *constant.shape)).astype(self.dtype)
@@ -185,7 +201,11 @@ class GeneratorBlock(nn.Module):
                 h = EqualisedConv(self.channels, dtype=self.dtype, name="conv_2")(h)
             weight = self.param(f"noise_{layer}", nn.initializers.zeros, (self.channels,))
             bias = self.param(f"bias_{layer}", nn.initializers.zeros, (self.channels,))
-            h = noise.add(h, weight, self.block, layer - 1)
+            if noise is not None:
+                h = h + (weight[None, None, None] * noise[layer - 1]).astype(h.dtype)
+            elif self.bump:
+                s = math.sqrt(self.block + 1)
+                h = h + 0.8 * s / math.sqrt(2 * math.pi) * jnp.exp(-jnp.square(h) / (2 * s * s))
             h, _ = normalised(_rectified(h, bias), 1e-8)
             style = EqualisedDense(
                 2 * self.channels, kernel_init=equalised_normal(1.0), dtype=self.dtype, name=f"style_{layer}"
@@ -277,11 +297,14 @@ class Generator(NamedTuple):
         widths: channels of each resolution, see `widths`.
         channels: of the images.
         dtype: of the computation.
+        recomputed_from: blocks of images of at least so many pixels keep no activations for a backward pass, which
+            computes them again; 0 for none.
     """
 
     widths: tuple[int, ...]
     channels: int = 3
     dtype: DTypeLike = jnp.float32
+    recomputed_from: int = 0
 
     def init(self, key: jax.Array, latent_size: int) -> list[dict[str, Any]]:
         """Draws the parameters of all resolutions."""
@@ -318,11 +341,13 @@ class Generator(NamedTuple):
         """
         h, older = None, None
         to_rgb = ToRGB(self.channels, self.dtype)
+        maps = noise.maps(len(params))
         for block, (width, own) in enumerate(zip(self.widths, params, strict=False)):
             if block == len(params) - 1 and block:
                 older = upsample(_run(to_rgb, params[block - 1]["to_rgb"], h))
-            net = GeneratorBlock(width, block, self.dtype)
-            h = _run(net, own["block"], h, (w[:, 2 * block], w[:, 2 * block + 1]), noise)
+            net = GeneratorBlock(width, block, self.dtype, noise.bump)
+            run = _recomputed if 0 < self.recomputed_from <= 4 * 2**block else _run
+            h = run(net, own["block"], h, (w[:, 2 * block], w[:, 2 * block + 1]), maps[block])
         images = _run(to_rgb, params[-1]["to_rgb"], h)
         return images if older is None else _blended(older, images, blend)
 
@@ -334,11 +359,14 @@ class Encoder(NamedTuple):
         widths: channels of each resolution, see `widths`.
         latent_size: D.
         dtype: of the computation.
+        recomputed_from: blocks of images of at least so many pixels keep no activations for a backward pass, which
+            computes them again; 0 for none.
     """
 
     widths: tuple[int, ...]
     latent_size: int
     dtype: DTypeLike = jnp.float32
+    recomputed_from: int = 0
 
     def init(self, key: jax.Array, channels: int = 3) -> list[dict[str, Any]]:
         """Draws the parameters of all resolutions, from the smallest."""
@@ -368,7 +396,8 @@ class Encoder(NamedTuple):
         last, total = len(params) - 1, jnp.zeros((len(images), self.latent_size))
         h = self._from_rgb(last, params, images)
         for block in range(last, -1, -1):
-            h, found = _run(self._block(block), params[block]["block"], h)
+            run = _recomputed if 0 < self.recomputed_from <= 4 * 2**block else _run
+            h, found = run(self._block(block), params[block]["block"], h)
             if block == last and block:
                 total += blend * found
                 h = _blended(self._from_rgb(block - 1, params, downsample(images)), h, blend)
@@ -389,3 +418,7 @@ def _blended(old: jax.Array, new: jax.Array, blend: jax.Array | float) -> jax.Ar
 
 def _run(net: nn.Module, params: Any, *inputs: Any) -> Any:
     return nets.apply(net, params, {}, *inputs, train=False)[0]
+
+
+def _recomputed(net: nn.Module, params: Any, *inputs: Any) -> Any:
+    return jax.checkpoint(functools.partial(_run, net))(params, *inputs)

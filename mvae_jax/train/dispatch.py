@@ -64,7 +64,6 @@ class Dispatcher:
 
     Args:
         program: the compiled step.
-        arrays: the resident data.
         steps: how many to send at once; 0 for as many as fill 0.2 s.
         wish: asked for what this host wishes.
         on_result: gets the result of each dispatch.
@@ -77,13 +76,12 @@ class Dispatcher:
     def __init__(
         self,
         program: Program,
-        arrays: Mapping[str, jax.Array],
         steps: int,
         wish: Callable[[], Wishes],
         on_result: Callable[[Result], None],
     ) -> None:
         self.dispatches = self.starved = 0
-        self._program, self._arrays, self._steps = program, arrays, steps
+        self._program, self._steps = program, steps
         self._wish, self._on_result = wish, on_result
         self._flights: collections.deque[_Flight] = collections.deque()
         self._sums = program.zeros
@@ -103,12 +101,15 @@ class Dispatcher:
         fitting = int(_SECONDS / self.agreed.step_seconds)
         return self._steps or max(1, min(self._program.most_steps, fitting))
 
-    def send(self, state: TrainState, indices: np.ndarray, *, end: int, complete: bool) -> TrainState:
+    def send(
+        self, state: TrainState, arrays: Mapping[str, jax.Array], indices: np.ndarray, *, end: int, complete: bool
+    ) -> TrainState:
         """Sends steps, and looks at the results of those sent long before.
 
         Args:
             state: the state before the steps, donated.
-            indices: examples of each step, int32 [steps, B].
+            arrays: the examples on the devices.
+            indices: those of each step, int32 [steps, B].
             end: steps of the run after them.
             complete: the metrics' sums are complete with these steps, and begin anew.
 
@@ -121,7 +122,7 @@ class Dispatcher:
             self.starved += 1
         self.dispatches += 1
         wishes = np.array(self._wish()._replace(step_seconds=self._step_seconds), np.float32)
-        state, sums, finite, agreed = self._program(state, self._sums, self._arrays, indices, wishes)
+        state, sums, finite, agreed = self._program(state, self._sums, arrays, indices, wishes)
         self._flights.append(_Flight(end, len(indices), sums, finite, agreed, complete))
         self._sums = self._program.zeros if complete else sums
         self._settle(_AHEAD)

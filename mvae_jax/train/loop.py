@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from mvae_jax.train import state as states
 from mvae_jax.train.checkpoint import Checkpoints
 from mvae_jax.train.devices import Placement, place, return_freed_memory
 from mvae_jax.train.dispatch import Dispatcher, Result, Wishes
+from mvae_jax.train.feed import Feed, Source, arrays_like
 from mvae_jax.train.logging import MetricWriter, Progress, SilentWriter
 from mvae_jax.train.program import Evaluation, MetricSums, Program, compile_evaluation, compile_step
 from mvae_jax.train.signals import Interrupted, Interruption
@@ -32,21 +33,6 @@ from mvae_jax.train.step import make_train_step
 
 _log = logging.getLogger(__name__)
 MOST_STEPS = 64  # in one dispatch; the same for all, because another program may round otherwise
-
-
-class Batches(Protocol):
-    """A resident data set and the order in which a phase visits it."""
-
-    @property
-    def arrays(self) -> Mapping[str, np.ndarray]:
-        """The data, {name: [N, ...]}."""
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps per pass over the data."""
-
-    def indices_at(self, step: int) -> np.ndarray:
-        """Examples of the batch of a step of the run, int32 [B]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,7 +195,7 @@ def _trained_parts(model: Model, phases: Sequence[Phase], batch: Batch) -> dict[
 def fit(
     model: Model,
     phases: Sequence[Phase],
-    batches: Callable[[Phase], Batches],
+    batches: Callable[[Phase], Source],
     *,
     workdir: Any,
     seed: int,
@@ -230,7 +216,7 @@ def fit(
     Args:
         model: the model.
         phases: its phases, one after another: each starts at the step where the one before ends.
-        batches: phase -> the resident data set and its order during that phase.
+        batches: phase -> the data set and its order during that phase, see `feed`.
         workdir: folder of this run: checkpoints/, metrics.jsonl, events.*.
         seed: seed of initialisation and of every draw.
         validation: arrays of the validation examples; None validates nothing.
@@ -256,7 +242,7 @@ def fit(
     settings = settings or Settings()
     placement = placement or settings.place()
     check_phases(phases, placement)
-    example: Batch = {name: array[: phases[0].batch_size] for name, array in batches(phases[0]).arrays.items()}
+    example = _example(batches(phases[0]), phases[0])
 
     with Checkpoints(workdir, [phase.name for phase in phases]) as checkpoints, contextlib.ExitStack() as stack:
         resumed = checkpoints.resume(lambda name: placement.targets(abstract_state(model, phases, name, example)))
@@ -278,7 +264,7 @@ def fit(
         stack.callback(compiler.shutdown, cancel_futures=True)
         remaining = [phase for phase in phases if step < phase.end]
         compiling = [
-            compiler.submit(_compile, model, phases, phase, batches(phase).arrays, validation, placement)
+            compiler.submit(_compile, model, phases, phase, batches(phase), validation, placement)
             for phase in remaining
         ]
         if state is None:
@@ -315,6 +301,11 @@ def _start_phase(state: TrainState, model: Model, phase: Phase, placement: Place
     return jax.jit(start, out_shardings=shardings, donate_argnums=0)(state)
 
 
+def _example(source: Source, phase: Phase) -> Batch:
+    """A batch, for shapes only."""
+    return {name: array[: phase.batch_size] for name, array in arrays_like(source, phase.batch_size, 1).items()}
+
+
 class _Compiled(NamedTuple):
     """The programs of a phase."""
 
@@ -327,17 +318,16 @@ def _compile(
     model: Model,
     phases: Sequence[Phase],
     phase: Phase,
-    arrays: Mapping[str, np.ndarray],
+    source: Source,
     validation: Mapping[str, np.ndarray] | None,
     placement: Placement,
 ) -> _Compiled:
     """Compiles what a phase needs, from shapes alone: before its state and its data are there."""
     began = time.monotonic()
-    example = {name: array[: phase.batch_size] for name, array in arrays.items()}
-    state = abstract_state(model, phases, phase.name, example)
+    state = abstract_state(model, phases, phase.name, _example(source, phase))
     rounds = model.rounds(phase, axis_name=placement.axis_name)
     step = make_train_step(rounds, model.optimizers(phase), phase, axis_name=placement.axis_name)
-    shapes = placement.spread_targets(arrays)
+    shapes = placement.spread_targets(arrays_like(source, phase.batch_size, MOST_STEPS))
     train = compile_step(
         step, placement, state, shapes, phase.batch_size, most_steps=MOST_STEPS, wishes=len(Wishes._fields)
     )
@@ -363,8 +353,14 @@ class _Run:
     on_validation: OnValidation | None
     validation: Mapping[str, jax.Array]
 
-    def train_phase(self, phase: Phase, compiling: Future[_Compiled], state: TrainState, source: Batches) -> TrainState:
+    def train_phase(self, phase: Phase, compiling: Future[_Compiled], state: TrainState, source: Source) -> TrainState:
         """Trains from `state`, which lies within the phase, to the phase's end."""
+        with Feed(source, self.placement, phase.batch_size, MOST_STEPS, int(state.step), phase.end) as feed:
+            return self._train_phase(phase, compiling, state, feed, source.steps_per_epoch)
+
+    def _train_phase(
+        self, phase: Phase, compiling: Future[_Compiled], state: TrainState, feed: Feed, steps_per_epoch: int
+    ) -> TrainState:
         settings, refused = self.settings, 0
         first = done = int(state.step)
         began = time.monotonic()
@@ -388,18 +384,17 @@ class _Run:
             if result.complete:
                 self._tell(phase, result.end, "train", **result.sums.means())
 
-        arrays = self.placement.spread(source.arrays)
-        dispatcher = Dispatcher(compiled.train, arrays, settings.steps_per_dispatch, wish, look)
-        validation_steps = settings.validate_every * source.steps_per_epoch
+        dispatcher = Dispatcher(compiled.train, settings.steps_per_dispatch, wish, look)
+        validation_steps = settings.validate_every * steps_per_epoch
         periods = (settings.log_every, validation_steps, settings.checkpoint_every or phase.steps)
         while done < phase.end:
             to_border = (period - (done - phase.start) % period for period in periods)
-            steps = min(phase.end - done, *to_border, dispatcher.steps_at_once)
-            indices = np.stack([source.indices_at(step) for step in range(done, done + steps)])
+            steps = min(feed.room(done), *to_border, dispatcher.steps_at_once)
+            arrays, indices = feed.take(done, steps)
             done += steps
             last = done == phase.end
             record, to_validate, on_step = (last or (done - phase.start) % period == 0 for period in periods)
-            state = dispatcher.send(state, indices, end=done, complete=record)
+            state = dispatcher.send(state, arrays, indices, end=done, complete=record)
             agreed = dispatcher.agreed
             if not (to_validate or on_step or agreed.save or agreed.exit_code):
                 continue
@@ -415,10 +410,12 @@ class _Run:
                 self.checkpoints.wait()
                 _log.info("saved at step %d; the same command goes on from there", done)
                 raise Interrupted(agreed.exit_code)
+        speed = (done - first) / (time.monotonic() - began)
+        self._tell(phase, done, "speed", steps_per_second=speed, images_per_second=speed * phase.batch_size)
         _log.info(
             "phase %s: %.4g steps/s; the device waited for the host before %.0f %% of %d dispatches",
             phase.name,
-            (done - first) / (time.monotonic() - began),
+            speed,
             100 * dispatcher.starved / dispatcher.dispatches,
             dispatcher.dispatches,
         )

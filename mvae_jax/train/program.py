@@ -106,7 +106,7 @@ class Program:
         Args:
             state: the state, which is donated.
             sums: sums to add to, which stay as they are.
-            arrays: the resident data, as `Placement.spread` has laid it out.
+            arrays: the examples, as `Placement.spread` has laid them out.
             indices: examples of each step, int32 [steps, B], the same on all hosts; at most `most_steps` rows.
             wishes: what this host has to say, float32 [W]; the hosts get the largest of each.
         """
@@ -142,8 +142,8 @@ def compile_step(
             the placement.
         placement: where to run.
         state: the state, or its shapes.
-        arrays: the resident data set as `Placement.spread` lays it out, or its shapes with their shardings; the batch
-            is gathered on the device.
+        arrays: the examples as `Placement.spread` lays them out, or their shapes with their shardings; the batch is
+            gathered on the device.
         batch_size: examples per step.
         most_steps: largest number of steps in one call, at least 1.
         wishes: W, how many numbers the hosts compare.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mvae_jax import gaussian
-from mvae_jax.eval.attributes import attribute_vectors, cosines, edited
+from mvae_jax.eval.attributes import attribute_vectors, cosines, edited, svm_directions
 
 SHAPE = (4, 3, 2)
 
@@ -115,3 +115,26 @@ def test_edits_follow_the_vector():
         np.testing.assert_allclose(row, decode(z) + strength * step, atol=1e-5)
     with pytest.raises(AssertionError):
         edited(decode, jnp.asarray(z), np.ones((2, 5)), strengths)
+
+
+def test_svm_directions_are_the_normals_of_planes_between_codes():
+    """Two attributes that go together: means differ along both, each plane has its own normal."""
+    rng = np.random.default_rng(4)
+    first, second = rng.normal(size=(2, 4000))
+    second = 0.8 * first + 0.6 * second
+    codes = np.stack([first, second, rng.normal(size=4000)], 1) * [2.0, 1.0, 3.0] + 7.0
+    has = np.stack([first > 0, second > 0, np.ones(4000) > 0], 1)
+    found = svm_directions(codes, has, ("one", "other", "always"))
+    assert list(found) == ["one", "other"]
+    for axis, (vector, length) in enumerate(zip(found.values(), (2.0, 1.0), strict=True)):
+        assert np.linalg.norm(vector) == pytest.approx(length, rel=0.05)
+        assert vector[axis] / np.linalg.norm(vector) > 0.99
+    means = attribute_vectors(lambda x: (x, x), jnp.asarray(codes, jnp.float32), has[:, :2])
+    assert means[0, 0] / np.linalg.norm(means[0]) < 0.96  # what goes together is in the difference of means
+
+
+def test_labels_that_svms_cannot_read_are_refused():
+    with pytest.raises(ValueError, match=r"attributes have shape \(3,\), expected \[3, 1\]"):
+        svm_directions(np.zeros((3, 2)), [0, 1, 1], ["a"])
+    with pytest.raises(ValueError, match="attributes hold 2, expected only 0 and 1"):
+        svm_directions(np.zeros((2, 2)), [[0], [2]], ["a"])

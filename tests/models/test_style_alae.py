@@ -9,6 +9,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from zoo import BATCH, STYLE_ALAE, tiny_faces
 
@@ -227,8 +228,67 @@ def test_images_of_every_resolution_are_encoded_and_drawn():
         ({"style_mixing": 1.5}, "style_mixing is 1.5; expected from 0 to 1"),
         ({"discriminator_activation": "relu"}, "discriminator_activation is 'relu'"),
         ({"fade_images": 0}, "fade_images is 0; expected at least 1"),
+        ({"examples_at_once": (3,)}, "examples_at_once is 3 at 4 px; expected a divisor of the batch size"),
     ],
 )
 def test_configs_that_cannot_be_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(STYLE_ALAE, **fields)
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("index", [FADE, 2])
+@pytest.mark.parametrize("fields", [{"examples_at_once": (BATCH // 4,)}, {"recomputed_from": 4}])
+def test_what_saves_memory_takes_the_same_step(fields, index):
+    """Gradients of a batch in parts add up to those of the batch; blocks that compute twice compute the same."""
+    steps = []
+    for more in ({}, fields):
+        config = dataclasses.replace(STYLE_ALAE, learning_rates=(0.01,), **more)
+        model, state = state_of(config)
+        phase = style_alae.phases(config, 1)[index]
+        state = states.start_phase(state, model, phase)
+        sgd = dict.fromkeys(model.optimizers(phase), optax.sgd(1.0))
+        state = state.replace(opt_state={group: each.init(state.params[group]) for group, each in sgd.items()})
+        after, metrics = jax.jit(make_train_step(model.rounds(phase), sgd, phase))(state, batch())
+        steps.append((jax.tree.map(lambda new, old: new - old, after.params, state.params), metrics))
+    (plain, metrics), (saving, found) = steps
+    for name, value in metrics.items():
+        np.testing.assert_allclose(found[name], value, rtol=2e-4, atol=1e-6, err_msg=name)
+    for (path, a), b in zip(jax.tree.leaves_with_path(plain), jax.tree.leaves(saving), strict=True):
+        scale = float(jnp.abs(a).max())
+        np.testing.assert_allclose(b, a, atol=1e-3 * scale + 2e-7, err_msg=jax.tree_util.keystr(path))
+
+
+def test_fewer_activations_are_kept_for_the_backward_pass():
+    """Numbers that a gradient keeps from its forward pass, beside parameters; activations are most of them."""
+    config = dataclasses.replace(STYLE_ALAE, image_size=32, first_width=8, most_width=8, flip=0.0)
+    params, state = style_alae.build(config).init(KEY, {"image": jnp.zeros((1, 32, 32, 3), jnp.uint8)})
+    kept = {}
+    for name, fields in {"whole": {}, "part": {"examples_at_once": (1,)}, "blocks": {"recomputed_from": 32}}.items():
+        own = dataclasses.replace(config, batch_sizes=(16,), **fields)
+        round_ = style_alae.build(own).rounds(style_alae.phases(own, 1)[-1])[2]
+
+        def backward(params, round_=round_):
+            batch = {"image": jnp.zeros((16, 32, 32, 3), jnp.uint8)}
+            return jax.vjp(lambda p: round_.losses(p, state, batch, KEY, 0).objectives["reciprocity"], params)[1]
+
+        kept[name] = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(backward, params)))
+    assert kept["part"] < kept["whole"] / 10  # latents and noise alone
+    assert kept["blocks"] < kept["whole"] / 2  # of five sixths the inputs alone
+
+
+def test_a_pyramid_gives_each_resolution_its_own_images():
+    """Images of the phase's size, means of the larger ones' pixels in float, give the same losses."""
+    model, state = state_of(dataclasses.replace(STYLE_ALAE, flip=0.0))
+    phase = style_alae.phases(STYLE_ALAE, 1)[0]
+    large = np.repeat(np.repeat(np.asarray(batch()["image"])[:, ::2, ::2], 2, 1), 2, 2)
+    round_ = model.rounds(phase)[0]
+    found = [
+        round_.losses(state.params, state.model_state, {"image": jnp.asarray(x)}, KEY, jnp.int32(0)).objectives
+        for x in (large, large[:, ::2, ::2])
+    ]
+    np.testing.assert_allclose(found[0]["discriminator"], found[1]["discriminator"], rtol=1e-6)
+    with pytest.raises(ValueError, match="images have 4 px; expected at least the 8 px"):
+        style_alae.shrunk(jnp.zeros((1, 4, 4, 3)), 8)

@@ -143,8 +143,11 @@ def in_float64(tree):
     return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)
 
 
-def test_the_generator_in_numpy():
+@pytest.mark.parametrize("kind", ["bump", "drawn"])
+def test_the_generator_in_numpy(kind):
     generator, _, own, _ = drawn()
+    noise = style.Noise(jax.random.split(jax.random.key(8), 2)) if kind == "drawn" else style.Noise(bump=True)
+    maps = noise.maps(2)
     params, w, h = in_float64(own[:2]), np.asarray(latents(2, 2), np.float64), None
     for number, each in enumerate(params):
         block = each["block"]
@@ -156,16 +159,17 @@ def test_the_generator_in_numpy():
             if layer == 2:
                 h = convolved(h, block["conv_2"]["kernel"])
             s = math.sqrt(number + 1)
-            h = h + 0.8 * s / math.sqrt(2 * math.pi) * np.exp(-(h**2) / (2 * s**2))  # the bump of AL-09
+            if kind == "drawn":
+                h = h + np.asarray(maps[number][layer - 1], np.float64) * block[f"noise_{layer}"]
+            else:
+                h = h + 0.8 * s / math.sqrt(2 * math.pi) * np.exp(-(h**2) / (2 * s**2))  # the bump of AL-09
             h, _ = normed(rectified(h + block[f"bias_{layer}"]), 1e-8)
             scale, shift = np.split(
                 w[:, 2 * number + layer - 1] @ block[f"style_{layer}"]["kernel"] + block[f"style_{layer}"]["bias"], 2, 1
             )
             h = h * (1 + scale[:, None, None]) + shift[:, None, None]
     expected = h @ params[-1]["to_rgb"]["to_rgb"]["kernel"][0, 0] + params[-1]["to_rgb"]["bias"]
-    np.testing.assert_allclose(
-        generator(own[:2], latents(2, 2), style.Noise(bump=True)), expected, rtol=1e-3, atol=1e-4
-    )
+    np.testing.assert_allclose(generator(own[:2], latents(2, 2), noise), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_the_encoder_in_numpy():
@@ -216,13 +220,20 @@ def test_noise_is_of_its_kind_and_weighted():
     assert np.abs(found["each"][0] - found["each"][1]).max() > 1e-2
     np.testing.assert_allclose(found["each"][0], found["all"][0], atol=1e-5)  # an image's noise is that of its key
     assert all(np.abs(found[kind] - found["none"]).max() > 1e-2 for kind in ("all", "bump"))
-    x, weight = pictures(4, 64, 64, 2), jnp.asarray([0.0, 2.0])
-    noise = style.Noise(jax.random.split(jax.random.key(9), 4))
-    added, again, deeper = (noise.add(x, weight, *where) - x for where in ((0, 0), (0, 1), (1, 0)))
-    np.testing.assert_array_equal(added[..., 0], 0.0)
-    assert float(added[..., 1].std()) == pytest.approx(2.0, rel=0.03)
-    for other in (again, deeper):  # each layer has a draw of its own
-        assert abs(float((added * other)[..., 1].mean())) < 0.15
+
+
+def test_every_layer_has_noise_of_its_own():
+    noise = style.Noise(jax.random.split(jax.random.key(9), 40))
+    maps = [each for both in noise.maps(3) for each in both]
+    assert [each.shape for each in maps] == [(40, size, size, 1) for size in (4, 4, 8, 8, 16, 16)]
+    for number, each in enumerate(maps):
+        assert (float(each.mean()), float(each.std())) == (pytest.approx(0, abs=0.1), pytest.approx(1, rel=0.1))
+        for other in maps[:number]:
+            shared = np.asarray(each)[:, :4, :4] * np.asarray(other)[:, :4, :4]
+            assert abs(shared.mean()) < 0.15
+    for smaller, larger in zip(noise.maps(1)[0], maps, strict=False):
+        np.testing.assert_array_equal(smaller, larger)  # a stage of growth has the noise of those after it
+    assert style.NO_NOISE.maps(3) == [None] * 3
 
 
 def test_bfloat16_computes_low_and_returns_float32():

@@ -15,8 +15,10 @@ from mvae_jax.nets.torch_weights import read_tensors
 from mvae_jax.nets.vgg import VGGFeatures, load_vgg
 
 MAGIC = 0x1950A86A20F9469CFC6C
-WIDTHS = (2, 3, 4, 3, 5, 4, 3)
-PLACES = (0, 2, 5, 7, 10, 12, 14)
+WIDTHS = (2, 3, 4, 3, 5, 4, 3, 4, 2, 5, 3, 4, 6)
+PLACES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+PLACES_19 = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34)
+LAYERS = ("1_1", "1_2", "2_1", "2_2", "3_1", "3_2", "3_3", "4_1", "4_2", "4_3", "5_1", "5_2", "5_3")
 
 
 # --- PyTorch's two layouts, written byte by byte: pickle protocol 2, storages as persistent ids ---
@@ -80,26 +82,28 @@ def write(layout, path, arrays):
         write_stream(path, state_dict(arrays, stream=True), arrays)
 
 
-def vgg_arrays(layers=7):
+def vgg_arrays(layers=7, places=PLACES, widths=WIDTHS):
     random = np.random.default_rng(0)
     arrays, channels = {}, 3
-    for place, width in list(zip(PLACES, WIDTHS, strict=True))[:layers]:
-        arrays[f"features.{place}.weight"] = random.normal(size=(width, channels, 3, 3)).astype(np.float32)
+    for place, width in list(zip(places, widths, strict=True))[:layers]:
+        scale = (channels * 9) ** -0.5
+        arrays[f"features.{place}.weight"] = random.normal(0, scale, (width, channels, 3, 3)).astype(np.float32)
         arrays[f"features.{place}.bias"] = random.normal(size=width).astype(np.float32)
         channels = width
     return arrays
 
 
 def numpy_vgg(images, arrays, normalise):
-    """A transcription of the network, NCHW, one output pixel at a time."""
+    """A transcription of the network, NCHW, one output pixel at a time; the activations by layer."""
     x = np.asarray(images, np.float64).transpose(0, 3, 1, 2)
     if normalise:
         mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
         x = ((x + 1) / 2 - mean[:, None, None]) / std[:, None, None]
-    for place in PLACES:
+    found = {}
+    for layer, place in zip(LAYERS, PLACES, strict=True):
         if f"features.{place}.weight" not in arrays:
             break
-        if place in (5, 10):
+        if place in (5, 10, 17, 24):
             x = np.stack([x[:, :, i::2, j::2] for i in (0, 1) for j in (0, 1)]).max(0)
         weight, bias = arrays[f"features.{place}.weight"], arrays[f"features.{place}.bias"]
         padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
@@ -108,7 +112,8 @@ def numpy_vgg(images, arrays, normalise):
             for j in range(x.shape[3]):
                 x[:, :, i, j] = np.einsum("ncab,ocab->no", padded[:, :, i : i + 3, j : j + 3], weight) + bias
         x = np.maximum(x, 0)
-    return x.transpose(0, 2, 3, 1)
+        found[f"relu{layer}"] = x.transpose(0, 2, 3, 1)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -127,12 +132,55 @@ def test_features_equal_a_numpy_transcription(tmp_path, layout, layers, last, no
     images = np.random.default_rng(1).uniform(-1, 1, (2, 8, 12, 3)).astype(np.float32)
     net = VGGFeatures(description.widths, normalise=normalise)
     features = jax.jit(net.apply)({"params": params}, images)
-    expected = numpy_vgg(images, arrays, normalise)
+    expected = numpy_vgg(images, arrays, normalise)[last]
     assert features.shape == (2, 2, 3, WIDTHS[layers - 1])
     np.testing.assert_allclose(features, expected, atol=2e-5 * expected.max())
     low = jax.jit(net.clone(dtype=jnp.bfloat16).apply)({"params": params}, images)
     assert low.dtype == jnp.float32
     np.testing.assert_allclose(low, expected, atol=0.05 * expected.max())
+
+
+@pytest.mark.parametrize("layers", range(5, 14))
+def test_vgg16_cut_anywhere_and_all_its_activations(tmp_path, layers):
+    arrays = vgg_arrays(layers)
+    save_file(arrays, tmp_path / "vgg")
+    params, description = load_vgg(tmp_path / "vgg", "relu5_3")
+    assert description.last_layer == f"relu{LAYERS[layers - 1]}"
+    assert description.network == ("VGG-16" if layers > 7 else "VGG")
+    assert list(params) == [f"conv{layer}" for layer in LAYERS[:layers]]
+    if layers not in (8, 13):
+        return
+    images = np.random.default_rng(1).uniform(-1, 1, (2, 16, 32, 3)).astype(np.float32)
+    net = VGGFeatures(description.widths)
+    found = jax.jit(lambda params, images: net.apply({"params": params}, images, method="activations"))(params, images)
+    expected = numpy_vgg(images, arrays, normalise=True)
+    assert sorted(found) == sorted(expected)
+    assert min(value.max() for value in expected.values()) > 0
+    for layer, value in expected.items():
+        np.testing.assert_allclose(found[layer], value, atol=1e-5 * value.max(), err_msg=layer)
+    np.testing.assert_array_equal(jax.jit(net.apply)({"params": params}, images), found[description.last_layer])
+
+
+def test_vgg16_is_read_as_far_as_asked(tmp_path):
+    arrays = vgg_arrays(13)
+    save_file(arrays, tmp_path / "vgg")
+    assert load_vgg(tmp_path / "vgg")[1].widths == WIDTHS[:7]
+    params, description = load_vgg(tmp_path / "vgg", "relu4_2")
+    assert (description.last_layer, description.widths, description.network) == ("relu4_2", WIDTHS[:9], "VGG-16")
+    kernel = arrays["features.19.weight"].transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(params["conv4_2"]["kernel"], kernel)
+    with pytest.raises(ValueError, match=r"up_to is 'relu2_2', expected one of relu3_1, .*, relu5_3\."):
+        load_vgg(tmp_path / "vgg", "relu2_2")
+
+
+def test_vgg19_is_not_taken_for_vgg16(tmp_path):
+    """Places 19, 21 and 28 hold convolutions of both, and with equal widths even their shapes agree."""
+    arrays = vgg_arrays(16, PLACES_19, (2,) * 16)
+    save_file(arrays, tmp_path / "vgg")
+    for up_to in ("relu3_3", "relu5_3"):
+        params, description = load_vgg(tmp_path / "vgg", up_to)
+        assert (description.network, description.last_layer, description.widths) == ("VGG-19", "relu3_3", (2,) * 7)
+        np.testing.assert_array_equal(params["conv3_3"]["bias"], arrays["features.14.bias"])
 
 
 def test_gradient_reaches_the_images():
@@ -150,9 +198,14 @@ def test_gradient_reaches_the_images():
     np.testing.assert_allclose((jax.grad(loss)(images) * direction).sum(), slope, rtol=1e-2)
 
 
-def test_parameter_count_of_vgg16_through_relu3_3():
-    shapes = jax.eval_shape(VGGFeatures().init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
-    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 1_735_488
+@pytest.mark.parametrize(
+    ("widths", "count"),
+    [((64, 64, 128, 128, 256, 256, 256), 1_735_488), ((64,) * 2 + (128,) * 2 + (256,) * 3 + (512,) * 6, 14_714_688)],
+)
+def test_parameter_count_of_vgg16(widths, count):
+    assert VGGFeatures().widths == (64, 64, 128, 128, 256, 256, 256)
+    shapes = jax.eval_shape(VGGFeatures(widths).init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == count
 
 
 # --- files that PyTorch wrote -----------------------------------------------------------------------------------
@@ -269,5 +322,5 @@ def test_errors_name_the_file_and_what_is_wrong(tmp_path):
     whole.write_bytes(whole.read_bytes().replace(struct.pack("<H", 1001), struct.pack("<H", 1002), 1))
     fails(whole, "version 1002 on system")
 
-    with pytest.raises(ValueError, match="8 widths, expected at most 7"):
-        VGGFeatures((1,) * 8).init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    with pytest.raises(ValueError, match="14 widths, expected at most 13"):
+        VGGFeatures((1,) * 14).init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))

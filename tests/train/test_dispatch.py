@@ -31,12 +31,12 @@ class Device:
 
 def send(dispatcher, state, steps, complete=False):
     indices = np.zeros((steps, 2), np.int32)
-    return dispatcher.send(state, indices, end=state + steps, complete=complete)
+    return dispatcher.send(state, {}, indices, end=state + steps, complete=complete)
 
 
 def make(device, steps=0, wish=Wishes):
     results = []
-    return Dispatcher(device, {}, steps, wish, results.append), results
+    return Dispatcher(device, steps, wish, results.append), results
 
 
 def test_results_come_in_order_two_dispatches_later():

@@ -1,0 +1,135 @@
+"""Where the steps of a phase find their examples: on the devices all the time, or brought there block by block."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+
+from mvae_jax.train.devices import Placement
+
+_BLOCK_BYTES = 2**26  # of examples that go to the devices in one piece
+
+
+@runtime_checkable
+class Resident(Protocol):
+    """A data set that stays on the devices, and the order in which a phase visits it."""
+
+    @property
+    def arrays(self) -> Mapping[str, np.ndarray]:
+        """The data, {name: [N, ...]}."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps per pass over the data."""
+
+    def indices_at(self, step: int) -> np.ndarray:
+        """Examples of the batch of a step of the run, int32 [B]."""
+
+
+@runtime_checkable
+class Streamed(Protocol):
+    """A data set that is too large for that, and is read in the order in which a phase visits it."""
+
+    @property
+    def example(self) -> Mapping[str, np.ndarray]:
+        """Arrays [1, ...] of which only shapes and types count."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps per pass over the data."""
+
+    def stream(self, first_step: int, end_step: int, chunk: int) -> Any:
+        """A context manager and iterator over {name: [k B, ...]}, k being `chunk` or, at the end, what is left."""
+
+
+Source = Resident | Streamed
+
+
+def arrays_like(source: Source, batch_size: int, most_steps: int) -> Mapping[str, np.ndarray]:
+    """Arrays of the shapes of those that the program of a phase takes; those of a stream hold nothing.
+
+    Args:
+        source: the examples.
+        batch_size: B.
+        most_steps: largest number of steps in one dispatch.
+    """
+    if isinstance(source, Resident):
+        return source.arrays
+    batch_bytes = batch_size * sum(array.nbytes for array in source.example.values())
+    rows = max(1, min(most_steps, _BLOCK_BYTES // batch_bytes)) * batch_size
+    return {name: np.broadcast_to(array, (rows, *array.shape[1:])) for name, array in source.example.items()}
+
+
+class Feed:
+    """The examples of consecutive steps, as the program of a phase takes them; a context manager.
+
+    A stream comes in blocks of steps: while the devices work on one, the next is read and put beside it.
+
+    Args:
+        source: the examples.
+        placement: the devices.
+        batch_size: B.
+        most_steps: as `arrays_like` was told.
+        first_step: of the run.
+        end_step: after the last one.
+    """
+
+    def __init__(
+        self, source: Source, placement: Placement, batch_size: int, most_steps: int, first_step: int, end_step: int
+    ) -> None:
+        self._source, self._placement, self._batch_size = source, placement, batch_size
+        self._first, self._end = first_step, end_step
+        self._stack = contextlib.ExitStack()
+        self._arrays: Mapping[str, jax.Array] = {}
+        if isinstance(source, Resident):
+            self._arrays, self._until = placement.spread(source.arrays), end_step
+            return
+        self._rows = len(next(iter(arrays_like(source, batch_size, most_steps).values())))
+        self._until = first_step
+        stream = self._stack.enter_context(source.stream(first_step, end_step, self._rows // batch_size))
+        reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="feed")
+        self._stack.callback(reader.shutdown, cancel_futures=True)
+        self._read = lambda: reader.submit(self._block, stream)
+        self._next = self._read()
+
+    def _block(self, stream: Iterator[Mapping[str, np.ndarray]]) -> Mapping[str, jax.Array] | None:
+        """The next block on the devices; the last one is filled up."""
+        block = next(stream, None)
+        if block is None:
+            return None
+        return self._placement.spread({name: _filled(array, self._rows) for name, array in block.items()})
+
+    def room(self, step: int) -> int:
+        """How many steps from this one on have their examples in the same arrays."""
+        if step == self._until < self._end:
+            found = self._next.result()
+            self._next = self._read()
+            if found is None:
+                raise RuntimeError(f"the stream of examples ended before step {step}; it should go to {self._end}.")
+            self._first, self._arrays = step, found
+            self._until = min(self._end, step + self._rows // self._batch_size)
+        return self._until - step
+
+    def take(self, step: int, steps: int) -> tuple[Mapping[str, jax.Array], np.ndarray]:
+        """Arrays, and the rows in them of some steps, int32 [steps, B]; at most `room(step)` steps."""
+        if isinstance(self._source, Resident):
+            return self._arrays, np.stack([self._source.indices_at(number) for number in range(step, step + steps)])
+        rows = np.arange((step - self._first) * self._batch_size, (step - self._first + steps) * self._batch_size)
+        return self._arrays, rows.astype(np.int32).reshape(steps, self._batch_size)
+
+    def __enter__(self) -> Feed:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+
+def _filled(array: np.ndarray, rows: int) -> np.ndarray:
+    if len(array) == rows:
+        return array
+    return np.concatenate([array, np.zeros((rows - len(array), *array.shape[1:]), array.dtype)])

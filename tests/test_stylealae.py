@@ -1,0 +1,169 @@
+"""The experiment with StyleALAE, from end to end on a folder of small images."""
+
+import csv
+import json
+
+import datasets
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import stylealae
+from commands import assert_close, check_pictures, refused, run_all
+from judge import Judge
+from PIL import Image
+
+from mvae_jax import gaussian, runs
+from mvae_jax.data import faces
+from mvae_jax.eval import fid
+from mvae_jax.eval.features import Features
+from mvae_jax.train.logging import read_metrics
+from mvae_jax.viz import traversals
+
+TINY = [
+    "experiments/stylealae.py",
+    "--config.model.image_size=8",
+    "--config.model.latent_size=8",
+    "--config.model.first_width=4",
+    "--config.model.most_width=6",
+    "--config.model.mapping_layers=2",
+    "--config.model.batch_sizes=8",
+    "--config.model.fade_images=24",
+    "--config.model.stabilise_images=16",
+    "--config.model.last_images=32",
+    "--config.data.source=faces",
+    "--config.evaluation.images=16",
+    "--config.evaluation.judge_epochs=20",
+    "--config.evaluation.direction_images=60",
+    "--config.evaluation.path_pairs=6",
+    "--config.evaluation.path_seeds=2",
+    "--config.training.log_every=2",
+]
+PHASES = ["stabilise_4", "fade_8", "stabilise_8"]
+
+
+def write_faces(folder):
+    """Rendered faces, 64 to train on and 16 held out, shrunk and written as their users have images."""
+    data = faces.splits(42, 80, 16, 1, image_size=32, attributes=faces.ATTRIBUTES)
+    folder.mkdir()
+    with (folder / "attributes.csv").open("w", newline="") as file:
+        lines = csv.writer(file)
+        lines.writerow(["file", *data.attributes, "split"])
+        for name in ("train", "validation", "calibration"):
+            split = getattr(data, name)
+            for number, (image, bits) in enumerate(zip(split["image"], split["attributes"], strict=True)):
+                small = image.reshape(8, 4, 8, 4, 3).mean((1, 3)).round().astype(np.uint8)
+                Image.fromarray(small).save(folder / f"{name}{number}.png")
+                lines.writerow([f"{name}{number}.png", *bits.astype(int).tolist(), name])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run and what the commands said."""
+    folder = tmp_path_factory.mktemp("stylealae")
+    write_faces(folder / "faces")
+    run = [*TINY, "--workdir=run"]
+    commands = {
+        "plan": [*TINY, "--dry-run", "--workdir=none"],
+        "run": run,
+        "again": run,
+        "changed": [*run, "--config.model.r1_weight=0.5"],
+        "evaluated": [TINY[0], "--evaluate", "--workdir=run"],
+    }
+    return folder, dict(zip(commands, run_all(folder, *commands.values()), strict=True))
+
+
+def test_all_resolutions_are_trained_measured_and_drawn(trained):
+    folder, results = trained
+    assert results["run"]["code"] == 0, results["run"]["err"]
+    check_pictures(folder / "run", 7)  # so small a judge sees no attribute vary, so there are no edits
+    for phase in PHASES:
+        assert phase in results["plan"]["out"]
+    run = runs.load(folder / "run" / "style_alae")
+    assert (run.phase, run.step) == ("stabilise_8", 2 + 3 + 4)
+    found = json.loads((folder / "run" / "scores.json").read_text())
+    assert [row["phase"] for row in found["growth"]] == PHASES
+    assert all(row["images/s"] > 0 for row in found["growth"])
+    paths = [(row["space"], row["part"]) for row in found["path lengths"]]
+    assert paths == [("Z", "full"), ("Z", "end"), ("W", "full"), ("W", "end")]
+    assert all(row["mean"] > 0 and row["deviation"] > 0 for row in found["path lengths"])
+    assert found["growth"][-1]["Frechet distance of samples"] == found["samples"]["Frechet distance"]
+
+
+def test_numbers_are_those_of_held_out_images(trained):
+    folder = trained[0] / "run"
+    data = datasets.load(datasets.Config(str(trained[0] / "faces")), None, 8)
+    x = data.validation["image"] / np.float32(127.5) - 1
+    (path,) = (folder / "judge").iterdir()
+    read, run = runs.load(path).features, runs.load(folder / "style_alae")
+    found = json.loads((folder / "scores.json").read_text())
+    keys = [gaussian.example_keys(jax.random.fold_in(jax.random.key(42), stream), 16) for stream in (1, 2)]
+    z = jnp.stack([jax.random.normal(key, (8,)) for key in keys[0]])
+    samples = run.draw(jnp.repeat(run.map(z)[:, None], 4, 1), keys[1]).clip(-1, 1)
+    again = np.asarray(run.draw(jnp.repeat(run.encode(x)[0][:, None], 4, 1), keys[1]).clip(-1, 1))
+    for name, pictures in {"samples": samples, "reconstructions": again}.items():
+        distance = fid.frechet_distance(read(pictures), read(x), features=Features("")).value
+        assert found[name]["Frechet distance"] == pytest.approx(distance, rel=1e-3)
+    error = np.square((x - again) / 2).mean()
+    assert found["reconstructions"]["squared error per value"] == pytest.approx(error, rel=1e-4)
+
+
+def test_edits_move_along_directions(trained):
+    folder = trained[0] / "run"
+    data = datasets.load(datasets.Config(str(trained[0] / "faces")), None, 8)
+    run, (path,) = runs.load(folder / "style_alae"), (folder / "judge").iterdir()
+    config = stylealae.Config(model=run.config, evaluation=stylealae.Evaluation(images=16, sliders=2.0))
+    found = stylealae.Measures(run, data, Judge(runs.load(path), None), [], None, config)
+    records = read_metrics(folder / "style_alae" / "metrics.jsonl")
+    drawn = stylealae.figures(found, {"stabilise_8": run}, records, {"smile": np.ones(8, np.float32)})
+    assert list(drawn)[-1] == "edits"
+    w = run.encode(found.held_out[:1])[0] + jnp.linspace(-2, 2, 7)[:, None]
+    expected = traversals.sheet({"smile": stylealae.to_bytes(run.decode(w))})
+    np.testing.assert_allclose(np.asarray(drawn["edits"][1], int), np.asarray(expected, int), atol=1)
+
+
+def test_styles_come_from_the_faces_above():
+    """A generator whose picture is the mean of some layers' latents, and an encoder that reads the picture's mean."""
+
+    class Run:
+        def encode(self, x):
+            return x.mean((1, 2)), None
+
+        def decode(self, w):
+            return jnp.broadcast_to(w[:, jnp.asarray([0, 4, 8])].mean(-1)[:, None, None], (len(w), 64, 64, 3))
+
+    x = jnp.linspace(-1, 1, 8)[:, None, None, None] * jnp.ones((8, 64, 64, 3))
+    rows = stylealae.mixed(Run(), x)
+    assert list(rows) == ["styles of", *(f"{name} {n}" for name in ("coarse", "middle", "fine") for n in range(1, 5))]
+    values = np.asarray(stylealae.to_bytes(x))[:, 0, 0, 0]
+    np.testing.assert_array_equal(rows["styles of"][1:, 0, 0, 0], values[:4])
+    for part, name in enumerate(("coarse", "middle", "fine")):
+        for n in range(4):
+            row = rows[f"{name} {n + 1}"]
+            assert row[0, 0, 0, 0] == values[4 + n]
+            np.testing.assert_array_equal(row[1:, 0, 0, part], values[:4])
+            np.testing.assert_array_equal(row[1:, 0, 0, (part + 1) % 3], values[4 + n])
+
+
+def test_a_finished_run_is_not_trained_again_and_its_numbers_come_again(trained):
+    folder, results = trained
+    assert (results["again"]["code"], results["changed"]["code"], results["evaluated"]["code"]) == (0, 2, 0)
+    assert "model.r1_weight" in results["changed"]["err"]
+    first, again = (json.loads((folder / "run" / part / "scores.json").read_text()) for part in ("", "evaluation"))
+    assert_close(again["samples"], first["samples"])
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--config.evaluation.truncation=1.5", "evaluation.truncation is 1.5; expected from 0 to 1"),
+        ("--config.evaluation.path_crop=eyes", "evaluation.path_crop is 'eyes'; expected 'face', 'celeba' or ''"),
+        ("--config.evaluation.path_crop=face", "give the file of its weights, evaluation.vgg"),
+        ("--config.evaluation.vgg=no.pth", "no.pth"),
+        ("--config.model.channels=1", "model.channels is 1; expected 3"),
+        ("--config.model.batch_sizes=512", "batch_size is 512"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(argument, message, trained, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(trained[0])
+    assert message in refused(capsys, stylealae, tmp_path / "run", *TINY[1:], argument)
