@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from mvae_jax.data import catalogue, celeba, celebamask_hq, cub, faces, folder
+from mvae_jax.data import catalogue, celeba, celebamask_hq, cub, faces, folder, pyramid
 from mvae_jax.data.archive import open_archive
 from mvae_jax.data.batches import Splits
 
@@ -20,6 +20,7 @@ PREPARED_CELEBA = "CelebA, prepared for TFDS"
 CELEBA = "CelebA"
 CUB = "CUB-200-2011"
 FOLDER = "images with a CSV"
+PYRAMID = "images at every resolution"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Config:
     Attributes:
         source: "rendered" draws faces; otherwise a path: CelebAMask-HQ or CelebA, its folder or a zip, or prepared by
             tools/prepare_data.py; CUB-200-2011, its folder or a zip; or your own images with a CSV of attributes, a
-            folder or a zip.
+            folder or a zip; or what `tools/prepare_data.py pyramid` has made.
         csv: your own images: name of the CSV, with columns "file", attributes (0 or 1) and, if wanted, "split".
         crop: CelebA: part of the picture, "larsen" (148 x 148, blurred before it shrinks), "schik" (118 x 118),
             "schik_nearest", "alae" (128 x 128) or "none" (218 x 178); CUB-200-2011: "none" (squeezed), "square" (the
@@ -43,6 +44,9 @@ class Config:
         minimum_attributes: CelebAMask-HQ: how many of the attributes an image must have (MM-10).
         seed: of the rendered faces, or of the choice of images.
         cache_folder: where decoded images are kept; "" for the user's cache folder.
+        resident_gib: pyramids: resolutions of which the training images take more are read from the disk while a model
+            that grows is trained; smaller ones stay on the devices.
+        workers: pyramids: processes that read ahead; 0 for threads.
     """
 
     source: str = RENDERED
@@ -55,6 +59,8 @@ class Config:
     minimum_attributes: int = 3
     seed: int = 42
     cache_folder: str = ""
+    resident_gib: float = 2.0
+    workers: int = 0
 
     def __post_init__(self) -> None:
         if not self.source:
@@ -66,6 +72,10 @@ class Config:
                 f"validation_fraction is {self.validation_fraction} of subset_size {self.subset_size}; expected to "
                 "leave images for training and for validation."
             )
+        if self.resident_gib < 0 or self.workers < 0:
+            raise ValueError(
+                f"data.resident_gib is {self.resident_gib} and data.workers {self.workers}; expected neither below 0."
+            )
         if self.seed < 0:
             raise ValueError(f"data.seed is {self.seed}; expected at least 0.")
 
@@ -75,7 +85,12 @@ class Config:
         return round(self.subset_size * self.validation_fraction)
 
 
-def load(config: Config, attributes: Sequence[str] | None = None, image_size: int | tuple[int, int] = 64) -> Splits:
+def load(
+    config: Config,
+    attributes: Sequence[str] | None = None,
+    image_size: int | tuple[int, int] = 64,
+    held_out: int | None = None,
+) -> Splits:
     """Renders or reads the images.
 
     Args:
@@ -83,6 +98,8 @@ def load(config: Config, attributes: Sequence[str] | None = None, image_size: in
         attributes: names in the order of the attribute vector; None for all of a CSV, of CelebA or of CUB-200-2011,
             else for the ten of the multimodal VAE.
         image_size: height and width in pixels; CelebA and CUB-200-2011 take both, see `celeba.Settings`.
+        held_out: of a pyramid, how many held-out images to read and none to train on, see `pyramid.PyramidSplits`;
+            None reads all images of that size.
 
     Raises:
         FileNotFoundError: there is nothing at the source, or nothing that is known.
@@ -99,6 +116,16 @@ def load(config: Config, attributes: Sequence[str] | None = None, image_size: in
         return catalogue.load(config.source, celeba_settings(config, attributes, image_size))
     if not isinstance(image_size, int):
         raise ValueError(f"image_size is {image_size}; expected one number: images of {kind} are square.")
+    if kind == PYRAMID:
+        images = pyramid.load(config.source)
+        if attributes:
+            raise ValueError(f"{config.source} is a pyramid, which has no attributes; expected a data set that has.")
+        if held_out is None:
+            return images.splits(image_size)
+        resident_bytes = int(config.resident_gib * 2**30)
+        return pyramid.PyramidSplits.of(
+            images, image_size, held_out=held_out, resident_bytes=resident_bytes, workers=config.workers
+        )
     if kind == FOLDER:
         own = folder_settings(config, attributes, image_size)
         return folder.load(config.source, own, cache_folder=cache_folder)
@@ -185,6 +212,8 @@ def recognise(config: Config) -> str:
     """
     if config.source == RENDERED:
         return RENDERED
+    if pyramid.found(config.source):
+        return PYRAMID
     for name, kind in ((catalogue.CELEBAMASK_HQ, PREPARED), (catalogue.CELEBA, PREPARED_CELEBA)):
         if catalogue.find(config.source, name):
             return kind

@@ -162,18 +162,21 @@ def _celeba() -> Config:
 
 
 PRESETS = {"laptop": _laptop(), "celeba": _celeba(), "ffhq": Config()}
-# Where files lie may change, what they hold may not; and the evaluation is no part of the training.
-MAY_CHANGE = ("config.training", "config.evaluation", "config.data.source", "config.data.cache_folder")
+# Where files lie, and how they are read, may change, what they hold may not; the evaluation is no part of the training.
+MAY_CHANGE = (
+    *("config.training", "config.evaluation", "config.data.source", "config.data.cache_folder"),
+    *("config.data.resident_gib", "config.data.workers"),
+)
 
 
 def main(argv: list[str]) -> None:
     """Trains, measures and draws."""
     config, arguments = launch.parse(argv, PRESETS, workdir="runs/stylealae", description=__doc__ or "")
     with launch.errors():
-        data = datasets.load(config.data, None, config.model.image_size)
+        data = datasets.load(config.data, None, config.model.image_size, held_out=config.evaluation.images)
         if len(data.validation) < _SHOWN:
             raise ValueError(f"there are {len(data.validation)} held-out images; expected at least {_SHOWN}.")
-        reads = judge.config_for(data, config.evaluation.judge_epochs)
+        reads = judge.config_for(data, config.evaluation.judge_epochs) if data.attributes else None
         measures = config.evaluation
         distance = load_perceptual_distance(measures.vgg, measures.lpips or None) if measures.vgg else None
         inception = inception_features(measures.inception) if measures.inception else None
@@ -181,20 +184,20 @@ def main(argv: list[str]) -> None:
     def evaluated(
         trained: dict[str, runs.Run], workdir: Path, folder: Path, interruption: Interruption
     ) -> dict[str, Any]:
-        _log.info("the judge, a classifier of the training images, in whose features images are compared")
-        own = judge.train(folder / "judge", data, reads, seed=config.seed, interruption=interruption)
+        reader, extractors = None, []
+        if reads:
+            _log.info("the judge, a classifier of the training images, in whose features images are compared")
+            run = judge.train(folder / "judge", data, reads, seed=config.seed, interruption=interruption)
+            if launch.is_first():
+                reader = Judge.of(run, data)
+                features = Features("attribute classifier, last hidden layer")
+                extractors.append((in_chunks(run.features), features))
         if not launch.is_first():
             return {}
-        reader = Judge.of(own, data)
-        extractors = [(in_chunks(reader.run.features), Features("attribute classifier, last hidden layer"))]
-        found = Measures(
-            trained[MODEL],
-            data,
-            reader,
-            [*extractors, inception] if inception else extractors,
-            distance or JudgeDistance(reader),
-            config,
-        )
+        if inception:
+            extractors.append(inception)
+        perceived = distance or (JudgeDistance(reader) if reader else None)
+        found = Measures(trained[MODEL], data, reader, extractors, perceived, config)
         return {"scores": evaluate(argv, found, workdir, folder, interruption)}
 
     members = {MODEL: Member(MODEL, config.model, config.seed)}
@@ -232,19 +235,13 @@ def evaluate(
             *(report.note(note) for note in (*training.notes(run, found.data), *signs.problems)),
             report.heading("Samples and reconstructions"),
             f"Of {found.count} held-out images, reconstructed from their codes, and as many samples from the prior, "
-            "without truncation or mixing, with noise. The Frechet distance is that of the last hidden layer of a "
-            f"classifier of the training images ({found.reader}): lower is closer, but the numbers compare only within "
-            "this report.",
+            "without truncation or mixing, with noise. " + found.how_compared(),
             report.table([{"": name, **scores[name]} for name in ("samples", "reconstructions")]),
             report.heading("Growth"),
             "Of the last checkpoint of each phase; pictures of smaller resolutions are enlarged to be compared with "
             "the held-out images at full size.",
             report.table(growth),
-            report.heading("Perceptual path length"),
-            f"Means and standard deviations of {found.config.evaluation.path_seeds} measurements with other draws. "
-            "Latents of Z are walked along arcs, those of W along lines: where W is the less entangled space, its "
-            "paths are the shorter ones.",
-            report.table(scores["path lengths"]),
+            *_path_lengths(scores["path lengths"], found.config),
             report.heading("Figures"),
             *(report.figure(path, caption) for caption, path in paths.items()),
             *launch.how_it_was_made(argv, run, found.data.provenance, found.config),
@@ -252,6 +249,18 @@ def evaluate(
     )
     _log.info("report: %s", folder / "report.html")
     return scores
+
+
+def _path_lengths(rows: list[dict[str, Any]], config: Config) -> list[report.Part | str]:
+    if not rows:
+        return [report.note("Without weights of VGG (evaluation.vgg) no perceptual path length is measured.")]
+    return [
+        report.heading("Perceptual path length"),
+        f"Means and standard deviations of {config.evaluation.path_seeds} measurements with other draws. Latents of Z "
+        "are walked along arcs, those of W along lines: where W is the less entangled space, its paths are the shorter "
+        "ones.",
+        report.table(rows),
+    ]
 
 
 def stages(run: runs.Run, workdir: Path) -> dict[str, runs.Run]:
@@ -289,17 +298,17 @@ class Measures:
     Attributes:
         run: the model.
         data: the images.
-        reader: the classifier that reads attributes.
+        reader: the classifier that reads attributes; None for images without.
         extractors: functions from images to the features in which sets of them are compared, and what these are.
-        perceived: the distance of two images.
+        perceived: the distance of two images; None if there is none.
         config: how much is measured.
     """
 
     run: runs.Run
     data: Splits
-    reader: Judge
+    reader: Judge | None
     extractors: Sequence[tuple[Callable[[Any], Any], Features]]
-    perceived: perceptual_path.Distance
+    perceived: perceptual_path.Distance | None
     config: Config
 
     @property
@@ -339,6 +348,19 @@ class Measures:
 
         return jnp.clip(in_chunks(drawn)(z, self.keys(2, count)), -1, 1)
 
+    def how_compared(self) -> str:
+        """What a report must say of the comparison of sets of images."""
+        if not self.extractors:
+            return (
+                "Images without attributes have no classifier; the weights of Inception (evaluation.inception) would "
+                "compare samples with them."
+            )
+        by = f"a classifier of the training images ({self.reader})" if self.reader else "Inception"
+        return (
+            f"Sets are compared by the last hidden layer of {by}: the numbers compare only within this report. Frechet "
+            "and kernel distances are the better the lower, precision and recall the higher."
+        )
+
     @functools.cached_property
     def _features_of_held_out(self) -> list[Any]:
         return [extract(self.held_out) for extract, _ in self.extractors]
@@ -373,8 +395,9 @@ class Measures:
         found = self.compared(again) | {
             "PSNR, dB": float(reconstruction.psnr(x, again).mean()),
             "squared error per value": float(jnp.square((x - again) / 2).mean()),
-            self.perceived.name: float(in_chunks(self.perceived)(x, again).mean()),
         }
+        if self.perceived:
+            found[self.perceived.name] = float(in_chunks(self.perceived)(x, again).mean())
         if x.shape[1] >= 11:  # pixels of its window
             found["SSIM"] = float(in_chunks(reconstruction.ssim)(x, again).mean())
         return found
@@ -384,16 +407,20 @@ class Measures:
         phase = next(phase for phase in style_alae.phases(stage.config, 1) if phase.name == stage.phase)
         speeds = [line for line in records if line["split"] == "speed" and line["phase"] == stage.phase]
         pictures = enlarged(self.sampled(stage, self.count, _size(stage)), self.config.model.image_size)
-        return {
+        row: dict[str, Any] = {
             "phase": stage.phase,
             "steps": stage.step,
             "batch": phase.batch_size,
             "images/s": round(speeds[-1]["images_per_second"], 1) if speeds else None,
-            "Frechet distance of samples": self.frechet(pictures).value,
         }
+        if self.extractors:
+            row["Frechet distance of samples"] = self.frechet(pictures).value
+        return row
 
     def path_lengths(self) -> list[dict[str, Any]]:
         """Perceptual path lengths in Z and in W, over the whole path and at its ends."""
+        if self.perceived is None:
+            return []
         settings, size = self.config.evaluation, self.config.model.image_size
         latent_size = self.config.model.latent_size
 
@@ -438,6 +465,8 @@ class Measures:
 
     def directions(self) -> dict[str, np.ndarray]:
         """Attribute -> direction in W, as long as the codes' standard deviation along it, from labelled samples."""
+        if self.reader is None:
+            return {}
         count = self.config.evaluation.direction_images
         z = jax.vmap(lambda key: jax.random.normal(key, (self.config.model.latent_size,)))(self.keys(3, count))
         w, size = in_chunks(self.run.map)(z), self.config.model.image_size

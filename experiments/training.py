@@ -14,9 +14,11 @@ import launch
 import numpy as np
 
 from mvae_jax import gaussian, images, runs
-from mvae_jax.data.batches import Batches, Split, Splits
+from mvae_jax.data.batches import Split, Splits
 from mvae_jax.models import ZOO
+from mvae_jax.objective import Phase
 from mvae_jax.train import loop
+from mvae_jax.train.feed import Source
 from mvae_jax.train.signals import Interruption
 from mvae_jax.train.workdir import Workdir
 
@@ -184,7 +186,7 @@ def fit(
     state = loop.fit(
         model,
         phases,
-        lambda phase: Batches(data.train, phase.batch_size, seed, phase.start, phase.options.get("shuffle", True)),
+        lambda phase: _batches(phase, data, seed),
         workdir=workdir,
         seed=seed,
         validation=data.validation.arrays,
@@ -194,13 +196,18 @@ def fit(
     return runs.Run.of(model, config, state, phases[-1].name, settings)
 
 
+def _batches(phase: Phase, data: Splits, seed: int) -> Source:
+    shuffle = phase.options.get("shuffle", True)
+    return data.batches(phase.image_size, phase.batch_size, seed, phase.start, shuffle)
+
+
 def phases_of(model: str, config: Any, data: Splits, seed: int) -> tuple[Any, ...]:
     """The phases of a model on such images.
 
     Raises:
         ValueError: there are too few images for a batch.
     """
-    return ZOO[model].phases(config, Batches(data.train, config.batch_size, seed).steps_per_epoch)
+    return ZOO[model].phases(config, data.batches(config.image_size, config.batch_size, seed).steps_per_epoch)
 
 
 def plan(model: str, config: Any, data: Splits, seed: int, training: loop.Settings) -> str:
@@ -211,7 +218,7 @@ def plan(model: str, config: Any, data: Splits, seed: int, training: loop.Settin
     """
     phases = phases_of(model, config, data, seed)
     loop.check_phases(phases, training.place())
-    example = data.train.take(np.arange(config.batch_size))
+    example = loop.example(_batches(phases[0], data, seed), phases[0])
     return launch.plan(ZOO[model].build(config), phases, example, data.provenance)
 
 

@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from published import write_celeba, write_cub
 
-from mvae_jax.data import catalogue, celeba, celebamask_hq, faces, folder
+from mvae_jax.data import catalogue, celeba, celebamask_hq, faces, folder, origins, pyramid
 
 tfds.disable_progress_bar()
 
@@ -178,6 +178,21 @@ def test_rendered_faces():
     assert [len(split) for _, split in splits] == [9, 3, 4]
     with pytest.raises(ValueError, match="rendered faces have no attribute red_car"):
         datasets.load(datasets.Config(**SIZES), ("red_car",))
+
+
+def test_pyramids_have_images_alone(sources, tmp_path):
+    settings = origins.Settings(image_size=32, validation_fraction=0.25)
+    made = pyramid.prepare("rendered", tmp_path / "made", dataclasses.replace(settings, count=12))
+    config = datasets.Config(str(tmp_path / "made"), resident_gib=0.0, workers=1)
+    assert datasets.recognise(config) == datasets.PYRAMID
+    whole = datasets.load(config, image_size=4)
+    assert (len(whole.train), len(whole.validation), whole.attributes) == (9, 3, ())
+    growing = datasets.load(config, image_size=32, held_out=2)
+    assert (len(growing.train), len(growing.validation), growing.sha256()) == (0, 2, made.sha256())
+    streamed = growing.batches(8, 2, 0)
+    assert (streamed.workers, streamed.steps_per_epoch) == (1, 4)
+    with pytest.raises(ValueError, match="a pyramid, which has no attributes"):
+        datasets.load(config, ("young",), 8)
 
 
 def test_a_csv_is_put_there_deliberately(sources, tmp_path, cache):

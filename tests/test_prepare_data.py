@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from published import write_celeba, write_cub
 
-from mvae_jax.data import faces
+from mvae_jax.data import faces, pyramid
 from mvae_jax.data.batches import Splits
 
 tfds.disable_progress_bar()
@@ -252,6 +252,47 @@ def test_catalogue_prepares_celeba(run, sources, tmp_path):
     assert one[one.index("images ") :] == two[two.index("images ") :]
 
 
+# --- pyramid -------------------------------------------------------------------------------------------------------
+
+
+def test_pyramid_prepares_what_verify_reads(run, sources, tmp_path):
+    arguments = ("pyramid", sources / "own", tmp_path / "p", "--image-size=4", "--crop=center", "--shard-images=20")
+    status, out, err = run(*arguments)
+    assert status == 0
+    assert out.startswith(f"{tmp_path}/p: 36 train and 4 validation images of 4 to 4 pixels, 0 MiB, ")
+    assert "part 3 of 3 is written" in err
+    made = pyramid.load(tmp_path / "p")
+    assert made.manifest["settings"]["shard_images"] == 20
+    assert run("verify", tmp_path / "p")[:2] == (0, f"no defects in {tmp_path / 'p'}\n")
+    assert run(*arguments)[0] == 0
+    shard = tmp_path / "p/train_4-00001-of-00002.array_record"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    status, out, _ = run("verify", tmp_path / "p")
+    assert status == 1
+    assert out.startswith(f"{shard} is damaged")
+    assert out.endswith(f"1 defect in {tmp_path / 'p'}\n")
+    assert run(*arguments)[0] == 0
+    assert run("verify", tmp_path / "p")[0] == 0
+    assert "other settings: image_size 4, not 8" in run(*arguments, "--image-size=8")[2]
+
+
+def test_pyramid_skips_no_more_than_it_may(run, sources, tmp_path):
+    shutil.copytree(sources / "own", tmp_path / "own")
+    for name in ("3.png", "12.png"):
+        (tmp_path / "own" / name).write_bytes(b"<html>")
+    arguments = ("pyramid", tmp_path / "own", tmp_path / "p", "--image-size=4", "--crop=center")
+    status, out, err = run(*arguments, "--most-skipped=1")
+    assert (status, out) == (2, "")
+    assert "error: 2 of 40 images cannot be used, and most_skipped is 1." in err
+    assert run("verify", tmp_path / "p")[0] == 1
+    status, out, _ = run(*arguments, "--most-skipped=2")
+    lines = out.splitlines()
+    assert status == 0
+    assert lines[0] == f"skipped: {tmp_path}/own/3.png (6 bytes) cannot be used: it is no JPEG or PNG image."
+    assert lines[1].startswith(f"skipped: {tmp_path}/own/12.png")
+    assert sum(pyramid.load(tmp_path / "p").counts.values()) == 38
+
+
 # --- mistakes ------------------------------------------------------------------------------------------------------
 
 
@@ -274,6 +315,16 @@ def test_catalogue_prepares_celeba(run, sources, tmp_path):
         (["preview", "rendered", "-o", "x.png", "--image-size=48"], "image_size is 48"),
         (["catalogue", "{root}/own", "{root}/data"], "does not hold CelebAMask-HQ"),
         (["catalogue", "{root}/published", "{root}/text.zip"], "text.zip"),
+        (["pyramid", "{root}/own"], "the following arguments are required: FOLDER"),
+        (["pyramid", "{root}/own", "{root}/p", "--recipe=faces"], "recipe is 'faces', expected ffhq, celeba_hq"),
+        (["pyramid", "{root}/own", "{root}/p", "--recipe=ffhq"], "recipe 'ffhq' is for 60000 images to train on"),
+        (
+            ["pyramid", "{root}/own", "{root}/p", "--image-size=8"],
+            "central squares of all with the crop 'center' (--crop=center)",
+        ),
+        (["pyramid", "{root}/own", "{root}/p", "--crop=center"], "no image is enlarged to image_size 256"),
+        (["pyramid", "{root}/plain", "{root}/p"], "There are no images in {root}/plain"),
+        (["pyramid", "{root}/own", "{root}/own"], "own holds no pyramid, but 0.png: choose a folder that is empty"),
     ],
 )
 def test_mistakes_end_with_one_line(arguments, message, run, sources):
@@ -292,7 +343,7 @@ def test_it_runs_as_a_script_from_anywhere(sources, tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (0, f"no defects in {sources / 'own'}\n", "")
 
 
-@pytest.mark.parametrize("command", ["", "verify", "statistics", "preview", "catalogue"])
+@pytest.mark.parametrize("command", ["", "verify", "statistics", "preview", "catalogue", "pyramid"])
 def test_help(command, run):
     status, out, err = run(*command.split(), "--help")
     assert (status, err) == (0, "")

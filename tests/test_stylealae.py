@@ -14,7 +14,7 @@ from judge import Judge
 from PIL import Image
 
 from mvae_jax import gaussian, runs
-from mvae_jax.data import faces
+from mvae_jax.data import faces, pyramid
 from mvae_jax.eval import fid
 from mvae_jax.eval.features import Features
 from mvae_jax.train.logging import read_metrics
@@ -39,6 +39,7 @@ TINY = [
     "--config.evaluation.path_seeds=2",
     "--config.training.log_every=2",
 ]
+STREAMED = ["--config.data.resident_gib=0", "--config.model.image_size=4", "--config.evaluation.images=8"]
 PHASES = ["stabilise_4", "fade_8", "stabilise_8"]
 
 
@@ -69,6 +70,8 @@ def trained(tmp_path_factory):
         "again": run,
         "changed": [*run, "--config.model.r1_weight=0.5"],
         "evaluated": [TINY[0], "--evaluate", "--workdir=run"],
+        "prepared": ["tools/prepare_data.py", "pyramid", "faces", "pyramid", "--image-size=8"],
+        "streamed": [*TINY, "--config.data.source=pyramid", *STREAMED, "--workdir=streamed"],
     }
     return folder, dict(zip(commands, run_all(folder, *commands.values()), strict=True))
 
@@ -105,6 +108,24 @@ def test_numbers_are_those_of_held_out_images(trained):
         distance = fid.frechet_distance(read(pictures), read(x), features=Features("")).value
         assert found[name]["Frechet distance"] == pytest.approx(distance, rel=1e-3)
     error = np.square((x - again) / 2).mean()
+    assert found["reconstructions"]["squared error per value"] == pytest.approx(error, rel=1e-4)
+
+
+def test_a_pyramid_is_streamed_and_needs_no_attributes(trained):
+    """81 images: a tenth is held out."""
+    folder, results = trained
+    assert "73 train and 8 validation images of 4 to 8 pixels" in results["prepared"]["out"]
+    assert results["streamed"]["code"] == 0, results["streamed"]["err"]
+    check_pictures(folder / "streamed", 7)
+    run = runs.load(folder / "streamed" / "style_alae")
+    assert (run.phase, run.step) == ("stabilise_4", 4)
+    found = json.loads((folder / "streamed" / "scores.json").read_text())
+    assert (found["samples"], found["path lengths"]) == ({}, [])
+    assert "evaluation.inception" in (folder / "streamed" / "report.html").read_text()
+    held_out = pyramid.load(folder / "pyramid").split("validation", 4)["image"][:8] / np.float32(127.5) - 1
+    keys = gaussian.example_keys(jax.random.fold_in(jax.random.key(42), 2), 8)
+    again = run.draw(jnp.repeat(run.encode(held_out)[0][:, None], 2, 1), keys).clip(-1, 1)
+    error = np.square((held_out - again) / 2).mean()
     assert found["reconstructions"]["squared error per value"] == pytest.approx(error, rel=1e-4)
 
 

@@ -4,6 +4,7 @@
     python tools/prepare_data.py statistics CelebAMask-HQ.zip
     python tools/prepare_data.py preview mydata.zip -o sheet.png
     python tools/prepare_data.py catalogue CelebAMask-HQ.zip ~/tensorflow_datasets
+    python tools/prepare_data.py pyramid images1024x1024/ ffhq/ --recipe=ffhq
 
 SOURCE is what --config.data.source of an experiment takes: "rendered"; CelebAMask-HQ or CelebA, its folder, a zip or
 what `catalogue` has prepared; CUB-200-2011, its folder or a zip; or your own images with a CSV of attributes, a folder
@@ -12,6 +13,8 @@ or a zip:
     mydata/attributes.csv     file,smiling,red_car,split
                               a.jpg,1,0,train
                               holiday/b.png,0,1,validation
+
+`pyramid` takes any folder or zip of JPEG or PNG images besides, and `verify` what it has made.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments")) 
 import datasets
 import launch
 
-from mvae_jax.data import captions, catalogue, celeba, celebamask_hq, cub, folder
+from mvae_jax.data import captions, catalogue, celeba, celebamask_hq, cub, folder, origins, pyramid
 from mvae_jax.data.batches import Splits
 from mvae_jax.viz import grids
 
@@ -62,6 +65,8 @@ def verify(arguments: argparse.Namespace) -> int:
 def _defects(arguments: argparse.Namespace) -> Iterator[str]:
     config = datasets.Config(source=arguments.source, csv=arguments.csv)
     kind = datasets.recognise(config)
+    if kind == datasets.PYRAMID:
+        return pyramid.defects(config.source)
     if kind == datasets.FOLDER:
         return folder.defects(config.source, datasets.folder_settings(config, arguments.attributes))
     if kind == datasets.CELEBAMASK_HQ:
@@ -192,6 +197,27 @@ def prepare(arguments: argparse.Namespace) -> int:
     return 0
 
 
+# --- pyramid -------------------------------------------------------------------------------------------------------
+
+
+def grow(arguments: argparse.Namespace) -> int:
+    """Prepares images at every resolution."""
+    begin = time.perf_counter()
+    settings = origins.Settings(
+        **{field.name: getattr(arguments, field.name) for field in dataclasses.fields(origins.Settings)}
+    )
+    made = pyramid.prepare(arguments.source, arguments.folder, settings, most_skipped=arguments.most_skipped)
+    for skipped in made.manifest["skipped"]:
+        print(f"skipped: {skipped['reason']}")
+    size = sum(note["bytes"] for note in made.manifest["shards"].values())
+    images = " and ".join(f"{count} {split}" for split, count in made.counts.items())
+    print(
+        f"{made.path}: {images} images of {made.sizes[0]} to {made.sizes[-1]} pixels, {size / 2**20:.0f} MiB, "
+        f"{time.perf_counter() - begin:.0f} s"
+    )
+    return 0
+
+
 # --- command line --------------------------------------------------------------------------------------------------
 
 
@@ -252,6 +278,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     option(one, "image_size", 64, "height and width of the images in pixels")
     option(one, "crop", celeba.Settings.crop, f"CelebA: part of the picture, one of {', '.join(celeba.CROPS)}")
+    one = command("pyramid", grow, "Prepare images at every resolution from 4 pixels on, for models that grow.")
+    one.add_argument("folder", metavar="FOLDER", type=Path, help="where to; a folder that was begun is gone on with")
+    option(one, "most_skipped", 0, "damaged files that may be left out (default: 0)")
+    of_pyramids = launch.meanings(origins.Settings)
+    for field in dataclasses.fields(origins.Settings):
+        option(one, field.name, field.default, of_pyramids[field.name])
     return parser
 
 

@@ -101,6 +101,20 @@ class Splits:
         for name in ("train", "validation", "calibration"):
             yield name, getattr(self, name)
 
+    def batches(
+        self, image_size: int | tuple[int, int], batch_size: int, seed: int, start: int = 0, shuffle: bool = True
+    ) -> Any:
+        """The training images in the order in which a phase visits them, see `Batches`.
+
+        Args:
+            image_size: what the phase trains on, in pixels; these images have one size for all phases.
+            batch_size: examples per batch.
+            seed: the run's.
+            start: the phase's first step.
+            shuffle: otherwise the order is that of the split.
+        """
+        return Batches(self.train, batch_size, seed, start, shuffle)
+
     def sha256(self) -> str:
         """Returns a checksum, hexadecimal, of images, attributes, factors and labels: a resumed run must see them."""
         digest = hashlib.sha256()

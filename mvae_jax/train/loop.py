@@ -242,10 +242,10 @@ def fit(
     settings = settings or Settings()
     placement = placement or settings.place()
     check_phases(phases, placement)
-    example = _example(batches(phases[0]), phases[0])
+    batch = example(batches(phases[0]), phases[0])
 
     with Checkpoints(workdir, [phase.name for phase in phases]) as checkpoints, contextlib.ExitStack() as stack:
-        resumed = checkpoints.resume(lambda name: placement.targets(abstract_state(model, phases, name, example)))
+        resumed = checkpoints.resume(lambda name: placement.targets(abstract_state(model, phases, name, batch)))
         name, step, state = resumed or ("", 0, None)
         if resumed:
             (phase,) = (phase for phase in phases if phase.name == name)
@@ -271,9 +271,9 @@ def fit(
             start = None
             if start_from:
                 folder = checkpoint.find(start_from)
-                start = checkpoint.load_parts(folder, placement.targets(_trained_parts(model, phases, example)))
+                start = checkpoint.load_parts(folder, placement.targets(_trained_parts(model, phases, batch)))
                 _log.info("starting from step %s of phase %s of %s", folder.name, folder.parent.name, folder.parents[2])
-            state = initial_state(model, phases, seed, example, start, placement)
+            state = initial_state(model, phases, seed, batch, start, placement)
             if start:
                 checkpoints.save(phases[0].name, state)
                 checkpoints.wait()  # from here on the other run is not needed
@@ -301,7 +301,7 @@ def _start_phase(state: TrainState, model: Model, phase: Phase, placement: Place
     return jax.jit(start, out_shardings=shardings, donate_argnums=0)(state)
 
 
-def _example(source: Source, phase: Phase) -> Batch:
+def example(source: Source, phase: Phase) -> Batch:
     """A batch, for shapes only."""
     return {name: array[: phase.batch_size] for name, array in arrays_like(source, phase.batch_size, 1).items()}
 
@@ -324,7 +324,7 @@ def _compile(
 ) -> _Compiled:
     """Compiles what a phase needs, from shapes alone: before its state and its data are there."""
     began = time.monotonic()
-    state = abstract_state(model, phases, phase.name, _example(source, phase))
+    state = abstract_state(model, phases, phase.name, example(source, phase))
     rounds = model.rounds(phase, axis_name=placement.axis_name)
     step = make_train_step(rounds, model.optimizers(phase), phase, axis_name=placement.axis_name)
     shapes = placement.spread_targets(arrays_like(source, phase.batch_size, MOST_STEPS))

@@ -1,0 +1,559 @@
+"""Images at every resolution from 4 pixels on, for models that grow: prepared once, then read one size at a time.
+
+`prepare` makes a folder of a data set; `load` opens it. Each resolution has shards of its own, so training at 8 pixels
+reads only 8 pixels:
+
+    FOLDER/manifest.json                                  settings, source, splits, checksums, files that were skipped
+    FOLDER/train_4-00000-of-00012.array_record            the first twelfth of the training images, 4 x 4 pixels
+    FOLDER/train_8-00000-of-00012.array_record            the same images, 8 x 8
+    FOLDER/validation_4-00000-of-00002.array_record
+
+A record is the RGB pixels of an image, uint8 [S, S, 3], and its number in the data set, int32. Shards are ArrayRecord
+files with one record per group, since a group is what a random read unpacks: a larger one would unpack images that
+nobody asked for. Records are not compressed: of photographs of 128 pixels that would save a tenth of the disk and cost
+almost half of the images read per second. Each has a checksum, which is compared whenever it is read.
+
+An image of a smaller size is made of 2 x 2 means of the next larger one. The means are kept as floating-point numbers
+from the largest image down, and rounded once for each size, half to even; up to 1024 pixels they are exact.
+
+What is done stays done: a shard appears under its name when it is whole, and the same command goes on after a kill, or
+mends what is damaged, and ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mvae_jax.data.archive import checksum
+from mvae_jax.data.batches import Batches, Split, Splits
+from mvae_jax.data.origins import SMALLEST, SPLITS, Origin, Settings, natural, open_origin
+from mvae_jax.data.stream import CHANNELS, Records, StreamedBatches, open_shard, record
+
+_logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+
+_FORMAT, _VERSION = "mvae_jax pyramid", 1
+_FIELDS = ("format", "version", "complete", "settings", "source", "sizes", "parts", "counts", "shards", "skipped")
+_SHARD_FIELDS = ("images", "bytes", "sha256")
+_WRITER_OPTIONS = "group_size:1,uncompressed"
+_SHARD_BYTES = 2**30  # of the largest images in a shard, or more where there would otherwise be
+_MOST_SHARDS = 256  # of a split at one size: few enough that a process may have all of them open
+_CHUNK_BYTES = 2**27  # of the largest images that are decoded at a time, but no more than
+_CHUNK = 1024  # images
+_MOST_NAMED = 100  # files that cannot be used, beyond those that are permitted, after which it makes no sense to go on
+
+
+def levels(images: np.ndarray) -> dict[int, np.ndarray]:
+    """Every resolution of images, from theirs down to 4 pixels.
+
+    Args:
+        images: uint8 [N, S, S, C], S being 4 times a power of 2.
+
+    Returns:
+        Size -> uint8 [N, size, size, C]. A pixel is the mean of the pixels of the largest image that it covers.
+    """
+    found = {images.shape[1]: images}
+    means: np.ndarray = images.astype(np.float32)
+    while means.shape[1] > SMALLEST:
+        means = (means[:, ::2, ::2] + means[:, ::2, 1::2] + means[:, 1::2, ::2] + means[:, 1::2, 1::2]) / 4
+        found[means.shape[1]] = np.rint(means).astype(np.uint8)
+    return found
+
+
+# --- preparing -----------------------------------------------------------------------------------------------------
+
+
+class _Part(NamedTuple):
+    """The images of one shard of each size."""
+
+    split: str
+    number: int
+    total: int
+    rows: np.ndarray
+
+    def shard(self, size: int) -> str:
+        return _shard(self.split, size, self.number, self.total)
+
+
+def _shard(split: str, size: int, number: int, total: int) -> str:
+    return f"{split}_{size}-{number:05}-of-{total:05}.array_record"
+
+
+def prepare(
+    source: str | Path,
+    folder: str | Path,
+    settings: Settings | None = None,
+    *,
+    most_skipped: int = 0,
+    workers: int | None = None,
+) -> Pyramid:
+    """Makes a pyramid, or goes on with one that was begun; shards that are there are verified and kept.
+
+    The shards are a function of images and settings: however often the work was interrupted, they have the same bytes.
+
+    Args:
+        source: a folder or a zip of JPEG or PNG images, at any depth, whose natural order is that of their names;
+            CelebAMask-HQ, of which only the images are taken; CelebA, with the crop "alae"; or "rendered".
+        folder: of the pyramid; it is made, or empty, or has this pyramid.
+        settings: which images, and how large; None for the defaults.
+        most_skipped: files that may be damaged, and are then left out.
+        workers: threads that decode; None for one per core.
+
+    Returns:
+        The pyramid.
+
+    Raises:
+        FileNotFoundError: there is nothing at the source, or no images.
+        OSError: a shard cannot be written.
+        ValueError: images are damaged, not square or too small, there are others than the recipe's, or the folder
+            has something else.
+    """
+    settings = settings or Settings()
+    if most_skipped < 0:
+        raise ValueError(f"most_skipped is {most_skipped}, expected at least 0.")
+    folder = Path(folder).expanduser().absolute()
+    with open_origin(source, settings, workers) as origin:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder):
+            parts = _parts(origin, settings)
+            manifest = _begin(folder, source, origin, settings, parts)
+            _fill(folder, manifest, origin, parts, most_skipped)
+    return load(folder)
+
+
+def _parts(origin: Origin, settings: Settings) -> list[_Part]:
+    parts = []
+    for split, rows in origin.splits.items():
+        least = -(-len(rows) // _MOST_SHARDS)
+        each = settings.shard_images or max(_SHARD_BYTES // (settings.sizes[-1] ** 2 * CHANNELS), least)
+        total = -(-len(rows) // each)
+        parts += [_Part(split, number, total, some) for number, some in enumerate(np.array_split(rows, total))]
+    return parts
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes out; the kernel lets go of the lock when this one ends, whatever ends it."""
+    with (folder / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"Another process prepares {folder}: wait for it, or stop it.") from None
+        yield
+
+
+def _begin(
+    folder: Path, source: str | Path, origin: Origin, settings: Settings, parts: Sequence[_Part]
+) -> dict[str, Any]:
+    """The manifest of what is there, or of a pyramid without shards."""
+    chosen = dataclasses.asdict(settings) | {"image_size": settings.sizes[-1], "crop": settings.chosen_crop}
+    manifest = _manifest(folder) if (folder / MANIFEST).exists() else None
+    if manifest and manifest["shards"]:
+        before = manifest["settings"]
+        differing = [
+            f"{name} {before.get(name)!r}, not {value!r}" for name, value in chosen.items() if before.get(name) != value
+        ]
+        if differing:
+            raise ValueError(
+                f"{folder} is a pyramid with other settings: {'; '.join(differing)}. Go on with its own, or choose "
+                "another folder."
+            )
+        if manifest["source"]["checksum"] != origin.checksum:
+            raise ValueError(
+                f"{folder} was made of other files than {source} has now: choose another folder, or remove this one."
+            )
+    else:
+        others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+        if others and not manifest:
+            raise ValueError(f"{folder} holds no pyramid, but {others[0]}: choose a folder that is empty, or none yet.")
+        manifest = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "complete": False,
+            "settings": chosen,
+            "source": {
+                "name": origin.title,
+                "path": str(source),
+                "images": sum(map(len, origin.splits.values())),
+                "checksum": origin.checksum,
+            },
+            "sizes": list(settings.sizes),
+            "parts": {split: sum(part.split == split for part in parts) for split in SPLITS},
+            "counts": {},
+            "shards": {},
+            "skipped": [],
+        }
+        _write_manifest(folder, manifest)
+    for path in folder.glob(".*.partial"):  # a killed process left it
+        path.unlink()
+    return manifest
+
+
+def _fill(folder: Path, manifest: dict[str, Any], origin: Origin, parts: Sequence[_Part], most_skipped: int) -> None:
+    """Writes the shards that are not there, or damaged."""
+    sizes, shards, began, written = manifest["sizes"], manifest["shards"], time.monotonic(), 0
+    pixels = manifest["source"]["images"] * sum(size**2 for size in sizes) * CHANNELS
+    _logger.info(
+        "%s: %d images of %d to %d pixels in %d x %d shards, %.3g GiB.",
+        *(folder, manifest["source"]["images"], sizes[0], sizes[-1], len(parts), len(sizes), pixels / 2**30),
+    )
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for place, part in enumerate(parts, start=1):
+            names = [part.shard(size) for size in sizes]
+            if all(name in shards and not _defect(folder, name, shards[name]) for name in names):
+                _logger.info("part %d of %d is there", place, len(parts))
+                continue
+            notes, unusable = _write(folder, part, origin, sizes, pool)
+            shards |= notes
+            mark = f"{part.split} {part.number}"
+            manifest["skipped"] = [
+                *(skipped for skipped in manifest["skipped"] if skipped["part"] != mark),
+                *({"file": file, "reason": reason, "part": mark} for file, reason in unusable.items()),
+            ]
+            _write_manifest(folder, manifest)
+            written += len(part.rows)
+            rate = written / (time.monotonic() - began)
+            _logger.info("part %d of %d is written, %.3g images/s", place, len(parts), rate)
+            for reason in unusable.values():
+                _logger.warning("%s", reason)
+            if len(manifest["skipped"]) > most_skipped + _MOST_NAMED:
+                break
+    _check_skipped(manifest, most_skipped)
+    counts = {
+        split: sum(shards[_shard(split, sizes[-1], number, total)]["images"] for number in range(total))
+        for split, total in manifest["parts"].items()
+    }
+    if not all(counts.values()):
+        raise ValueError(f"Of the images {counts} can be used, expected some in each split.")
+    _write_manifest(folder, manifest | {"complete": True, "counts": counts})
+
+
+def _check_skipped(manifest: Mapping[str, Any], most_skipped: int) -> None:
+    """Raises ValueError if more files cannot be used than may be skipped."""
+    skipped = manifest["skipped"]
+    if len(skipped) > most_skipped:
+        raise ValueError(
+            f"{len(skipped)} of {manifest['source']['images']} images cannot be used, and most_skipped is "
+            f"{most_skipped}. {' '.join(entry['reason'] for entry in skipped)} Fetch them again and begin anew in an "
+            f"empty folder, or go on without them: with most_skipped {len(skipped)} or more "
+            f"(--most-skipped={len(skipped)}) the same command keeps what is done."
+        )
+
+
+def _write(
+    folder: Path, part: _Part, origin: Origin, sizes: Sequence[int], pool: ThreadPoolExecutor
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Writes the shards of a part, one for each size.
+
+    Returns:
+        Name of a shard -> images, bytes and checksum, and file -> why it cannot be used.
+    """
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    chunk = max(1, min(_CHUNK, _CHUNK_BYTES // (sizes[-1] ** 2 * CHANNELS)))
+    partial = {size: folder / f".{part.shard(size)}.partial" for size in sizes}
+    writers = {size: ArrayRecordWriter(str(path), _WRITER_OPTIONS) for size, path in partial.items()}
+    count, unusable = 0, dict[str, str]()
+    try:
+        for rows in np.split(part.rows, range(chunk, len(part.rows), chunk)):
+            read = origin.read(rows)
+            unusable |= read.unusable
+            shares = [np.array_split(array, os.cpu_count() or 1) for array in (read.numbers, read.images)]
+            for numbers, resolutions in zip(shares[0], pool.map(levels, shares[1]), strict=True):
+                for size, images in resolutions.items():
+                    for image, number in zip(images, numbers.tolist(), strict=True):
+                        writers[size].write(record(image, number))
+            count += len(read.images)
+        for writer in writers.values():
+            writer.close()
+        notes = {part.shard(size): _note(path, count) for size, path in partial.items()}
+        for size, path in partial.items():
+            path.replace(folder / part.shard(size))
+        _sync(folder)
+    finally:
+        for size, path in partial.items():
+            if writers[size].is_open():
+                writers[size].close()
+            path.unlink(missing_ok=True)
+    return notes, unusable
+
+
+def _note(path: Path, count: int) -> dict[str, Any]:
+    """Forces a new shard to disk, and returns what the manifest says of it."""
+    try:
+        open_shard(path, count)
+    except ValueError as error:  # ArrayRecord says nothing of a write that failed
+        raise OSError(f"{path} could not be written ({error}): is the disk full? The same command goes on.") from error
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"images": count, "bytes": path.stat().st_size, "sha256": digest}
+
+
+def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Replaces the manifest as a whole."""
+    ordered = {
+        **manifest,
+        "shards": dict(sorted(manifest["shards"].items(), key=lambda item: natural(item[0]))),
+        "skipped": sorted(manifest["skipped"], key=lambda entry: natural(entry["file"])),
+    }
+    partial = folder / f".{MANIFEST}.partial"
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(ordered, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(folder / MANIFEST)
+    _sync(folder)
+
+
+def _sync(folder: Path) -> None:
+    """Forces the names in a folder to disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# --- reading -------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pyramid:
+    """A pyramid that is complete.
+
+    Attributes:
+        path: its folder.
+        manifest: what `manifest.json` says.
+    """
+
+    path: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The resolutions in pixels, the smallest first."""
+        return tuple(self.manifest["sizes"])
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Images in each split."""
+        return dict(self.manifest["counts"])
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where the images came from, for reports."""
+        source, settings = self.manifest["source"], self.manifest["settings"]
+        return {
+            "data_set": f"{source['name']}, a pyramid",
+            "path": str(self.path),
+            "source": source["path"],
+            "source_checksum": source["checksum"],
+            "recipe": settings["recipe"] or "none",
+            "crop": settings["crop"],
+            "image_size": settings["image_size"],
+            "counts": self.counts,
+            "skipped": len(self.manifest["skipped"]),
+        }
+
+    def sha256(self) -> str:
+        """Returns a checksum, hexadecimal, of the shards: a resumed run must see them."""
+        return checksum({name: note["sha256"] for name, note in self.manifest["shards"].items()})
+
+    def records(self, split: str, size: int) -> Records:
+        """Returns the examples of a split at one size, unread.
+
+        Raises:
+            ValueError: there is no such split or size.
+        """
+        if split not in self.counts:
+            raise ValueError(f"split is {split!r}, expected {' or '.join(self.counts)}.")
+        if size not in self.sizes:
+            raise ValueError(
+                f"{self.path} has no images of {size} pixels, only of {', '.join(map(str, self.sizes))}: choose one of "
+                "these, or prepare it with another image_size."
+            )
+        total = self.manifest["parts"][split]
+        names = [_shard(split, size, number, total) for number in range(total)]
+        counts = tuple(self.manifest["shards"][name]["images"] for name in names)
+        return Records(tuple(self.path / name for name in names), counts, size)
+
+    def split(self, name: str, size: int) -> Split:
+        """Reads a split at one size: "image", uint8 [N, S, S, 3], and "index", int32 [N], numbers in the data set.
+
+        Raises:
+            ValueError: there is no such split or size, or a shard is damaged.
+        """
+        records = self.records(name, size)
+        return Split(records.take(np.arange(len(records))))
+
+    def splits(self, size: int) -> Splits:
+        """Reads both splits at one size; there is no calibration split, so it is empty."""
+        train, validation = (self.split(name, size) for name in SPLITS)
+        return Splits(train, validation, validation.first(0), (), self.provenance)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PyramidSplits(Splits):
+    """A pyramid's images, of which each phase trains on those of its own size.
+
+    `train` is empty, and `validation` has as many images as `of` was asked for; `batches` has all to train on.
+
+    Attributes:
+        pyramid: the images.
+        resident_bytes: sizes of which the training images take no more stay on the devices, larger ones are streamed.
+        workers: processes that read ahead, see `stream.StreamedBatches`.
+    """
+
+    pyramid: Pyramid
+    resident_bytes: int
+    workers: int
+    _read: dict[int, Split] = dataclasses.field(default_factory=dict, init=False, repr=False)
+
+    @classmethod
+    def of(
+        cls, pyramid: Pyramid, size: int, *, held_out: int, resident_bytes: int = 2**31, workers: int = 0
+    ) -> PyramidSplits:
+        """The images of a pyramid up to a size, with the first held-out ones of that size read.
+
+        Raises:
+            ValueError: there is no such size, or a shard is damaged.
+        """
+        records = pyramid.records("validation", size)
+        validation = Split(records.take(np.arange(min(held_out, len(records)))))
+        empty = validation.first(0)
+        return cls(empty, validation, empty, (), pyramid.provenance, pyramid, resident_bytes, workers)
+
+    def batches(
+        self, image_size: int | tuple[int, int], batch_size: int, seed: int, start: int = 0, shuffle: bool = True
+    ) -> Batches | StreamedBatches:
+        """The training images of a size in the order in which a phase visits them."""
+        if not isinstance(image_size, int):
+            raise ValueError(f"image_size is {image_size}, expected one number: the images of a pyramid are square.")
+        records = self.pyramid.records("train", image_size)
+        if len(records) * records.example_bytes > self.resident_bytes:
+            own = self.pyramid, "train", image_size, batch_size, seed, start, self.workers, shuffle
+            return StreamedBatches(*own)
+        return Batches(self._resident(image_size), batch_size, seed, start, shuffle)
+
+    def _resident(self, size: int) -> Split:
+        if size not in self._read:
+            self._read[size] = self.pyramid.split("train", size)
+        return self._read[size]
+
+    def sha256(self) -> str:
+        """Returns the checksum of the pyramid."""
+        return self.pyramid.sha256()
+
+
+def load(path: str | Path) -> Pyramid:
+    """Opens a pyramid; sees to it that all shards are there with their sizes, but does not read them.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is not complete, damaged, or of another version.
+    """
+    folder = Path(path).expanduser().absolute()
+    manifest = _manifest(folder)
+    problems = list(_problems(folder, manifest))
+    if problems:
+        more = f" ({len(problems) - 1} more: `tools/prepare_data.py verify` lists them.)" if problems[1:] else ""
+        raise ValueError(problems[0] + more)
+    return Pyramid(folder, manifest)
+
+
+def found(path: str | Path) -> bool:
+    """Returns whether there is a pyramid, complete or not."""
+    file = Path(path).expanduser() / MANIFEST
+    return file.is_file() and _FORMAT in file.read_text(encoding="utf-8", errors="replace")
+
+
+def defects(path: str | Path) -> Iterator[str]:
+    """Reads all shards and yields what is wrong.
+
+    Raises:
+        FileNotFoundError: there is no pyramid.
+    """
+    folder = Path(path).expanduser().absolute()
+    try:
+        manifest = _manifest(folder)
+    except ValueError as error:
+        yield str(error)
+    else:
+        yield from _problems(folder, manifest, _defect)
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    file = folder / MANIFEST
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no pyramid, expected {MANIFEST} and shards in it: `tools/prepare_data.py pyramid` makes "
+            "them."
+        )
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        kind = manifest["format"], manifest["version"]
+        if kind == (_FORMAT, _VERSION):
+            manifest = {name: manifest[name] for name in _FIELDS}
+            manifest["shards"] = {
+                name: {field: note[field] for field in _SHARD_FIELDS} for name, note in manifest["shards"].items()
+            }
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{file} is damaged ({reason}): remove {folder} and prepare it again.") from error
+    if kind != (_FORMAT, _VERSION):
+        raise ValueError(
+            f"{file} is version {kind[1]} of {kind[0]!r}, expected version {_VERSION} of {_FORMAT!r}: prepare the "
+            "images again in another folder."
+        )
+    return manifest
+
+
+def _size_defect(folder: Path, name: str, note: Mapping[str, Any]) -> str | None:
+    """What is wrong with a shard, unread."""
+    file = folder / name
+    if not file.is_file():
+        return f"There is no file {file}"
+    size = file.stat().st_size
+    return f"{file} has {size} bytes, expected {note['bytes']}" if size != note["bytes"] else None
+
+
+def _defect(folder: Path, name: str, note: Mapping[str, Any]) -> str | None:
+    """What is wrong with a shard."""
+    defect = _size_defect(folder, name, note)
+    if defect is None:
+        with (folder / name).open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != note["sha256"]:
+                defect = f"{folder / name} is damaged: it has another checksum than when it was written"
+    return defect
+
+
+def _problems(
+    folder: Path,
+    manifest: Mapping[str, Any],
+    look: Callable[[Path, str, Mapping[str, Any]], str | None] = _size_defect,
+) -> Iterator[str]:
+    """What is wrong with a pyramid, each as a sentence with its remedy."""
+    remedy = "The command that prepared it, given again, mends it."
+    shards = manifest["shards"]
+    if not manifest["complete"]:
+        total = sum(manifest["parts"].values()) * len(manifest["sizes"])
+        yield f"{folder} is not complete: {len(shards)} of {total} shards are there. {remedy}"
+    for name, note in shards.items():
+        defect = look(folder, name, note)
+        if defect:
+            yield f"{defect}. {remedy}"
