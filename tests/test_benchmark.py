@@ -154,7 +154,7 @@ def test_exported_noise_is_that_of_the_model():
     config = benchmark.changed(multimodal.Config(), dict(pair.split("=") for pair in TINY))
     subject = worker.SUBJECTS["multimodal"]
     phase = subject.phase(config, "unimodal")
-    model, batch = subject.build(config), subject.data(config, 4)
+    model, batch = subject.build(config), subject.data(config, subject.phases(config, 1)[0], 4)
     params, state = model.init(jax.random.key(0), batch)
     key = jax.random.key(7)
     metrics = jax.jit(model.rounds(phase)[0].losses)(params, state, batch, key, jnp.zeros((), jnp.int32)).metrics
@@ -172,7 +172,8 @@ def test_exported_noise_is_that_of_the_model():
 def test_exported_latents_are_those_of_the_model(monkeypatch, name):
     subject = worker.SUBJECTS[name]
     config = benchmark.changed(subject.presets()["laptop"], TINY_OF[name])
-    model, batch, (phase,) = subject.build(config), subject.data(config, 4), subject.phases(config, 1)
+    model, (phase,) = subject.build(config), subject.phases(config, 1)
+    batch = subject.data(config, phase, 4)
     params, state = model.init(jax.random.key(0), batch)
     key, drawn = jax.random.key(7), []
     exported = subject.draws(config, key, batch)
@@ -191,6 +192,7 @@ def test_exported_latents_are_those_of_the_model(monkeypatch, name):
 def test_alae_takes_many_steps_at_once():
     config = benchmark.changed(worker.SUBJECTS["alae"].default, TINY_OF["alae"])
     settings = {"devices": 1, "shard_state": False, "steps_per_dispatch": 30, "examples": 8, "export": ""}
+    settings["run"] = True
     measured = worker.Worker({"model": "alae", "config": dataclasses.asdict(config), "phase": "training"} | settings)
     assert len(measured.steps("60")["seconds"]) == 2
     assert int(measured._state.step) == 61
@@ -264,6 +266,8 @@ def test_settings_are_read_as_their_types():
         (["--set", "unimodal=1"], "unimodal is '1'"),
         (["--set", "image_size=48"], "image_size is 48"),
         (["--sweep=batch_size"], "expected FIELD=VALUE"),
+        (["--compile-only", "--against=torch"], "runs nothing, so there is nothing to compare"),
+        (["--model=style_alae", "--against=torch"], "no counterpart in PyTorch"),
         (["--sweep=batch_size=1,,4"], "expected FIELD=VALUE"),
         (["--sweep=devices=0"], "devices=0"),
         (["--rounds=0"], "--rounds is 0"),
@@ -316,10 +320,36 @@ def test_a_small_model_on_two_devices(capsys, tmp_path):
     assert "| unimodal, devices=2 |" in out
 
 
+def test_a_program_that_is_only_compiled(capsys, tmp_path):
+    """Memory of the state: parameters, Adam's second moments and moving averages, and a batch of 8 examples."""
+    output = tmp_path / "found.json"
+    arguments = [*small("alae")[:-2], "--compile-only", "--sweep=devices=1,2", "--markdown", "-o", str(output)]
+    code, out, err = run(capsys, *arguments)
+    assert code == 0, err
+    one, two = json.loads(output.read_text())["records"]
+    subject = worker.SUBJECTS["alae"]
+    config = benchmark.changed(subject.presets()["laptop"], TINY_OF["alae"])
+    params, _ = jax.eval_shape(
+        subject.build(config).init, jax.random.key(0), subject.data(config, subject.phases(config, 1)[0], 8)
+    )
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert 3 * 4 * count + 8 * 192 <= one["memory"]["arguments"] <= 3 * 4 * count + 8 * 192 + 2**12
+    assert one["memory"]["temporary"] > 0
+    assert one["flops"] == two["flops"] > 0
+    assert one["collectives"] == {}
+    assert (
+        two["collectives"]["all-reduce"]["bytes"] > 0.9 * 4 * count
+    )  # gradients; those of small layers are computed twice
+    assert "sides" not in one
+    assert f"of each device {one['memory']['arguments'] / 2**20:.0f} MiB for state" in out
+    assert "| training, devices=2 | 8 | 2 |" in out
+
+
 def _parameters():
     config = benchmark.changed(multimodal.Config(), dict(pair.split("=") for pair in TINY))
     subject = worker.SUBJECTS["multimodal"]
-    return jax.eval_shape(subject.build(config).init, jax.random.key(0), subject.data(config, 2))[0]["vae"]
+    batch = subject.data(config, subject.phases(config, 1)[0], 2)
+    return jax.eval_shape(subject.build(config).init, jax.random.key(0), batch)[0]["vae"]
 
 
 @pytest.mark.skipif(not TORCH, reason="MVAE_JAX_TORCH_PYTHON names no interpreter that has PyTorch")

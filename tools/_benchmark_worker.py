@@ -1,11 +1,12 @@
 """Our side of `tools/benchmark.py`: one model in one phase, in a process of its own.
 
-The argument is a JSON object of settings. The first line on standard output says what the first step took and gave;
-then each line on standard input is answered by one line of JSON:
+The argument is a JSON object of settings. The first line on standard output says what the first step took and gave, or,
+where nothing is to be run, what compiling it took; then each line on standard input is answered by one line of JSON:
 
     steps N     {"seconds": [of a step, in each dispatch], "peak_bytes": most memory held so far}
     product     {"flops_per_second": of a large matrix product}
-    program     {"flops": of a step, "collectives": {kind: {"count": ..., "bytes": ...}}}
+    program     {"flops": of a step, "collectives": {kind: {"count": ..., "bytes": ...}}, "memory": {"arguments": bytes
+                of state and examples on one device, "temporary": of what the program needs besides}}
     quit
 """
 
@@ -31,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mvae_jax import gaussian, runs
-from mvae_jax.models import alae, beta_tcvae, multimodal, vae, vae_gan
+from mvae_jax.models import alae, beta_tcvae, multimodal, style_alae, vae, vae_gan
 from mvae_jax.nets import convolution
 from mvae_jax.objective import Batch, Model, Phase
 from mvae_jax.train import state as states
@@ -52,7 +53,7 @@ class Subject:
         default: any config of its class.
         build: config -> model.
         phases: (config, steps per epoch) -> phases.
-        data: (config, examples) -> resident arrays of noise.
+        data: (config, phase, examples) -> resident arrays of noise.
         draws: (config, key of a step, batch) -> the random numbers of that step, by the names that the PyTorch side
             gives them.
         terms: (config, phase) -> weights of the loss terms, and what else the PyTorch side needs to know of the phase.
@@ -62,7 +63,7 @@ class Subject:
     default: Any
     build: Callable[[Any], Model]
     phases: Callable[[Any, int], tuple[Phase, ...]]
-    data: Callable[[Any, int], dict[str, np.ndarray]]
+    data: Callable[[Any, Phase, int], dict[str, np.ndarray]]
     draws: Callable[[Any, jax.Array, Batch], dict[str, jax.Array]]
     terms: Callable[[Any, Phase], dict[str, float]]
 
@@ -84,7 +85,7 @@ def _multimodal_presets() -> Mapping[str, Any]:
     return {name: config.model for name, config in _experiment("celebahq_mvae").PRESETS.items()}
 
 
-def _multimodal_data(config: multimodal.Config, count: int) -> dict[str, np.ndarray]:
+def _multimodal_data(config: multimodal.Config, phase: Phase, count: int) -> dict[str, np.ndarray]:
     generator = np.random.default_rng(0)
     return {
         "image": generator.integers(0, 256, (count, config.image_size, config.image_size, 3), np.uint8),
@@ -103,8 +104,10 @@ def _multimodal_draws(config: multimodal.Config, key: jax.Array, batch: Batch) -
     }
 
 
-def _image_data(config: Any, count: int) -> dict[str, np.ndarray]:
-    return {"image": np.random.default_rng(0).integers(0, 256, (count, *config.image_shape), np.uint8)}
+def _image_data(config: Any, phase: Phase, count: int) -> dict[str, np.ndarray]:
+    """Images of the phase's size."""
+    shape = (count, phase.image_size, phase.image_size, config.channels)
+    return {"image": np.random.default_rng(0).integers(0, 256, shape, np.uint8)}
 
 
 def _latent_draws(**numbers: int) -> Callable[[Any, jax.Array, Batch], dict[str, jax.Array]]:
@@ -148,6 +151,10 @@ def _vae_gan_presets() -> Mapping[str, Any]:
     return {name: dataclasses.replace(config.model, augment=False) for name, config in presets.items()}
 
 
+def _style_alae_presets() -> Mapping[str, Any]:
+    return {name: config.model for name, config in _experiment("stylealae").PRESETS.items()}
+
+
 SUBJECTS = {
     "vae": _variational("vae", vae),
     "beta_tcvae": _variational("beta_tcvae", beta_tcvae),
@@ -178,6 +185,15 @@ SUBJECTS = {
         draws=_latent_draws(latent=3, prior=4),
         terms=lambda config, phase: {},
     ),
+    "style_alae": Subject(
+        presets=_style_alae_presets,
+        default=style_alae.Config(),
+        build=style_alae.build,
+        phases=style_alae.phases,
+        data=_image_data,
+        draws=lambda config, key, batch: {},
+        terms=lambda config, phase: {},
+    ),
 }
 
 
@@ -198,7 +214,7 @@ class Worker:
         self._examples, self._generator = settings["examples"], np.random.default_rng(0)
         placement = place(jax.devices()[: settings["devices"]], shard_state=settings["shard_state"])
         placement.check_batch_size(self._batch_size)
-        data = subject.data(config, self._examples)
+        data = subject.data(config, self._phase, self._examples)
         self._batch = {name: array[: self._batch_size] for name, array in data.items()}
 
         def create(key: jax.Array, batch: Batch) -> states.TrainState:
@@ -206,6 +222,20 @@ class Worker:
 
         key = jax.random.key(0)
         self._shapes = jax.eval_shape(create, key, self._batch)
+        self.greeting = {
+            "platform": jax.default_backend(),
+            "device": jax.devices()[0].device_kind,
+            "devices": placement.mesh.size,
+            "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")},
+        }
+        if not settings["run"]:
+            start = time.perf_counter()
+            targets = placement.spread_targets(data)
+            _, self._compiled = _compile(
+                self._step(), placement, self._shapes, targets, self._batch_size, self._at_once
+            )
+            self.greeting["compile_seconds"] = time.perf_counter() - start
+            return
         self._state = jax.jit(create, out_shardings=placement.shardings(self._shapes))(key, self._batch)
         if settings["export"]:
             draws = subject.draws(config, jax.random.fold_in(self._state.key, self._state.step), self._batch)
@@ -213,19 +243,12 @@ class Worker:
         jax.block_until_ready(self._state)
         arrays = placement.spread(data)
         start = time.perf_counter()
-        self._take, self._text = _compile(
+        self._take, self._compiled = _compile(
             self._step(), placement, self._shapes, arrays, self._batch_size, self._at_once
         )
         self._state, sums = self._take(self._state, np.arange(self._batch_size, dtype=np.int32)[None])
         losses = sums.means()
-        self.greeting = {
-            "first_step_seconds": time.perf_counter() - start,
-            "losses": losses,
-            "platform": jax.default_backend(),
-            "device": jax.devices()[0].device_kind,
-            "devices": placement.mesh.size,
-            "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")},
-        }
+        self.greeting |= {"first_step_seconds": time.perf_counter() - start, "losses": losses}
 
     def _step(self) -> Any:
         return make_train_step(self._model.rounds(self._phase), self._model.optimizers(self._phase), self._phase)
@@ -254,15 +277,16 @@ class Worker:
         return {"flops_per_second": 2.0 * size**3 / statistics.median(seconds)}
 
     def program(self, _: str) -> dict[str, Any]:
-        """Floating-point operations of a step, and the collectives of the compiled program."""
-        flops = model_flops(self._step, self._shapes, self._batch)
-        return {"flops": flops, "collectives": collectives(self._text())}
+        """Floating-point operations of a step, and collectives and memory of the compiled program."""
+        flops, memory = model_flops(self._step, self._shapes, self._batch), self._compiled.memory_analysis()
+        taken = {"arguments": memory.argument_size_in_bytes, "temporary": memory.temp_size_in_bytes}
+        return {"flops": flops, "collectives": collectives(self._compiled.as_text()), "memory": taken}
 
 
 def _compile(
-    step: Any, placement: Any, shapes: Any, arrays: Mapping[str, jax.Array], batch_size: int, at_once: int
-) -> tuple[Callable[[Any, np.ndarray], tuple[Any, Any]], Callable[[], str]]:
-    """(state, indices [steps, B]) -> (state, metrics' sums), and the text of the program: all contact with `train`."""
+    step: Any, placement: Any, shapes: Any, arrays: Mapping[str, Any], batch_size: int, at_once: int
+) -> tuple[Callable[[Any, np.ndarray], tuple[Any, Any]], Any]:
+    """(state, indices [steps, B]) -> (state, metrics' sums), and the executable: all contact with `train`."""
     program = compile_step(step, placement, shapes, arrays, batch_size, most_steps=at_once)
     return_freed_memory()  # as the training loop does
 
@@ -270,7 +294,7 @@ def _compile(
         out = program(state, program.zeros, arrays, indices, np.zeros(1, np.float32))
         return out.state, out.sums
 
-    return take, program.compiled.as_text
+    return take, program.compiled
 
 
 def model_flops(make_step: Callable[[], Callable[..., Any]], *shapes: Any) -> float:

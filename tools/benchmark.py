@@ -4,6 +4,7 @@
     python tools/benchmark.py --preset paper --against torch --torch-python torch-env/bin/python -o paper.json
     python tools/benchmark.py --preset laptop --phases adversarial --sweep batch_size=1,4,16,64
     python tools/benchmark.py --sweep devices=1,2,4,8 --set batch_size=16
+    python tools/benchmark.py --model style_alae --preset ffhq --compile-only --phases stabilise_512,stabilise_1024
 
 Each side runs in a process of its own, on resident noise that is not augmented. They take turns: in each round every
 side trains the same number of steps, so that a machine that slows down slows all of them; ratios are taken within
@@ -20,6 +21,9 @@ What the columns say:
                  and with a filled compilation cache; drawing the parameters does not count
   memory         most that was held: on an accelerator its own memory, on a CPU the process's, of the process that
                  found its program in the cache
+With --compile-only nothing is run or timed: GFLOP, what the compiled program needs of each device's memory, for state
+and examples and besides, and its collectives.
+
 Mistakes end with one line and status 2; sides that do not compute the same, with one line and status 1.
 """
 
@@ -128,8 +132,9 @@ def measure(arguments: argparse.Namespace, config: Any, phase_name: str, devices
             "devices": devices,
             "shard_state": arguments.shard_state,
             "steps_per_dispatch": arguments.steps_per_dispatch,
-            "examples": max(_EXAMPLES, phase.batch_size),
+            "examples": phase.batch_size if arguments.compile_only else max(_EXAMPLES, phase.batch_size),
             "export": f"{folder}/first_step.npz" if arguments.against else "",
+            "run": not arguments.compile_only,
         }
         environment = {
             "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}".strip(),
@@ -145,8 +150,11 @@ def measure(arguments: argparse.Namespace, config: Any, phase_name: str, devices
             environment["NPROC"] = str(8 * devices)
         ours = [sys.executable, str(Path(__file__).with_name("_benchmark_worker.py"))]
         with Side(ours, settings | {"export": ""}, environment) as first:
-            cold = first.greeting["first_step_seconds"]
             program = first.ask("program")
+            if arguments.compile_only:
+                told = {"model": arguments.model, "preset": arguments.preset, "phase": phase_name}
+                return told | {"batch_size": phase.batch_size, "config": settings["config"]} | first.greeting | program
+            cold = first.greeting["first_step_seconds"]
         sides = {_OURS: Side(ours, settings, environment)}
         greeting = sides[_OURS].greeting
         try:
@@ -295,6 +303,31 @@ def describe(record: Record, point: str) -> str:
     return "\n".join(lines)
 
 
+def describe_program(record: Record, point: str) -> str:
+    """The same of a measurement of the program alone."""
+    memory, collectives = record["memory"], record["collectives"]
+    return (
+        f"{record['model']}, preset {record['preset']}, phase {record['phase']}{point and ', '}{point}: "
+        f"{record['batch_size']} images, {record['devices']} x {record['device']}\n"
+        f"  {record['flops'] / 1e9:.1f} GFLOP/step; of each device {memory['arguments'] / 2**20:.0f} MiB for state and "
+        f"examples, {memory['temporary'] / 2**20:.0f} MiB besides; compiled in {record['compile_seconds']:.0f} s"
+    ) + "".join(
+        f"\n  {found['count']} {kind} of {found['bytes'] / 2**20:.2f} MiB" for kind, found in collectives.items()
+    )
+
+
+def markdown_of_programs(records: Sequence[tuple[str, Record]]) -> Iterator[str]:
+    """The same as rows of a table."""
+    yield "| phase | images | devices | GFLOP per step | state and examples (MiB) | besides (MiB) | collectives |"
+    yield "|" + "---|" * 7
+    for point, record in records:
+        found = [f"{c['count']} {kind}, {c['bytes'] / 2**20:.1f} MiB" for kind, c in record["collectives"].items()]
+        cells = [f"{record['phase']}{point and ', '}{point}", record["batch_size"], record["devices"]]
+        cells += [f"{record['flops'] / 1e9:.1f}", f"{record['memory']['arguments'] / 2**20:.0f}"]
+        cells += [f"{record['memory']['temporary'] / 2**20:.0f}", "; ".join(found) or "none"]
+        yield f"| {' | '.join(map(str, cells))} |"
+
+
 def markdown(records: Sequence[tuple[str, Record]]) -> Iterator[str]:
     """The same as rows of a table."""
     peers = [name for name in records[0][1]["sides"] if name != _OURS]
@@ -373,6 +406,10 @@ def run(arguments: argparse.Namespace) -> None:
     for name in ("rounds", "steps", "steps_per_dispatch"):
         if getattr(arguments, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(arguments, name)}; expected at least 1.")
+    if arguments.against and arguments.compile_only:
+        raise ValueError("--compile-only runs nothing, so there is nothing to compare; leave out --against.")
+    if arguments.against and arguments.model == "style_alae":
+        raise ValueError("--model=style_alae has no counterpart in PyTorch here; leave out --against.")
     torch_version = check_torch(arguments.torch_python) if arguments.against else None
     if arguments.threads:
         if not hasattr(os, "sched_setaffinity"):
@@ -402,9 +439,9 @@ def run(arguments: argparse.Namespace) -> None:
     records = []
     for label, config, phase, devices in plan:
         records.append((label, measure(arguments, config, phase, devices)))
-        print(describe(records[-1][1], label), flush=True)
+        print((describe_program if arguments.compile_only else describe)(records[-1][1], label), flush=True)
     if arguments.markdown:
-        print("", *markdown(records), sep="\n")
+        print("", *(markdown_of_programs if arguments.compile_only else markdown)(records), sep="\n")
     if arguments.output:
         found = {
             "command": ["python", *sys.argv],
@@ -452,6 +489,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--steps-per-dispatch", type=int, default=1, metavar="N", help="steps of ours in one call (default: 1)")
     add("--most-load", type=float, default=0.1, metavar="SHARE", help="of the processors (default: %(default)s)")
     add("--patience", type=float, default=10, metavar="SECONDS", help="a round waits so long for quiet (default: 10)")
+    add("--compile-only", action="store_true", help="run nothing: what does the program need?")
     add("--against", choices=("torch",), help="compare with PyTorch")
     add("--torch-python", default="", metavar="PATH", help=f"an interpreter that has PyTorch {_TORCH} and NumPy")
     add("--variants", default="default,tuned", help="of the PyTorch side (default: %(default)s)")
