@@ -58,8 +58,7 @@ def batch_bytes():
     return toy.BATCH * sum(array[:1].nbytes for array in toy.TRAIN.arrays.values())
 
 
-@pytest.mark.parametrize("placement", [ALONE, TOGETHER], ids=["one", "four"])
-@pytest.mark.parametrize("steps", [1, 4, 64])
+@pytest.mark.parametrize(("steps", "placement"), [(1, ALONE), (4, TOGETHER), (64, ALONE)], ids=["1", "4", "64"])
 def test_a_streamed_run_has_the_bits_of_a_resident_one(steps, placement, tmp_path, monkeypatch):
     """Blocks of one step, of four, which end within phases of 6 and 9 steps and between records, and of a phase."""
     monkeypatch.setattr(feed, "_BLOCK_BYTES", steps * batch_bytes())
