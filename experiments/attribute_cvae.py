@@ -150,6 +150,9 @@ def main(argv: list[str]) -> None:
                 f"{datasets.RENDERED!r}; give the path of its folder or zip, --config.data.source=PATH."
             )
         data = load_data(config)
+        members = {
+            label: Member("cvae", model, config.seed) for label, model in config.members(data.attributes).items()
+        }
 
     def evaluated(
         trained: dict[str, runs.Run], workdir: Path, folder: Path, interruption: Interruption
@@ -159,7 +162,6 @@ def main(argv: list[str]) -> None:
             return {}
         return evaluate(argv, trained, data, reader, config, workdir, folder, interruption)
 
-    members = {label: Member("cvae", model, config.seed) for label, model in config.members(data.attributes).items()}
     training.run_members(
         argv, arguments, config, members, data, model="cvae", may_change=MAY_CHANGE, evaluate=evaluated
     )

@@ -206,7 +206,7 @@ def main(argv: list[str]) -> None:
         trained: dict[str, runs.Run], workdir: Path, folder: Path, interruption: Interruption
     ) -> dict[str, Any]:
         _log.info("the judge, a classifier of the training images, in whose features images are compared")
-        own = judge.train(folder / "judge", data, reads, seed=config.seed, interruption=interruption)
+        own = judge.train(workdir / "judge", data, reads, seed=config.seed, interruption=interruption)
         if not launch.is_first():
             return {}
         return {"scores": evaluate(argv, trained, data, Judge.of(own, data), config, workdir, folder, interruption)}

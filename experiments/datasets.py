@@ -37,15 +37,16 @@ class Config:
             central one) or "box" (the bird's). "" for the first of them.
         partitions: CelebA: the official partitions for training, for validation and, if wanted, for calibration;
             "train+validation/test" trains on two and validates on the third.
-        subset_size: images for training and validation together; 0 for all of CelebA's partitions. Of your own images
-            and of CUB-200-2011 all are used.
+        subset_size: images for training and validation together; 0 for all of CelebA's partitions. Of your own images,
+            of CUB-200-2011 and of pyramids all are used.
         validation_fraction: part of them that is only validated on.
         calibration_size: further images, from which the threshold of the consistency check is taken.
         minimum_attributes: CelebAMask-HQ: how many of the attributes an image must have (MM-10).
         seed: of the rendered faces, or of the choice of images.
         cache_folder: where decoded images are kept; "" for the user's cache folder.
-        resident_gib: pyramids: resolutions of which the training images take more are read from the disk while a model
-            that grows is trained; smaller ones stay on the devices.
+        held_out: pyramids, for a model that grows: how many held-out images are read, to validate on and to measure.
+        resident_gib: likewise: resolutions of which the training images take more are read from the disk while they are
+            trained on; all smaller ones are read at the beginning, and stay on the devices during their phases.
         workers: pyramids: processes that read ahead; 0 for threads.
     """
 
@@ -59,6 +60,7 @@ class Config:
     minimum_attributes: int = 3
     seed: int = 42
     cache_folder: str = ""
+    held_out: int = 1000
     resident_gib: float = 2.0
     workers: int = 0
 
@@ -72,9 +74,10 @@ class Config:
                 f"validation_fraction is {self.validation_fraction} of subset_size {self.subset_size}; expected to "
                 "leave images for training and for validation."
             )
-        if self.resident_gib < 0 or self.workers < 0:
+        if not (self.held_out >= 1 and self.resident_gib >= 0 and self.workers >= 0):
             raise ValueError(
-                f"data.resident_gib is {self.resident_gib} and data.workers {self.workers}; expected neither below 0."
+                f"data.held_out is {self.held_out}, data.resident_gib {self.resident_gib} and data.workers "
+                f"{self.workers}; expected at least 1, and neither of the others below 0."
             )
         if self.seed < 0:
             raise ValueError(f"data.seed is {self.seed}; expected at least 0.")
@@ -89,7 +92,7 @@ def load(
     config: Config,
     attributes: Sequence[str] | None = None,
     image_size: int | tuple[int, int] = 64,
-    held_out: int | None = None,
+    growing: bool = False,
 ) -> Splits:
     """Renders or reads the images.
 
@@ -98,8 +101,8 @@ def load(
         attributes: names in the order of the attribute vector; None for all of a CSV, of CelebA or of CUB-200-2011,
             else for the ten of the multimodal VAE.
         image_size: height and width in pixels; CelebA and CUB-200-2011 take both, see `celeba.Settings`.
-        held_out: of a pyramid, how many held-out images to read and none to train on, see `pyramid.PyramidSplits`;
-            None reads all images of that size.
+        growing: of a pyramid, read images to train on when a phase needs them, at its size, see
+            `pyramid.PyramidSplits`; otherwise all of that size are read.
 
     Raises:
         FileNotFoundError: there is nothing at the source, or nothing that is known.
@@ -117,14 +120,17 @@ def load(
     if not isinstance(image_size, int):
         raise ValueError(f"image_size is {image_size}; expected one number: images of {kind} are square.")
     if kind == PYRAMID:
-        images = pyramid.load(config.source)
         if attributes:
             raise ValueError(f"{config.source} is a pyramid, which has no attributes; expected a data set that has.")
-        if held_out is None:
+        images = pyramid.load(config.source)
+        if not growing:
             return images.splits(image_size)
-        resident_bytes = int(config.resident_gib * 2**30)
         return pyramid.PyramidSplits.of(
-            images, image_size, held_out=held_out, resident_bytes=resident_bytes, workers=config.workers
+            images,
+            image_size,
+            held_out=config.held_out,
+            resident_bytes=config.resident_gib * 2**30,
+            workers=config.workers,
         )
     if kind == FOLDER:
         own = folder_settings(config, attributes, image_size)
@@ -234,5 +240,6 @@ def recognise(config: Config) -> str:
         f"folder CelebAMask-HQ/; CelebA, {celeba.ATTRIBUTE_LIST}.txt, {celeba.PARTITION_LIST}.txt and "
         f"img_align_celeba/ in it or in a folder in it; CUB-200-2011, {cub.IMAGE_LIST} and {cub.IMAGE_FOLDER}/ in it "
         "or in its folder CUB_200_2011/; prepared for TFDS, celebamask_hq/64px/1.0.0/dataset_info.json or the like. If "
-        "it is still zipped, give the path of the zip."
+        "it is still zipped, give the path of the zip. Images without attributes are prepared for models that need "
+        f"none by `tools/prepare_data.py pyramid`, which makes a folder with {pyramid.MANIFEST}."
     )

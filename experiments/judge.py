@@ -65,6 +65,8 @@ def config_for(data: Splits, epochs: int) -> attribute_classifier.Config:
     Raises:
         ValueError: there can be no such judge, for instance because the images are too small.
     """
+    if not data.attributes:
+        raise ValueError("these images have no attributes for a classifier to read; expected a data set that has.")
     default, devices, size = attribute_classifier.Config(), jax.device_count(), data.train["image"].shape[1]
     return dataclasses.replace(
         default,

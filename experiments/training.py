@@ -217,7 +217,10 @@ def plan(model: str, config: Any, data: Splits, seed: int, training: loop.Settin
         ValueError: it cannot.
     """
     phases = phases_of(model, config, data, seed)
-    loop.check_phases(phases, training.place())
+    placement = training.place()
+    loop.check_phases(phases, placement)
+    for phase in phases:
+        placement.check_batch_size(phase.batch_size // phase.options.get("parts", 1))  # what is in the networks at once
     example = loop.example(_batches(phases[0], data, seed), phases[0])
     return launch.plan(ZOO[model].build(config), phases, example, data.provenance)
 

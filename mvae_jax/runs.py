@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -65,7 +66,8 @@ class Run:
         plain = {"encode": model.encode, "decode": model.decode, **model.functions}
         compiled = {name: jax.jit(function) for name, function in plain.items() if function is not None}
         if model.sample is not None:
-            compiled["sample"] = jax.jit(model.sample, static_argnums=3)  # the number of samples is a shape
+            sized = ("size",) if "size" in inspect.signature(model.sample).parameters else ()
+            compiled["sample"] = jax.jit(model.sample, static_argnums=3, static_argnames=sized)  # these are shapes
         return {name: functools.partial(function, self.params, self.model_state) for name, function in compiled.items()}
 
     def __getattr__(self, name: str) -> Callable[..., Any]:

@@ -187,7 +187,7 @@ def test_pyramids_have_images_alone(sources, tmp_path):
     assert datasets.recognise(config) == datasets.PYRAMID
     whole = datasets.load(config, image_size=4)
     assert (len(whole.train), len(whole.validation), whole.attributes) == (9, 3, ())
-    growing = datasets.load(config, image_size=32, held_out=2)
+    growing = datasets.load(dataclasses.replace(config, held_out=2), image_size=32, growing=True)
     assert (len(growing.train), len(growing.validation), growing.sha256()) == (0, 2, made.sha256())
     streamed = growing.batches(8, 2, 0)
     assert (streamed.workers, streamed.steps_per_epoch) == (1, 4)

@@ -1,6 +1,7 @@
 """The experiment with StyleALAE, from end to end on a folder of small images."""
 
 import csv
+import dataclasses
 import json
 
 import datasets
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import style_evaluation
 import stylealae
 from commands import assert_close, check_pictures, refused, run_all
 from judge import Judge
@@ -15,8 +17,10 @@ from PIL import Image
 
 from mvae_jax import gaussian, runs
 from mvae_jax.data import faces, pyramid
-from mvae_jax.eval import fid
+from mvae_jax.data.batches import Split
+from mvae_jax.eval import attributes, fid
 from mvae_jax.eval.features import Features
+from mvae_jax.models import style_alae
 from mvae_jax.train.logging import read_metrics
 from mvae_jax.viz import traversals
 
@@ -39,7 +43,7 @@ TINY = [
     "--config.evaluation.path_seeds=2",
     "--config.training.log_every=2",
 ]
-STREAMED = ["--config.data.resident_gib=0", "--config.model.image_size=4", "--config.evaluation.images=8"]
+STREAMED = ["--config.data.resident_gib=0", "--config.model.image_size=4"]
 PHASES = ["stabilise_4", "fade_8", "stabilise_8"]
 
 
@@ -70,7 +74,15 @@ def trained(tmp_path_factory):
         "again": run,
         "changed": [*run, "--config.model.r1_weight=0.5"],
         "evaluated": [TINY[0], "--evaluate", "--workdir=run"],
-        "prepared": ["tools/prepare_data.py", "pyramid", "faces", "pyramid", "--image-size=8"],
+        "prepared": [
+            "tools/prepare_data.py",
+            "pyramid",
+            "faces",
+            "pyramid",
+            "--image-size=8",
+            "--validation-fraction=0.2",
+        ],
+        "few": [*TINY, "--config.data.source=pyramid", "--config.data.held_out=15", "--workdir=few"],
         "streamed": [*TINY, "--config.data.source=pyramid", *STREAMED, "--workdir=streamed"],
     }
     return folder, dict(zip(commands, run_all(folder, *commands.values()), strict=True))
@@ -105,25 +117,27 @@ def test_numbers_are_those_of_held_out_images(trained):
     samples = run.draw(jnp.repeat(run.map(z)[:, None], 4, 1), keys[1]).clip(-1, 1)
     again = np.asarray(run.draw(jnp.repeat(run.encode(x)[0][:, None], 4, 1), keys[1]).clip(-1, 1))
     for name, pictures in {"samples": samples, "reconstructions": again}.items():
-        distance = fid.frechet_distance(read(pictures), read(x), features=Features("")).value
+        distance = fid.frechet_distance(read(pictures[:8]), read(x[8:]), features=Features("")).value
         assert found[name]["Frechet distance"] == pytest.approx(distance, rel=1e-3)
+        assert distance > 0
     error = np.square((x - again) / 2).mean()
     assert found["reconstructions"]["squared error per value"] == pytest.approx(error, rel=1e-4)
 
 
 def test_a_pyramid_is_streamed_and_needs_no_attributes(trained):
-    """81 images: a tenth is held out."""
+    """81 images: a fifth is held out."""
     folder, results = trained
-    assert "73 train and 8 validation images of 4 to 8 pixels" in results["prepared"]["out"]
+    assert "65 train and 16 validation images of 4 to 8 pixels" in results["prepared"]["out"]
+    assert "there are 15 held-out images; expected at least 16" in results["few"]["err"]
     assert results["streamed"]["code"] == 0, results["streamed"]["err"]
     check_pictures(folder / "streamed", 7)
     run = runs.load(folder / "streamed" / "style_alae")
     assert (run.phase, run.step) == ("stabilise_4", 4)
     found = json.loads((folder / "streamed" / "scores.json").read_text())
-    assert (found["samples"], found["path lengths"]) == ({}, [])
+    assert (found["samples"], found["path lengths"], found["images"]) == ({}, [], 16)
     assert "evaluation.inception" in (folder / "streamed" / "report.html").read_text()
-    held_out = pyramid.load(folder / "pyramid").split("validation", 4)["image"][:8] / np.float32(127.5) - 1
-    keys = gaussian.example_keys(jax.random.fold_in(jax.random.key(42), 2), 8)
+    held_out = pyramid.load(folder / "pyramid").split("validation", 4)["image"] / np.float32(127.5) - 1
+    keys = gaussian.example_keys(jax.random.fold_in(jax.random.key(42), 2), 16)
     again = run.draw(jnp.repeat(run.encode(held_out)[0][:, None], 2, 1), keys).clip(-1, 1)
     error = np.square((held_out - again) / 2).mean()
     assert found["reconstructions"]["squared error per value"] == pytest.approx(error, rel=1e-4)
@@ -133,14 +147,79 @@ def test_edits_move_along_directions(trained):
     folder = trained[0] / "run"
     data = datasets.load(datasets.Config(str(trained[0] / "faces")), None, 8)
     run, (path,) = runs.load(folder / "style_alae"), (folder / "judge").iterdir()
-    config = stylealae.Config(model=run.config, evaluation=stylealae.Evaluation(images=16, sliders=2.0))
-    found = stylealae.Measures(run, data, Judge(runs.load(path), None), [], None, config)
+    settings = style_evaluation.Settings(images=16, sliders=2.0, direction_images=200)
+    found = style_evaluation.Measures(run, data, Judge(runs.load(path), None), [], None, settings, 42)
     records = read_metrics(folder / "style_alae" / "metrics.jsonl")
-    drawn = stylealae.figures(found, {"stabilise_8": run}, records, {"smile": np.ones(8, np.float32)})
+    drawn = style_evaluation.figures(found, {"stabilise_8": run}, records, {"smile": np.ones(8, np.float32)})
     assert list(drawn)[-1] == "edits"
     w = run.encode(found.held_out[:1])[0] + jnp.linspace(-2, 2, 7)[:, None]
-    expected = traversals.sheet({"smile": stylealae.to_bytes(run.decode(w))})
+    expected = traversals.sheet({"smile": style_evaluation.to_bytes(run.decode(w))})
     np.testing.assert_allclose(np.asarray(drawn["edits"][1], int), np.asarray(expected, int), atol=1)
+
+
+def test_directions_are_read_from_labelled_samples(trained):
+    """By a reader that tells how bright an image is: latents along the direction draw brighter images."""
+    folder = trained[0] / "run"
+    data = datasets.load(datasets.Config(str(trained[0] / "faces")), None, 8)
+    run = runs.load(folder / "style_alae")
+    settings = style_evaluation.Settings(images=16, direction_images=200)
+    draws = style_evaluation.Measures(run, data, None, [], None, settings, 42)
+    assert draws.directions() == {}
+    z = draws.latents(draws.keys(3, 200))
+    pictures = run.draw(jnp.repeat(run.map(z)[:, None], 4, 1), draws.keys(4, 200)).clip(-1, 1)
+    bright = np.asarray(pictures.mean((1, 2, 3)))
+
+    class Reader:
+        def logits(self, x):
+            return (x.mean((1, 2, 3)) - np.median(bright))[:, None]
+
+    found = dataclasses.replace(draws, data=dataclasses.replace(data, **only(data)), reader=Judge(Reader(), None))
+    (direction,) = found.directions().values()
+    w = np.asarray(run.map(z))
+    labels = bright > np.median(bright)
+    expected = attributes.svm_directions(w, labels[:, None], ("bright",))["bright"]
+    np.testing.assert_allclose(direction, expected, atol=1e-4)
+
+
+def only(data):
+    """The splits with one attribute, for `dataclasses.replace`."""
+    kept = {name: Split({**split.arrays, "attributes": split["attributes"][:, :1]}) for name, split in data}
+    return {**kept, "attributes": ("bright",)}
+
+
+def test_an_unfinished_run_is_measured_at_its_resolution(trained):
+    run = runs.load(trained[0] / "run" / "style_alae", phase="stabilise_4")
+    data = datasets.load(datasets.Config(str(trained[0] / "faces")), None, 8)
+    found = style_evaluation.Measures(run, data, None, [], None, style_evaluation.Settings(images=16), 42)
+    assert (found.size, found.samples.shape, found.reconstructions.shape) == (4, (16, 4, 4, 3), (16, 4, 4, 3))
+    x = data.validation["image"] / np.float32(127.5) - 1
+    np.testing.assert_allclose(found.held_out, x.reshape(16, 4, 2, 4, 2, 3).mean((2, 4)), atol=1e-6)
+    assert "in phase stabilise_4, at 4 px" in stylealae._unfinished(run)[0]
+    assert stylealae._unfinished(runs.load(trained[0] / "run" / "style_alae")) == []
+    records = read_metrics(trained[0] / "run" / "style_alae" / "metrics.jsonl")
+    drawn = style_evaluation.figures(found, {"stabilise_4": run}, records, {})
+    assert list(drawn)[:3] == ["samples", "truncated", "reconstructions"]
+
+
+def test_path_lengths_are_measured_in_float32(trained):
+    """Of a model that computes in bfloat16, whose parameters they are."""
+    run = runs.load(trained[0] / "run" / "style_alae")
+    data = datasets.load(datasets.Config(str(trained[0] / "faces")), None, 8)
+    settings = style_evaluation.Settings(images=16, path_pairs=4, path_seeds=1)
+    rows = []
+    for dtype in ("float32", "bfloat16"):
+        config = dataclasses.replace(run.config, compute_dtype=dtype)
+        own = dataclasses.replace(run, config=config, model=style_alae.build(config))
+        rows.append(style_evaluation.Measures(own, data, None, [], Squared(), settings, 42).path_lengths())
+    for exact, low in zip(*rows, strict=True):
+        assert low["mean"] == pytest.approx(exact["mean"], rel=1e-3)
+
+
+class Squared:
+    name, sha256 = "squared error", ()
+
+    def __call__(self, a, b):
+        return jnp.square(a - b).sum((1, 2, 3))
 
 
 def test_styles_come_from_the_faces_above():
@@ -154,9 +233,9 @@ def test_styles_come_from_the_faces_above():
             return jnp.broadcast_to(w[:, jnp.asarray([0, 4, 8])].mean(-1)[:, None, None], (len(w), 64, 64, 3))
 
     x = jnp.linspace(-1, 1, 8)[:, None, None, None] * jnp.ones((8, 64, 64, 3))
-    rows = stylealae.mixed(Run(), x)
+    rows = style_evaluation.mixed(Run(), x)
     assert list(rows) == ["styles of", *(f"{name} {n}" for name in ("coarse", "middle", "fine") for n in range(1, 5))]
-    values = np.asarray(stylealae.to_bytes(x))[:, 0, 0, 0]
+    values = np.asarray(style_evaluation.to_bytes(x))[:, 0, 0, 0]
     np.testing.assert_array_equal(rows["styles of"][1:, 0, 0, 0], values[:4])
     for part, name in enumerate(("coarse", "middle", "fine")):
         for n in range(4):
@@ -177,6 +256,7 @@ def test_a_finished_run_is_not_trained_again_and_its_numbers_come_again(trained)
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
+        ("--config.evaluation.images=15", "evaluation.images is 15; expected at least 16"),
         ("--config.evaluation.truncation=1.5", "evaluation.truncation is 1.5; expected from 0 to 1"),
         ("--config.evaluation.path_crop=eyes", "evaluation.path_crop is 'eyes'; expected 'face', 'celeba' or ''"),
         ("--config.evaluation.path_crop=face", "give the file of its weights, evaluation.vgg"),

@@ -106,7 +106,8 @@ def _multimodal_draws(config: multimodal.Config, key: jax.Array, batch: Batch) -
 
 def _image_data(config: Any, phase: Phase, count: int) -> dict[str, np.ndarray]:
     """Images of the phase's size."""
-    shape = (count, phase.image_size, phase.image_size, config.channels)
+    size: Any = phase.image_size
+    shape = (count, size, size, config.channels)
     return {"image": np.random.default_rng(0).integers(0, 256, shape, np.uint8)}
 
 
@@ -205,7 +206,7 @@ class Worker:
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
-        subject = SUBJECTS[settings["model"]]
+        subject = self._subject = SUBJECTS[settings["model"]]
         config = self._config = runs.rebuild(subject.default, settings["config"])
         self._model, self._phase = subject.build(config), subject.phase(config, settings["phase"])
         if settings["devices"] > len(jax.devices()):
@@ -253,6 +254,14 @@ class Worker:
     def _step(self) -> Any:
         return make_train_step(self._model.rounds(self._phase), self._model.optimizers(self._phase), self._phase)
 
+    def _plain_step(self) -> Any:
+        """Without what saves memory: of a loop over parts XLA counts one, and of what is computed again both."""
+        saving = {"examples_at_once": (0,), "recomputed_from": 0}
+        fields = {field.name for field in dataclasses.fields(self._config)}
+        plain = dataclasses.replace(self._config, **{name: off for name, off in saving.items() if name in fields})
+        model, phase = self._subject.build(plain), self._subject.phase(plain, self._phase.name)
+        return make_train_step(model.rounds(phase), model.optimizers(phase), phase)
+
     def steps(self, count: str) -> dict[str, Any]:
         """Trains at least so many steps, each dispatch on random batches; one time per dispatch."""
         seconds = []
@@ -278,7 +287,7 @@ class Worker:
 
     def program(self, _: str) -> dict[str, Any]:
         """Floating-point operations of a step, and collectives and memory of the compiled program."""
-        flops, memory = model_flops(self._step, self._shapes, self._batch), self._compiled.memory_analysis()
+        flops, memory = model_flops(self._plain_step, self._shapes, self._batch), self._compiled.memory_analysis()
         taken = {"arguments": memory.argument_size_in_bytes, "temporary": memory.temp_size_in_bytes}
         return {"flops": flops, "collectives": collectives(self._compiled.as_text()), "memory": taken}
 

@@ -92,6 +92,8 @@ def statistics(arguments: argparse.Namespace) -> int:
         print(f"{name}: {_in_words(value)}")
     print("image_size: {} x {} pixels\n".format(*splits.train["image"].shape[1:3]))
     print("\n".join(counts(splits)))
+    if not splits.attributes:
+        return 0
     whole = np.concatenate([split["attributes"] for _, split in splits])
     lines = [*constants(splits), *notable_pairs(whole, splits.attributes)]
     if lines:
@@ -164,9 +166,10 @@ def preview(arguments: argparse.Namespace) -> int:
     if not len(split):
         raise ValueError(f"the {arguments.split} split is empty.")
     shown = split.take(np.arange(min(arguments.count, len(split))))
+    rows = shown.get("attributes", np.zeros((len(shown["index"]), 0)))
     texts = [
-        f"{index}: {_describe(row, splits.attributes)}"
-        for index, row in zip(shown["index"], shown["attributes"], strict=True)
+        f"{index}: {_describe(row, splits.attributes)}" if splits.attributes else str(index)
+        for index, row in zip(shown["index"], rows, strict=True)
     ]
     title = f"{arguments.source}, {arguments.split}: {len(texts)} of {len(split)} images"
     grids.grid(shown["image"], texts, title=title).save(arguments.output, "PNG")

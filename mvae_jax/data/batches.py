@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -125,6 +125,19 @@ class Splits:
         return digest.hexdigest()
 
 
+class Examples(Protocol):
+    """What `Batches` needs of a split: `Split` has it, and records on a disk (`stream.Records`) do."""
+
+    @property
+    def arrays(self) -> Mapping[str, np.ndarray]:
+        """All of them, name -> array [N, ...]."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Those at some positions, name -> array [B, ...]."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Batches:
     """Batches of one split for one phase of a run.
@@ -142,7 +155,7 @@ class Batches:
             at its end.
     """
 
-    split: Split
+    split: Examples
     batch_size: int
     seed: int
     start: int = 0

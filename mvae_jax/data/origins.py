@@ -184,7 +184,7 @@ class _Files:
         try:
             images, _ = decode.decode_images(self.archive, files, self.cut, workers=self.workers)
             return Read(images, self.numbers[rows], {})
-        except (ValueError, OSError) as error:
+        except ValueError as error:  # an error of the disk is no damage: it ends the work, which can go on later
             if isinstance(error.__cause__, UnsuitableError):
                 raise
             if len(rows) == 1:
@@ -257,8 +257,11 @@ def _rendered(settings: Settings) -> Origin:
 def image_names(archive: Archive) -> list[str]:
     """Returns the names of all JPEG and PNG files of an archive, at any depth, in natural order; hidden ones are none.
 
+    Folders within a folder that are links are not followed.
+
     Raises:
         FileNotFoundError: there are none.
+        OSError: a folder cannot be read.
     """
     if isinstance(archive, Zip):
         inside = (name for name in archive.file.namelist() if name.startswith(archive.prefix))
@@ -266,7 +269,9 @@ def image_names(archive: Archive) -> list[str]:
     else:
         root = Path(archive.where(""))
         names = [
-            (Path(folder).relative_to(root) / file).as_posix() for folder, _, files in os.walk(root) for file in files
+            (Path(folder).relative_to(root) / file).as_posix()
+            for folder, _, files in os.walk(root, onerror=_refuse)
+            for file in files
         ]
     seen = [name for name in names if not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))]
     images = sorted((name for name in seen if name.lower().endswith(_SUFFIXES)), key=natural)
@@ -277,6 +282,10 @@ def image_names(archive: Archive) -> list[str]:
             f"{', '.join(_SUFFIXES)}{there}."
         )
     return images
+
+
+def _refuse(error: OSError) -> None:
+    raise error
 
 
 def natural(name: str) -> tuple[Any, ...]:

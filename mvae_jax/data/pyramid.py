@@ -139,7 +139,7 @@ def _parts(origin: Origin, settings: Settings) -> list[_Part]:
     parts = []
     for split, rows in origin.splits.items():
         least = -(-len(rows) // _MOST_SHARDS)
-        each = settings.shard_images or max(_SHARD_BYTES // (settings.sizes[-1] ** 2 * CHANNELS), least)
+        each = max(settings.shard_images or _SHARD_BYTES // (settings.sizes[-1] ** 2 * CHANNELS), least)
         total = -(-len(rows) // each)
         parts += [_Part(split, number, total, some) for number, some in enumerate(np.array_split(rows, total))]
     return parts
@@ -398,8 +398,7 @@ class Pyramid:
         Raises:
             ValueError: there is no such split or size, or a shard is damaged.
         """
-        records = self.records(name, size)
-        return Split(records.take(np.arange(len(records))))
+        return Split(self.records(name, size).arrays)
 
     def splits(self, size: int) -> Splits:
         """Reads both splits at one size; there is no calibration split, so it is empty."""
@@ -420,13 +419,13 @@ class PyramidSplits(Splits):
     """
 
     pyramid: Pyramid
-    resident_bytes: int
+    resident_bytes: float
     workers: int
-    _read: dict[int, Split] = dataclasses.field(default_factory=dict, init=False, repr=False)
+    _records: dict[int, Records] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of(
-        cls, pyramid: Pyramid, size: int, *, held_out: int, resident_bytes: int = 2**31, workers: int = 0
+        cls, pyramid: Pyramid, size: int, *, held_out: int, resident_bytes: float = 2**31, workers: int = 0
     ) -> PyramidSplits:
         """The images of a pyramid up to a size, with the first held-out ones of that size read.
 
@@ -444,16 +443,11 @@ class PyramidSplits(Splits):
         """The training images of a size in the order in which a phase visits them."""
         if not isinstance(image_size, int):
             raise ValueError(f"image_size is {image_size}, expected one number: the images of a pyramid are square.")
-        records = self.pyramid.records("train", image_size)
+        records = self._records.setdefault(image_size, self.pyramid.records("train", image_size))
         if len(records) * records.example_bytes > self.resident_bytes:
             own = self.pyramid, "train", image_size, batch_size, seed, start, self.workers, shuffle
             return StreamedBatches(*own)
-        return Batches(self._resident(image_size), batch_size, seed, start, shuffle)
-
-    def _resident(self, size: int) -> Split:
-        if size not in self._read:
-            self._read[size] = self.pyramid.split("train", size)
-        return self._read[size]
+        return Batches(records, batch_size, seed, start, shuffle)  # read when they are asked for, and once
 
     def sha256(self) -> str:
         """Returns the checksum of the pyramid."""

@@ -15,11 +15,11 @@ import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mvae_jax.data.batches import Batches, Split
+from mvae_jax.data.batches import Batches
 
 if TYPE_CHECKING:
     from mvae_jax.data.pyramid import Pyramid
@@ -32,6 +32,10 @@ _AHEAD = range(2, 65)  # and how many batches these may be
 # Random access: nothing is read ahead within a shard, and no thread is kept for doing so.
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 _READER_BUFFER = 2**15  # bytes
+
+
+class DamagedShardError(ValueError, OSError):
+    """A shard cannot be read, or not what was written to it: bad input, and an error of the disk."""
 
 
 # --- records -------------------------------------------------------------------------------------------------------
@@ -74,7 +78,14 @@ class Records:
     _readers: dict[int, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_readers": {}}  # another process opens the shards for itself
+        state = self.__dict__ | {"_readers": {}}  # another process opens the shards for itself
+        state.pop("arrays", None)
+        return state
+
+    @functools.cached_property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All examples, read when they are first asked for."""
+        return self.take(np.arange(len(self)))
 
     def __len__(self) -> int:
         return sum(self.counts)
@@ -95,7 +106,7 @@ class Records:
 
         Raises:
             IndexError: there is no such position.
-            ValueError: a shard is damaged; names it.
+            DamagedShardError: a shard is damaged; names it.
         """
         indices = np.asarray(indices)
         if len(indices) and not 0 <= indices.min() <= indices.max() < len(self):
@@ -120,7 +131,7 @@ class Records:
             data = b"".join(reader.read(positions.tolist()))
             return np.frombuffer(data, np.uint8).reshape(len(positions), self.example_bytes + _NUMBER.itemsize)
         except (RuntimeError, ValueError, IndexError) as error:  # what ArrayRecord and `reshape` raise
-            raise ValueError(
+            raise DamagedShardError(
                 f"{path} is damaged ({error}): the command that prepared it, given again, makes it anew."
             ) from error
 
@@ -160,8 +171,9 @@ class StreamedBatches:
 
     @functools.cached_property
     def _order(self) -> Batches:
-        records = cast(Split, self.pyramid.records(self.split, self.size))  # it has what `Batches` needs of a split
-        return Batches(records, self.batch_size, self.seed, self.start, self.shuffle)
+        return Batches(
+            self.pyramid.records(self.split, self.size), self.batch_size, self.seed, self.start, self.shuffle
+        )
 
     @property
     def example(self) -> dict[str, np.ndarray]:
@@ -206,7 +218,8 @@ class StreamedBatches:
                 f"first_step is {first_step}, end_step {end_step} and chunk {chunk}, expected an end that is not "
                 "before the first step, and at least one step in a chunk."
             )
-        return Stream(self._order, first_step, end_step, chunk, self.workers)
+        image_bytes = self.size**2 * CHANNELS
+        return Stream(_Steps(self._order, first_step, end_step, image_bytes), chunk, self.workers)
 
 
 class Stream(Iterator[dict[str, np.ndarray]]):
@@ -219,9 +232,9 @@ class Stream(Iterator[dict[str, np.ndarray]]):
         step: the next step of the run.
     """
 
-    def __init__(self, order: Batches, first_step: int, end_step: int, chunk: int, workers: int) -> None:
-        self.step, self._end, self._chunk = first_step, end_step, chunk
-        self._batches: Any = _read_ahead(_Steps(order, first_step, end_step), workers)
+    def __init__(self, steps: _Steps, chunk: int, workers: int) -> None:
+        self.step, self._end, self._chunk = steps.first, steps.end, chunk
+        self._batches = _read_ahead(steps, workers)
 
     def take(self, steps: int) -> dict[str, np.ndarray]:
         """Returns the batches of the next steps, one after the other.
@@ -273,6 +286,7 @@ class _Steps:
     order: Batches
     first: int
     end: int
+    image_bytes: int
 
     def __len__(self) -> int:
         return self.end - self.first
@@ -285,7 +299,7 @@ def _read_ahead(steps: _Steps, workers: int) -> Any:
     """Grain's iterator over batches, in order, read by threads or by processes that have one thread each."""
     import grain
 
-    batch_bytes = cast(Records, steps.order.split).example_bytes * steps.order.batch_size
+    batch_bytes = steps.image_bytes * steps.order.batch_size
     ahead = min(max(_AHEAD_BYTES // batch_bytes, _AHEAD[0]), _AHEAD[-1])
     if not workers:
         threads = min(os.cpu_count() or 1, ahead)

@@ -64,7 +64,9 @@ def attribute_vectors(
     return (with_it - without).astype(np.float32)
 
 
-def svm_directions(codes: npt.ArrayLike, attributes: npt.ArrayLike, names: Sequence[str]) -> dict[str, np.ndarray]:
+def svm_directions(
+    codes: npt.ArrayLike, attributes: npt.ArrayLike, names: Sequence[str], *, least: int = 10
+) -> dict[str, np.ndarray]:
     """Normals of the planes that part codes with an attribute from those without, by a linear support vector machine.
 
     Unlike the difference of means they leave out what merely goes together with the attribute. The released code takes
@@ -74,10 +76,11 @@ def svm_directions(codes: npt.ArrayLike, attributes: npt.ArrayLike, names: Seque
         codes: [N, D].
         attributes: [N, A] in {0, 1} or bool.
         names: the A names.
+        least: codes with an attribute, and without it, below which it has no direction.
 
     Returns:
         {name: direction [D], float32}, towards the codes that have the attribute, as long as the standard deviation of
-        all codes along it; without attributes that all or none of the codes have.
+        all codes along it; without attributes that too few of the codes have, or lack.
 
     Raises:
         ValueError: shapes disagree, or a value is neither 0 nor 1.
@@ -87,7 +90,7 @@ def svm_directions(codes: npt.ArrayLike, attributes: npt.ArrayLike, names: Seque
     """
     points = np.asarray(codes, np.float64)
     has = _binary(attributes, len(points), names)
-    varied = np.flatnonzero((has != has[:1]).any(axis=0))
+    varied = np.flatnonzero(np.minimum(has.sum(axis=0), (~has).sum(axis=0)) >= max(least, 1))
     found = {}
     for column in varied.tolist():
         with warnings.catch_warnings():

@@ -78,12 +78,15 @@ def rounds(
     def discriminate(params: Params, state: ModelState, batch: Batch, key: jax.Array, step: jax.Array) -> Losses:
         with_penalty = r1_weight > 0 and r1_every == 1
 
-        def terms(x: jax.Array, z: jax.Array, draws: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-            fake = players.generate(params, players.to_latent(params, z), draws, step)
+        def made(z: jax.Array, draws: Any) -> jax.Array:
+            return players.generate(params, players.to_latent(params, z), draws, step)
+
+        def terms(x: jax.Array, fake: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
             r1 = penalty(params, x, step) if with_penalty else jnp.zeros(len(x))
             return judge(params, x, step), judge(params, fake, step), r1
 
-        real_logits, fake_logits, r1 = in_parts(terms, parts, players.real(batch, key, step), *drawn(1, batch, key))
+        fake = in_parts(made, parts, *drawn(1, batch, key))  # by itself: no backward pass needs to make it anew
+        real_logits, fake_logits, r1 = in_parts(terms, parts, players.real(batch, key, step), fake)
         sides = losses.logistic_discriminator(real_logits, fake_logits)
         error = sides.real.mean() + sides.fake.mean()
         metrics = {

@@ -50,7 +50,7 @@ class Config:
         examples_at_once: how many of them, over all devices, are in the networks at a time, likewise; 0 for all. Fewer
             take less memory and one more forward pass, and give the same step: gradients add up.
         recomputed_from: blocks of images of at least so many pixels keep no activations for the backward pass, which
-            computes them again.
+            computes them again; 0 for none. With few examples at once, 0 is often enough.
         learning_rates: of Adam with equalised learning rates, likewise.
         fade_images: images over which a resolution is blended in.
         stabilise_images: images after that, and at 4 pixels.
@@ -234,6 +234,10 @@ def build(config: Config) -> Model:
         params: Params, w: jax.Array, noise: Noise = style.NO_NOISE, blend: jax.Array | float = 1.0
     ) -> jax.Array:
         """Images of latents for each layer, [B, L, D]."""
+        if w.shape[1] % 2 or not 2 <= w.shape[1] <= 2 * config.levels:
+            raise ValueError(
+                f"w has shape {w.shape}; expected two layers for each resolution, at most {2 * config.levels}."
+            )
         own = [params[group] for group in config.groups("generator", w.shape[1] // 2)]
         return generator(own, w, noise, blend)
 
@@ -246,19 +250,15 @@ def build(config: Config) -> Model:
             raise ValueError(f"images have {size} px; expected one of {', '.join(map(str, config.sizes))}.")
         return config.sizes.index(size)
 
-    def layered(w: jax.Array, level: int) -> jax.Array:
-        """One latent for all layers up to a resolution, [B, D] to [B, L, D]."""
-        return jnp.broadcast_to(w[:, None], (len(w), 2 * (level + 1), latent_size))
-
     def players(phase: Phase, axis_name: str | None) -> Players:
-        level = phase.options["level"]
+        level, size = phase.options["level"], config.sizes[phase.options["level"]]
 
         def real(batch: Batch, key: jax.Array, step: jax.Array) -> jax.Array:
             x = images.to_float(batch["image"])
             if config.flip:
                 turned = gaussian.uniform(jax.random.fold_in(key, 21), (len(x), 1, 1, 1), axis_name) < config.flip
                 x = jnp.where(turned, x[:, :, ::-1], x)
-            x = shrunk(x, config.sizes[level])
+            x = shrunk(x, size)
             if not phase.options["fade"]:
                 return x
             return gaussian.lerp(style.upsample(style.downsample(x)), x, blend_of(phase, step))
@@ -275,10 +275,10 @@ def build(config: Config) -> Model:
             return found
 
         def generated(params: Params, w: jax.Array, draws: Mapping[str, jax.Array], step: jax.Array) -> jax.Array:
-            layers = layered(w, level)
+            layers = layered(w, size)
             if "first" in draws:
                 own = jnp.arange(layers.shape[1])[None] < draws["first"][:, None]
-                layers = jnp.where(own[..., None], layers, layered(to_latent(params, draws["z"]), level))
+                layers = jnp.where(own[..., None], layers, layered(to_latent(params, draws["z"]), size))
             return generate(params, layers, Noise(draws["noise"]), blend_of(phase, step))
 
         return Players(
@@ -321,13 +321,13 @@ def build(config: Config) -> Model:
         return w, jnp.full_like(w, -jnp.inf)
 
     def decode(params: Params, state: ModelState, w: jax.Array) -> jax.Array:
-        return generate(params, w if w.ndim == 3 else layered(w, config.levels - 1))
+        return generate(params, w if w.ndim == 3 else layered(w, config.image_size))
 
     def draw(params: Params, state: ModelState, w: jax.Array, keys: jax.Array) -> jax.Array:
         return generate(params, w, Noise(keys))
 
     def truncate(params: Params, state: ModelState, w: jax.Array, psi: jax.Array | float) -> jax.Array:
-        layers = w if w.ndim == 3 else layered(w, config.levels - 1)
+        layers = w if w.ndim == 3 else layered(w, config.image_size)
         near = gaussian.lerp(state["mapping"]["mean_latent"][None, None], layers, psi)
         return jnp.where((jnp.arange(layers.shape[1]) < _LAYERS_TRUNCATED)[None, :, None], near, layers)
 
@@ -339,18 +339,23 @@ def build(config: Config) -> Model:
         truncation: float | jax.Array = 1.0,
         size: int | None = None,
     ) -> jax.Array:
-        keys, level = jax.random.split(key), level_of(size or config.image_size)
-        w = layered(to_latent(params, gaussian.standard_normal(keys[0], (count, latent_size))), level)
+        keys, size = jax.random.split(key), size or config.image_size
+        level_of(size)
+        w = layered(to_latent(params, gaussian.standard_normal(keys[0], (count, latent_size))), size)
         return draw(params, state, truncate(params, state, w, truncation), gaussian.example_keys(keys[1], count))
 
     def evaluate(phase: Phase) -> Callable[..., dict[str, jax.Array]]:
         def terms(params: Params, state: ModelState, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
-            x = shrunk(images.to_float(batch["image"]), config.sizes[phase.options["level"]])
-            w = to_code(params, x)
-            output = generate(params, layered(w, phase.options["level"]))
-            error = losses.squared_error(output, x) / (4 * x[0].size)
-            again = losses.squared_error(to_code(params, output), w) / latent_size
-            return {"loss": error, "mean_squared_error": error, "latent_error": again}
+            size = config.sizes[phase.options["level"]]
+
+            def of_images(x: jax.Array) -> dict[str, jax.Array]:
+                w = to_code(params, x)
+                output = generate(params, layered(w, size))
+                error = losses.squared_error(output, x) / (4 * x[0].size)
+                again = losses.squared_error(to_code(params, output), w) / latent_size
+                return {"loss": error, "mean_squared_error": error, "latent_error": again}
+
+            return _alae.in_parts(of_images, phase.options["parts"], shrunk(images.to_float(batch["image"]), size))
 
         return terms
 
@@ -369,6 +374,11 @@ def build(config: Config) -> Model:
             "discriminate": lambda params, state, x: to_logit(params, to_code(params, x)),
         },
     )
+
+
+def layered(w: jax.Array, size: int) -> jax.Array:
+    """One latent for all layers of images of so many pixels, [B, D] to [B, L, D]."""
+    return jnp.broadcast_to(w[:, None], (len(w), 2 * (size.bit_length() - 2), w.shape[1]))
 
 
 def shrunk(x: jax.Array, size: int) -> jax.Array:

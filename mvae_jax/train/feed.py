@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, runtime_checkable
 
@@ -33,7 +33,7 @@ class Resident(Protocol):
 
 @runtime_checkable
 class Streamed(Protocol):
-    """A data set that is too large for that, and is read in the order in which a phase visits it."""
+    """A data set that is too large for that; each host reads all of it, in the order in which a phase visits it."""
 
     @property
     def example(self) -> Mapping[str, np.ndarray]:
@@ -58,7 +58,7 @@ def arrays_like(source: Source, batch_size: int, most_steps: int) -> Mapping[str
         batch_size: B.
         most_steps: largest number of steps in one dispatch.
     """
-    if isinstance(source, Resident):
+    if not isinstance(source, Streamed):
         return source.arrays
     batch_bytes = batch_size * sum(array.nbytes for array in source.example.values())
     rows = max(1, min(most_steps, _BLOCK_BYTES // batch_bytes)) * batch_size
@@ -86,20 +86,20 @@ class Feed:
         self._first, self._end = first_step, end_step
         self._stack = contextlib.ExitStack()
         self._arrays: Mapping[str, jax.Array] = {}
-        if isinstance(source, Resident):
+        self._streamed = isinstance(source, Streamed)
+        if not isinstance(source, Streamed):
             self._arrays, self._until = placement.spread(source.arrays), end_step
             return
         self._rows = len(next(iter(arrays_like(source, batch_size, most_steps).values())))
         self._until = first_step
-        stream = self._stack.enter_context(source.stream(first_step, end_step, self._rows // batch_size))
-        reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="feed")
-        self._stack.callback(reader.shutdown, cancel_futures=True)
-        self._read = lambda: reader.submit(self._block, stream)
-        self._next = self._read()
+        self._stream = self._stack.enter_context(source.stream(first_step, end_step, self._rows // batch_size))
+        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="feed")
+        self._stack.callback(self._reader.shutdown, cancel_futures=True)
+        self._next = self._reader.submit(self._block)
 
-    def _block(self, stream: Iterator[Mapping[str, np.ndarray]]) -> Mapping[str, jax.Array] | None:
+    def _block(self) -> Mapping[str, jax.Array] | None:
         """The next block on the devices; the last one is filled up."""
-        block = next(stream, None)
+        block = next(self._stream, None)
         if block is None:
             return None
         return self._placement.spread({name: _filled(array, self._rows) for name, array in block.items()})
@@ -108,7 +108,7 @@ class Feed:
         """How many steps from this one on have their examples in the same arrays."""
         if step == self._until < self._end:
             found = self._next.result()
-            self._next = self._read()
+            self._next = self._reader.submit(self._block)
             if found is None:
                 raise RuntimeError(f"the stream of examples ended before step {step}; it should go to {self._end}.")
             self._first, self._arrays = step, found
@@ -117,8 +117,9 @@ class Feed:
 
     def take(self, step: int, steps: int) -> tuple[Mapping[str, jax.Array], np.ndarray]:
         """Arrays, and the rows in them of some steps, int32 [steps, B]; at most `room(step)` steps."""
-        if isinstance(self._source, Resident):
-            return self._arrays, np.stack([self._source.indices_at(number) for number in range(step, step + steps)])
+        if not self._streamed:
+            indices = [self._source.indices_at(number) for number in range(step, step + steps)]  # type: ignore[union-attr]
+            return self._arrays, np.stack(indices)
         rows = np.arange((step - self._first) * self._batch_size, (step - self._first + steps) * self._batch_size)
         return self._arrays, rows.astype(np.int32).reshape(steps, self._batch_size)
 

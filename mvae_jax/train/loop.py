@@ -411,7 +411,8 @@ class _Run:
                 _log.info("saved at step %d; the same command goes on from there", done)
                 raise Interrupted(agreed.exit_code)
         speed = (done - first) / (time.monotonic() - began)
-        self._tell(phase, done, "speed", steps_per_second=speed, images_per_second=speed * phase.batch_size)
+        measured = {"steps": done - first, "steps_per_second": speed, "images_per_second": speed * phase.batch_size}
+        self._tell(phase, done, "speed", **measured)
         _log.info(
             "phase %s: %.4g steps/s; the device waited for the host before %.0f %% of %d dispatches",
             phase.name,

@@ -689,7 +689,9 @@ def test_each_phase_has_images_of_its_size_on_the_devices_or_on_the_disk(made):
     assert splits.sha256() == made.sha256() != made.splits(16).sha256()
     resident, streamed = (splits.batches(size, 6, 3, start=7) for size in (8, 16))
     assert (type(resident), type(streamed)) == (Batches, StreamedBatches)
-    assert splits.batches(8, 4, 3).split is resident.split  # phases share what is read
+    assert "arrays" not in resident.split.__dict__  # nothing is read before it is asked for
+    np.testing.assert_array_equal(resident.arrays["image"], made.split("train", 8)["image"])
+    assert splits.batches(8, 4, 3).arrays is resident.arrays  # phases share what is read
     whole = made.splits(16).batches(16, 6, 3, start=7)
     for step in (7, 13, 20):
         np.testing.assert_array_equal(streamed.batch_at(step)["image"], whole.batch_at(step)["image"])

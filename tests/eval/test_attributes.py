@@ -126,6 +126,7 @@ def test_svm_directions_are_the_normals_of_planes_between_codes():
     has = np.stack([first > 0, second > 0, np.ones(4000) > 0], 1)
     found = svm_directions(codes, has, ("one", "other", "always"))
     assert list(found) == ["one", "other"]
+    assert svm_directions(codes[:30], has[:30], ("one", "other", "always"), least=31) == {}
     for axis, (vector, length) in enumerate(zip(found.values(), (2.0, 1.0), strict=True)):
         assert np.linalg.norm(vector) == pytest.approx(length, rel=0.05)
         assert vector[axis] / np.linalg.norm(vector) > 0.99

@@ -13,8 +13,8 @@ import optax
 import pytest
 from zoo import BATCH, STYLE_ALAE, tiny_faces
 
-from mvae_jax import gaussian, images, nets
-from mvae_jax.models import style_alae
+from mvae_jax import gaussian, images, nets, runs
+from mvae_jax.models import _alae, style_alae
 from mvae_jax.nets import style
 from mvae_jax.train import state as states
 from mvae_jax.train.step import make_train_step
@@ -206,6 +206,15 @@ def test_truncation_pulls_the_first_eight_layers_to_the_mean():
     np.testing.assert_array_equal(found[:, 8:], np.repeat(w[:, None], 2, 1))
 
 
+def test_a_run_samples_every_resolution(tmp_path):
+    """Through `runs.Run`, which compiles: size is a shape."""
+    model, state = state_of()
+    run = runs.Run(model, STYLE_ALAE, state.params, state.model_state, "stabilise_8", 0, {})
+    for size in (4, 8):
+        expected = model.sample(state.params, state.model_state, KEY, 3, size=size, truncation=0.5)
+        np.testing.assert_allclose(run.sample(KEY, 3, size=size, truncation=0.5), expected, atol=1e-5)
+
+
 def test_images_of_every_resolution_are_encoded_and_drawn():
     model, state = state_of()
     x = images.to_float(batch()["image"])
@@ -215,6 +224,9 @@ def test_images_of_every_resolution_are_encoded_and_drawn():
         drawn = model.sample(state.params, state.model_state, KEY, 3, truncation=0.5, size=size)
         assert drawn.shape == (3, size, size, 3)
         assert model.decode(state.params, state.model_state, jnp.zeros((2, size // 2, 4))).shape == (2, size, size, 3)
+    for layers in (1, 3, 6):
+        with pytest.raises(ValueError, match="expected two layers for each resolution, at most 4"):
+            model.decode(state.params, state.model_state, jnp.zeros((2, layers, 4)))
     with pytest.raises(ValueError, match="images have 16 px; expected one of 4, 8"):
         model.encode(state.params, state.model_state, jnp.zeros((1, 16, 16, 3)))
 
@@ -259,6 +271,28 @@ def test_what_saves_memory_takes_the_same_step(fields, index):
     for (path, a), b in zip(jax.tree.leaves_with_path(plain), jax.tree.leaves(saving), strict=True):
         scale = float(jnp.abs(a).max())
         np.testing.assert_allclose(b, a, atol=1e-3 * scale + 2e-7, err_msg=jax.tree_util.keystr(path))
+
+
+def test_parts_take_examples_at_equal_distances():
+    seen = []
+    x = jnp.arange(6.0)
+    found = _alae.in_parts(lambda a, b: seen.append(a.shape) or (a + b, a), 3, x, 10 * x)
+    np.testing.assert_array_equal(found[0], 11 * x)
+    np.testing.assert_array_equal(found[1], x)
+    assert set(seen) == {(2,)}
+    with pytest.raises(ValueError, match="a batch of 6 examples cannot be cut into 4 equal parts"):
+        _alae.in_parts(lambda a: a, 4, x)
+
+
+def test_validation_is_in_parts_too():
+    config = dataclasses.replace(STYLE_ALAE, examples_at_once=(2,))
+    terms = []
+    for own in (STYLE_ALAE, config):
+        model, state = state_of(own)
+        evaluate = model.evaluate(style_alae.phases(own, 1)[2])
+        terms.append(jax.jit(evaluate)(state.params, state.model_state, batch(), KEY))
+    for name, value in terms[0].items():
+        np.testing.assert_allclose(terms[1][name], value, rtol=1e-4)
 
 
 def test_fewer_activations_are_kept_for_the_backward_pass():
