@@ -134,6 +134,27 @@ def rounds(
     )
 
 
+def errors(
+    x: jax.Array,
+    to_code: Callable[[jax.Array], jax.Array],
+    generate: Callable[[jax.Array], jax.Array],
+    span: float = 1.0,
+) -> dict[str, jax.Array]:
+    """What validation tells of images [B, H, W, C]: squared errors of reconstructions and of the codes of these, [B].
+
+    Args:
+        x: the images.
+        to_code: E, images -> w, [B, D].
+        generate: G, w -> images.
+        span: of the images' values; errors are per value in [0, 1].
+    """
+    w = to_code(x)
+    output = generate(w)
+    error = losses.squared_error(output, x) / (span**2 * x[0].size)
+    again = losses.squared_error(to_code(output), w) / w.shape[1]
+    return {"loss": error, "mean_squared_error": error, "latent_error": again}
+
+
 def in_parts(function: Callable[..., Any], parts: int, *trees: Any) -> Any:
     """function(*trees), one part of the batch after another; a backward pass computes each part anew.
 

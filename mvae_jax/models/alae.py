@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mvae_jax import gaussian, images, losses, nets
+from mvae_jax import gaussian, images, nets
 from mvae_jax.models import _alae
 from mvae_jax.models._alae import SLOWED, Players
 from mvae_jax.models._checks import check_at_least, check_choice, check_positive, check_widths
@@ -199,11 +199,7 @@ def build(config: Config) -> Model:
     def evaluate(phase: Phase) -> Callable[..., dict[str, jax.Array]]:
         def terms(params: Params, state: ModelState, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
             x = images.to_unit_interval(batch["image"])
-            w = to_code(params, x)
-            output = generate(params, w)
-            error = losses.squared_error(output, x) / x[0].size
-            again = losses.squared_error(to_code(params, output), w) / size
-            return {"loss": error, "mean_squared_error": error, "latent_error": again}
+            return _alae.errors(x, lambda x: to_code(params, x), lambda w: generate(params, w))
 
         return terms
 

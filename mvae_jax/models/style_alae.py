@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mvae_jax import gaussian, images, losses, nets
+from mvae_jax import gaussian, images, nets
 from mvae_jax.models import _alae
 from mvae_jax.models._alae import SLOWED, Players
 from mvae_jax.models._checks import check_at_least, check_choice
@@ -349,11 +349,9 @@ def build(config: Config) -> Model:
             size = config.sizes[phase.options["level"]]
 
             def of_images(x: jax.Array) -> dict[str, jax.Array]:
-                w = to_code(params, x)
-                output = generate(params, layered(w, size))
-                error = losses.squared_error(output, x) / (4 * x[0].size)
-                again = losses.squared_error(to_code(params, output), w) / latent_size
-                return {"loss": error, "mean_squared_error": error, "latent_error": again}
+                return _alae.errors(
+                    x, lambda x: to_code(params, x), lambda w: generate(params, layered(w, size)), span=2.0
+                )
 
             return _alae.in_parts(of_images, phase.options["parts"], shrunk(images.to_float(batch["image"]), size))
 
