@@ -47,11 +47,11 @@ from mvae_jax.viz import curves, grids, report, traversals
 _log = logging.getLogger("celeba_vaegan")
 
 MODELS = {"gan": "GAN", "vae": "VAE", "vae_dis": "VAE, learned distance", "vae_gan": "VAE/GAN"}
-# The paper's 18, by CelebA's names. Of other data all attributes are taken.
+# The paper's 18, by CelebA's names in small letters. Of other data all attributes are taken.
 ATTRIBUTES = (
-    *("Bald", "Bangs", "Black_Hair", "Blond_Hair", "Bushy_Eyebrows", "Eyeglasses", "Gray_Hair", "Heavy_Makeup"),
-    *("High_Cheekbones", "Male", "Mustache", "Pale_Skin", "Rosy_Cheeks", "Smiling", "Straight_Hair", "Wavy_Hair"),
-    *("Wearing_Lipstick", "Young"),
+    *("bald", "bangs", "black_hair", "blond_hair", "bushy_eyebrows", "eyeglasses", "gray_hair", "heavy_makeup"),
+    *("high_cheekbones", "male", "mustache", "pale_skin", "rosy_cheeks", "smiling", "straight_hair", "wavy_hair"),
+    *("wearing_lipstick", "young"),
 )
 _SHOWN = 8
 _EDITS = 9  # attributes of one sheet
@@ -318,7 +318,7 @@ def _signs_row(name: str, signs: stability.Stability) -> dict[str, Any]:
 def attribute_vectors(run: runs.Run, data: Splits, config: Config) -> dict[str, np.ndarray]:
     """Attribute -> vector in the latent space, from training images; attributes that all or none have are left out."""
     chosen = data.train.first(config.evaluation.vector_images or len(data.train))
-    names = [name for name in ATTRIBUTES if name in data.attributes] or list(data.attributes)
+    names = ATTRIBUTES if set(ATTRIBUTES) <= set(data.attributes) else data.attributes
     columns = [data.attributes.index(name) for name in names]
     bits = chosen["attributes"][:, columns]
     varied = [column for column in range(len(columns)) if 0 < bits[:, column].sum() < len(bits)]

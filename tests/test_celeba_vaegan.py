@@ -11,6 +11,7 @@ from commands import assert_close, check_pictures, refused, run_all
 
 from mvae_jax import runs
 from mvae_jax.data import faces
+from mvae_jax.data.batches import Split, Splits
 from mvae_jax.eval import attributes, fid, sharpness
 from mvae_jax.eval.features import Features
 from mvae_jax.models import gan, vae_gan
@@ -106,6 +107,23 @@ def test_attribute_vectors_are_differences_of_means(trained):
     # The least alike of the pairs that the report names.
     angles = np.abs(attributes.cosines(np.stack(list(found.values())))[np.triu_indices(len(found), 1)])
     assert f"{np.sort(angles)[-10]:.4g}" in (folder / "report.html").read_text().replace("-", "")
+
+
+def test_of_celeba_the_attributes_of_the_paper_are_taken(trained):
+    """18 of 40, by their names as `data.celeba` gives them."""
+    data = faces.splits(42, 64, 16, 1, image_size=32, attributes=faces.ATTRIBUTES)
+    bits = np.random.default_rng(0).integers(0, 2, (len(data.train), 20)).astype(np.float32)
+    names = ("5_o_clock_shadow", *celeba_vaegan.ATTRIBUTES[::-1], "wearing_hat")
+    train = Split({**data.train.arrays, "attributes": bits})
+    nothing = Split({**data.calibration.first(0).arrays, "attributes": bits[:0]})
+    of_celeba = Splits(train, nothing, nothing, names, {})
+    run = runs.load(trained[0] / "run" / "vae_gan")
+    config = celeba_vaegan.Config(models=("vae_gan",), model=run.config)
+    found = celeba_vaegan.attribute_vectors(run, of_celeba, config)
+    assert list(found) == list(celeba_vaegan.ATTRIBUTES)
+    codes = np.asarray(run.encode(train["image"] / np.float32(127.5) - 1)[0])
+    bald = bits[:, names.index("bald")] == 1
+    np.testing.assert_allclose(found["bald"], codes[bald].mean(0) - codes[~bald].mean(0), atol=1e-5)
 
 
 def test_a_finished_run_is_not_trained_again_and_its_numbers_come_again(trained):
