@@ -161,7 +161,7 @@ def _laptop() -> Config:
 
     So few pixels lie closer together: the paper's weight of R1 would keep the discriminator from telling them apart.
     """
-    own = alae.Config(widths=(256, 256), latent_size=16, r1_weight=0.3, epochs=130, batch_size=64)
+    own = alae.Config(widths=(256, 256), latent_size=16, r1_weight=0.3, epochs=100, batch_size=64)
     return Config(seeds=(0, 1, 2), model=own)
 
 
