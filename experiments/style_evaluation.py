@@ -38,7 +38,7 @@ class Settings:
     """How much is measured and drawn.
 
     Attributes:
-        images: held-out images, at most, and as many samples; of a pyramid, also those that training validates on.
+        images: held-out images, at most, and as many samples.
         judge_epochs: of the classifier in whose features they are compared.
         truncation: of the latents of the sheet of truncated samples; 1 for none.
         direction_images: samples, labelled by the classifier, that tell the directions of attributes.
@@ -225,7 +225,8 @@ class Measures:
             "squared error per value": lambda x, y: jnp.square((x - y) / 2).mean((1, 2, 3)),
         }
         if self.perceived:
-            measured[self.perceived.name] = self.perceived
+            seen, full = self.perceived, self.run.config.image_size
+            measured[seen.name] = lambda x, y: seen(enlarged(x, full), enlarged(y, full))
         if self.size >= 11:  # pixels of its window
             measured["SSIM"] = jax.jit(reconstruction.ssim)
         return found | {name: float(self.in_chunks(each)(*pairs).mean()) for name, each in measured.items()}
@@ -258,7 +259,7 @@ class Measures:
         run = dataclasses.replace(self.run, model=exact)
 
         def draw(w: jax.Array, keys: jax.Array) -> jax.Array:
-            return run.draw(layered(w, self.size), keys)
+            return enlarged(run.draw(layered(w, self.size), keys), run.config.image_size)
 
         spaces = {
             "Z": ("slerp", lambda z, keys: draw(run.map(z), keys), self.latents),

@@ -194,6 +194,15 @@ def test_an_unfinished_run_is_measured_at_its_resolution(trained):
     assert (found.size, found.samples.shape, found.reconstructions.shape) == (4, (16, 4, 4, 3), (16, 4, 4, 3))
     x = data.validation["image"] / np.float32(127.5) - 1
     np.testing.assert_allclose(found.held_out, x.reshape(16, 4, 2, 4, 2, 3).mean((2, 4)), atol=1e-6)
+    (path,) = (trained[0] / "run" / "judge").iterdir()
+    reader = Judge(runs.load(path), None)
+    settings = style_evaluation.Settings(images=16, path_pairs=2, path_seeds=1)
+    judged = dataclasses.replace(found, perceived=style_evaluation.JudgeDistance(reader), settings=settings)
+    large = [jnp.repeat(jnp.repeat(each, 2, 1), 2, 2) for each in (judged.held_out, judged.reconstructions)]
+    features = [np.asarray(reader.run.features(each)) for each in large]
+    expected = np.square(features[0] - features[1]).sum(1).mean()
+    assert judged.of_reconstructions()[judged.perceived.name] == pytest.approx(expected, rel=1e-3)
+    assert len(judged.path_lengths()) == 4
     assert "in phase stabilise_4, at 4 px" in stylealae._unfinished(run)[0]
     assert stylealae._unfinished(runs.load(trained[0] / "run" / "style_alae")) == []
     records = read_metrics(trained[0] / "run" / "style_alae" / "metrics.jsonl")

@@ -18,8 +18,9 @@ class KernelDistance(Comparison):
     """Squared maximum mean discrepancy of two sets of features.
 
     Attributes:
-        value: mean of its unbiased estimates from the subsets; around 0, and as often below, for sets of one
-            distribution. In units of the kernel; tables often have it times 1000.
+        value: mean of its unbiased estimates from the subsets; around 0, also below, for independent sets of one
+            distribution, and below it for sets of which one was made from the other. In units of the kernel; tables
+            often have it times 1000.
         standard_error: of that mean, as if subsets were independent. They share images: where these are few, 1000 for
             instance, other images would change the value by several times as much.
         subsets: how many.

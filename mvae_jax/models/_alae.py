@@ -64,7 +64,7 @@ def rounds(
     groups, size = players.groups, players.latent_size
 
     def drawn(number: int, batch: Batch, key: jax.Array, *, mix: bool = True) -> tuple[jax.Array, Any]:
-        """Z [B, D] and the generator's draws of a round."""
+        """Draws of a round: z [B, D], and what the generator needs besides."""
         count = len(batch["image"])
         z = gaussian.standard_normal(jax.random.fold_in(key, number), (count, size), axis_name)
         return z, players.draws(jax.random.fold_in(key, 10 + number), count, mix)

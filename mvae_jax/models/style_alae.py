@@ -195,12 +195,11 @@ def build(config: Config) -> Model:
     Returns:
         A `Model` that trains on batches {"image": uint8 [B, S, S, C]} with S the phase's resolution or any larger one
         of the model, of which means of pixels are taken. Images that it encodes may have any of its resolutions.
-        `encode` returns w and
-        a log variance of minus infinity; `decode` takes w, [B, D], or one for each layer, [B, L, D], two per
-        resolution, and draws images as large as L says, without a bound. `sample` has the keywords truncation and
-        size. Further functions: map(params, model_state, z) -> w; truncate(params, model_state, w, psi) -> [B, L, D];
-        draw(params, model_state, w, keys) -> images of w [B, L, D] with noise by keys [B], or [1] for the same in all;
-        discriminate(params, model_state, images) -> logits [B].
+        `encode` returns w and a log variance of minus infinity; `decode` takes w, [B, D], or one for each layer,
+        [B, L, D], two per resolution, and draws images as large as L says, without a bound. `sample` has the keywords
+        truncation and size. Further functions: map(params, model_state, z) -> w; truncate(params, model_state, w, psi)
+        -> [B, L, D]; draw(params, model_state, w, keys) -> images of w [B, L, D] with noise by keys [B], or [1] for the
+        same in all; discriminate(params, model_state, images) -> logits [B].
     """
     latent_size, dtype = config.latent_size, config.compute_dtype
     mapping = MappingNetwork(latent_size, config.mapping_layers, dtype)

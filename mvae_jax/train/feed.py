@@ -15,7 +15,6 @@ from mvae_jax.train.devices import Placement
 _BLOCK_BYTES = 2**26  # of examples that go to the devices in one piece
 
 
-@runtime_checkable
 class Resident(Protocol):
     """A data set that stays on the devices, and the order in which a phase visits it."""
 
@@ -82,11 +81,11 @@ class Feed:
     def __init__(
         self, source: Source, placement: Placement, batch_size: int, most_steps: int, first_step: int, end_step: int
     ) -> None:
-        self._source, self._placement, self._batch_size = source, placement, batch_size
+        self._placement, self._batch_size = placement, batch_size
         self._first, self._end = first_step, end_step
         self._stack = contextlib.ExitStack()
         self._arrays: Mapping[str, jax.Array] = {}
-        self._streamed = isinstance(source, Streamed)
+        self._order = None if isinstance(source, Streamed) else source
         if not isinstance(source, Streamed):
             self._arrays, self._until = placement.spread(source.arrays), end_step
             return
@@ -117,9 +116,8 @@ class Feed:
 
     def take(self, step: int, steps: int) -> tuple[Mapping[str, jax.Array], np.ndarray]:
         """Arrays, and the rows in them of some steps, int32 [steps, B]; at most `room(step)` steps."""
-        if not self._streamed:
-            indices = [self._source.indices_at(number) for number in range(step, step + steps)]  # type: ignore[union-attr]
-            return self._arrays, np.stack(indices)
+        if self._order:
+            return self._arrays, np.stack([self._order.indices_at(number) for number in range(step, step + steps)])
         rows = np.arange((step - self._first) * self._batch_size, (step - self._first + steps) * self._batch_size)
         return self._arrays, rows.astype(np.int32).reshape(steps, self._batch_size)
 
