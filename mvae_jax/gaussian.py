@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import chex
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 
 def example_keys(key: jax.Array, batch_size: int, axis_name: str | None = None) -> jax.Array:
@@ -27,7 +28,22 @@ def example_keys(key: jax.Array, batch_size: int, axis_name: str | None = None) 
         Keys, [B].
     """
     start = 0 if axis_name is None else jax.lax.axis_index(axis_name) * batch_size
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, start + jnp.arange(batch_size))
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, split_over_devices(start + jnp.arange(batch_size)))
+
+
+def split_over_devices(x: jax.Array) -> jax.Array:
+    """In a program for several devices, traced in global view: each device holds its part of the batch, as of data.
+
+    Otherwise each would compute all of what is only made of draws, such as samples from a prior and what becomes of
+    them. `train.program` traces with the mesh set; without one, and under `pmap`, this does nothing.
+
+    Args:
+        x: [B, ...].
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.are_all_axes_manual or len(x) % mesh.size:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(mesh.axis_names))
 
 
 def standard_normal(key: jax.Array, shape: Sequence[int], axis_name: str | None = None) -> jax.Array:
@@ -42,7 +58,7 @@ def standard_normal(key: jax.Array, shape: Sequence[int], axis_name: str | None 
         Noise of the given shape, float32.
     """
     keys = example_keys(key, shape[0], axis_name)
-    return jax.vmap(lambda example_key: jax.random.normal(example_key, shape[1:]))(keys)
+    return split_over_devices(jax.vmap(lambda example_key: jax.random.normal(example_key, shape[1:]))(keys))
 
 
 def uniform(key: jax.Array, shape: Sequence[int], axis_name: str | None = None) -> jax.Array:
@@ -57,7 +73,7 @@ def uniform(key: jax.Array, shape: Sequence[int], axis_name: str | None = None) 
         Noise of the given shape, float32.
     """
     keys = example_keys(key, shape[0], axis_name)
-    return jax.vmap(lambda example_key: jax.random.uniform(example_key, shape[1:]))(keys)
+    return split_over_devices(jax.vmap(lambda example_key: jax.random.uniform(example_key, shape[1:]))(keys))
 
 
 def log_prob(x: jax.Array, mean: jax.Array | float, logvar: jax.Array | float) -> jax.Array:

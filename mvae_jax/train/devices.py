@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import math
@@ -130,6 +131,10 @@ class Placement:
                 f"batch size {batch_size} cannot be split over {devices} devices; "
                 f"use a multiple of {devices}, or fewer devices."
             )
+
+    def global_view(self) -> contextlib.AbstractContextManager[Any]:
+        """While a program for several devices is traced in global view: draws are split over them, as data are."""
+        return jax.set_mesh(self.mesh) if self.axis_name is None and self.mesh.size > 1 else contextlib.nullcontext()
 
     def collect(self, arrays: Mapping[str, jax.Array], indices: jax.Array) -> dict[str, jax.Array]:
         """Within a compiled function: the rows of spread data at `indices`, int [B], as a batch.

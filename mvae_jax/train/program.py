@@ -154,7 +154,8 @@ def compile_step(
     """
     placement.check_batch_size(batch_size)
     mapped = placement.axis_name is not None
-    names = _metric_names(step, placement, state, arrays, batch_size)
+    with placement.global_view():  # as below, where JAX may find this trace again
+        names = _metric_names(step, placement, state, arrays, batch_size)
 
     def run(
         state: TrainState,
@@ -192,7 +193,8 @@ def compile_step(
     else:
         shardings = Dispatch(placement.shardings(state), *[placement.replicated] * 3)  # type: ignore[arg-type]
         transformed = jax.jit(run, donate_argnums=0, out_shardings=shardings)
-    lowered = transformed.lower(*shapes)
+    with placement.global_view():
+        lowered = transformed.lower(*shapes)
     compiled = _compile(lowered, placement) if compiler_options is None else lowered.compile(compiler_options)
     return Program(compiled, placement, most_steps, zeros)
 
@@ -245,7 +247,9 @@ def compile_evaluation(
 
     indices = jax.ShapeDtypeStruct((batch_size,), jnp.int32, sharding=placement.replicated)
     shapes = placement.targets(state), placement.spread_targets(examples), indices
-    compiled = _compile(jax.jit(of_batch, out_shardings=placement.replicated).lower(*shapes), placement)
+    with placement.global_view():
+        lowered = jax.jit(of_batch, out_shardings=placement.replicated).lower(*shapes)
+    compiled = _compile(lowered, placement)
 
     def means(state: TrainState, arrays: Mapping[str, jax.Array]) -> dict[str, float]:
         parts = []

@@ -55,7 +55,7 @@ def with_sgd(name, index):
 
 @functools.cache
 def two_steps(name, index):
-    """The state after one and two steps on one device, with the metrics of the first and what the second compiled."""
+    """On one device: the state after one and two steps, the metrics of the first, what the second compiled, FLOPs."""
     model, batch, state, phase, optimizers = with_sgd(name, index)
     step = jax.jit(make_train_step(model.rounds(phase), optimizers, phase))
     first, metrics = step(state, batch)
@@ -67,7 +67,7 @@ def two_steps(name, index):
     jax.monitoring.register_event_duration_secs_listener(listen)
     second, _ = step(first, batch)
     jax.monitoring.unregister_event_duration_listener(listen)
-    return first, metrics, second, compiled
+    return first, metrics, second, compiled, step.lower(state, batch).cost_analysis()["flops"]
 
 
 def changed(old, new):
@@ -79,7 +79,7 @@ def changed(old, new):
 @pytest.mark.parametrize(("name", "index"), ROWS)
 def test_a_step_is_finite_compiles_once_and_moves_only_its_groups(name, index):
     model, _, state, phase, _ = with_sgd(name, index)
-    first, metrics, second, compiled = two_steps(name, index)
+    first, metrics, second, compiled, _ = two_steps(name, index)
     assert metrics["step/finite"] == 1.0
     assert not compiled
     trained = {group for round_ in model.rounds(phase) for groups in round_.trains.values() for group in groups}
@@ -93,7 +93,7 @@ def test_a_step_is_finite_compiles_once_and_moves_only_its_groups(name, index):
 def test_several_devices_equal_one(name, index, mode, monkeypatch):
     monkeypatch.setattr(devices, "_LEAST_SHARDED", 64)  # these models have no large arrays
     model, batch, state, phase, optimizers = with_sgd(name, index)
-    expected, expected_metrics, _, _ = two_steps(name, index)
+    expected, expected_metrics, *_, flops = two_steps(name, index)
     options = {"shard_state": True} if mode == "shard_state" else {"transform": "pmap"}
     placement = place(jax.devices()[:4], **options)
     step = make_train_step(
@@ -106,6 +106,8 @@ def test_several_devices_equal_one(name, index, mode, monkeypatch):
     out = program(placed, program.zeros, arrays, np.arange(BATCH, dtype=np.int32)[None], np.zeros(1, np.float32))
     assert_close((expected.params, expected.model_state), (out.state.params, out.state.model_state), 2e-6)
     assert_close(expected_metrics, out.sums.means(), 2e-5)
+    if mode == "shard_state":  # in global view each device does its part, also of what is made of draws alone
+        assert program.compiled.cost_analysis()["flops"] < 0.6 * flops
 
 
 def assert_close(expected, got, tolerance):
