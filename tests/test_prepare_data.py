@@ -288,7 +288,7 @@ def test_pyramid_skips_no_more_than_it_may(run, sources, tmp_path):
     status, out, _ = run(*arguments, "--most-skipped=2")
     lines = out.splitlines()
     assert status == 0
-    assert lines[0] == f"skipped: {tmp_path}/own/3.png (6 bytes) cannot be used: it is no JPEG or PNG image."
+    assert lines[0] == f"skipped: {tmp_path}/own/3.png (6 bytes) cannot be used: it is no JPEG, PNG or WebP image."
     assert lines[1].startswith(f"skipped: {tmp_path}/own/12.png")
     assert sum(pyramid.load(tmp_path / "p").counts.values()) == 38
 

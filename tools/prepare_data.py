@@ -14,7 +14,7 @@ or a zip:
                               a.jpg,1,0,train
                               holiday/b.png,0,1,validation
 
-`pyramid` takes any folder or zip of JPEG or PNG images besides, and `verify` what it has made.
+`pyramid` takes any folder or zip of JPEG, PNG or WebP images besides, and `verify` what it has made.
 """
 
 from __future__ import annotations

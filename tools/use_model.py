@@ -6,7 +6,7 @@
     python tools/use_model.py interpolate runs/celebahq_mvae "a young man" photo.jpg -o between.png
     python tools/use_model.py fuse runs/celebahq_mvae photo.jpg "a smiling woman" -o fused.png
 
-Any JPEG or PNG will do: it is cropped to its central square and resized to what the model was trained on, and a
+Any JPEG, PNG or WebP will do: it is cropped to its central square and resized to what the model was trained on, and a
 line says so. The model knows faces as its training images show them: upright, frontal, filling the picture.
 `check` ends with status 0 for a match and 1 for a mismatch; mistakes end with one line and status 2.
 """
@@ -253,7 +253,7 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     sentence = ("caption", 'a sentence or keywords, such as "a smiling man with a mustache"')
-    image = ("image", "a JPEG or PNG of any size")
+    image = ("image", "a JPEG, PNG or WebP of any size")
     command = add(generate, sentence, output="generated.png")
     command.add_argument("--count", type=int, default=12, help="how many images (default: %(default)s)")
     command.add_argument("--seed", type=int, default=0, help="of the draws (default: %(default)s)")

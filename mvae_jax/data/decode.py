@@ -78,7 +78,7 @@ def read_image(path: str | os.PathLike[str], size: int) -> tuple[np.ndarray, str
     """Reads a user's image for a model, whatever its size.
 
     Args:
-        path: a JPEG or PNG.
+        path: a JPEG, PNG or WebP.
         size: height and width of the result, in pixels.
 
     Returns:
@@ -87,11 +87,11 @@ def read_image(path: str | os.PathLike[str], size: int) -> tuple[np.ndarray, str
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no JPEG or PNG, damaged or too large.
+        ValueError: it is no JPEG, PNG or WebP, damaged or too large.
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}: give the path of a JPEG or PNG image.")
+        raise FileNotFoundError(f"There is no file {path}: give the path of a JPEG, PNG or WebP image.")
     check_size(str(path), path.stat().st_size)
     with _opened(path.read_bytes(), str(path)) as image:
         return np.asarray(square(image, size)), ", ".join(_changes(image, size))
@@ -120,12 +120,12 @@ def _opened(data: bytes, where: str) -> Iterator[Image.Image]:
             "set it to False before loading data."
         )
     try:
-        image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
+        image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP"))
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"it has {image.width} x {image.height} pixels, expected at most {MAX_PIXELS}")
         yield image
     except Exception as error:  # Pillow raises anything on damaged files, TypeError for a bad EXIF tag among it
-        reason = "it is no JPEG or PNG image" if isinstance(error, UnidentifiedImageError) else error
+        reason = "it is no JPEG, PNG or WebP image" if isinstance(error, UnidentifiedImageError) else error
         raise ValueError(f"{where} ({len(data)} bytes) cannot be used: {reason}.") from error
 
 

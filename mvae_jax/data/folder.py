@@ -9,8 +9,8 @@
 The first line names the columns: `file`, relative to the folder of the CSV and with forward slashes; attributes,
 0 or 1; and, if the splits are to be fixed, `split`: train, validation or calibration. Otherwise the images are
 split at random. The order of rows and columns does not matter, and columns that are not used may hold anything.
-Commas, semicolons or tabs separate; the text is UTF-8. Images are JPEG or PNG of any size: their central square is
-used.
+Commas, semicolons or tabs separate; the text is UTF-8. Images are JPEG, PNG or WebP of any size: their central square
+is used.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Where the images of a pyramid come from: published data sets by their recipes, one's own files, rendered faces.
 
-A data set is a folder or a zip, of which nothing is unpacked, of JPEG and PNG files at any depth, whatever their names.
-Numbers in names count by their value, so image 10 comes after image 9 on every machine. See `pyramid`.
+A data set is a folder or a zip, of which nothing is unpacked, of JPEG, PNG and WebP files at any depth, whatever their
+names. Numbers in names count by their value, so image 10 comes after image 9 on every machine. See `pyramid`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RENDERED = "rendered"
 SPLITS = ("train", "validation")
 SMALLEST = 4  # pixels
 
-_SUFFIXES = (".jpg", ".jpeg", ".png")
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 # --- settings ------------------------------------------------------------------------------------------------------
@@ -255,7 +255,7 @@ def _rendered(settings: Settings) -> Origin:
 
 
 def image_names(archive: Archive) -> list[str]:
-    """Returns the names of all JPEG and PNG files of an archive, at any depth, in natural order; hidden ones are none.
+    """Returns the names of all JPEG, PNG and WebP files of an archive, at any depth, in natural order, but hidden ones.
 
     Folders within a folder that are links are not followed.
 

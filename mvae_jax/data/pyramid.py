@@ -106,7 +106,7 @@ def prepare(
     The shards are a function of images and settings: however often the work was interrupted, they have the same bytes.
 
     Args:
-        source: a folder or a zip of JPEG or PNG images, at any depth, whose natural order is that of their names;
+        source: a folder or a zip of JPEG, PNG or WebP images, at any depth, whose natural order is that of their names;
             CelebAMask-HQ, of which only the images are taken; CelebA, with the crop "alae"; or "rendered".
         folder: of the pyramid; it is made, or empty, or has this pyramid.
         settings: which images, and how large; None for the defaults.

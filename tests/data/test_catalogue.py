@@ -132,7 +132,7 @@ def test_it_is_prepared_once_for_each_size_and_source(source, prepared, tmp_path
 def test_damaged_sources_leave_no_entry(source, tmp_path):
     shutil.copytree(source, tmp_path / "source")
     (tmp_path / "source/CelebAMask-HQ/CelebA-HQ-img/30.jpg").write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"30.jpg \(8 bytes\) cannot be used: it is no JPEG or PNG image"):
+    with pytest.raises(ValueError, match=r"30.jpg \(8 bytes\) cannot be used: it is no JPEG, PNG or WebP image"):
         catalogue.prepare(tmp_path / "source", tmp_path / "data", 16)
     assert catalogue.find(tmp_path / "data") == {}
     shutil.copy(source / "CelebAMask-HQ/CelebA-HQ-img/30.jpg", tmp_path / "source/CelebAMask-HQ/CelebA-HQ-img/30.jpg")

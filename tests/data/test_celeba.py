@@ -462,8 +462,8 @@ def test_a_zip_within_a_zip_is_reported_with_the_remedy(tmp_path, cache):
     ("data", "message"),
     [
         (IMAGES[image_name(9)][:-40], "000009.jpg .* cannot be used: .*truncated"),
-        (b"", "000009.jpg .0 bytes. cannot be used: it is no JPEG or PNG image"),
-        (b"<html>quota exceeded</html>", "000009.jpg .* cannot be used: it is no JPEG or PNG image"),
+        (b"", "000009.jpg .0 bytes. cannot be used: it is no JPEG, PNG or WebP image"),
+        (b"<html>quota exceeded</html>", "000009.jpg .* cannot be used: it is no JPEG, PNG or WebP image"),
         (
             jpeg(Image.new("RGB", (409, 687))),
             "000009.jpg .* cannot be used: it is 409 x 687 pixels, expected 178 x 218 as the aligned images are",

@@ -393,8 +393,8 @@ def test_missing_path_is_reported(tmp_path):
     [
         (FILES["CelebA-HQ-img/7.jpg"][:-40], "img/7.jpg .* cannot be used: .*truncated"),
         (FILES["CelebA-HQ-img/7.jpg"][:-2], "img/7.jpg .* cannot be used: .*truncated"),
-        (b"", "img/7.jpg .0 bytes. cannot be used: it is no JPEG or PNG image"),
-        (b"<html>quota exceeded</html>", "img/7.jpg .* cannot be used: it is no JPEG or PNG image"),
+        (b"", "img/7.jpg .0 bytes. cannot be used: it is no JPEG, PNG or WebP image"),
+        (b"<html>quota exceeded</html>", "img/7.jpg .* cannot be used: it is no JPEG, PNG or WebP image"),
         (jpeg(Image.new("RGB", (64, 60))), "img/7.jpg .* cannot be used: it is 64 x 60 pixels, expected a square"),
     ],
 )

@@ -371,7 +371,7 @@ def test_missing_files_are_reported(files, message, as_zip, tmp_path, cache):
     ("data", "message"),
     [
         (FILES[f"{ROOT}images/{image_name(9)}"][:-20], "bird_9.jpg .* cannot be used: .*truncated"),
-        (b"", "bird_9.jpg .0 bytes. cannot be used: it is no JPEG or PNG image"),
+        (b"", "bird_9.jpg .0 bytes. cannot be used: it is no JPEG, PNG or WebP image"),
     ],
 )
 def test_damaged_images_are_reported(data, message, as_zip, tmp_path, cache):

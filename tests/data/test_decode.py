@@ -62,7 +62,7 @@ def test_square_resizes_the_centre_by_lanczos():
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_images_are_turned_upright(orientation, kind):
     """A file that was turned, and says how, is seen as it was before."""
     upright = np.asarray(Image.fromarray(noise(3, 2)).resize((32, 48), Image.Resampling.BILINEAR))
@@ -79,7 +79,7 @@ def test_images_are_turned_upright(orientation, kind):
     }[orientation]
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
-    options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
+    options = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
     image = Image.open(io.BytesIO(encoded(Image.fromarray(np.ascontiguousarray(stored)), kind, exif=exif, **options)))
     seen = np.asarray(decode.to_rgb(image), float)
     assert seen.shape == upright.shape
@@ -130,10 +130,10 @@ def test_16_bit_grey_keeps_its_range():
         ((64, 64), 64, ""),
     ],
 )
-@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_read_image_says_what_was_done(shape, size, note, kind, tmp_path):
     image = Image.new("RGB", shape[::-1], (200, 100, 50))
-    (tmp_path / "a b.file").write_bytes(encoded(image, kind))
+    (tmp_path / "a b.file").write_bytes(encoded(image, kind, lossless=True))  # of which only WebP takes notice
     pixels, said = decode.read_image(tmp_path / "a b.file", size)
     assert (pixels.dtype, pixels.shape, said) == (np.uint8, (size, size, 3), note)
     assert np.abs(pixels - np.array([200.0, 100, 50])).max() <= 2
@@ -155,9 +155,9 @@ def test_read_image_says_that_it_turned_and_filled(tmp_path):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", r"a.png \(0 bytes\) cannot be used: it is no JPEG or PNG image"),
-        (b"<html>", r"a.png \(6 bytes\) cannot be used: it is no JPEG or PNG image"),
-        (encoded(Image.new("RGB", (4, 4)), "GIF"), "it is no JPEG or PNG image"),
+        (b"", r"a.png \(0 bytes\) cannot be used: it is no JPEG, PNG or WebP image"),
+        (b"<html>", r"a.png \(6 bytes\) cannot be used: it is no JPEG, PNG or WebP image"),
+        (encoded(Image.new("RGB", (4, 4)), "GIF"), "it is no JPEG, PNG or WebP image"),
         (encoded(Image.fromarray(noise(50, 50)))[:-400], r"a.png .* cannot be used: .*truncated"),
         (encoded(Image.fromarray(noise(50, 50)), "JPEG")[:-400], r"a.png .* cannot be used: .*truncated"),
     ],
@@ -170,7 +170,7 @@ def test_read_image_refuses_what_is_no_whole_image(data, message, tmp_path):
 
 def test_read_image_refuses_missing_files_folders_and_huge_images(tmp_path, monkeypatch):
     for path in (tmp_path / "none.png", tmp_path):
-        with pytest.raises(FileNotFoundError, match=f"no file {path}: give the path of a JPEG or PNG"):
+        with pytest.raises(FileNotFoundError, match=f"no file {path}: give the path of a JPEG, PNG or WebP"):
             decode.read_image(path, 8)
     (tmp_path / "a.png").write_bytes(encoded(Image.new("RGB", (8, 8))))
     monkeypatch.setattr(decode, "MAX_PIXELS", 63)
@@ -237,8 +237,9 @@ def test_defects_names_every_image_that_cannot_be_used(tmp_path):
     ]
 
 
-def test_truncations_of_a_jpeg_are_noticed(tmp_path):
-    data = encoded(Image.new("RGB", (64, 64), (35, 165, 100)), "JPEG")
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+def test_truncations_are_noticed(kind, tmp_path):
+    data = encoded(Image.new("RGB", (64, 64), (35, 165, 100)), kind)
     for length in [*range(0, len(data), 10), *range(len(data) - 20, len(data))]:
         (tmp_path / "a.jpg").write_bytes(data[:length])
         with pytest.raises(ValueError, match=r"a.jpg .* cannot be used"):

@@ -323,8 +323,8 @@ def test_missing_files_are_reported(as_zip, tmp_path, cache):
     ("data", "message"),
     [
         (FILES[NAMES[7]][:-2], r"deep/er/7.jpg \(.* cannot be used: .*truncated"),
-        (b"", r"deep/er/7.jpg \(0 bytes\) cannot be used: it is no JPEG or PNG image"),
-        (encoded(Image.new("RGB", (4, 4)), "GIF"), "it is no JPEG or PNG image"),
+        (b"", r"deep/er/7.jpg \(0 bytes\) cannot be used: it is no JPEG, PNG or WebP image"),
+        (encoded(Image.new("RGB", (4, 4)), "GIF"), "it is no JPEG, PNG or WebP image"),
     ],
 )
 def test_damaged_images_are_reported(data, message, tmp_path, cache):

@@ -152,7 +152,7 @@ def test_the_random_split_has_a_seed(source, made, tmp_path):
 @pytest.mark.parametrize(
     ("names", "expected"),
     [
-        (["b10.png", "b9.png", "b09.png", "a/2.JPG", "a/10.jpeg"], ["a/2.JPG", "a/10.jpeg", "b09.png", "b9.png"]),
+        (["b10.png", "b9.webp", "b09.png", "a/2.JPG", "a/10.jpeg"], ["a/2.JPG", "a/10.jpeg", "b09.png", "b9.webp"]),
         (["1.png1.png", "1.png", "01.png", "1.png.png"], ["01.png", "1.png", "1.png1.png", "1.png.png"]),
         (["10.png", "9.png", "x.txt", ".a.png", "__MACOSX/1.png", "d/.e/1.png"], ["9.png", "10.png"]),
     ],
@@ -302,7 +302,7 @@ def test_damaged_images_are_named_all_and_may_be_skipped(source, tmp_path):
     made = pyramid.prepare(folder, tmp_path / "p", SETTINGS, most_skipped=3)
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "p").glob("*.array_record")}
     assert [entry["file"] for entry in made.manifest["skipped"]] == bad
-    assert "it is no JPEG or PNG image" in made.manifest["skipped"][1]["reason"]
+    assert "it is no JPEG, PNG or WebP image" in made.manifest["skipped"][1]["reason"]
     assert sum(made.counts.values()) == 50
     numbers = np.concatenate([split["index"] for _, split in made.splits(4)])
     assert sorted(numbers) == [i for i in range(COUNT) if i not in (3, 20, 52)]
@@ -654,12 +654,10 @@ def test_sources_that_do_not_fit_are_refused(source, tmp_path):
         pyramid.prepare(source[0], tmp_path / "p", most_skipped=-1)
     with pytest.raises(FileNotFoundError, match="no folder or zip"):
         pyramid.prepare(tmp_path / "nowhere", tmp_path / "p")
-    (tmp_path / "webp").mkdir()
-    (tmp_path / "webp/a.webp").write_bytes(b"")
-    with pytest.raises(
-        FileNotFoundError, match=r"no images in .*webp: expected .*\.jpg, .* it has a.webp and the like"
-    ):
-        pyramid.prepare(tmp_path / "webp", tmp_path / "p")
+    (tmp_path / "gif").mkdir()
+    (tmp_path / "gif/a.gif").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match=r"no images in .*gif: expected .*\.jpg, .* it has a.gif and the like"):
+        pyramid.prepare(tmp_path / "gif", tmp_path / "p")
     assert not (tmp_path / "p").exists()
 
 
