@@ -6,14 +6,14 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import training
 from judge import Judge
-from training import pixels, to_bytes
+from training import to_bytes
 
 from mvae_jax import gaussian, runs
 from mvae_jax.data.batches import Splits
@@ -21,6 +21,7 @@ from mvae_jax.eval import attributes, fid, perceptual_path, reconstruction
 from mvae_jax.eval.features import Features
 from mvae_jax.eval.kernel_distance import kernel_distance
 from mvae_jax.eval.manifold import precision_and_recall
+from mvae_jax.images import to_float
 from mvae_jax.models import style_alae
 from mvae_jax.models.style_alae import layered, shrunk
 from mvae_jax.viz import curves, grids, traversals
@@ -31,6 +32,8 @@ _SHOWN = 8
 _MIXED = 4  # faces whose styles are mixed with one another
 _EDITS = 9  # attributes of one sheet
 _CHUNK_PIXELS = 2**22  # of the images that are in the networks at a time
+
+Pictures = TypeVar("Pictures", jax.Array, np.ndarray)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Settings:
     truncation: float = 0.7
     direction_images: int = 5000
     sliders: float = 3.0
-    path_pairs: int = 1000
+    path_pairs: int = 10_000
     path_seeds: int = 3
     path_crop: str = ""
     inception: str = ""
@@ -145,31 +148,32 @@ class Measures:
         return jax.vmap(lambda key: jax.random.normal(key, (self.run.config.latent_size,)))(keys)
 
     @functools.cached_property
-    def held_out(self) -> jax.Array:
+    def held_out(self) -> np.ndarray:
         """Held-out images, [N, S, S, C] in [-1, 1]."""
-        return shrunk(pixels(self.data.validation.first(self.count)), self.size)
+        images = self.data.validation.first(self.count)["image"]
+        return self.in_chunks(lambda x: shrunk(to_float(x), self.size))(images)
 
     @functools.cached_property
-    def samples(self) -> jax.Array:
+    def samples(self) -> np.ndarray:
         """As many from the prior; not truncated, not mixed, with noise."""
         return self.sampled(self.run, self.count)
 
     @functools.cached_property
-    def reconstructions(self) -> jax.Array:
+    def reconstructions(self) -> np.ndarray:
         """The held-out images from their codes, with noise, as the paper measures them."""
 
         def again(x: jax.Array, keys: jax.Array) -> jax.Array:
-            return self.run.draw(layered(self.run.encode(x)[0], self.size), keys)
+            return jnp.clip(self.run.draw(layered(self.run.encode(x)[0], self.size), keys), -1, 1)
 
-        return jnp.clip(self.in_chunks(again)(self.held_out, self.keys(2, self.count)), -1, 1)
+        return self.in_chunks(again)(self.held_out, self.keys(2, self.count))
 
-    def sampled(self, run: runs.Run, count: int, truncation: float = 1.0) -> jax.Array:
+    def sampled(self, run: runs.Run, count: int, truncation: float = 1.0) -> np.ndarray:
         """Samples of a stage of growth at its resolution; the same draws for all stages."""
 
         def drawn(z: jax.Array, keys: jax.Array) -> jax.Array:
-            return run.draw(run.truncate(layered(run.map(z), size_of(run)), truncation), keys)
+            return jnp.clip(run.draw(run.truncate(layered(run.map(z), size_of(run)), truncation), keys), -1, 1)
 
-        return jnp.clip(self.in_chunks(drawn)(self.latents(self.keys(1, count)), self.keys(2, count)), -1, 1)
+        return self.in_chunks(drawn)(self.latents(self.keys(1, count)), self.keys(2, count))
 
     # --- numbers ---
 
@@ -195,12 +199,12 @@ class Measures:
         """Features of the second half of the held-out images."""
         return [self._features(extract, self.held_out[self.count // 2 :]) for extract, _ in self.extractors]
 
-    def _features(self, extract: Callable[[Any], Any], pictures: jax.Array) -> Any:
+    def _features(self, extract: Callable[[Any], Any], pictures: np.ndarray) -> Any:
         """Features at the full resolution, for which the classifier was trained."""
         full = self.run.config.image_size
         return self.in_chunks(lambda x: extract(enlarged(x, full)))(pictures)
 
-    def compared(self, pictures: jax.Array) -> dict[str, float]:
+    def compared(self, pictures: np.ndarray) -> dict[str, float]:
         """Distances of pictures, the first half of a set, from the second half of the held-out images."""
         found: dict[str, float] = {}
         for number, (extract, features) in enumerate(self.extractors):
@@ -313,7 +317,7 @@ def size_of(run: runs.Run) -> int:
     return int(run.phase.split("_")[-1])
 
 
-def enlarged(pictures: jax.Array, size: int) -> jax.Array:
+def enlarged(pictures: Pictures, size: int) -> Pictures:
     """Every pixel several times."""
     factor = size // pictures.shape[1]
     return pictures.repeat(factor, 1).repeat(factor, 2)
@@ -391,7 +395,7 @@ def decoded(run: runs.Run, w: jax.Array) -> jax.Array:
     return run.decode(layered(w, size_of(run)))
 
 
-def mixed(run: runs.Run, x: jax.Array) -> dict[str, np.ndarray]:
+def mixed(run: runs.Run, x: np.ndarray) -> dict[str, np.ndarray]:
     """Faces with coarse, middle or fine styles of others: rows of pictures, first those that styles are taken from."""
     above, left = x[:_MIXED], x[_MIXED : 2 * _MIXED]
     sources, others = (layered(run.encode(faces)[0], x.shape[1]) for faces in (above, left))
@@ -407,7 +411,7 @@ def mixed(run: runs.Run, x: jax.Array) -> dict[str, np.ndarray]:
     return rows
 
 
-def interpolated(run: runs.Run, x: jax.Array, steps: int = 7) -> dict[str, np.ndarray]:
+def interpolated(run: runs.Run, x: np.ndarray, steps: int = 7) -> dict[str, np.ndarray]:
     """Pairs of faces and what lies between their codes."""
     rows = {}
     for number in range(_MIXED):

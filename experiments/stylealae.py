@@ -91,7 +91,7 @@ def _laptop() -> Config:
         r1_weight=1.0,
         ema_half_life=500.0,
     )
-    return Config(model=model)
+    return Config(model=model, evaluation=style_evaluation.Settings(path_pairs=1000))
 
 
 def _celeba() -> Config:
@@ -112,9 +112,11 @@ def _celeba() -> Config:
 
 PRESETS = {"laptop": _laptop(), "celeba": _celeba(), "ffhq": Config()}
 # Where files lie, and how they are read, may change, what they hold may not; the evaluation is no part of the training.
+# What saves memory changes no result, and a resolution may turn out to need it.
 MAY_CHANGE = (
     *("config.training", "config.evaluation", "config.data.source", "config.data.cache_folder"),
     *("config.data.resident_gib", "config.data.workers"),
+    *("config.model.examples_at_once", "config.model.recomputed_from"),
 )
 
 

@@ -102,7 +102,9 @@ def run_members(
         for folder, member in members.items():
             _log.info("model %s", folder)
             own = settings_of(member.model, member.config, data, member.seed)
-            trained[folder] = train(workdir.path / folder, own, member.config, data, config.training, interruption)
+            trained[folder] = train(
+                workdir.path / folder, own, member.config, data, config.training, interruption, may_change
+            )
         results = evaluate(trained, workdir.path, workdir.path, interruption)
         if launch.is_first():
             workdir.finish(**results)
@@ -124,6 +126,7 @@ def train(
     data: Splits,
     training: loop.Settings | None = None,
     interruption: Interruption | None = None,
+    may_change: Sequence[str] = (),
 ) -> runs.Run:
     """Trains a model in a folder of its own, which `runs.load` loads as well; goes on where it was stopped.
 
@@ -134,10 +137,11 @@ def train(
         data: its images.
         training: how it is watched and saved.
         interruption: see `train.loop.fit`.
+        may_change: dotted names of settings that may differ when the run is resumed.
     """
     workdir = Workdir(folder)
     with workdir.lock():
-        workdir.configure(settings)
+        workdir.configure(settings, may_change=may_change)
         return fit(workdir.path, settings, config, data, training, interruption)
 
 
@@ -226,12 +230,12 @@ def plan(model: str, config: Any, data: Splits, seed: int, training: loop.Settin
 
 
 def in_chunks(function: Callable[..., Any], size: int = 250) -> Callable[..., Any]:
-    """The function on `size` examples at a time: activations of a whole split need not fit into memory."""
+    """The function on `size` examples at a time, its results on the host: a whole split need not fit on the device."""
 
     def chunked(*values: Any) -> Any:
         starts = range(0, len(values[0]), size)
-        parts = [function(*(value[start : start + size] for value in values)) for start in starts]
-        return jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)
+        parts = [jax.device_get(function(*(value[start : start + size] for value in values))) for start in starts]
+        return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
     return chunked
 
@@ -241,9 +245,9 @@ def pixels(split: Split) -> jax.Array:
     return images.to_float(jnp.asarray(split["image"]))
 
 
-def to_bytes(pictures: jax.Array) -> np.ndarray:
+def to_bytes(pictures: jax.Array | np.ndarray) -> np.ndarray:
     """Images in [-1, 1] as uint8 on the host."""
-    return np.asarray(images.to_uint8(pictures))
+    return np.asarray(images.to_uint8(jnp.asarray(pictures)))
 
 
 def traversal(

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import shutil
 
 import datasets
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import style_evaluation
 import stylealae
+import training
 from commands import assert_close, check_pictures, refused, run_all
 from judge import Judge
 from PIL import Image
@@ -141,6 +143,18 @@ def test_a_pyramid_is_streamed_and_needs_no_attributes(trained):
     again = run.draw(jnp.repeat(run.encode(held_out)[0][:, None], 2, 1), keys).clip(-1, 1)
     error = np.square((held_out - again) / 2).mean()
     assert found["reconstructions"]["squared error per value"] == pytest.approx(error, rel=1e-4)
+
+
+def test_what_saves_memory_may_change(trained, tmp_path):
+    folder = shutil.copytree(trained[0] / "run" / "style_alae", tmp_path / "style_alae")
+    data = datasets.load(datasets.Config(str(trained[0] / "faces")), None, 8)
+    config = dataclasses.replace(runs.load(folder).config, examples_at_once=(4,), recomputed_from=8)
+    settings = training.settings_of("style_alae", config, data, 42)
+    with pytest.raises(ValueError, match=r"examples_at_once: \[0\] before, \[4\] now"):
+        training.train(folder, settings, config, data)
+    run = training.train(folder, settings, config, data, may_change=stylealae.MAY_CHANGE)
+    assert (run.phase, run.step) == ("stabilise_8", 2 + 3 + 4)
+    assert runs.load(folder).config == config
 
 
 def test_edits_move_along_directions(trained):
