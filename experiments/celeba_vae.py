@@ -138,11 +138,6 @@ def main(argv: list[str]) -> None:
     """Trains, measures and draws."""
     config, arguments = launch.parse(argv, PRESETS, workdir="runs/celeba_vae", description=__doc__ or "")
     with launch.errors():
-        if config.data.source == datasets.RENDERED and not config.data.subset_size:
-            raise ValueError(
-                f"data.subset_size is 0, all images of CelebA, and data.source is {datasets.RENDERED!r}; give the path "
-                "of its folder or zip, --config.data.source=PATH."
-            )
         data = datasets.load(config.data, None, config.model.image_size)
         if len(data.validation) < 2 or config.model.image_size < _LEAST_SIZE:
             raise ValueError(

@@ -192,11 +192,6 @@ def main(argv: list[str]) -> None:
     """Trains, compares and draws."""
     config, arguments = launch.parse(argv, PRESETS, workdir="runs/celeba_vaegan", description=__doc__ or "")
     with launch.errors():
-        if config.data.source == datasets.RENDERED and not config.data.subset_size:
-            raise ValueError(
-                f"data.subset_size is 0, all images of CelebA, and data.source is {datasets.RENDERED!r}; give the path "
-                "of its folder or zip, --config.data.source=PATH."
-            )
         data = datasets.load(config.data, None, config.model.image_size)
         if len(data.validation) < _SHOWN:
             raise ValueError(f"there are {len(data.validation)} held-out images; expected at least {_SHOWN}.")

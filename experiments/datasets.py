@@ -136,7 +136,10 @@ def load(
         own = folder_settings(config, attributes, image_size)
         return folder.load(config.source, own, cache_folder=cache_folder)
     if not config.subset_size:
-        raise ValueError(f"subset_size is 0, all images, which is for CelebA; expected a number for {kind}.")
+        raise ValueError(
+            f"data.subset_size is 0, all images of CelebA, but data.source is {kind}; give the path of CelebA's folder "
+            "or zip, --config.data.source=PATH, or a number of images."
+        )
     names = faces.ATTRIBUTES if attributes is None else tuple(attributes)
     if kind == RENDERED:
         return faces.splits(

@@ -117,7 +117,7 @@ def test_a_dry_run_plans_every_model_and_makes_nothing(trained):
         ("--config.beta=-1.0", "beta is -1.0; expected at least 0"),
         ("--config.total_correlation_weights=5.0,5.0000001", "none twice to six digits"),
         ("--config.total_correlation_weights=1,2,3,4,5,6,7,8", "expected at most 7"),
-        ("--config.data.subset_size=0", "give the path of its folder or zip"),
+        ("--config.data.subset_size=0", "data.source is rendered; give the path of CelebA's folder or zip"),
         ("--config.data.validation_fraction=0.02", "there are 1 held-out images of 32 px to measure on"),
         ("--config.evaluation.samples=0", "evaluation.samples is 0; expected at least 1"),
         ("--config.seed=-1", "seed is -1; expected a number from 0"),

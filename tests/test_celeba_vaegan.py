@@ -154,7 +154,7 @@ def test_a_dry_run_plans_every_model_and_makes_nothing(trained):
         ("--config.seed=-1", "seed is -1"),
         ("--config.evaluation.images=1", "evaluation.images is 1; expected at least 2"),
         ("--config.model.image_size=60", "image_size is 60"),
-        ("--config.data.subset_size=0", "give the path of its folder or zip"),
+        ("--config.data.subset_size=0", "data.source is rendered; give the path of CelebA's folder or zip"),
         ("--extend", "--extend: start another workdir"),
     ],
 )

@@ -147,7 +147,7 @@ def test_what_only_celeba_has_is_refused_elsewhere(source, sources, cache):
     with pytest.raises(ValueError, match=r"image_size is \(8, 9\); expected one number: images of .* are square"):
         datasets.load(config, image_size=(8, 9))
     if source != "own":
-        with pytest.raises(ValueError, match="subset_size is 0, all images, which is for CelebA"):
+        with pytest.raises(ValueError, match=r"subset_size is 0, all images of CelebA, .*source=PATH, or a number"):
             datasets.load(dataclasses.replace(config, subset_size=0))
 
 

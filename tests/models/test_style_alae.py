@@ -251,21 +251,24 @@ def test_configs_that_cannot_be_are_refused(fields, message):
 # --- memory ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("index", [FADE, 2])
-@pytest.mark.parametrize("fields", [{"examples_at_once": (BATCH // 4,)}, {"recomputed_from": 4}])
-def test_what_saves_memory_takes_the_same_step(fields, index):
+@functools.cache
+def step_of_a_fade(examples_at_once=0, recomputed_from=0):
+    """How the parameters move, and the metrics."""
+    saving = {"examples_at_once": (examples_at_once,), "recomputed_from": recomputed_from}
+    config = dataclasses.replace(STYLE_ALAE, learning_rates=(0.01,), **saving)
+    model, state = state_of(config)
+    phase = style_alae.phases(config, 1)[FADE]
+    state = states.start_phase(state, model, phase)
+    sgd = dict.fromkeys(model.optimizers(phase), optax.sgd(1.0))
+    state = state.replace(opt_state={group: each.init(state.params[group]) for group, each in sgd.items()})
+    after, metrics = jax.jit(make_train_step(model.rounds(phase), sgd, phase))(state, batch())
+    return jax.tree.map(lambda new, old: new - old, after.params, state.params), metrics
+
+
+@pytest.mark.parametrize("fields", [{"examples_at_once": BATCH // 4}, {"recomputed_from": 4}])
+def test_what_saves_memory_takes_the_same_step(fields):
     """Gradients of a batch in parts add up to those of the batch; blocks that compute twice compute the same."""
-    steps = []
-    for more in ({}, fields):
-        config = dataclasses.replace(STYLE_ALAE, learning_rates=(0.01,), **more)
-        model, state = state_of(config)
-        phase = style_alae.phases(config, 1)[index]
-        state = states.start_phase(state, model, phase)
-        sgd = dict.fromkeys(model.optimizers(phase), optax.sgd(1.0))
-        state = state.replace(opt_state={group: each.init(state.params[group]) for group, each in sgd.items()})
-        after, metrics = jax.jit(make_train_step(model.rounds(phase), sgd, phase))(state, batch())
-        steps.append((jax.tree.map(lambda new, old: new - old, after.params, state.params), metrics))
-    (plain, metrics), (saving, found) = steps
+    (plain, metrics), (saving, found) = step_of_a_fade(), step_of_a_fade(**fields)
     for name, value in metrics.items():
         np.testing.assert_allclose(found[name], value, rtol=2e-4, atol=1e-6, err_msg=name)
     for (path, a), b in zip(jax.tree.leaves_with_path(plain), jax.tree.leaves(saving), strict=True):
