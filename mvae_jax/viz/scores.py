@@ -51,7 +51,9 @@ def score_distributions(
         axis.set_xlabel("consistency score")
         axis.set_ylabel("pairs")
         axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(frameon=False)
+        handles, labels = axis.get_legend_handles_labels()
+        entries = list(zip(labels, handles, strict=True))
+        _figure.legend(axis, entries, loc="lower left", bbox_to_anchor=(0.0, 1.0))
         return _figure.render(figure)
 
 
