@@ -14,9 +14,13 @@ import pytest
 from zoo import BATCH, STYLE_ALAE, tiny_faces
 
 from mvae_jax import gaussian, images, nets, runs
+from mvae_jax.data.batches import Batches, Split
 from mvae_jax.models import _alae, style_alae
 from mvae_jax.nets import style
+from mvae_jax.train import loop
 from mvae_jax.train import state as states
+from mvae_jax.train.checkpoint import Checkpoints
+from mvae_jax.train.devices import place
 from mvae_jax.train.step import make_train_step
 
 KEY = jax.random.key(5)
@@ -246,6 +250,52 @@ def test_images_of_every_resolution_are_encoded_and_drawn():
 def test_configs_that_cannot_be_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(STYLE_ALAE, **fields)
+
+
+# --- runs ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_was_stopped_within_a_fade_ends_with_the_same_bits(tmp_path):
+    examples = Split(dict(tiny_faces(4 * BATCH)))
+    phases = style_alae.phases(STYLE_ALAE, 1)[: FADE + 1]  # of three steps each
+
+    def ended(workdir, stop=None):
+        def batches(phase):
+            source = Batches(examples, phase.batch_size, 7, phase.start)
+
+            class Stopping:
+                arrays, steps_per_epoch = source.arrays, source.steps_per_epoch
+
+                def indices_at(self, step):
+                    if step == stop:
+                        raise KeyboardInterrupt
+                    return source.indices_at(step)
+
+            return Stopping()
+
+        settings = loop.Settings(steps_per_dispatch=1, checkpoint_every=1)
+        return loop.fit(
+            style_alae.build(STYLE_ALAE),
+            phases,
+            batches,
+            workdir=tmp_path / workdir,
+            seed=7,
+            settings=settings,
+            placement=place(jax.devices()[:1]),
+        )
+
+    whole = ended("whole")
+    with pytest.raises(KeyboardInterrupt):
+        ended("parts", stop=phases[FADE].start + 2)
+    with Checkpoints(tmp_path / "parts", [phase.name for phase in phases]) as checkpoints:
+        name, step = checkpoints.latest()
+    assert name == "fade_8"
+    assert phases[FADE].start < step < phases[FADE].end
+    again = ended("parts")
+    assert int(again.step) == phases[FADE].end
+    ends = [state.replace(key=jax.random.key_data(state.key)) for state in (whole, again)]
+    for (path, a), b in zip(jax.tree.leaves_with_path(ends[0]), jax.tree.leaves(ends[1]), strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes(), jax.tree_util.keystr(path)
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------
