@@ -116,7 +116,7 @@ class Feed:
 
     def take(self, step: int, steps: int) -> tuple[Mapping[str, jax.Array], np.ndarray]:
         """Arrays, and the rows in them of some steps, int32 [steps, B]; at most `room(step)` steps."""
-        if self._order:
+        if self._order is not None:
             return self._arrays, np.stack([self._order.indices_at(number) for number in range(step, step + steps)])
         rows = np.arange((step - self._first) * self._batch_size, (step - self._first + steps) * self._batch_size)
         return self._arrays, rows.astype(np.int32).reshape(steps, self._batch_size)
