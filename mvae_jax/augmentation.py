@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """How strongly images are changed; zeros leave them as they are.
+    """Strengths of random changes of images; zeros leave them as they are.
 
     Attributes:
         flip: probability of a mirror image, in [0, 1].
@@ -47,7 +47,7 @@ class Augmentation:
 
 @dataclasses.dataclass(frozen=True)
 class Perturbation:
-    """How strongly photographs are moved and their light is changed; zeros leave them as they are.
+    """Strengths of random changes of photographs, of position and light; zeros leave them as they are.
 
     Attributes:
         flip: probability of a mirror image, in [0, 1].
@@ -89,7 +89,7 @@ def augment(keys: jax.Array, images: jax.Array, augmentation: Augmentation) -> j
     """Changes each image at random: flip, shift, contrast and colour, saturation, blur, noise.
 
     Args:
-        keys: one key per example, [B], such as `gaussian.example_keys` gives; they serve nothing else.
+        keys: one key per example, [B], such as `random.example_keys` gives; they serve nothing else.
         images: [B, H, W, C] in [-1, 1].
         augmentation: how strongly.
 
@@ -116,7 +116,7 @@ def perturb(keys: jax.Array, images: jax.Array, perturbation: Perturbation, batc
     """Changes each image at random: place, size and angle, then gamma, contrast and hue, then perhaps a mirror image.
 
     Args:
-        keys: one key per example, [B], such as `gaussian.example_keys` gives; they serve nothing else.
+        keys: one key per example, [B], such as `random.example_keys` gives; they serve nothing else.
         images: [B, H, W, C] in [-1, 1]; of 3 channels, red, green and blue, unless contrast and hue are 0.
         perturbation: how strongly.
         batch_key: one key for the whole batch, the same on all devices, for `flip_batches`; it serves nothing else.

@@ -1,7 +1,6 @@
-"""Diagonal Gaussians, given by `mean` and `logvar` (the log variance) of every dimension, and their noise.
+"""Diagonal Gaussians, given by `mean` and `logvar` (the log variance) of every dimension.
 
-Densities and divergences are elementwise: summing over dimensions is left to the caller. Noise is drawn with one
-key per example of the global batch, so that it does not depend on how the batch is spread over devices.
+Densities and divergences are elementwise: summing over dimensions is left to the caller.
 """
 
 from __future__ import annotations
@@ -12,68 +11,8 @@ from collections.abc import Sequence
 import chex
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 
-
-def example_keys(key: jax.Array, batch_size: int, axis_name: str | None = None) -> jax.Array:
-    """One key per example, folded from the example's index in the global batch.
-
-    Args:
-        key: a key that serves nothing else.
-        batch_size: B, examples held here.
-        axis_name: mapped axis over which the batch is split, in order; None if B is the whole batch, as under
-            `jit` with sharded arrays.
-
-    Returns:
-        Keys, [B].
-    """
-    start = 0 if axis_name is None else jax.lax.axis_index(axis_name) * batch_size
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, split_over_devices(start + jnp.arange(batch_size)))
-
-
-def split_over_devices(x: jax.Array) -> jax.Array:
-    """In a program for several devices, traced in global view: each device holds its part of the batch, as of data.
-
-    Otherwise each would compute all of what is only made of draws, such as samples from a prior and what becomes of
-    them. `train.program` traces with the mesh set; without one, and under `pmap`, this does nothing.
-
-    Args:
-        x: [B, ...].
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.are_all_axes_manual or len(x) % mesh.size:
-        return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(mesh.axis_names))
-
-
-def standard_normal(key: jax.Array, shape: Sequence[int], axis_name: str | None = None) -> jax.Array:
-    """Draws from N(0, I), one key per example.
-
-    Args:
-        key: a key that serves nothing else.
-        shape: (B, ...), the batch first.
-        axis_name: as in `example_keys`.
-
-    Returns:
-        Noise of the given shape, float32.
-    """
-    keys = example_keys(key, shape[0], axis_name)
-    return split_over_devices(jax.vmap(lambda example_key: jax.random.normal(example_key, shape[1:]))(keys))
-
-
-def uniform(key: jax.Array, shape: Sequence[int], axis_name: str | None = None) -> jax.Array:
-    """Draws from the uniform distribution on [0, 1), one key per example.
-
-    Args:
-        key: a key that serves nothing else.
-        shape: (B, ...), the batch first.
-        axis_name: as in `example_keys`.
-
-    Returns:
-        Noise of the given shape, float32.
-    """
-    keys = example_keys(key, shape[0], axis_name)
-    return split_over_devices(jax.vmap(lambda example_key: jax.random.uniform(example_key, shape[1:]))(keys))
+from mvae_jax import random
 
 
 def log_prob(x: jax.Array, mean: jax.Array | float, logvar: jax.Array | float) -> jax.Array:
@@ -97,7 +36,7 @@ def sample(key: jax.Array, mean: jax.Array, logvar: jax.Array, axis_name: str | 
         key: a key that serves nothing else.
         mean: [B, ...].
         logvar: [B, ...].
-        axis_name: as in `example_keys`.
+        axis_name: as in `random.example_keys`.
 
     Returns:
         One draw per example, [B, ...].
@@ -106,7 +45,7 @@ def sample(key: jax.Array, mean: jax.Array, logvar: jax.Array, axis_name: str | 
         Kingma and Welling, 2014, arXiv:1312.6114, section 2.4.
     """
     chex.assert_equal_shape([mean, logvar])
-    return mean + jnp.exp(0.5 * logvar) * standard_normal(key, mean.shape, axis_name)
+    return mean + jnp.exp(0.5 * logvar) * random.standard_normal(key, mean.shape, axis_name)
 
 
 def kl_divergence(

@@ -16,7 +16,7 @@ def check_batch(batch: Mapping[str, jax.Array], **shapes: tuple[int, ...]) -> No
         **shapes: name -> shape of one example, such as image=(64, 64, 3).
 
     Raises:
-        ValueError: an array has another shape.
+        ValueError: the shape of an example is not the expected one.
     """
     for name, shape in shapes.items():
         if batch[name].shape[1:] != shape:
@@ -27,7 +27,11 @@ def check_batch(batch: Mapping[str, jax.Array], **shapes: tuple[int, ...]) -> No
 
 
 def to_float(images: jax.Array) -> jax.Array:
-    """Maps uint8 [..., H, W, C] in [0, 255] to float32 in [-1, 1]: x / 127.5 - 1."""
+    """Maps uint8 [..., H, W, C] in [0, 255] to float32 in [-1, 1]: x / 127.5 - 1.
+
+    Raises:
+        ValueError: `images` are not uint8.
+    """
     if images.dtype != jnp.uint8:
         raise ValueError(f"images have dtype {images.dtype}, expected uint8 in [0, 255].")
     return images.astype(jnp.float32) / 127.5 - 1.0
@@ -39,8 +43,12 @@ def to_uint8(images: jax.Array) -> jax.Array:
 
 
 def to_unit_interval(images: jax.Array) -> jax.Array:
-    """Maps uint8, or float in [-1, 1], to float32 in [0, 1], where some papers' likelihoods live."""
-    return (to_float(images) if images.dtype == jnp.uint8 else images) * 0.5 + 0.5
+    """Maps uint8, or float in [-1, 1], to float32 in [0, 1], where some papers' likelihoods live.
+
+    Raises:
+        ValueError: `images` are of another integer type.
+    """
+    return (images if jnp.issubdtype(images.dtype, jnp.floating) else to_float(images)) * 0.5 + 0.5
 
 
 def from_unit_interval(images: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Who minimises what: the vocabulary that models speak and `train` understands.
+"""Vocabulary that models speak and `train` understands: who minimises what.
 
 A `Model` is a bundle of pure functions. For a `Phase` (what stays fixed while a compiled step runs) it returns
 `Round`s: each is one forward pass that yields all losses of that pass, and a table saying which objective
@@ -20,8 +20,20 @@ Batch = Mapping[str, Any]  # arrays: "image": uint8 [B, H, W, C]; "attributes": 
 Schedule = Callable[[jax.Array], jax.Array]
 
 
+class Posterior(NamedTuple):
+    """Gaussian over latents with a diagonal covariance, as an encoder returns it: `mean, logvar = encode(...)`.
+
+    Attributes:
+        mean: [B, D].
+        logvar: log variances, [B, D]; None for a deterministic encoder, whose code is `mean`.
+    """
+
+    mean: jax.Array
+    logvar: jax.Array | None
+
+
 class Losses(NamedTuple):
-    """What one forward pass of a round returns.
+    """Result of one forward pass of a round.
 
     Attributes:
         objectives: objective name -> scalar to minimise.
@@ -44,7 +56,7 @@ class Round:
         gates: metrics (means over the global batch) -> {objective: bool}. A false gate leaves the groups of that
             objective, their entries of `model_state` and their optimiser state as they were. A missing objective
             counts as true.
-        every: the round runs in each `every`-th step of its phase (lazy penalties, several discriminator steps).
+        every: the round runs in every `every`-th step of its phase (lazy penalties, several discriminator steps).
     """
 
     trains: Mapping[str, tuple[str, ...]]
@@ -66,7 +78,7 @@ class Round:
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """What stays fixed while one compiled step runs.
+    """Part of a run in which everything stays fixed that a compiled step depends on.
 
     Attributes:
         name: folder name of its checkpoints, unique within a run.
@@ -76,7 +88,10 @@ class Phase:
         image_size: height and width of the images in pixels; a pair if they differ.
         learning_rates: group -> rate, or a schedule of the step counted from the phase's start.
         weights: names of loss terms -> weights. A weight of zero removes the term, its networks and their cost.
-        options: what else a model fixes per phase (resolution, blend, ...).
+        shuffle: visit the examples of every epoch in another order; otherwise always in that of the data set.
+        parts: number of equal parts of a batch, of which one at a time is in the networks.
+        options: the model's pocket for what else it fixes (resolution, length of a warm-up, ...); the model alone
+            writes and reads it.
         ema_decay: decay per step of the exponential moving average of the parameters; None keeps none.
         reset_optimizers: forget the optimiser state when the phase begins.
     """
@@ -88,6 +103,8 @@ class Phase:
     image_size: int | tuple[int, int] = 64
     learning_rates: Mapping[str, float | Schedule] = dataclasses.field(default_factory=dict)
     weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    shuffle: bool = True
+    parts: int = 1
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     ema_decay: float | None = None
     reset_optimizers: bool = False
@@ -102,16 +119,19 @@ class Phase:
 class Model:
     """A bundle of pure functions; None where a model has no such function.
 
+    A conditional model takes attributes, float32 [B, A], in encode and decode after the images or the latents, and in
+    sample instead of the count: one image for every row.
+
     Attributes:
         init: (key, batch) -> (params, model_state), both keyed by group.
         rounds: (phase, axis_name=None) -> tuple of `Round`.
         optimizers: (phase) -> {group: optax transformation with unit learning rate}. A group without one is
-            frozen: it is kept with the parameters and nobody trains it.
+            frozen: it is kept with the parameters and not trained.
         evaluate: (phase) -> function (params, model_state, batch, key) -> {name: [B]}, one number per example in
             evaluation mode, "loss" among them: what validation reports.
-        encode: (params, model_state, images) -> (mean, logvar), each [B, D].
+        encode: (params, model_state, images [B, H, W, C] in [-1, 1]) -> `Posterior`.
         decode: (params, model_state, z) -> images [B, H, W, C] in [-1, 1].
-        sample: (params, model_state, key, count) -> images from the prior.
+        sample: (params, model_state, key, count) -> images of latents from the prior.
         functions: further functions by name, such as "encode_attributes", all starting (params, model_state, ...).
     """
 
@@ -119,7 +139,7 @@ class Model:
     rounds: Callable[..., tuple[Round, ...]]
     optimizers: Callable[[Phase], Mapping[str, optax.GradientTransformation]]
     evaluate: Callable[[Phase], Callable[..., Mapping[str, jax.Array]]] | None = None
-    encode: Callable[..., tuple[jax.Array, jax.Array]] | None = None
+    encode: Callable[..., Posterior] | None = None
     decode: Callable[..., jax.Array] | None = None
     sample: Callable[..., jax.Array] | None = None
     functions: Mapping[str, Callable[..., Any]] = dataclasses.field(default_factory=dict)

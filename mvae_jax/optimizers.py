@@ -55,8 +55,8 @@ def equalise_learning_rates(
             return multiplier
         if name != "kernel":
             return 1.0
-        own = next((value for start, value in (gains or {}).items() if layer.startswith(start)), gain)
-        return multiplier * own / math.sqrt(math.prod(leaf.shape[:-1]))
+        layer_gain = next((value for start, value in (gains or {}).items() if layer.startswith(start)), gain)
+        return multiplier * layer_gain / math.sqrt(math.prod(leaf.shape[:-1]))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params

@@ -1,25 +1,42 @@
-"""A trained run in one line: `run = load("runs/celebahq_mvae")`, then `run.encode_image(images)`."""
+"""Models of the zoo, trained and loaded: `run = train("runs/vae", "vae", config, data)`, `run = load("runs/vae")`.
+
+Both give a `Run`, whose functions are those of the model with its parameters: `run.encode(images)`. `train` is made of
+pieces that an experiment uses one by one: `plan` checks a model on its data and trains nothing, `config_json` is what
+must stay the same when a run goes on, and `Plan.fit` trains within a workdir that is locked and configured.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import inspect
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
+from clu.parameter_overview import count_parameters
 from jax.sharding import NamedSharding, PartitionSpec
 
+from mvae_jax.data.batches import Dataset, Split, Splits, permutation
 from mvae_jax.models import ZOO
-from mvae_jax.objective import Model, ModelState, Params
+from mvae_jax.objective import Batch, Model, ModelState, Params, Phase
+from mvae_jax.train import loop
+from mvae_jax.train import state as states
 from mvae_jax.train.checkpoint import Checkpoints
+from mvae_jax.train.devices import Placement
+from mvae_jax.train.feed import Source
+from mvae_jax.train.signals import Interruption
 from mvae_jax.train.state import TrainState
+from mvae_jax.train.workdir import Workdir
 
 ConfigT = TypeVar("ConfigT")
+FORMAT = 2  # of config.json; files without a number are of the first
+_SHAPES = ("count", "size")  # arguments of a model's functions that are shapes: each value compiles anew
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -27,7 +44,8 @@ class Run:
     """A model with the parameters of a checkpoint.
 
     The model's functions are attributes, compiled, and hold parameters and state already: `run.encode(images)`,
-    `run.decode(z)`, `run.sample(key, count)`, and those of `run.model.functions`, such as `run.encode_image`.
+    `run.decode(z)`, `run.sample(key, count)`, and those of `run.model.functions`, such as `run.encode_image`. Those of
+    a conditional model take attributes: `run.encode(images, attributes)`, `run.sample(key, attributes)`.
 
     Attributes:
         model: the model's pure functions.
@@ -63,17 +81,49 @@ class Run:
     def functions(self) -> Mapping[str, Callable[..., Any]]:
         """The model's functions by name, compiled, with parameters and state filled in."""
         model = self.model
-        plain = {"encode": model.encode, "decode": model.decode, **model.functions}
-        compiled = {name: jax.jit(function) for name, function in plain.items() if function is not None}
-        if model.sample is not None:
-            sized = ("size",) if "size" in inspect.signature(model.sample).parameters else ()
-            compiled["sample"] = jax.jit(model.sample, static_argnums=3, static_argnames=sized)  # these are shapes
-        return {name: functools.partial(function, self.params, self.model_state) for name, function in compiled.items()}
+        plain = {"encode": model.encode, "decode": model.decode, "sample": model.sample, **model.functions}
+        return {
+            name: _bind(name, function, self.params, self.model_state)
+            for name, function in plain.items()
+            if function is not None
+        }
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name.startswith("_") or name not in self.functions:
             raise AttributeError(f"this run has no function {name!r}; it has {', '.join(sorted(self.functions))}.")
         return self.functions[name]
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self.functions})
+
+    def __repr__(self) -> str:
+        functions = ", ".join(sorted(self.functions))
+        return f"<run of {self.settings.get('model')}: phase {self.phase}, step {self.step}; functions {functions}>"
+
+
+_MEANINGS = {
+    "encode": "Encodes images, float [B, H, W, C] in [-1, 1]: mean and log variance of their codes, each [B, D].",
+    "decode": "Decodes codes, [B, D]: images [B, H, W, C] in [-1, 1].",
+    "sample": "Draws `count` images from the prior with a key: [count, H, W, C] in [-1, 1].",
+}
+
+
+def _bind(name: str, function: Callable[..., Any], params: Params, state: ModelState) -> Callable[..., Any]:
+    """A model's function, compiled, with its first two arguments filled in; name, docstring and signature tell so."""
+    signature = inspect.signature(function)
+    compiled = jax.jit(function, static_argnames=[shape for shape in _SHAPES if shape in signature.parameters])
+
+    def bound(*arguments: Any, **named: Any) -> Any:
+        return compiled(params, state, *arguments, **named)
+
+    described = function.func if isinstance(function, functools.partial) else function
+    bound.__name__ = bound.__qualname__ = name
+    bound.__doc__ = inspect.getdoc(described) or _MEANINGS.get(name)
+    bound.__signature__ = signature.replace(parameters=[*signature.parameters.values()][2:])  # type: ignore[attr-defined]
+    return bound
+
+
+# --- loading --------------------------------------------------------------------------------------------------------
 
 
 def load(workdir: str | os.PathLike[str], *, phase: str | None = None, best: bool = False) -> Run:
@@ -90,23 +140,23 @@ def load(workdir: str | os.PathLike[str], *, phase: str | None = None, best: boo
     """
     folder = Path(workdir).expanduser().resolve()
     settings = read_settings(folder)
-    module = ZOO[settings["model"]]
-    config = rebuild(module.Config(), settings["config"]["model"])
-    names = [phase.name for phase in module.phases(config, steps_per_epoch=1)]
+    entry = ZOO[settings["model"]]
+    config = rebuild(entry.config(), settings["config"]["model"])
+    names = [phase.name for phase in entry.phases(config, 1)]
     if phase is not None and phase not in names:
         raise ValueError(f"{folder} has no phase {phase!r}; its phases are {', '.join(names)}.")
     with Checkpoints(folder, names) as checkpoints:
         name, step, saved = _restore(folder, checkpoints, phase, best)
     params = {**saved["params"], **(saved["ema"] or {})}
-    return Run(module.build(config), config, params, saved["model_state"], name, step, settings)
+    return Run(entry.build(config), config, params, saved["model_state"], name, step, settings)
 
 
 def read_settings(workdir: str | os.PathLike[str]) -> dict[str, Any]:
-    """What config.json says of a run: "model", a name of the zoo, "config" with the model's as "model", and more.
+    """Reads config.json of a run: "model", a name of the zoo, "config" with the model's as "model", and more.
 
     Raises:
         FileNotFoundError: there is no run in that folder.
-        ValueError: the file is damaged, or of a model that this version does not have.
+        ValueError: the file is damaged, of a later format, or of a model that this version does not have.
     """
     path = Path(workdir).expanduser().resolve() / "config.json"
     if not path.exists():
@@ -116,6 +166,10 @@ def read_settings(workdir: str | os.PathLike[str]) -> dict[str, Any]:
         model, _ = settings["model"], settings["config"]["model"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not that of a run of a model of the zoo ({error!r}).") from error
+    if settings.get("format", 1) > FORMAT:
+        raise ValueError(
+            f"{path} has format {settings['format']}; this version reads up to {FORMAT}: install a later one."
+        )
     if model not in ZOO:
         raise ValueError(f"{path} is of the model {model!r}; this version has {', '.join(ZOO)}.")
     return settings
@@ -144,7 +198,7 @@ def rebuild(default: ConfigT, values: Mapping[str, Any]) -> ConfigT:
 
     Args:
         default: an instance, which tells the types and what `values` does not say.
-        values: field -> value; lists become tuples.
+        values: field -> value; lists become tuples. A dataclass takes the place of the default as it is.
 
     Raises:
         ValueError: `values` has a field that the dataclass does not have.
@@ -156,9 +210,284 @@ def rebuild(default: ConfigT, values: Mapping[str, Any]) -> ConfigT:
     for field in dataclasses.fields(default):  # type: ignore[arg-type]
         if field.name in values:
             old, new = getattr(default, field.name), values[field.name]
-            changes[field.name] = rebuild(old, new) if dataclasses.is_dataclass(old) else _frozen(new)
+            nested = dataclasses.is_dataclass(old) and not dataclasses.is_dataclass(new)
+            changes[field.name] = rebuild(old, new) if nested else _frozen(new)
     return dataclasses.replace(default, **changes)  # type: ignore[type-var]
 
 
 def _frozen(value: Any) -> Any:
     return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+
+
+# --- training -------------------------------------------------------------------------------------------------------
+
+
+def train(
+    workdir: str | os.PathLike[str],
+    model: str,
+    config: Any,
+    data: Dataset | Mapping[str, Any],
+    *,
+    seed: int = 42,
+    settings: loop.Settings | None = None,
+    interruption: Interruption | None = None,
+    on_validation: loop.OnValidation | None = None,
+    start_from: str | os.PathLike[str] | None = None,
+    may_change: Collection[str] = (),
+    extend: bool = False,
+) -> Run:
+    """Trains a model of the zoo in a folder of its own, which `load` loads as well.
+
+    The same call goes on with a run that was stopped or killed, to the same bits, and loads one that is complete.
+
+    Args:
+        workdir: folder of the run.
+        model: name in the zoo, such as "vae".
+        config: the model's Config.
+        data: images to train and to validate on: a `data.batches.Dataset`, such as `data.sources.load` gives; or arrays
+            {"image": uint8 [N, H, W, C], "attributes": [N, A] in {0, 1}}, the latter for models that learn them. Of
+            arrays a tenth is only validated on, for all seeds the same.
+        seed: of the initialisation, of every draw and of the order of the images.
+        settings: how the run is watched, saved and spread over devices; this may change when it goes on.
+        interruption: if requested, the state is saved and `Interrupted` raised; by default Ctrl-C stops at once.
+        on_validation: called after each validation, see `train.loop.fit`.
+        start_from: workdir of another run, or folder of its checkpoint, whose parameters this one starts with.
+        may_change: dotted names of entries of config.json that may differ when the run goes on.
+        extend: the last phase may have become longer since the run was started.
+
+    Returns:
+        The model with the parameters after the last step.
+
+    Raises:
+        FileNotFoundError: `start_from` has no checkpoint.
+        ValueError: model, config and data do not go together, or the folder holds a run with other settings.
+        WorkdirBusy: another process trains in that folder.
+        TrainingDiverged: too many consecutive steps were not finite; the checkpoints before stay.
+        Interrupted: the interruption was requested and the state is saved.
+    """
+    planned = plan(model, config, data, seed=seed, settings=settings)
+    if extend:
+        planned.check_extension()
+    if start_from:
+        planned.check_start(start_from, workdir)
+    folder = Workdir(workdir)
+    with folder.lock():
+        folder.configure(
+            config_json(model, config, planned.data, seed, start_from),
+            may_change=may_change,
+            epochs=lengths_of(model),
+            extend=extend,
+        )
+        return planned.fit(folder, interruption=interruption, on_validation=on_validation, start_from=start_from)
+
+
+def config_json(
+    model: str, config: Any, data: Dataset, seed: int, start_from: str | os.PathLike[str] | None = None
+) -> dict[str, Any]:
+    """Content of config.json, which must be the same when a run goes on; `read_settings` reads it."""
+    start = {"start_from": os.fspath(start_from)} if start_from else {}
+    return {
+        "format": FORMAT,
+        "model": model,
+        "config": {"seed": seed, "model": dataclasses.asdict(config), **start},
+        "data_sha256": data.sha256(),
+    }
+
+
+def lengths_of(model: str) -> tuple[str, ...]:
+    """Dotted names in config.json of the lengths of a model's phases, see `Workdir.configure`."""
+    return tuple(f"config.model.{name}" for name in ZOO[model].lengths)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+    """A model, its data and its phases, which go together; `str` says what the training would be.
+
+    Attributes:
+        name: of the model in the zoo.
+        config: the model's Config.
+        model: the model's pure functions.
+        phases: one after another.
+        data: the images.
+        seed: of the run.
+        settings: how it is watched, saved and spread over devices.
+        placement: the devices.
+    """
+
+    name: str
+    config: Any
+    model: Model
+    phases: tuple[Phase, ...]
+    data: Dataset
+    seed: int
+    settings: loop.Settings
+    placement: Placement
+
+    def batches(self, phase: Phase) -> Source:
+        """The images in the order in which a phase visits them."""
+        return self.data.batches(phase.image_size, phase.batch_size, self.seed, phase.start, phase.shuffle)
+
+    @functools.cached_property
+    def example(self) -> Batch:
+        """A batch of the first phase, for shapes only."""
+        return loop.example(self.batches(self.phases[0]), self.phases[0])
+
+    def __str__(self) -> str:
+        return describe(self.model, self.phases, self.example, self.data.provenance)
+
+    def check_start(self, start_from: str | os.PathLike[str], workdir: str | os.PathLike[str]) -> Path | None:
+        """Refuses another run's checkpoint from which this training could not start, see `loop.check_start`."""
+        return loop.check_start(self.model, self.phases, self.example, start_from=start_from, workdir=workdir)
+
+    def check_extension(self) -> None:
+        """Refuses a last phase whose longer form is another training, not more of the same.
+
+        Raises:
+            ValueError: a learning rate is a schedule over the steps of the phase.
+        """
+        last = self.phases[-1]
+        scheduled = [group for group, rate in last.learning_rates.items() if callable(rate)]
+        if scheduled:
+            raise ValueError(
+                f"phase {last.name!r} cannot be extended: the learning rate of {', '.join(scheduled)} is a schedule "
+                "over its steps, so a longer phase differs from the start. Train it in another workdir."
+            )
+
+    def fit(
+        self,
+        workdir: Workdir,
+        *,
+        interruption: Interruption | None = None,
+        on_validation: loop.OnValidation | None = None,
+        start_from: str | os.PathLike[str] | None = None,
+    ) -> Run:
+        """Trains in a workdir that is locked and configured, or goes on there; see `train`."""
+        state = loop.fit(
+            self.model,
+            self.phases,
+            self.batches,
+            workdir=workdir.path,
+            seed=self.seed,
+            validation=self.data.validation.arrays,
+            settings=self.settings,
+            placement=self.placement,
+            interruption=interruption,
+            on_validation=on_validation,
+            start_from=start_from,
+        )
+        return Run.of(self.model, self.config, state, self.phases[-1].name, read_settings(workdir.path))
+
+
+def plan(
+    model: str,
+    config: Any,
+    data: Dataset | Mapping[str, Any],
+    *,
+    seed: int = 42,
+    settings: loop.Settings | None = None,
+    built: Model | None = None,
+) -> Plan:
+    """Checks that a model can be trained on such data, without training, compiling or writing anything.
+
+    Args:
+        model: name in the zoo.
+        config: the model's Config.
+        data: as for `train`.
+        seed: of the run.
+        settings: how it is watched, saved and spread over devices.
+        built: the model's functions where they need more than the config, such as VGG's weights.
+
+    Raises:
+        ValueError: the zoo has no such model, or its config, the data and the devices do not go together.
+    """
+    if model not in ZOO:
+        close = difflib.get_close_matches(model, ZOO, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"the zoo has {', '.join(ZOO)}."
+        raise ValueError(f"model is {model!r}; {hint}")
+    entry, settings = ZOO[model], settings or loop.Settings()
+    kind = type(entry.config())
+    if type(config) is not kind:
+        raise ValueError(
+            f"config is {config!r:.80}; expected a {kind.__module__}.{kind.__name__}, as {model!r} has it."
+        )
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed is {seed}; expected a number from 0 to 2**32 - 1.")
+    names = tuple(getattr(config, "attributes", ()))
+    if isinstance(data, Mapping):
+        data = _split(data, names)
+    elif not hasattr(data, "batches"):
+        raise ValueError(
+            f"data are a {type(data).__name__}; expected arrays by name, {{'image': uint8 [N, H, W, C]}}, or what "
+            "`mvae_jax.data.sources.load` gives."
+        )
+    if names and names != data.attributes:
+        raise ValueError(
+            f"the model learns the attributes {', '.join(names)}, and the data have "
+            f"{', '.join(data.attributes) or 'none'}; expected the same in the same order: set the config's "
+            "`attributes`, or give the data theirs."
+        )
+    if not len(data.validation):
+        raise ValueError("the validation split has no image; expected at least one: set some of the images aside.")
+    steps_per_epoch = data.batches(config.image_size, config.batch_size, seed).steps_per_epoch
+    phases, placement = entry.phases(config, steps_per_epoch), settings.place()
+    loop.check_phases(phases, placement)
+    for phase in phases:
+        placement.check_batch_size(phase.batch_size // phase.parts)  # what is in the networks at once
+    planned = Plan(model, config, built or entry.build(config), phases, data, seed, settings, placement)
+    _state(planned.model, phases, planned.example)  # the model refuses images that it is not for
+    return planned
+
+
+def _split(arrays: Mapping[str, Any], names: tuple[str, ...]) -> Splits:
+    """Arrays [N, ...] in two: a tenth is validated on, drawn without regard to their order."""
+    whole = {name: np.asarray(array) for name, array in arrays.items()}
+    if "attributes" in whole:
+        attributes = whole["attributes"].astype(np.float32)
+        if not np.isin(attributes, (0, 1)).all():
+            value = attributes[~np.isin(attributes, (0, 1))][0]
+            raise ValueError(f"'attributes' hold {value:g}; expected 0 or 1: does the image have the attribute?")
+        whole["attributes"] = attributes
+        columns = attributes.shape[1] if attributes.ndim == 2 else 0
+        names = names or tuple(f"attribute_{column}" for column in range(columns))
+    else:
+        names = ()
+    split = Split(whole)
+    order, held_out = permutation(len(split), 0), max(1, len(split) // 10)
+    train, validation = split.take(np.sort(order[held_out:])), split.take(np.sort(order[:held_out]))
+    provenance = {"data_set": "arrays", "counts": {"train": len(split) - held_out, "validation": held_out}}
+    return Splits(Split(train), Split(validation), split.first(0), names, provenance)
+
+
+def describe(model: Model, phases: Sequence[Phase], batch: Batch, data: Mapping[str, Any]) -> str:
+    """Parameters, memory, phases and data of a training; nothing is compiled or allocated.
+
+    Args:
+        model: the model.
+        phases: its phases.
+        batch: one batch, for shapes only.
+        data: name -> what is to be said of the data.
+    """
+    state = _state(model, phases, batch)
+    trained = {group: state.params[group] for phase in phases for group in model.optimizers(phase)}
+    frozen = {group: params for group, params in state.params.items() if group not in trained}
+    # Parameters, and for trained ones the gradient and two moments, all float32.
+    floats = count_parameters(state.params) + 3 * count_parameters(trained)
+    lines = ["parameters:"]
+    for kind, groups in (("", trained), (" (frozen)", frozen)):
+        for group, params in groups.items():
+            lines.append(f"  {group}{kind}: {count_parameters(params):,}")
+            parts = {name: part for name, part in params.items() if len(jax.tree.leaves(part)) > 2}
+            lines += [f"    {name}: {count_parameters(part):,}" for name, part in parts.items()]
+    lines.append(f"memory: {floats * 4 / 2**20:,.0f} MiB for the state, activations besides")
+    lines.append("phases:")
+    lines += [
+        f"  {phase.name}: steps {phase.start:,} to {phase.end:,}, {phase.batch_size} images of {phase.image_size} px"
+        for phase in phases
+    ]
+    lines += ["data:", *(f"  {name}: {value}" for name, value in data.items())]
+    return "\n".join(lines)
+
+
+def _state(model: Model, phases: Sequence[Phase], batch: Batch) -> TrainState:
+    """Shapes of the state before the first step."""
+    return jax.eval_shape(lambda key, batch: states.create(model, phases[0], key, batch), jax.random.key(0), batch)

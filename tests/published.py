@@ -20,17 +20,18 @@ def write_celeba(path: Path, rng: np.random.Generator) -> None:
     (path / "list_eval_partition.txt").write_text("\n".join(partitions))
 
 
-def write_cub(path: Path, rng: np.random.Generator) -> None:
-    """Six images of two species, half of them for training."""
-    files = [f"00{i % 2 + 1}.Bird/{i}.jpg" for i in range(6)]
+def write_cub(path: Path, rng: np.random.Generator, count: int = 6) -> None:
+    """Images of two species in turn, the second half of them for training."""
+    files = [f"00{i % 2 + 1}.Bird/{i}.jpg" for i in range(count)]
+    index = range(1, count + 1)
     for file in files:
         (path / "images" / file).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8)).save(path / "images" / file)
     texts = {
         "images.txt": [f"{i} {file}" for i, file in enumerate(files, 1)],
-        "image_class_labels.txt": [f"{i} {(i - 1) % 2 + 1}" for i in range(1, 7)],
-        "train_test_split.txt": [f"{i} {i // 4}" for i in range(1, 7)],
-        "bounding_boxes.txt": [f"{i} 2 2 6 5" for i in range(1, 7)],
+        "image_class_labels.txt": [f"{i} {(i - 1) % 2 + 1}" for i in index],
+        "train_test_split.txt": [f"{i} {int(i > count // 2)}" for i in index],
+        "bounding_boxes.txt": [f"{i} 2 2 6 5" for i in index],
         "classes.txt": ["1 001.Bird", "2 002.Bird"],
         "attributes.txt": ["1 has_wings::yes"],
         "attributes/class_attribute_labels_continuous.txt": ["10", "90"],

@@ -20,7 +20,7 @@ from mvae_jax.augmentation import (
     to_hsv,
     warp,
 )
-from mvae_jax.gaussian import example_keys
+from mvae_jax.random import example_keys
 
 NONE = Augmentation(0.0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 COUNT = 256

@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from mvae_jax.cpu.convolution import convolution, transposed_convolution
 from mvae_jax.models import multimodal
-from mvae_jax.nets.convolution import convolution, transposed_convolution
+
+pytestmark = pytest.mark.slow  # serves the repository
 
 TORCH = os.environ.get("MVAE_JAX_TORCH_PYTHON", "")
 TINY = [
@@ -177,13 +179,13 @@ def test_exported_latents_are_those_of_the_model(monkeypatch, name):
     params, state = model.init(jax.random.key(0), batch)
     key, drawn = jax.random.key(7), []
     exported = subject.draws(config, key, batch)
-    original = worker.gaussian.standard_normal
+    original = worker.random.standard_normal
 
     def record(*arguments):
         drawn.append(original(*arguments))
         return drawn[-1]
 
-    monkeypatch.setattr(worker.gaussian, "standard_normal", record)
+    monkeypatch.setattr(worker.random, "standard_normal", record)
     for round_ in model.rounds(phase):
         round_.losses(params, state, batch, key, jnp.zeros((), jnp.int32))
     np.testing.assert_array_equal(drawn, list(exported.values()))

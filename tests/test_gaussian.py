@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 
 import jax
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from mvae_jax import gaussian
+from mvae_jax import gaussian, random
 
 KEY = jax.random.key(7)
 GRID = np.linspace(-30.0, 30.0, 60_001)
@@ -25,44 +24,6 @@ def integrate(values):
     return np.trapezoid(values, GRID)
 
 
-def test_example_keys_are_folded_from_the_index():
-    keys = gaussian.example_keys(KEY, 5)
-    for index in range(5):
-        np.testing.assert_array_equal(
-            jax.random.key_data(keys[index]), jax.random.key_data(jax.random.fold_in(KEY, index))
-        )
-
-
-@pytest.mark.parametrize("draw", [gaussian.standard_normal, gaussian.uniform])
-@pytest.mark.parametrize("mapped", [jax.vmap, jax.pmap])
-def test_shards_draw_what_the_whole_batch_draws(draw, mapped):
-    whole = draw(KEY, (8, 3))
-    shards = mapped(lambda _: draw(KEY, (2, 3), "data"), axis_name="data")(jnp.arange(4))
-    np.testing.assert_array_equal(shards.reshape(8, 3), whole)
-
-
-def test_sharded_jit_draws_what_one_device_draws():
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]), ("data",))
-    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-    draw = jax.jit(functools.partial(gaussian.standard_normal, shape=(8, 3)), out_shardings=split)
-    np.testing.assert_array_equal(draw(KEY), gaussian.standard_normal(KEY, (8, 3)))
-
-
-def test_an_example_keeps_its_noise_in_a_larger_batch():
-    np.testing.assert_array_equal(
-        gaussian.standard_normal(KEY, (9, 2, 2))[:4], gaussian.standard_normal(KEY, (4, 2, 2))
-    )
-
-
-def test_noise_has_the_right_distribution():
-    normal = np.asarray(gaussian.standard_normal(KEY, (4000, 5)))
-    uniform = np.asarray(gaussian.uniform(KEY, (4000, 5)))
-    assert scipy.stats.kstest(normal.ravel(), "norm").pvalue > 0.01
-    assert scipy.stats.kstest(uniform.ravel(), "uniform").pvalue > 0.01
-    np.testing.assert_allclose(np.corrcoef(normal.T), np.eye(5), atol=0.06)  # 3.8 standard errors
-    assert gaussian.uniform(KEY, (6,)).shape == (6,)
-
-
 def test_log_prob_equals_scipy():
     x, mean, logvar = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
     expected = scipy.stats.norm.logpdf(x, mean, np.exp(0.5 * logvar))
@@ -72,7 +33,7 @@ def test_log_prob_equals_scipy():
 
 def test_sample_is_reparameterised():
     mean, logvar = jnp.full((3, 2), 4.0), jnp.full((3, 2), 2 * math.log(3.0))
-    noise = gaussian.standard_normal(KEY, (3, 2))
+    noise = random.standard_normal(KEY, (3, 2))
     np.testing.assert_allclose(gaussian.sample(KEY, mean, logvar), 4 + 3 * noise, rtol=1e-6)
     by_mean, by_logvar = jax.grad(lambda m, v: gaussian.sample(KEY, m, v).sum(), argnums=(0, 1))(mean, logvar)
     np.testing.assert_allclose(by_mean, np.ones((3, 2)))

@@ -1,6 +1,7 @@
 """The wheel, built and installed into an environment that holds nothing else."""
 
 import os
+import re
 import subprocess
 import sys
 import venv
@@ -8,6 +9,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
+pytestmark = pytest.mark.slow  # fills an environment
 
 ROOT = Path(__file__).parent.parent
 
@@ -24,27 +28,102 @@ def wheel(tmp_path_factory):
 def test_wheel_holds_the_package_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "mvae_jax").rglob("*.py")}
+    sources |= {f"mvae_jax/experiments/{path.name}" for path in (ROOT / "experiments").glob("*.py")}
     assert {name for name in names if name.startswith("mvae_jax/")} == sources | {"mvae_jax/py.typed"}
     assert all(name.startswith(("mvae_jax/", "mvae_jax-")) for name in names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
-def test_wheel_installs_and_imports_in_an_empty_environment(wheel, tmp_path):
-    venv.create(tmp_path / "env", with_pip=True)
-    python = tmp_path / "env" / "bin" / "python"
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "XLA_FLAGS")}
+@pytest.fixture(scope="module")
+def run(wheel, tmp_path_factory):
+    """Runs a program of an environment that holds the wheel alone, in a folder beside it: what it printed."""
+    folder = tmp_path_factory.mktemp("installed")
+    venv.create(folder / "env", with_pip=True)
+    variables = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "XLA_FLAGS")}
+    variables["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
 
-    def run(*arguments):
-        done = subprocess.run([python, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
+    def run(program, *arguments, status=0):
+        command = [folder / "env" / "bin" / program, *arguments]
+        done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True)
+        assert done.returncode == status, done.stdout + done.stderr
         return done.stdout
 
-    run("-m", "pip", "install", "--quiet", "--disable-pip-version-check", str(wheel))
+    run("python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", str(wheel))
+    run.folder = folder
+    return run
+
+
+def test_wheel_imports_in_an_empty_environment(run):
     modules = (
-        "losses, gaussian, images, nets, models, objective, runs, train.loop, data.faces, eval.consistency, viz.report"
+        "losses, gaussian, images, nets, models, objective, runs, train.loop, data.rendered.faces, eval.consistency, "
+        "viz.report"
     )
     imports = "\n".join(f"import mvae_jax.{module.strip()}" for module in modules.split(","))
-    out = run("-W", "error", "-c", f"{imports}\nimport sys; print(mvae_jax.__file__, 'tensorflow' in sys.modules)")
-    file, tensorflow = out.split()
-    assert Path(file).is_relative_to(tmp_path)
+    code = f"{imports}\nimport sys; print(mvae_jax.__file__, 'tensorflow' in sys.modules)"
+    file, tensorflow = run("python", "-W", "error", "-c", code).split()
+    assert Path(file).is_relative_to(run.folder)
     assert tensorflow == "False"
+
+
+(TRAIN,) = re.findall(r"```python\n((?:(?!```).)*?runs\.train.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+LOAD = """
+import jax, numpy
+from mvae_jax import runs
+loaded = runs.load("runs/digits")
+numpy.testing.assert_array_equal(loaded.sample(jax.random.key(0), 16), images)
+print(loaded.step, images.shape, float(images.min()) >= -1, float(images.max()) <= 1)
+"""
+
+
+def test_a_model_is_trained_loaded_and_sampled(run):
+    assert len([line for line in TRAIN.splitlines() if line]) <= 8
+    out = run("python", "-W", "error", "-c", TRAIN + LOAD)
+    assert out == f"{20 * (1618 // 128)} (16, 8, 8, 1) True True\n"
+
+
+MULTIMODAL = """
+import dataclasses
+from mvae_jax import runs
+from mvae_jax.data.rendered import faces
+from mvae_jax.models import ZOO
+
+default, renders = ZOO["multimodal"].config(), faces.sample(0, 20)
+config = dataclasses.replace(
+    default, image_size=32, latent_size=4, encoder_widths=(4, 4), decoder_widths=(4, 4), decoder_hidden=8,
+    text_hidden=8, discriminator_widths=(4,), attention_heads=2, batch_size=8,
+    unimodal=dataclasses.replace(default.unimodal, epochs=1),
+    alignment=dataclasses.replace(default.alignment, epochs=0),
+    adversarial=dataclasses.replace(default.adversarial, epochs=0),
+)
+arrays = {"image": renders.images[:, ::2, ::2], "attributes": renders.attributes}
+runs.train("runs/faces", "multimodal", config, arrays)
+"""
+
+
+def test_commands_work(run):
+    commands = run("mvae-jax", "--help")
+    for name in ("use", "data", "compare", "experiments"):
+        assert f"\n    {name}" in commands
+    assert run("python", "-m", "mvae_jax", "--help") == commands
+    listed = [line.split()[0] for line in run("mvae-jax", "experiments").splitlines()]
+    assert listed == sorted(path.stem for path in (ROOT / "experiments").glob("*.py"))
+    assert "  vae: " in run("mvae-jax", "experiments", "celebahq_mvae", "--dry-run")
+
+    run("python", "-W", "error", "-c", MULTIMODAL)
+    out = run("mvae-jax", "use", "generate", "runs/faces", "a smiling woman", "--count=2", "-o", "drawn")
+    assert out == "drawn/000.png\ndrawn/001.png\n"
+    with Image.open(run.folder / "drawn" / "001.png") as picture:
+        assert picture.size == (32, 32)
+    out = run("mvae-jax", "use", "check", "runs/faces", "drawn/000.png", "bald", "--threshold=1", status=1)
+    assert out.startswith("mismatch: score 0.")
+
+    folder = run.folder / "images"
+    folder.mkdir()
+    lines = ["file,smiling"]
+    for number in range(3):
+        Image.new("RGB", (9, 8), (80 * number, 0, 0)).save(folder / f"{number}.png")
+        lines.append(f"{number}.png,{number % 2}")
+    (folder / "attributes.csv").write_text("\n".join(lines))
+    assert run("mvae-jax", "data", "verify", "images") == "no defects in images\n"
+    (folder / "1.png").write_bytes(b"")
+    assert run("mvae-jax", "data", "verify", "images", status=1).endswith("1 defect in images\n")

@@ -6,8 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import celebahq_mvae
 import pytest
+
+from mvae_jax import experiment
+from mvae_jax.experiment import listing
+from mvae_jax.models import ZOO
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -27,7 +30,8 @@ def blocks(language):
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     path = tmp_path_factory.mktemp("readme")
-    celebahq_mvae.main(["celebahq_mvae.py", f"--workdir={path / 'runs/celebahq_mvae'}", *SMALLEST.split()])
+    arguments = [f"--workdir={path / 'runs/celebahq_mvae'}", *SMALLEST.split()]
+    experiment.run(listing.load("celebahq_mvae"), ["experiments/celebahq_mvae.py", *arguments])
     return path
 
 
@@ -35,6 +39,14 @@ def workdir(tmp_path_factory):
 def test_python_runs(block, workdir, monkeypatch):
     monkeypatch.chdir(workdir)
     exec(compile(block, "README.md", "exec"), {})
+
+
+def test_the_table_of_the_zoo_names_every_model_and_an_experiment_that_trains_it():
+    rows = re.findall(r"^\| `(\w+)` \|.*\| (`[^|]*`) \|$", README.split("## Two commands")[0], re.MULTILINE)
+    assert sorted(name for name, _ in rows) == sorted(ZOO)
+    for _, scripts in rows:
+        for script in re.findall(r"`(\w+\.py)`", scripts):
+            assert (ROOT / "experiments" / script).exists(), script
 
 
 def test_make_targets_and_paths_exist():
@@ -46,16 +58,19 @@ def test_make_targets_and_paths_exist():
 
 
 @functools.cache
-def shown(script, *command):
+def shown(*command):
     """What --help of a command prints."""
-    arguments = [sys.executable, ROOT / script, *command, "--help"]
-    return subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
+    arguments = [sys.executable, *command, "--help"]
+    return subprocess.run(arguments, capture_output=True, text=True, check=True, cwd=ROOT).stdout
 
 
 def test_flags_exist():
-    commands = re.findall(r"python ((?:experiments|tools)/\w+\.py)((?:[^\n]|\\\n)*)", "\n".join(blocks("sh")))
-    assert len(commands) > 10
-    for script, arguments in commands:
-        name = [] if script.startswith("experiments") else [arguments.split()[0]]
+    text = "\n".join(blocks("sh"))
+    scripts = re.findall(r"python ((?:experiments|tools)/\w+\.py)((?:[^\n]|\\\n)*)", text)
+    assert len(scripts) > 10
+    commands = re.findall(r"mvae-jax (\w+) (\w+)((?:[^\n]|\\\n)*)", text)
+    shown_by = [((script,), arguments) for script, arguments in scripts]
+    shown_by += [(("-m", "mvae_jax", *names), arguments) for *names, arguments in commands]
+    for command, arguments in shown_by:
         for flag in re.findall(r"--?[a-z][\w.-]*", arguments):
-            assert re.search(rf"{re.escape(flag)}[ =\]]", shown(script, *name)), f"{script} {flag}"
+            assert re.search(rf"{re.escape(flag)}[ =\]]", shown(*command)), f"{command} {flag}"

@@ -1,14 +1,16 @@
-"""A trained run in one line: what `load` gives is what was trained, or an error that says what is wrong."""
+"""Models trained and loaded in one line: the same bits whenever it is stopped, or an error that says what is wrong."""
 
 import dataclasses
 import functools
+import inspect
 import json
 import os
+import pydoc
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
-import types
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +20,15 @@ import toy
 import zoo
 
 from mvae_jax import runs
-from mvae_jax.models import multimodal
+from mvae_jax.data.batches import Split, Splits
+from mvae_jax.models import ZOO, Entry, multimodal
+from mvae_jax.train import loop
 from mvae_jax.train import state as states
 from mvae_jax.train.checkpoint import Checkpoints, DamagedCheckpoint
 from mvae_jax.train.devices import place
-from mvae_jax.train.workdir import Workdir
+from mvae_jax.train.logging import read_metrics
+from mvae_jax.train.signals import Interrupted, Interruption
+from mvae_jax.train.workdir import Workdir, WorkdirBusy
 
 PHASES = ("unimodal", "alignment", "adversarial")
 SETTINGS = {"model": "multimodal", "config": {"model": dataclasses.asdict(zoo.MULTIMODAL), "seed": 5}}
@@ -150,10 +156,8 @@ def test_any_model_of_the_zoo_is_loaded(tmp_path, monkeypatch):
 
     model = dataclasses.replace(toy.build(), functions={"read": read})
     phases = toy.phases()[:1]
-    module = types.SimpleNamespace(
-        Config=ToyConfig, phases=lambda config, steps_per_epoch: phases, build=lambda config: model
-    )
-    monkeypatch.setitem(runs.ZOO, "toy", module)
+    entry = Entry(ToyConfig, build=lambda config: model, phases=lambda config, steps_per_epoch: phases)
+    monkeypatch.setitem(runs.ZOO, "toy", entry)
     Workdir(tmp_path).configure({"model": "toy", "config": {"model": {"epochs": 7}}})
     state = states.create(model, phases[0], jax.random.key(2), dict(toy.TRAIN.arrays))
     with Checkpoints(tmp_path, ["first"]) as checkpoints:
@@ -296,6 +300,254 @@ def test_a_conditional_model_samples_from_attributes():
     params, state = model.init(jax.random.key(0), batch)
     run = runs.Run(model, zoo.CVAE, params, state, "training", 0, {})
     drawn = run.sample(jax.random.key(1), batch["attributes"])
-    expected = model.functions["sample"](params, state, jax.random.key(1), batch["attributes"])
+    expected = model.sample(params, state, jax.random.key(1), batch["attributes"])
     np.testing.assert_allclose(drawn, expected, atol=1e-6)
     assert drawn.shape == (4, *zoo.CVAE.image_size, 3)
+
+
+# --- what a run shows of itself -------------------------------------------------------------------------------------
+
+
+def test_functions_are_completed_and_explained(workdir):
+    run = runs.load(workdir)
+    assert set(run.functions) <= set(dir(run))
+    assert {"load", "encode_attributes", "params", "phase"} - set(dir(run)) == {"load"}
+    plain = {"encode": MODEL.encode, "decode": MODEL.decode, "sample": MODEL.sample, **MODEL.functions}
+    for name, function in run.functions.items():
+        names = list(inspect.signature(plain[name]).parameters)
+        assert list(inspect.signature(function).parameters) == names[2:]
+        assert function.__name__ == name
+        described = getattr(plain[name], "func", plain[name])
+        assert function.__doc__ == (inspect.getdoc(described) or runs._MEANINGS.get(name))
+    page = pydoc.render_doc(run.sample, renderer=pydoc.plaintext)
+    assert "sample(key: 'jax.Array', count: 'int')" in page
+    assert "from the prior" in page
+    assert repr(run).startswith("<run of multimodal: phase alignment, step 6; functions decode, decode_attributes")
+
+
+def test_a_partial_function_is_explained_by_what_it_is_of():
+    def scaled(scale, params, state, x):
+        """Scales x."""
+        return scale * params["a"]["w"] * x
+
+    model = dataclasses.replace(toy.build(), functions={"scaled": functools.partial(scaled, 3.0)})
+    run = runs.Run(model, None, {"a": {"w": 2.0}}, {}, "first", 0, {})
+    assert (run.scaled.__doc__, list(inspect.signature(run.scaled).parameters)) == ("Scales x.", ["x"])
+    assert float(run.scaled(x=5.0)) == 30.0
+    assert run.sample if "sample" in run.functions else "sample" not in dir(run)
+
+
+# --- training -------------------------------------------------------------------------------------------------------
+
+VAE = ZOO["vae"].config(
+    image_size=4, channels=1, network="dense", widths=(8,), latent_size=2, epochs=2, batch_size=8, learning_rate=1e-2
+)
+IMAGES = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 1)).astype(np.uint8)
+OFTEN = loop.Settings(checkpoint_every=1, log_every=1)
+STEPS = 2 * (36 // 8)  # a tenth of the images is validated on
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained") / "runs" / "vae"
+    return folder, runs.train(folder, "vae", VAE, {"image": IMAGES}, seed=3)
+
+
+def test_what_is_trained_is_what_is_loaded(trained):
+    folder, run = trained
+    loaded = runs.load(folder)
+    assert (run.phase, run.step, run.config) == (loaded.phase, loaded.step, loaded.config) == ("training", STEPS, VAE)
+    assert run.settings == loaded.settings
+    assert_equal((run.params, run.model_state), (loaded.params, loaded.model_state))
+    assert run.sample(jax.random.key(0), 3).shape == (3, 4, 4, 1)
+    assert json.loads((folder / "config.json").read_text()) == {
+        "format": 2,
+        "model": "vae",
+        "config": {"seed": 3, "model": json.loads(json.dumps(dataclasses.asdict(VAE)))},
+        "data_sha256": runs.plan("vae", VAE, {"image": IMAGES}, seed=3).data.sha256(),
+    }
+
+
+def test_training_is_the_loops_on_the_same_splits(trained, tmp_path):
+    order = np.random.Philox(np.random.SeedSequence(0, spawn_key=())).random_raw(40).argsort(kind="stable")
+    held_out = sorted(order[:4])
+    train = Split({"image": IMAGES[[index for index in range(40) if index not in held_out]]})
+    data = Splits(train, Split({"image": IMAGES[held_out]}), train.first(0), (), {})
+    module = ZOO["vae"]
+    state = loop.fit(
+        module.build(VAE),
+        module.phases(VAE, 4),
+        lambda phase: data.batches(4, 8, 3, phase.start),
+        workdir=tmp_path / "loop",
+        seed=3,
+        validation=data.validation.arrays,
+    )
+    assert_equal(state.params, trained[1].params)
+    same = runs.train(tmp_path / "splits", "vae", VAE, data, seed=3)
+    assert_equal(same.params, trained[1].params)
+    validations = [
+        [record["loss"] for record in read_metrics(folder / "metrics.jsonl") if record["split"] == "validation"]
+        for folder in (tmp_path / "loop", tmp_path / "splits", trained[0])
+    ]
+    assert validations[0] == validations[1] == validations[2] != []
+
+
+def test_the_same_call_goes_on_to_the_same_bits(trained, tmp_path):
+    folder, (_, expected) = tmp_path / "run", trained
+    steps = []
+
+    def stop(state, phase, writer):
+        steps.append(int(state.step))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with Interruption() as interruption, pytest.raises(Interrupted) as end:
+        runs.train(
+            folder,
+            "vae",
+            VAE,
+            {"image": IMAGES},
+            seed=3,
+            settings=OFTEN,
+            interruption=interruption,
+            on_validation=stop,
+        )
+    assert (end.value.code, steps) == (143, [STEPS // 2])
+    assert STEPS // 2 <= runs.load(folder).step < STEPS
+    assert_equal(expected.params, runs.train(folder, "vae", VAE, {"image": IMAGES}, seed=3).params)
+    before = (folder / "metrics.jsonl").read_bytes()
+    assert_equal(expected.params, runs.train(folder, "vae", VAE, {"image": IMAGES}, seed=3).params)
+    assert (folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_longer_last_phase_is_an_extension(trained, tmp_path):
+    folder, longer = tmp_path / "run", dataclasses.replace(VAE, epochs=3)
+    shutil.copytree(trained[0], folder)
+    with pytest.raises(ValueError, match=r"config.model.epochs: 2 before, 3 now"):
+        runs.train(folder, "vae", longer, {"image": IMAGES}, seed=3)
+    run = runs.train(folder, "vae", longer, {"image": IMAGES}, seed=3, extend=True)
+    whole = runs.train(tmp_path / "whole", "vae", longer, {"image": IMAGES}, seed=3)
+    assert run.step == 12
+    assert_equal(whole.params, run.params)
+    falling = dataclasses.replace(VAE, optimizer="bigan")
+    with pytest.raises(ValueError, match=r"'training' cannot be extended: the learning rate of encoder, decoder is a"):
+        runs.train(tmp_path / "other", "vae", falling, {"image": IMAGES}, extend=True)
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_run_starts_from_another(trained, tmp_path):
+    slow = dataclasses.replace(VAE, epochs=1, learning_rate=1e-9)
+    data = {"image": IMAGES}
+    for start in (trained[0], trained[0] / "checkpoints" / "training" / str(STEPS)):
+        run = runs.train(tmp_path / start.name, "vae", slow, data, start_from=start)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), trained[1].params, run.params)
+        assert run.settings["config"]["start_from"] == str(start)
+    with pytest.raises(ValueError, match=r"config.start_from: .* before, absent now"):
+        runs.train(tmp_path / start.name, "vae", slow, data)
+    wider = dataclasses.replace(slow, latent_size=3)
+    with pytest.raises(ValueError, match=r"does not fit this model; 5 arrays differ"):
+        runs.train(tmp_path / "wider", "vae", wider, data, start_from=trained[0])
+    assert not (tmp_path / "wider").exists()
+
+
+def test_a_run_of_the_first_format_is_loaded_but_not_trained_on_and_a_later_one_is_refused(trained, tmp_path):
+    folder = shutil.copytree(trained[0], tmp_path / "run")
+    path = folder / "config.json"
+    old = json.loads(path.read_text())
+    del old["format"]
+    path.write_text(json.dumps(old))
+    assert runs.load(folder).step == STEPS
+    with pytest.raises(ValueError, match=r"holds a run that another version began \(format 1 of its config.json"):
+        runs.train(folder, "vae", VAE, {"image": IMAGES}, seed=3)
+    assert json.loads(path.read_text()) == old
+    settings(format=3)(folder)
+    with pytest.raises(ValueError, match=r"has format 3; this version reads up to 2: install a later one"):
+        runs.load(folder)
+
+
+def test_attributes_of_arrays_are_those_of_the_config(tmp_path):
+    config = dataclasses.replace(zoo.ATTRIBUTE_CLASSIFIER, attributes=("dark", "light"), image_size=8, widths=(4,))
+    arrays = zoo.faces(24, 8, attributes=2)
+    run = runs.train(tmp_path, "attribute_classifier", config, {**arrays, "attributes": arrays["attributes"] > 0})
+    assert run.step == 22 // 8
+    assert run.logits(jnp.zeros((1, 8, 8, 3))).shape == (1, 2)
+    named = runs.plan("vae", dataclasses.replace(VAE, image_size=8, channels=3), arrays).data
+    assert named.attributes == ("attribute_0", "attribute_1")
+
+
+ATTRIBUTES = np.zeros((40, 2))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "vea"}, "model is 'vea'; did you mean 'vae'?"),
+        ({"model": "transformer!"}, "the zoo has multimodal, "),
+        ({"config": ZOO["gan"].config()}, "GANConfig(image_size"),
+        (
+            {"config": None},
+            "expected a mvae_jax.models.autoencoders.variational.VAEConfig, as 'vae' has it",
+        ),
+        ({"seed": -1}, "seed is -1; expected a number from 0 to 2**32 - 1."),
+        ({"data": {"image": IMAGES / 255}}, "'image' is float64 of shape (40, 4, 4, 1), expected uint8 [N, H, W, C]."),
+        ({"data": IMAGES}, "data are a ndarray; expected arrays by name, {'image': uint8 [N, H, W, C]}, or what"),
+        ({"data": {"image": IMAGES[..., 0]}}, "'image' is uint8 of shape (40, 4, 4), expected uint8 [N, H, W, C]."),
+        ({"data": {"pictures": IMAGES}}, "['pictures'], expected 'image' among them"),
+        ({"data": {"image": IMAGES[:8]}}, "batch_size is 8, expected between 1 and the 7 examples of the split"),
+        ({"data": {"image": IMAGES[:0]}}, "no image"),
+        ({"data": {"image": IMAGES, "label": np.arange(39)}}, "have lengths {'image': 40, 'label': 39}"),
+        ({"data": {"image": IMAGES.repeat(2, 1)}}, "has shape (8, 8, 4, 1); expected (B, 4, 4, 1)"),
+        ({"data": {"image": IMAGES, "attributes": ATTRIBUTES + 3}}, "'attributes' hold 3; expected 0 or 1"),
+        ({"settings": loop.Settings(transform="pmap", shard_state=True)}, "not work with a sharded state"),
+        ({"start_from": "nowhere"}, "nowhere"),
+        (
+            {"model": "attribute_classifier", "config": zoo.ATTRIBUTE_CLASSIFIER},
+            ", and the data have none; expected the same in the same order",
+        ),
+        (
+            {
+                "model": "attribute_classifier",
+                "config": zoo.ATTRIBUTE_CLASSIFIER,
+                "data": {"image": IMAGES, "attributes": ATTRIBUTES},
+            },
+            "'attributes' of the train split has shape (36, 2), expected (36, 10)",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_cannot_be_trained_is_refused_before_there_is_a_folder(changes, message, tmp_path):
+    arguments = {"model": "vae", "config": VAE, "data": {"image": IMAGES}, **changes}
+    with pytest.raises((ValueError, FileNotFoundError)) as error:
+        runs.train(tmp_path / "run", **arguments)
+    assert message in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_in_use_or_of_another_run_is_refused(trained, tmp_path):
+    folder = shutil.copytree(trained[0], tmp_path / "run")
+    with Workdir(folder).lock(), pytest.raises(WorkdirBusy, match="is in use by pid"):
+        runs.train(folder, "vae", VAE, {"image": IMAGES}, seed=3)
+    with pytest.raises(ValueError, match=r"config.seed: 3 before, 4 now"):
+        runs.train(folder, "vae", VAE, {"image": IMAGES}, seed=4)
+    with pytest.raises(ValueError, match=r"data_sha256: .* before"):
+        runs.train(folder, "vae", VAE, {"image": IMAGES[::-1]}, seed=3)
+
+
+def test_a_plan_says_parameters_memory_phases_and_data():
+    batch = toy.TRAIN.take(range(4))
+    lines = runs.describe(toy.build(), toy.phases(), batch, {"source": "noise", "images": 14}).splitlines()
+    vae, critic, frozen = 16 * 6 + 6 + 3 * 16 + 16, 16 + 1, 16
+    assert [line for line in lines if not line.startswith(("    ", "memory"))] == [
+        "parameters:",
+        f"  vae: {vae}",
+        f"  critic: {critic}",
+        f"  frozen (frozen): {frozen}",
+        "phases:",
+        "  first: steps 0 to 6, 4 images of 64 px",
+        "  second: steps 6 to 15, 4 images of 64 px",
+        "data:",
+        "  source: noise",
+        "  images: 14",
+    ]
+    lines = str(runs.plan("vae", VAE, {"image": IMAGES})).splitlines()
+    assert f"  training: steps 0 to {STEPS}, 8 images of 4 px" in lines
+    assert "  counts: {'train': 36, 'validation': 4}" in lines

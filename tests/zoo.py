@@ -2,28 +2,11 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from mvae_jax.models import (
-    alae,
-    attribute_classifier,
-    autoencoder,
-    beta_tcvae,
-    beta_vae,
-    bigan,
-    cvae,
-    gan,
-    joint_latent_regressor,
-    latent_regressor,
-    multimodal,
-    style_alae,
-    vae,
-    vae_dis,
-    vae_gan,
-)
+from mvae_jax.models import ZOO, alae, attribute_classifier, autoencoders, bigan, cvae, multimodal, vae_gan
 from mvae_jax.objective import Model, Phase
 
 BATCH = 8
@@ -62,17 +45,17 @@ ATTRIBUTE_CLASSIFIER = attribute_classifier.Config(
 
 
 SMALL = {"image_size": 16, "widths": (4, 8, 8), "latent_size": 4, "epochs": 1, "batch_size": BATCH}
-AUTOENCODER = autoencoder.Config(**SMALL)
-VAE = vae.Config(**SMALL, learn_scale=True)
-BETA_VAE = beta_vae.Config(**SMALL, free_bits=0.05, warmup_epochs=1)
-BETA_TCVAE = beta_tcvae.Config(**SMALL)
+AUTOENCODER = autoencoders.AutoencoderConfig(**SMALL)
+VAE = autoencoders.VAEConfig(**SMALL, learn_scale=True)
+BETA_VAE = autoencoders.BetaVAEConfig(**SMALL, free_bits=0.05, warmup_epochs=1)
+BETA_TCVAE = autoencoders.BetaTCVAEConfig(**SMALL)
 CVAE = cvae.Config(
     image_size=(18, 14), latent_size=4, widths=(4, 8), prior="conditional", prior_hidden=8, epochs=1, batch_size=BATCH
 )
 
 TINY = {"image_size": 8, "channels": 3, "latent_size": 4, "widths": (8, 6), "epochs": 1, "batch_size": BATCH}
-ALAE = alae.Config(**TINY)
-STYLE_ALAE = style_alae.Config(
+ALAE = alae.ALAEConfig(**TINY)
+STYLE_ALAE = alae.StyleALAEConfig(
     image_size=8,
     latent_size=4,
     first_width=4,
@@ -84,9 +67,9 @@ STYLE_ALAE = style_alae.Config(
     stabilise_images=3 * BATCH,
     last_images=0,
 )
-BIGAN = bigan.Config(**TINY, decayed_epochs=1, encoder="gaussian")
-LATENT_REGRESSOR = latent_regressor.Config(**TINY, decayed_epochs=0)
-JOINT_LATENT_REGRESSOR = joint_latent_regressor.Config(**TINY, decayed_epochs=1)
+BIGAN = bigan.BiGANConfig(**TINY, decayed_epochs=1, encoder="gaussian")
+LATENT_REGRESSOR = bigan.LatentRegressorConfig(**TINY, decayed_epochs=0)
+JOINT_LATENT_REGRESSOR = bigan.JointLatentRegressorConfig(**TINY, decayed_epochs=1)
 
 LARSEN = {
     "image_size": 8,
@@ -99,9 +82,9 @@ LARSEN = {
     "batch_size": BATCH,
 }
 ENCODING = {"encoder_widths": (4, 6), "encoder_hidden": 8}
-GAN = gan.Config(**LARSEN)
-VAE_GAN = vae_gan.Config(**LARSEN, **ENCODING, gamma=0.1)
-VAE_DIS = vae_dis.Config(**LARSEN, **ENCODING, adversarial_epochs=1)
+GAN = vae_gan.GANConfig(**LARSEN)
+VAE_GAN = vae_gan.VAEGANConfig(**LARSEN, **ENCODING, gamma=0.1)
+VAE_DIS = vae_gan.VAEDisConfig(**LARSEN, **ENCODING, adversarial_epochs=1)
 
 
 def faces(count: int, size: int | tuple[int, int] = 32, attributes: int = 10) -> dict[str, np.ndarray]:
@@ -130,27 +113,33 @@ def with_relief(params: Mapping[str, Any]) -> dict[str, Any]:
     return {**params, "generator_4": own}
 
 
-def row(module: ModuleType, config: Any, batch: Callable[[int], Mapping[str, np.ndarray]]) -> Row:
-    """A row of the table from a module of the zoo and its config."""
-    return Row(lambda: module.build(config), lambda: module.phases(config, steps_per_epoch=3), batch)
+def row(name: str, config: Any, batch: Callable[[int], Mapping[str, np.ndarray]]) -> Row:
+    """A row of the table from a name of the zoo and a config."""
+    return Row(lambda: ZOO[name].build(config), lambda: ZOO[name].phases(config, 3), batch)
 
 
 TABLE = {
-    "multimodal": row(multimodal, MULTIMODAL, faces),
-    "attribute_classifier": row(attribute_classifier, ATTRIBUTE_CLASSIFIER, faces),
-    "autoencoder": row(autoencoder, AUTOENCODER, small_faces),
-    "vae": row(vae, VAE, small_faces),
-    "beta_vae": row(beta_vae, BETA_VAE, small_faces),
-    "beta_tcvae": row(beta_tcvae, BETA_TCVAE, small_faces),
-    "cvae": row(cvae, CVAE, lambda count: faces(count, CVAE.image_size)),
-    "alae": row(alae, ALAE, tiny_faces),
-    "style_alae": Row(  # the phase that does all that others do
-        lambda: style_alae.build(STYLE_ALAE), lambda: style_alae.phases(STYLE_ALAE, 1)[1:2], tiny_faces, with_relief
-    ),
-    "bigan": row(bigan, BIGAN, tiny_faces),
-    "latent_regressor": row(latent_regressor, LATENT_REGRESSOR, tiny_faces),
-    "joint_latent_regressor": row(joint_latent_regressor, JOINT_LATENT_REGRESSOR, tiny_faces),
-    "vae_gan": row(vae_gan, VAE_GAN, tiny_faces),
-    "gan": row(gan, GAN, tiny_faces),
-    "vae_dis": row(vae_dis, VAE_DIS, tiny_faces),
+    name: row(name, config, batch)
+    for name, config, batch in (
+        ("multimodal", MULTIMODAL, faces),
+        ("attribute_classifier", ATTRIBUTE_CLASSIFIER, faces),
+        ("autoencoder", AUTOENCODER, small_faces),
+        ("vae", VAE, small_faces),
+        ("beta_vae", BETA_VAE, small_faces),
+        ("beta_tcvae", BETA_TCVAE, small_faces),
+        ("cvae", CVAE, lambda count: faces(count, CVAE.image_size)),
+        ("alae", ALAE, tiny_faces),
+        ("bigan", BIGAN, tiny_faces),
+        ("latent_regressor", LATENT_REGRESSOR, tiny_faces),
+        ("joint_latent_regressor", JOINT_LATENT_REGRESSOR, tiny_faces),
+        ("vae_gan", VAE_GAN, tiny_faces),
+        ("gan", GAN, tiny_faces),
+        ("vae_dis", VAE_DIS, tiny_faces),
+    )
 }
+TABLE["style_alae"] = Row(  # the phase that does all that others do
+    lambda: alae.style.build(STYLE_ALAE),
+    lambda: alae.style.phases(STYLE_ALAE, 1)[1:2],
+    tiny_faces,
+    with_relief,
+)

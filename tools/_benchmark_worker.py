@@ -13,7 +13,6 @@ where nothing is to be run, what compiling it took; then each line on standard i
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import math
 import re
@@ -23,7 +22,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -31,12 +29,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mvae_jax import gaussian, runs
-from mvae_jax.models import alae, beta_tcvae, multimodal, style_alae, vae, vae_gan
-from mvae_jax.nets import convolution
+from mvae_jax import random, runs
+from mvae_jax.cpu import convolution
+from mvae_jax.cpu.memory import keep_freed_memory, return_freed_memory
+from mvae_jax.experiment import listing
+from mvae_jax.models import ZOO, alae, multimodal, vae_gan
 from mvae_jax.objective import Batch, Model, Phase
 from mvae_jax.train import state as states
-from mvae_jax.train.devices import keep_freed_memory, place, return_freed_memory
+from mvae_jax.train.devices import place
 from mvae_jax.train.program import compile_step
 from mvae_jax.train.step import make_train_step
 
@@ -75,14 +75,8 @@ class Subject:
         return dataclasses.replace(found[name], start=0)
 
 
-def _experiment(name: str) -> Any:
-    """The module of an experiment."""
-    sys.path.append(str(Path(__file__).parents[1] / "experiments"))
-    return importlib.import_module(name)
-
-
 def _multimodal_presets() -> Mapping[str, Any]:
-    return {name: config.model for name, config in _experiment("celebahq_mvae").PRESETS.items()}
+    return {name: config.model for name, config in listing.load("celebahq_mvae").presets.items()}
 
 
 def _multimodal_data(config: multimodal.Config, phase: Phase, count: int) -> dict[str, np.ndarray]:
@@ -99,7 +93,7 @@ def _multimodal_draws(config: multimodal.Config, key: jax.Array, batch: Batch) -
     draw = {"image": (1, latent, 1.0), "text": (2, latent, 1.0)}
     draw |= {name: (number, pixels, config.instance_noise) for number, name in ((3, "real"), (4, "fake"))}
     return {
-        name: deviation * gaussian.standard_normal(jax.random.fold_in(key, number), shape)
+        name: deviation * random.standard_normal(jax.random.fold_in(key, number), shape)
         for name, (number, shape, deviation) in draw.items()
     }
 
@@ -117,48 +111,48 @@ def _latent_draws(**numbers: int) -> Callable[[Any, jax.Array, Batch], dict[str,
     def draws(config: Any, key: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         shape = (len(batch["image"]), config.latent_size)
         return {
-            name: gaussian.standard_normal(jax.random.fold_in(key, number), shape) for name, number in numbers.items()
+            name: random.standard_normal(jax.random.fold_in(key, number), shape) for name, number in numbers.items()
         }
 
     return draws
 
 
 def _variational_presets(model: str) -> Mapping[str, Any]:
-    presets = _experiment("celeba_vae").PRESETS
-    found = {name: config.members().values() for name, config in presets.items()}
+    experiment = listing.load("celeba_vae")
+    found = {name: experiment.members(config, None).values() for name, config in experiment.presets.items()}
     return {name: next(own.config for own in members if own.model == model) for name, members in found.items()}
 
 
-def _variational(name: str, module: Any) -> Subject:
+def _variational(name: str) -> Subject:
     """A VAE of `experiments/celeba_vae.py`."""
     return Subject(
         presets=lambda: _variational_presets(name),
-        default=module.Config(),
-        build=module.build,
-        phases=module.phases,
+        default=ZOO[name].config(),
+        build=ZOO[name].build,
+        phases=ZOO[name].phases,
         data=_image_data,
         draws=_latent_draws(latent=1),
-        terms=lambda config, phase: config.divergence_weights | {"dataset_size": phase.options["dataset_size"]},
+        terms=lambda config, phase: config.divergence_weights | {"dataset_size": _STEPS_PER_EPOCH * config.batch_size},
     )
 
 
 def _alae_presets() -> Mapping[str, Any]:
-    found = {name: config.model for name, config in _experiment("mnist_alae").PRESETS.items()}
+    found = {name: config.model for name, config in listing.load("mnist_alae").presets.items()}
     return found | {"laptop": dataclasses.replace(found["laptop"], image_size=8)}  # of the digits of scikit-learn
 
 
 def _vae_gan_presets() -> Mapping[str, Any]:
-    presets = _experiment("celeba_vaegan").PRESETS
+    presets = listing.load("celeba_vaegan").presets
     return {name: dataclasses.replace(config.model, augment=False) for name, config in presets.items()}
 
 
 def _style_alae_presets() -> Mapping[str, Any]:
-    return {name: config.model for name, config in _experiment("stylealae").PRESETS.items()}
+    return {name: config.model for name, config in listing.load("stylealae").presets.items()}
 
 
 SUBJECTS = {
-    "vae": _variational("vae", vae),
-    "beta_tcvae": _variational("beta_tcvae", beta_tcvae),
+    "vae": _variational("vae"),
+    "beta_tcvae": _variational("beta_tcvae"),
     "multimodal": Subject(
         presets=_multimodal_presets,
         default=multimodal.Config(),
@@ -170,16 +164,16 @@ SUBJECTS = {
     ),
     "alae": Subject(
         presets=_alae_presets,
-        default=alae.Config(),
-        build=alae.build,
-        phases=alae.phases,
+        default=alae.ALAEConfig(),
+        build=alae.mlp.build,
+        phases=alae.mlp.phases,
         data=_image_data,
         draws=_latent_draws(discriminator=1, generator=2, reciprocity=3),
         terms=lambda config, phase: {} if phase.ema_decay is None else {"ema_decay": phase.ema_decay},
     ),
     "vae_gan": Subject(
         presets=_vae_gan_presets,
-        default=vae_gan.Config(),
+        default=vae_gan.VAEGANConfig(),
         build=vae_gan.build,
         phases=vae_gan.phases,
         data=_image_data,
@@ -188,9 +182,9 @@ SUBJECTS = {
     ),
     "style_alae": Subject(
         presets=_style_alae_presets,
-        default=style_alae.Config(),
-        build=style_alae.build,
-        phases=style_alae.phases,
+        default=alae.StyleALAEConfig(),
+        build=alae.style.build,
+        phases=alae.style.phases,
         data=_image_data,
         draws=lambda config, key, batch: {},
         terms=lambda config, phase: {},

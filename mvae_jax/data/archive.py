@@ -21,7 +21,7 @@ MAX_BYTES = 2**28
 
 
 class Archive(Protocol):
-    """What a folder and a zip have in common."""
+    """Common interface of a folder and a zip."""
 
     def where(self, name: str) -> str:
         """Returns how a message names the file."""
@@ -197,7 +197,7 @@ def read_text(archive: Archive, name: str) -> str:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged.
+        ValueError: the file is damaged.
     """
     try:
         return archive.read(name).decode("utf-8-sig")
@@ -213,13 +213,13 @@ def checksum(*inputs: Any) -> str:
 
 
 class DefectError(ValueError):
-    """Everything that is wrong with a text file of a data set; the message tells the first.
+    """Everything that is wrong with a text file of a data set; the message names the first.
 
     Attributes:
         problems: at least one sentence.
     """
 
     def __init__(self, problems: list[str]) -> None:
-        more = f" ({len(problems) - 1} more: `tools/prepare_data.py verify` lists them.)" if problems[1:] else ""
+        more = f" ({len(problems) - 1} more: `mvae-jax data verify` lists them.)" if problems[1:] else ""
         super().__init__(problems[0] + more)
         self.problems = problems

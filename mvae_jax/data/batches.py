@@ -1,4 +1,4 @@
-"""Which examples make up the batch of a step: a function of (seed, step), never of an iterator's position.
+"""Batches of examples as a function of (seed, step), never of an iterator's position.
 
 Examples that fit stay on the device; the host then sends only `indices_at(step)`. `batch_at(step)` gathers the
 same examples on the host. Both may be called for any step in any order, so a run that was killed goes on with
@@ -55,16 +55,52 @@ class Split:
         return Split({name: array[:count] for name, array in self.arrays.items()})
 
 
+class Dataset(Protocol):
+    """Images and what is known of them, ready for training. `Splits` is one, and so is a pyramid."""
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """Names of the A attributes, in the order of the columns; () where there are none."""
+
+    @property
+    def validation(self) -> Split:
+        """Images that are never trained on."""
+
+    @property
+    def calibration(self) -> Split:
+        """Images from which thresholds are taken, disjoint from those of training and validation; it may be empty."""
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """Origin of the data, for reports."""
+
+    def batches(
+        self, image_size: int | tuple[int, int], batch_size: int, seed: int, start: int = 0, shuffle: bool = True
+    ) -> Any:
+        """The training images in the order in which a phase visits them, as `Batches` or streamed from a disk.
+
+        Args:
+            image_size: height and width of the phase's images in pixels, or one number for both.
+            batch_size: examples per batch.
+            seed: the run's.
+            start: the phase's first step.
+            shuffle: otherwise the order is that of the training images.
+        """
+
+    def sha256(self) -> str:
+        """Returns a checksum, hexadecimal, of all images and what is known of them: a resumed run must see them."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Splits:
-    """A data set of images and what is known of them, ready for training.
+    """A `Dataset` whose training images are in memory, all of one size.
 
     Attributes:
         train: "image", "index" and "attributes" [N, A], "factors" [N, F] or "label" [N], see `Split`.
         validation: likewise; never trained on.
         calibration: likewise, disjoint from both: thresholds are taken from it. It may be empty.
         attributes: the A names, in the order of the columns; () where the splits have none.
-        provenance: where the data came from, for reports.
+        provenance: origin of the data, for reports.
     """
 
     train: Split
@@ -103,7 +139,7 @@ class Splits:
 
     def batches(
         self, image_size: int | tuple[int, int], batch_size: int, seed: int, start: int = 0, shuffle: bool = True
-    ) -> Any:
+    ) -> Batches:
         """The training images in the order in which a phase visits them, see `Batches`.
 
         Args:
@@ -126,7 +162,7 @@ class Splits:
 
 
 class Examples(Protocol):
-    """What `Batches` needs of a split: `Split` has it, and records on a disk (`stream.Records`) do."""
+    """Examples of a split, in memory (`Split`) or on a disk (`pyramid.stream.Records`)."""
 
     @property
     def arrays(self) -> Mapping[str, np.ndarray]:
@@ -203,7 +239,7 @@ def check_factors(factors: np.ndarray, sizes: Mapping[str, int]) -> np.ndarray:
     """Returns values of generative factors as an array; name -> number of values says what they may be.
 
     Raises:
-        ValueError: they are not integers [N, F] in range.
+        ValueError: the values are not integers [N, F] in range.
     """
     factors = np.asarray(factors)
     if factors.ndim != 2 or factors.shape[1] != len(sizes) or not np.issubdtype(factors.dtype, np.integer):

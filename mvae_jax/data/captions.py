@@ -10,7 +10,7 @@ Gender: where the list has both `male` and `female`, "man" and "woman" stand for
 neither and "man and woman" for both, since a vector may have any of these. Where it has one of the two, the other
 word means that this bit is 0. "Boy" and "girl" state the gender alone, not `young`.
 
-An attribute of one's own, such as `red_car`, is said by its name: "a person with red car". Names that would make a
+A user's attribute, such as `red_car`, is said by its name: "a person with red car". Names that would make a
 sentence ambiguous are refused by `check_names`.
 """
 
@@ -29,7 +29,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class _Phrase:
-    """How an attribute is said.
+    """Words for an attribute.
 
     Attributes:
         slot: its place in the sentence: "a {is} {noun} who is {doing} and wearing {wearing} with {with} and {without}".
@@ -133,11 +133,11 @@ def _meanings(name: str, phrase: _Phrase) -> _Meanings:
 
 
 class _Language(NamedTuple):
-    """What can be said about a list of attributes.
+    """Phrases for a list of attributes, and the words in them.
 
     Attributes:
-        phrases: of the known attributes and then of the list's own; the order is that of the words within a slot.
-        lexicon: words -> attribute and value; the list's own hide those of attributes that it does not have.
+        phrases: of the known attributes and then of the list's others; the order is that of the words within a slot.
+        lexicon: words -> attribute and value; those of the list hide those of attributes that it does not have.
         longest: most words of a phrase.
         vocabulary: all words.
     """
@@ -152,11 +152,11 @@ class _Language(NamedTuple):
 def _language(attributes: tuple[str, ...]) -> _Language:
     if len(set(attributes)) < len(attributes):
         raise ValueError(f"attributes are {attributes}, expected each name once.")
-    own = {name: _own_phrase(name) for name in sorted(set(attributes) - _PHRASES.keys())}
-    phrases = {**_PHRASES, **own}
+    new = {name: _phrase_of(name) for name in sorted(set(attributes) - _PHRASES.keys())}
+    phrases = {**_PHRASES, **new}
     # Where one gender is listed, both are said.
     said = {*attributes, *(other for name, other in _OTHER_GENDER.items() if name in attributes)}
-    for name in own:
+    for name in new:
         others = {words for other in said - {name} for words in _meanings(other, phrases[other])}
         parts = _composition(tuple(_words(name)), others)
         if parts:
@@ -169,7 +169,7 @@ def _language(attributes: tuple[str, ...]) -> _Language:
     return _Language(phrases, lexicon, max(map(len, lexicon)), vocabulary)
 
 
-def _own_phrase(name: str) -> _Phrase:
+def _phrase_of(name: str) -> _Phrase:
     """The words of an attribute that is not known: those of its name."""
     words = name.split("_")
     if grammar := sorted(set(words) & (_GRAMMAR | _ARTICLES)):
@@ -200,7 +200,7 @@ def check_names(attributes: Sequence[str]) -> None:
     """Raises ValueError unless captions can be written and read back for a list of attributes.
 
     Args:
-        attributes: any of the 40 attributes of CelebA in snake case, `female`, and names of one's own: words of
+        attributes: any of the 40 attributes of CelebA in snake case, `female`, and a user's names: words of
             lower-case letters and digits joined by underscores, that neither belong to the grammar of captions nor
             add up to phrases of other attributes in the list.
     """
@@ -280,7 +280,7 @@ def read(sentence: str, attributes: Sequence[str]) -> np.ndarray:
 
 
 class _Scope(enum.Enum):
-    """What the last negation covers at a place in the sentence."""
+    """Reach of the last negation at a place in the sentence."""
 
     NOTHING = enum.auto()
     NEXT = enum.auto()  # after "not": the phrase to come

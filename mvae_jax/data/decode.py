@@ -87,7 +87,7 @@ def read_image(path: str | os.PathLike[str], size: int) -> tuple[np.ndarray, str
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no JPEG, PNG or WebP, damaged or too large.
+        ValueError: the file is no JPEG, PNG or WebP, damaged or too large.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -98,7 +98,7 @@ def read_image(path: str | os.PathLike[str], size: int) -> tuple[np.ndarray, str
 
 
 def _changes(image: Image.Image, size: int) -> Iterator[str]:
-    """What `square` does to an image."""
+    """Yields what `square` does to an image, in words."""
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         yield "turned upright as its EXIF orientation says"
     if image.has_transparency_data:
@@ -135,7 +135,7 @@ Transform = Callable[[Image.Image], Image.Image]
 Transforms = Transform | Sequence[Transform]  # one for all files, or one for each
 
 
-def _each(transform: Transforms, count: int) -> Sequence[Transform]:
+def _one_for_each(transform: Transforms, count: int) -> Sequence[Transform]:
     return [transform] * count if callable(transform) else transform
 
 
@@ -161,7 +161,7 @@ def decode_images(
         FileNotFoundError: a file is missing.
         ValueError: a file is truncated, damaged, too large or no image, or has another size than the first.
     """
-    transforms = _each(transform, len(names))
+    transforms = _one_for_each(transform, len(names))
     first, _ = _decode(archive, names[0], transforms[0])
     images, sizes = np.empty((len(names), *first.shape), np.uint8), np.empty((len(names), 2), np.int32)
 
@@ -198,7 +198,7 @@ def defects(
         return None
 
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        yield from filter(None, pool.map(defect, names, _each(transform, len(names))))
+        yield from filter(None, pool.map(defect, names, _one_for_each(transform, len(names))))
 
 
 def _decode(archive: Archive, name: str, transform: Transform) -> tuple[np.ndarray, tuple[int, int]]:

@@ -1,1 +1,11 @@
-"""Measures of finished models: from arrays, or from pure encode functions that the caller passes in."""
+"""Measures of trained models: from arrays, or from pure encode functions that the caller passes in.
+
+Of images: `reconstruction`, `sharpness`, `fid`, `kernel_distance`, `manifold`. Of latent spaces: `likelihood`,
+`disentanglement`, `directions`, `perceptual_path`, `probes`. Of images and attributes: `classification`, `consistency`,
+`cross_modal`. `features` are those in which sets of images are compared; `stability` sees whether adversarial training
+has collapsed; `batched` applies a model's functions to whole splits.
+"""
+
+from mvae_jax import _lazy
+
+__getattr__, __dir__ = _lazy.modules(__name__)

@@ -55,7 +55,7 @@ class Confusion:
             positive: "match", as the published tables; "mismatch" is the released code's labelling (MM-07).
 
         Raises:
-            ValueError: unknown class.
+            ValueError: the class is neither "match" nor "mismatch".
         """
         counts = {
             "match": (self.matches_accepted, self.mismatches_accepted, self.matches_rejected, self.mismatches_rejected),
@@ -90,7 +90,7 @@ def auroc(positive_scores: npt.ArrayLike, negative_scores: npt.ArrayLike) -> flo
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """How a number varies over repetitions of the benchmark.
+    """Variation of a number over repetitions of the benchmark.
 
     Attributes:
         mean: over the repetitions.

@@ -1,7 +1,7 @@
-"""Does this text describe this image? The consistency score and the benchmark of matching and mismatched pairs.
+"""Consistency of an image and a text: the score, and the benchmark of matching and mismatched pairs.
 
-A pair is judged by the divergence of its two posteriors, so the benchmark needs no classifier: the encoders are
-passed in. What it found is a frozen `Result` that carries its own provenance (protocol, counts, seed, threshold).
+A pair is scored by the divergence of its two posteriors, so the benchmark needs no classifier: the encoders are
+passed in. Its result is a frozen `Result` that carries its own provenance (protocol, counts, seed, threshold).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def consistency_score(
         Scores, [N], in (0, 1]: 1 where the posteriors are equal.
 
     Raises:
-        ValueError: unknown direction or reduction.
+        ValueError: `direction` or `reduction` is unknown.
 
     Reference:
         Kim, 2024, section 5.2.4: the text names the second direction, the printed expression is the first.
@@ -67,8 +67,8 @@ def consistency_score(
 
 def most_changes(names: Sequence[str]) -> int:
     """Attributes that a mismatch can change whatever the image shows; of the hair colours only one counts."""
-    known = {name.lower() for name in names}
-    return len(known - set(UNTOUCHED) - set(HAIR)) + bool(known & set(HAIR))
+    present = {name.lower() for name in names}
+    return len(present - set(UNTOUCHED) - set(HAIR)) + bool(present & set(HAIR))
 
 
 def curate_mismatches(
@@ -84,7 +84,7 @@ def curate_mismatches(
     opposite gender, at most one hair colour, a difference in each of `GROUPS` that `names` has, `young` as in the
     image, and at least `minimum_changes` differences. What is repaired is drawn at random. With the ten attributes
     of the paper the groups alone make five differences. The group of one, mustache, is always inverted, so that
-    nearly every mismatch has one and a judge who never sees the image can tell: see `Verdict.blind_accuracy`.
+    nearly every mismatch has one, and a rule that never sees the image can tell: see `Outcome.blind_accuracy`.
 
     Args:
         attributes: [N, A] in {0, 1}.
@@ -102,7 +102,7 @@ def curate_mismatches(
     Reference:
         Kim, 2024, section 7.1.2 (MM-04, MM-05).
     """
-    own = checked_bits(attributes, names)
+    true = checked_bits(attributes, names)
     if minimum_changes < 1:
         raise ValueError(f"minimum_changes is {minimum_changes}, expected at least 1: a mismatch must differ.")
     if most_changes(names) < minimum_changes:
@@ -112,7 +112,7 @@ def curate_mismatches(
         )
     gender, features, hair, other = (_columns(group, names) for group in GROUPS)
     untouched = _columns(UNTOUCHED, names)
-    unclear = np.flatnonzero(own[:, gender].sum(axis=1) != 1)
+    unclear = np.flatnonzero(true[:, gender].sum(axis=1) != 1)
     if len(gender) == 2 and len(unclear):
         raise ValueError(
             f"example {unclear[0]} is both or neither male and female, so that it has no opposite gender; "
@@ -120,10 +120,10 @@ def curate_mismatches(
         )
 
     rng = np.random.default_rng(seed)
-    hairstyles = np.concatenate([np.zeros((1, len(hair))), np.eye(len(hair))]).astype(own.dtype)
+    hairstyles = np.concatenate([np.zeros((1, len(hair))), np.eye(len(hair))]).astype(true.dtype)
     free = np.setdiff1d(np.arange(len(names)), untouched + gender + hair)
-    mismatches = np.roll(own, -1, axis=0)
-    for image, text in zip(own, mismatches, strict=True):
+    mismatches = np.roll(true, -1, axis=0)
+    for image, text in zip(true, mismatches, strict=True):
         text[untouched] = image[untouched]
         text[gender] = 1 - image[gender]
         if hair:
@@ -170,15 +170,15 @@ def released_mismatches(
     Reference:
         Kim, 2024, released code, evaluate.py (MM-04).
     """
-    own = checked_bits(attributes, names)
+    true = checked_bits(attributes, names)
     if minimum_changes > len(names):
         raise ValueError(
             f"minimum_changes is {minimum_changes}, expected at most the {len(names)} attributes there are."
         )
     rng = np.random.default_rng(seed)
-    order, mismatches = rng.permutation(len(own)), np.empty_like(own)
-    mismatches[order] = own[np.roll(order, 1)]
-    while len(similar := np.flatnonzero((mismatches != own).sum(axis=1) < minimum_changes)):
+    order, mismatches = rng.permutation(len(true)), np.empty_like(true)
+    mismatches[order] = true[np.roll(order, 1)]
+    while len(similar := np.flatnonzero((mismatches != true).sum(axis=1) < minimum_changes)):
         flipped = similar, rng.integers(len(names), size=len(similar))
         mismatches[flipped] = 1 - mismatches[flipped]
     return mismatches
@@ -200,16 +200,16 @@ def single_edits(attributes: npt.ArrayLike, names: Sequence[str]) -> tuple[np.nd
     Raises:
         ValueError: attributes are not [N, A] of zeros and ones.
     """
-    own, items = checked_bits(attributes, names), _items(names)
+    true, items = checked_bits(attributes, names), _items(names)
     gender, hair = _columns(GENDER, names), _columns(HAIR, names)
-    edits = np.repeat(own[None], len(items), axis=0)
+    edits = np.repeat(true[None], len(items), axis=0)
     for edited, column in zip(edits, items.values(), strict=True):
-        edited[:, column] = 1 - own[:, column]
+        edited[:, column] = 1 - true[:, column]
         if column in gender:
-            edited[:, gender[1:]] = own[:, gender[:-1]]  # nothing if only one of them is there
+            edited[:, gender[1:]] = true[:, gender[:-1]]  # nothing if only one of them is there
         if column in hair:
             others = [other for other in hair if other != column]
-            edited[np.ix_(own[:, column] == 0, others)] = 0
+            edited[np.ix_(true[:, column] == 0, others)] = 0
     return edits, tuple(items)
 
 
@@ -217,7 +217,7 @@ def threshold(match_scores: npt.ArrayLike, mismatch_scores: npt.ArrayLike, weigh
     """Decision threshold: weight * mean(match) + (1 - weight) * mean(mismatch).
 
     Args:
-        match_scores: scores of matching pairs, [N]; not of the pairs to be judged, which would choose their own judge.
+        match_scores: scores of matching pairs, [N]; not of the pairs to be decided, which would choose their threshold.
         mismatch_scores: scores of mismatched pairs of the same images, [N].
         weight: weight of the matching pairs.
 
@@ -233,7 +233,7 @@ def threshold(match_scores: npt.ArrayLike, mismatch_scores: npt.ArrayLike, weigh
 
 @dataclasses.dataclass(frozen=True)
 class EditScores:
-    """How the scores of some images change when one thing in their text is made wrong.
+    """Change of some images' scores when one thing in their text is made wrong.
 
     Attributes:
         images: how many.
@@ -254,7 +254,7 @@ class EditScores:
 
 @dataclasses.dataclass(frozen=True)
 class Sensitivity:
-    """Whether the score notices that one attribute of the text is wrong.
+    """Sensitivity of the score to one wrong attribute of the text.
 
     Rare attributes are mostly added and frequent ones removed, which need not be equally easy: hence the split.
 
@@ -282,7 +282,7 @@ def sensitivity(
     direction: str = "img||txt",
     reduction: str = "mean",
 ) -> tuple[Sensitivity, ...]:
-    """How well the score tells a true text from one in which a single attribute is wrong.
+    """Sensitivity of the score to single attributes: a true text against one in which one attribute is wrong.
 
     Args:
         encode_attributes: attributes [N, A] -> (mean, logvar), each [N, D]; called once per item and once more.
@@ -300,34 +300,36 @@ def sensitivity(
         ValueError: scores are not finite, or what `consistency_score` and `single_edits` raise.
     """
     edits, items = single_edits(attributes, names)
-    own, *edited = _scores(encode_attributes, image_posterior, [attributes, *edits], direction, reduction)
+    true_scores, *edited_scores = _scores(
+        encode_attributes, image_posterior, [attributes, *edits], direction, reduction
+    )
 
-    def judge(name: str, column: int, scores: np.ndarray) -> Sensitivity:
+    def measure(name: str, column: int, scores: np.ndarray) -> Sensitivity:
         has = np.asarray(attributes)[:, column] == 1
         return Sensitivity(
             name,
-            overall=_edit_scores(own, scores, threshold),
-            added=None if has.all() else _edit_scores(own[~has], scores[~has], threshold),
-            removed=_edit_scores(own[has], scores[has], threshold) if has.any() else None,
+            overall=_edit_scores(true_scores, scores, threshold),
+            added=None if has.all() else _edit_scores(true_scores[~has], scores[~has], threshold),
+            removed=_edit_scores(true_scores[has], scores[has], threshold) if has.any() else None,
         )
 
-    return tuple(map(judge, items, _items(names).values(), edited))
+    return tuple(map(measure, items, _items(names).values(), edited_scores))
 
 
-def _edit_scores(own: np.ndarray, edited: np.ndarray, threshold: float) -> EditScores:
+def _edit_scores(true_scores: np.ndarray, edited_scores: np.ndarray, threshold: float) -> EditScores:
     return EditScores(
-        images=len(own),
-        mean_score=float(own.mean()),
-        mean_edited_score=float(edited.mean()),
-        rejected=float((edited <= threshold).mean()),
-        auroc=auroc(own, edited),
-        paired=float((own > edited).mean() + (own == edited).mean() / 2),
+        images=len(true_scores),
+        mean_score=float(true_scores.mean()),
+        mean_edited_score=float(edited_scores.mean()),
+        rejected=float((edited_scores <= threshold).mean()),
+        auroc=auroc(true_scores, edited_scores),
+        paired=float((true_scores > edited_scores).mean() + (true_scores == edited_scores).mean() / 2),
     )
 
 
 @dataclasses.dataclass(frozen=True)
-class Verdict:
-    """What a benchmark of N matching and N mismatched pairs found, and how.
+class Outcome:
+    """Outcome of a benchmark of N matching and N mismatched pairs, and how it was measured.
 
     Attributes:
         protocol: name of the protocol.
@@ -335,11 +337,11 @@ class Verdict:
         reduction: its reduction over latent dimensions.
         seed: seed of all draws.
         minimum_changes: attributes in which each mismatch differs at least.
-        validation_images: N images that were judged, in 2 N pairs.
+        validation_images: N images of the pairs that were decided, 2 N.
         threshold: a pair is called a match if its score is greater.
         threshold_weight: weight of the matching pairs in it.
-        mean_match_score: mean score of the matching pairs judged.
-        mean_mismatch_score: mean score of the mismatched pairs judged.
+        mean_match_score: mean score of the matching pairs.
+        mean_mismatch_score: mean score of the mismatched pairs.
         confusion: counts of decisions.
         rates: their rates, match positive.
         auroc: area under the ROC curve, which needs no threshold.
@@ -367,8 +369,8 @@ class Verdict:
 
 
 @dataclasses.dataclass(frozen=True)
-class Result(Verdict):
-    """What the benchmark found, and how; the figures of `Verdict` are those of the first curation.
+class Result(Outcome):
+    """Result of `benchmark`; the figures of `Outcome` are those of the first curation.
 
     Attributes:
         calibration_images: images that gave the thresholds.
@@ -386,11 +388,11 @@ class Result(Verdict):
 
 
 @dataclasses.dataclass(frozen=True)
-class ReleasedResult(Verdict):
-    """What the protocol of the released code finds.
+class ReleasedResult(Outcome):
+    """Result of `released_benchmark`, by the protocol of the released code.
 
     Attributes:
-        threshold_images: images that gave the threshold, all of them among those judged.
+        threshold_images: images that gave the threshold, all of them among the N.
         rates_mismatch_positive: rates with mismatch as the positive class, as the released code prints them.
     """
 
@@ -437,8 +439,8 @@ def benchmark(
     Args:
         encode_images: images -> (mean, logvar), each [N, D]; called once per split, with all its images.
         encode_attributes: attributes [N, A] -> (mean, logvar), each [N, D].
-        calibration: images and attributes [M, A] that give the thresholds, disjoint from those judged.
-        validation: images and attributes [N, A] that are judged.
+        calibration: images and attributes [M, A] that give the thresholds, disjoint from those of the validation.
+        validation: images and attributes [N, A] of the pairs to be decided.
         names: names of the A attributes.
         seed: seed of the curations and of the intervals.
         direction: as in `consistency_score`.
@@ -460,7 +462,7 @@ def benchmark(
     if curations < 1:
         raise ValueError(f"curations is {curations}, expected at least 1: the first gives the figures.")
 
-    def judge(name: str, pairs: tuple[npt.ArrayLike, npt.ArrayLike], stream: int) -> tuple[Any, ...]:
+    def score(name: str, pairs: tuple[npt.ArrayLike, npt.ArrayLike], stream: int) -> tuple[Any, ...]:
         images, attributes = _split(name, pairs)
         mismatches = [
             curate_mismatches(attributes, names, seed=(seed, stream, curation), minimum_changes=minimum_changes)
@@ -470,8 +472,8 @@ def benchmark(
         match, *mismatch = _scores(encode_attributes, posterior, [attributes, *mismatches], direction, reduction)
         return match, mismatch, mismatches[0], posterior
 
-    calibration_match, calibration_mismatch, *_ = judge("calibration", calibration, 0)
-    match, mismatch, mismatches, posterior = judge("validation", validation, 1)
+    calibration_match, calibration_mismatch, *_ = score("calibration", calibration, 0)
+    match, mismatch, mismatches, posterior = score("validation", validation, 1)
     thresholds = [threshold(calibration_match, scores, threshold_weight) for scores in calibration_mismatch]
     result = Result(
         protocol=PROTOCOL,
@@ -480,7 +482,7 @@ def benchmark(
         seed=seed,
         minimum_changes=minimum_changes,
         threshold_weight=threshold_weight,
-        **_judged(thresholds[0], match, mismatch[0], validation[1], mismatches),
+        **_outcome_fields(thresholds[0], match, mismatch[0], validation[1], mismatches),
         calibration_images=len(calibration_match),
         curations=curations,
         intervals=bootstrap_intervals(thresholds, match, mismatch, seed=(seed, 2)),  # 0 and 1 curated the mismatches
@@ -512,13 +514,13 @@ def released_benchmark(
     """The confusion matrix as the released code makes it, to compare with figures that come from that code.
 
     It differs from `benchmark` in three ways: mismatches are those of `released_mismatches` (at least three changes,
-    or all attributes if there are fewer), the threshold comes from up to 1000 of the very images that are judged,
+    or all attributes if there are fewer), the threshold comes from up to 1000 of the very images to be decided,
     and the rates are also given with mismatch as the positive class.
 
     Args:
         encode_images: images -> (mean, logvar), each [N, D]; called once, with all images.
         encode_attributes: attributes [N, A] -> (mean, logvar), each [N, D].
-        validation: images and attributes [N, A] that are judged.
+        validation: images and attributes [N, A] of the pairs to be decided.
         names: names of the A attributes.
         seed: seed of the mismatches and of the choice of images for the threshold.
         direction: as in `consistency_score`.
@@ -543,7 +545,7 @@ def released_benchmark(
     match, mismatch = _scores(encode_attributes, posterior, [attributes, mismatches], direction, reduction)
     chosen = rng.choice(len(match), min(1000, len(match)), replace=False)
     fitted = threshold(match[chosen], mismatch[chosen], threshold_weight)
-    judged = _judged(fitted, match, mismatch, attributes, mismatches)
+    fields = _outcome_fields(fitted, match, mismatch, attributes, mismatches)
     return ReleasedResult(
         protocol=RELEASED_PROTOCOL,
         direction=direction,
@@ -551,9 +553,9 @@ def released_benchmark(
         seed=seed,
         minimum_changes=minimum_changes,
         threshold_weight=threshold_weight,
-        **judged,
+        **fields,
         threshold_images=len(chosen),
-        rates_mismatch_positive=judged["confusion"].rates("mismatch"),
+        rates_mismatch_positive=fields["confusion"].rates("mismatch"),
     )
 
 
@@ -588,10 +590,10 @@ def _scores(
     return scores
 
 
-def _judged(
+def _outcome_fields(
     threshold: float, match: np.ndarray, mismatch: np.ndarray, attributes: npt.ArrayLike, mismatches: np.ndarray
 ) -> dict[str, Any]:
-    """The fields of a verdict that follow from the scores."""
+    """The fields of `Outcome` that follow from the scores."""
     confusion = Confusion.at(threshold, match, mismatch)
     return {
         "validation_images": len(match),
@@ -618,7 +620,7 @@ def checked_bits(attributes: npt.ArrayLike, names: Sequence[str]) -> np.ndarray:
         names: A names.
 
     Raises:
-        ValueError: they are not [N, A], or hold other values.
+        ValueError: `attributes` are not [N, A], or hold other values than 0 and 1.
     """
     bits = np.asarray(attributes)
     if bits.ndim != 2 or bits.shape[1] != len(names):

@@ -22,7 +22,7 @@ from mvae_jax.eval.consistency import GENDER, HAIR, Posterior, checked_bits
 
 @dataclasses.dataclass(frozen=True)
 class AttributeScore:
-    """How well one attribute is predicted, in [0, 1].
+    """Scores of the prediction of one attribute, in [0, 1].
 
     Attributes:
         name: the attribute.
@@ -52,7 +52,7 @@ class AttributeScore:
 
 @dataclasses.dataclass(frozen=True)
 class AttributeScores:
-    """How well all attributes are predicted, in [0, 1].
+    """Scores of the prediction of all attributes, in [0, 1].
 
     Attributes:
         count: number of examples.
@@ -151,7 +151,7 @@ def _score_attribute(name: str, logits: np.ndarray, truth: np.ndarray) -> Attrib
 
 
 def well_formed(attributes: npt.ArrayLike, names: Sequence[str]) -> np.ndarray:
-    """Whether each vector could describe somebody: male or female, and at most one hair colour, bald being one.
+    """Finds the vectors that could describe somebody: male or female, at most one hair colour, bald being one.
 
     A rule holds as far as `names` has its attributes: without both male and female there is none about gender, and
     only black, blond and bald are known as hair. Annotated data break the rules too, so compare with the share of
@@ -162,7 +162,7 @@ def well_formed(attributes: npt.ArrayLike, names: Sequence[str]) -> np.ndarray:
         names: A names; case does not matter.
 
     Returns:
-        One verdict per vector, [N], bool.
+        Whether a vector is well-formed, [N], bool.
 
     Raises:
         ValueError: attributes are not [N, A] of zeros and ones.
@@ -173,9 +173,15 @@ def well_formed(attributes: npt.ArrayLike, names: Sequence[str]) -> np.ndarray:
     return (hair <= 1) & ((gender == 1) | (not set(GENDER) <= set(lower)))
 
 
+def distinct_rows(attributes: np.ndarray) -> np.ndarray:
+    """The rows of attributes, [N, A], without repetitions, [R, A], in the order of their first appearance."""
+    _, first = np.unique(attributes, axis=0, return_index=True)
+    return attributes[np.sort(first)]
+
+
 @dataclasses.dataclass(frozen=True)
 class Diversity:
-    """How much the images of one caption differ, against how much real images do.
+    """Differences among the images of one caption, against those among real images.
 
     Attributes:
         within: root mean squared difference, per value, of two draws of the same caption.
@@ -336,7 +342,9 @@ def posterior_distance(
     (count, dimensions), attributes = image[0].shape, np.asarray(attributes)
     if attributes.ndim != 2 or len(attributes) != count:
         raise ValueError(f"attributes have shape {attributes.shape}, expected [{count}, A]: one row per posterior.")
-    _, first, own, frequency = np.unique(attributes, axis=0, return_index=True, return_inverse=True, return_counts=True)
+    _, first, text_of, frequency = np.unique(
+        attributes, axis=0, return_index=True, return_inverse=True, return_counts=True
+    )
     if len(first) < 2:
         raise ValueError(f"all {count} examples have the same attributes; mismatched pairs need two different texts.")
 
@@ -345,7 +353,7 @@ def posterior_distance(
     table = np.asarray(jax.lax.map(lambda one: _distances(one, texts), image), np.float64)  # [N, 4, T]
     if not np.isfinite(table).all():
         raise ValueError("a distance is not finite; look at the means and log variances of the encoders.")
-    is_own = own[:, None] == np.arange(len(first))
+    is_own = text_of[:, None] == np.arange(len(first))
     kl = table[:, 0]
     ranks = (kl <= kl[is_own][:, None]).sum(axis=1)
     return PosteriorDistance(

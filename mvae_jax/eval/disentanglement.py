@@ -1,10 +1,10 @@
-"""Does each latent dimension stand for one factor of variation? MIG, DCI, SAP and the FactorVAE score.
+"""Disentanglement: one latent dimension for one factor of variation. MIG, DCI, SAP and the FactorVAE score.
 
 Codes are [N, D], usually posterior means, and factors [N, F], integers; both plain arrays. All scores are in [0, 1]
 (informativeness by lasso can be negative), 1 is best, and reordering the dimensions or multiplying them by non-zero
 numbers changes nothing. Exactly so for MIG and SAP, apart from codes that lie on the edge of a bin or threshold; up
 to the order in which it tries equally good dimensions for DCI by forest, up to the solver's tolerance for DCI by
-lasso; and for the FactorVAE score as long as the same dimensions stay active, which is judged without normalisation.
+lasso; and for the FactorVAE score as long as the same dimensions stay active, which is decided without normalisation.
 
 None of them is comparable across estimators, bins or sample counts, so results are frozen dataclasses that carry
 these; their `to_dict()` gives plain numbers.
@@ -311,7 +311,7 @@ class FactorVAEScore(_Result):
         active_threshold: least standard deviation of an active dimension.
         batch_size: samples per vote, all with one value of one factor.
         train_votes: number of votes that the classifier was fitted to.
-        test_votes: number of votes that it was judged by.
+        test_votes: number of votes that gave the score.
         scale_samples: number of samples that gave the standard deviations.
         seed: of all draws.
     """
@@ -340,7 +340,7 @@ def factor_vae_score(
     active_threshold: float = 0.05,
     seed: int = 0,
 ) -> FactorVAEScore:
-    """Which factor is held fixed, told by the dimension that then varies least.
+    """Accuracy with which the dimension that varies least tells which factor is held fixed.
 
     Each vote draws samples that agree in one factor, at a random value, and are uniform in all others, and names the
     dimension whose variance there is the smallest share of its variance over all data. The classifier assigns each
@@ -353,7 +353,7 @@ def factor_vae_score(
         factor_sizes: number of values of each factor, each at least 2.
         batch_size: n, samples per vote, at least 2.
         train_votes: votes to fit, at least F.
-        test_votes: votes to judge by, at least F.
+        test_votes: votes that give the score, at least F.
         scale_samples: samples for the variance over all data; rounded up to whole batches.
         active_threshold: least standard deviation, over all data, of a dimension that votes.
         seed: of all draws.
@@ -392,7 +392,7 @@ def factor_vae_score(
     active = np.flatnonzero((deviation >= active_threshold) & (deviation > 0))
 
     def count(votes: int) -> np.ndarray:
-        """How often each active dimension was named while each factor was fixed, [active, F]."""
+        """Counts of votes: for each active dimension and each factor that was fixed, [active, F]."""
         counts = np.zeros((len(active), len(sizes)), int)
         for vote in range(votes):
             factor = vote % len(sizes)

@@ -22,7 +22,7 @@ from mvae_jax.nets.inception import InceptionV3, Preprocessing, load_inception
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-    """What made the features.
+    """Origin of features: a network, its weights, and the preparation of its images.
 
     Attributes:
         network: which one, and which layer of it.
@@ -37,10 +37,10 @@ class Features:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What a comparison of two sets of images depends on.
+    """Conditions of a comparison of two sets of images.
 
     Attributes:
-        features: what made them.
+        features: their origin.
         split: which images they are, in the caller's words.
         dimensions: F, numbers per image.
         count_a: images of the first set.
@@ -75,7 +75,7 @@ def check_features(features: npt.ArrayLike, least: int = 2) -> np.ndarray:
     """Features as an array [N, F].
 
     Raises:
-        ValueError: they are not [N, F] with N at least `least`, or not finite.
+        ValueError: `features` are not [N, F], N is below `least`, or a feature is not finite.
     """
     features = np.asarray(features)
     if features.ndim != 2 or len(features) < least or not features.size:
@@ -89,7 +89,7 @@ def check_pair(features_a: npt.ArrayLike, features_b: npt.ArrayLike, least: int 
     """Two sets of features as arrays [N, F] and [M, F].
 
     Raises:
-        ValueError: they are not, N or M is below `least`, or features are not finite.
+        ValueError: a set is not a matrix, F differs, N or M is below `least`, or a feature is not finite.
     """
     a, b = check_features(features_a, least), check_features(features_b, least)
     if a.shape[1] != b.shape[1]:
@@ -120,8 +120,8 @@ def inception_features(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not of this network, or `preprocessing` or `chunk` cannot be. `extract` raises it for images
-            of another form, or that are not finite.
+        ValueError: the file is not of this network, `preprocessing` is unknown, or `chunk` is below 1. `extract` raises
+            it where images are not [N, H, W, 3], of another type, or not finite.
     """
     if chunk < 1:
         raise ValueError(f"chunk is {chunk}, expected at least one image at a time.")
@@ -137,13 +137,13 @@ def inception_features(
         if images.dtype != np.uint8 and not (jnp.issubdtype(images.dtype, jnp.floating) and np.isfinite(images).all()):
             raise ValueError(f"images are {images.dtype}, expected uint8, or float in [-1, 1] and all finite.")
         size = min(chunk, len(images))
-        found = []
+        blocks = []
         for start in range(0, len(images), size):
             part = images[start : start + size]
             stored = part if part.dtype == np.uint8 else np.asarray(to_uint8(jnp.asarray(part, jnp.float32)))
             # Filled up to the size of the others: another size would be compiled anew.
             filled = np.concatenate([stored, np.zeros((size - len(part), *part.shape[1:]), np.uint8)])
-            found.append(np.asarray(network(variables, filled))[: len(part)])
-        return np.concatenate(found)
+            blocks.append(np.asarray(network(variables, filled))[: len(part)])
+        return np.concatenate(blocks)
 
     return extract, Features("Inception-v3 of 2015-12-05, pool_3", description.sha256, preprocessing)

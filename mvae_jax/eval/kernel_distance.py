@@ -71,7 +71,7 @@ def kernel_distance(
         raise ValueError(f"subsets is {subsets} and subset_size {subset_size}, expected at least 2 of both.")
     size = min(subset_size, len(a) // 2, len(b) // 2)
     rng = np.random.default_rng(seed)
-    draws = ([rng.permutation(len(each))[:size] for each in (a, b)] for _ in range(subsets))
+    draws = ([rng.permutation(len(examples))[:size] for examples in (a, b)] for _ in range(subsets))
     estimates = [squared_mmd(a[rows_a], b[rows_b]) for rows_a, rows_b in draws]
     return KernelDistance.of(
         a,
@@ -104,7 +104,7 @@ def squared_mmd(features_a: npt.ArrayLike, features_b: npt.ArrayLike) -> float:
     Reference:
         Gretton et al., 2012, A kernel two-sample test, equation 3.
     """
-    a, b = (each.astype(np.float64) for each in check_pair(features_a, features_b))
+    a, b = (features.astype(np.float64) for features in check_pair(features_a, features_b))
 
     def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         base = x @ y.T / x.shape[1] + 1.0

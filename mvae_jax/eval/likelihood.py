@@ -1,4 +1,4 @@
-"""How well a latent-variable model fits held-out data, and what its latent space holds.
+"""Fit of a latent-variable model to held-out data, and contents of its latent space.
 
 Bounds of log p(x), active dimensions and the parts of the divergence of the posteriors from the prior. The model comes
 in as functions or arrays; they are called as they are, so pass compiled ones. Posteriors are diagonal Gaussians given
@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mvae_jax import gaussian
+from mvae_jax import gaussian, random
 from mvae_jax.losses import KLTerms
 
 Gaussian = tuple[jax.Array, jax.Array]  # (mean, logvar), each [B, D]
@@ -143,7 +143,7 @@ def estimate_likelihood(
         The bounds.
 
     Raises:
-        ValueError: no examples, or `samples` or `batch_size` below 1.
+        ValueError: there are no examples, or `samples` or `batch_size` is below 1.
 
     Reference:
         Burda et al., 2016, arXiv:1509.00519.
@@ -151,7 +151,7 @@ def estimate_likelihood(
     count = len(jax.tree.leaves(examples)[0])
     if min(count, samples, batch_size) < 1:
         raise ValueError(f"{count} examples, samples={samples}, batch_size={batch_size}: expected at least one each.")
-    keys, batch_size, parts = gaussian.example_keys(key, count), min(batch_size, count), []
+    keys, batch_size, parts = random.example_keys(key, count), min(batch_size, count), []
     for start in range(0, count, batch_size):
         rows = np.minimum(np.arange(start, start + batch_size), count - 1)
         batch = jax.tree.map(lambda leaf, rows=rows: leaf[rows], examples)
@@ -193,17 +193,17 @@ def _draw(keys: jax.Array, sample: jax.Array, posterior: Gaussian, prior: Gaussi
 
 
 def active_units(means: jax.Array, threshold: float = 0.01) -> jax.Array:
-    """Which latent dimensions the data move: Var_x(E_q(z | x)[z_d]) > threshold.
+    """Latent dimensions that the data move: Var_x(E_q(z | x)[z_d]) > threshold.
 
     Args:
         means: posterior means, [N, D].
         threshold: variance, of the scale of a N(0, I) prior.
 
     Returns:
-        One verdict per dimension, [D], bool; their sum is the number of active units.
+        Whether a dimension is active, [D], bool; their sum is the number of active units.
 
     Raises:
-        ValueError: fewer than two examples.
+        ValueError: there are fewer than two examples.
 
     Reference:
         Burda et al., 2016, arXiv:1509.00519, section 5.
@@ -245,7 +245,7 @@ class AggregatePosterior:
 
     @property
     def resolved(self) -> bool:
-        """Whether the N posteriors are enough to tell mutual information from total correlation.
+        """True if the N posteriors are enough to tell mutual information from total correlation.
 
         Where each example is a clump of its own, mutual information is log N whatever the data, and total correlation
         is what remains. Here: mutual information is at least one nat below log N.
@@ -279,7 +279,7 @@ def aggregate_posterior(
         The estimates.
 
     Raises:
-        ValueError: no examples, or `samples` or `chunk_size` below 1.
+        ValueError: there are no examples, or `samples` or `chunk_size` is below 1.
 
     Reference:
         Chen et al., 2018, arXiv:1802.04942, equation 2.
@@ -290,9 +290,9 @@ def aggregate_posterior(
     if min(count, samples, chunk_size) < 1:
         raise ValueError(f"{count} examples, samples={samples}, chunk_size={chunk_size}: expected at least one each.")
     order_key, noise_key = jax.random.split(key)
-    own = jax.random.permutation(order_key, count)[jnp.arange(samples) % count]
-    z = gaussian.sample(noise_key, mean[own], logvar[own])
-    terms = _aggregate_terms(z, own, mean, logvar, chunk_size)
+    drawn_from = jax.random.permutation(order_key, count)[jnp.arange(samples) % count]
+    z = gaussian.sample(noise_key, mean[drawn_from], logvar[drawn_from])
+    terms = _aggregate_terms(z, drawn_from, mean, logvar, chunk_size)
     return AggregatePosterior(
         **{name: Estimate.of(values) for name, values in terms._asdict().items()},
         kl=float(gaussian.kl_divergence(mean, logvar, 0.0, 0.0).sum(axis=-1).mean()),
@@ -304,21 +304,23 @@ def aggregate_posterior(
 
 
 @partial(jax.jit, static_argnames="chunk_size")
-def _aggregate_terms(z: jax.Array, own: jax.Array, mean: jax.Array, logvar: jax.Array, chunk_size: int) -> KLTerms:
-    """The three terms at each sample z [S, D] of the posterior with index `own` [S]; each [S]."""
+def _aggregate_terms(
+    z: jax.Array, drawn_from: jax.Array, mean: jax.Array, logvar: jax.Array, chunk_size: int
+) -> KLTerms:
+    """The three terms at each sample z [S, D] of the posterior with index `drawn_from` [S]; each [S]."""
 
     def terms(sample: tuple[jax.Array, jax.Array]) -> KLTerms:
-        z, own = sample
+        z, drawn_from = sample
         densities = gaussian.log_prob(z[None], mean, logvar)  # [N, D]
         log_joint = jax.nn.logsumexp(densities.sum(axis=-1)) - math.log(len(mean))
         log_marginals = (jax.nn.logsumexp(densities, axis=0) - math.log(len(mean))).sum()
         return KLTerms(
-            mutual_information=densities[own].sum() - log_joint,
+            mutual_information=densities[drawn_from].sum() - log_joint,
             total_correlation=log_joint - log_marginals,
             dimension_wise_kl=log_marginals - gaussian.log_prob(z, 0.0, 0.0).sum(),
         )
 
-    return jax.lax.map(terms, (z, own), batch_size=chunk_size)
+    return jax.lax.map(terms, (z, drawn_from), batch_size=chunk_size)
 
 
 def _words(key: jax.Array) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""How much of what a generator makes looks real, and how much of what is real it can make.
+"""Precision and recall of a generator: the share of its images that look real, and of real ones that it can make.
 
 Each set of features spreads over a manifold: the union of balls around its examples, each out to the example's k-th
 nearest neighbour in the set.
@@ -69,7 +69,7 @@ def precision_and_recall(
     # Moved near to the origin, far from which rounding would lose the differences; whole numbers stay whole.
     origin = a[0].astype(np.float64)
     points, queries = a - origin, b - origin
-    radii, other_radii = (_squared_radii(each, neighbours, chunk) for each in (points, queries))
+    radii, other_radii = (_squared_radii(centres, neighbours, chunk) for centres in (points, queries))
     precise, recalled = np.zeros(len(queries), bool), np.zeros(len(points), bool)
     for start in range(0, len(points), chunk):
         rows = slice(start, start + chunk)
@@ -86,8 +86,8 @@ def _squared_radii(points: np.ndarray, neighbours: int, chunk: int) -> np.ndarra
     radii = []
     for start in range(0, len(points), chunk):
         distances = _squared_distances(points[start : start + chunk], points)
-        own = np.arange(len(distances))
-        distances[own, start + own] = np.inf  # no point is its own neighbour, but a copy of it is
+        diagonal = np.arange(len(distances))
+        distances[diagonal, start + diagonal] = np.inf  # no point is its own neighbour, but a copy of it is
         radii.append(np.partition(distances, neighbours - 1, axis=1)[:, neighbours - 1])
     return np.concatenate(radii)
 

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from mvae_jax import gaussian
+from mvae_jax import gaussian, random
 
 SAMPLINGS = ("full", "end")
 # Side of the part that is compared, as a share of the side of the image. Faces of CelebA at 128 px fill more of it.
@@ -32,15 +32,15 @@ _LARGEST = 256  # pixels; beyond, means of pixels are compared
 
 
 class Distance(Protocol):
-    """What is measured along the path, such as `nets.lpips.PerceptualDistance`."""
+    """Distance of two sets of images, such as `nets.lpips.PerceptualDistance`."""
 
     @property
     def name(self) -> str:
-        """What it is."""
+        """Name of the measure and its network."""
 
     @property
     def sha256(self) -> tuple[str, ...]:
-        """Of the files that it was made from."""
+        """Sums of the files that it was made from."""
 
     def __call__(self, images_a: jax.Array, images_b: jax.Array) -> jax.Array:
         """Distances of images [B, H, W, C], float in [-1, 1], and others; [B], near 0 like a squared difference."""
@@ -132,19 +132,19 @@ def perceptual_path_length(
         The length. Images of which more than 256 pixels a side are left are compared by means of pixels.
 
     Raises:
-        ValueError: a choice is unknown or a number out of range; something computes in half precision; images are not
-            as expected, or too small to be cropped; a distance is not finite.
+        ValueError: `space`, `sampling` or `crop` is unknown; a number is out of range; a function computes in half
+            precision; images are not square where they are cropped, or too small for it; a distance is not finite.
 
     Reference:
         Karras et al., 2019, arXiv:1812.04948, section 4.1, equations 2 and 3.
     """
-    for option, choice, known in (
+    for option, choice, choices in (
         ("space", space, tuple(SPACES)),
         ("sampling", sampling, SAMPLINGS),
         ("crop", crop, (None, *CROPS)),
     ):
-        if choice not in known:
-            raise ValueError(f"{option} is {choice!r}, expected one of {', '.join(map(repr, known))}.")
+        if choice not in choices:
+            raise ValueError(f"{option} is {choice!r}, expected one of {', '.join(map(repr, choices))}.")
     if pairs < 2 or batch_size < 1 or not 0 < epsilon < 1:
         raise ValueError(
             f"pairs is {pairs}, batch_size {batch_size} and epsilon {epsilon:g}, expected at least 2, at least 1, and "
@@ -159,7 +159,7 @@ def perceptual_path_length(
         a, b = jnp.split(comparable(draw(latents, jnp.concatenate([noise_keys, noise_keys])), crop), 2)
         return distance(a, b), a
 
-    keys, batch_size, found = gaussian.example_keys(key, pairs), min(batch_size, pairs), []
+    keys, batch_size, blocks = random.example_keys(key, pairs), min(batch_size, pairs), []
     with jax.default_matmul_precision("highest"):  # accelerators would take TF32 or bfloat16 instead
         traced, (_, image) = jax.make_jaxpr(steps, return_shape=True)(keys[:batch_size])
         halves = sorted(set(re.findall(r"\bb?f16(?=\[)", str(traced))))
@@ -170,8 +170,8 @@ def perceptual_path_length(
             )
         for first in range(0, pairs, batch_size):
             batch = np.arange(first, first + batch_size) % pairs  # the last one is filled up, so that shapes stay
-            found.append(np.asarray(steps(keys[batch])[0], np.float64))
-    distances = np.concatenate(found)[:pairs]
+            blocks.append(np.asarray(steps(keys[batch])[0], np.float64))
+    distances = np.concatenate(blocks)[:pairs]
     if not np.isfinite(distances).all():
         raise ValueError(
             f"{int((~np.isfinite(distances)).sum())} of {pairs} distances are not finite: look at the images that draw "

@@ -1,10 +1,10 @@
-"""How much of the class a representation shows: the nearest neighbour, and a linear classifier.
+"""Probes of a representation, how much of the class it shows: the nearest neighbour, and a linear classifier.
 
 Features are [N, F] and labels integers [N]. Neither standardises: the scale of the features is a part of them.
 
-The published protocol judges codes and the activations before them, from the encoder of images that are not augmented,
-by both probes; once on the images to test, and once on a sixth of the training images (`data.mnist.split_same_writers`)
-against the other five.
+The published protocol probes codes and the activations before them, from the encoder of images that are not augmented,
+by both probes; once on the images to test, and once on a sixth of the training images against the other five
+(`data.formats.mnist.split_same_writers`).
 
 Reference:
     Pidhorskyi et al., 2020, arXiv:2004.04467, section 4.1 and table 2; Donahue et al., 2017, arXiv:1605.09782.
@@ -29,14 +29,14 @@ _CANDIDATES = 16  # neighbours that are compared anew, without rounding
 
 @dataclasses.dataclass(frozen=True)
 class ProbeScore:
-    """What a probe read.
+    """Score of a probe, with its conditions.
 
     Attributes:
-        accuracy: share of the test examples whose label it told.
+        accuracy: share of the test examples whose label it got right.
         method: which probe.
         split: which examples were to train on and which to test, in the caller's words.
         train_examples: how many it was given with their labels.
-        test_examples: how many it was judged by.
+        test_examples: how many gave the accuracy.
         features: F, numbers per example.
         converged: whether the solver reached its tolerance; None for a probe that solves nothing.
     """
@@ -146,7 +146,7 @@ def linear_svm_accuracy(
 
 
 def _nearest_neighbours(train: np.ndarray, test: np.ndarray, chunk: int) -> np.ndarray:
-    """Which row of `train` [N, F] is closest to each of `test` [M, F], int [M]."""
+    """Row of `train` [N, F] that is closest to each of `test` [M, F], int [M]."""
     if chunk < 1:
         raise ValueError(f"chunk is {chunk}, expected at least one example at a time.")
     # Far from the origin, products of float32 would lose the differences.
@@ -156,8 +156,8 @@ def _nearest_neighbours(train: np.ndarray, test: np.ndarray, chunk: int) -> np.n
     nearest = []
     for start in range(0, len(test), chunk):
         queries = test[start : start + chunk]
-        found = _candidates(points, half_squares, jnp.asarray(queries - centre), min(_CANDIDATES, len(train)))
-        candidates = np.sort(np.asarray(found), axis=1)  # so that the first of equal ones is that of least index
+        closest_rows = _candidates(points, half_squares, jnp.asarray(queries - centre), min(_CANDIDATES, len(train)))
+        candidates = np.sort(np.asarray(closest_rows), axis=1)  # so that the first of equal ones is that of least index
         differences = train[candidates].astype(np.float64) - queries[:, None]
         closest = np.einsum("nkf,nkf->nk", differences, differences).argmin(axis=1)
         nearest.append(candidates[np.arange(len(queries)), closest])
@@ -166,7 +166,7 @@ def _nearest_neighbours(train: np.ndarray, test: np.ndarray, chunk: int) -> np.n
 
 @functools.partial(jax.jit, static_argnames="count")
 def _candidates(points: jax.Array, half_squares: jax.Array, queries: jax.Array, count: int) -> jax.Array:
-    """Which `count` of the points [N, F] are closest to each query [n, F], up to rounding; [n, count]."""
+    """Indices of the `count` points of [N, F] that are closest to each query [n, F], up to rounding; [n, count]."""
     # (|q|^2 - |q - t|^2) / 2, the largest where the distance is the smallest.
     closeness = jnp.matmul(queries, points.T, precision=jax.lax.Precision.HIGHEST) - half_squares[None]
     return jax.lax.top_k(closeness, count)[1]
@@ -175,22 +175,22 @@ def _candidates(points: jax.Array, half_squares: jax.Array, queries: jax.Array, 
 def _checked(
     train_features: npt.ArrayLike, train_labels: npt.ArrayLike, test_features: npt.ArrayLike, test_labels: npt.ArrayLike
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """All four as arrays, features float32, or a ValueError that says what is wrong."""
+    """All four as arrays, features float32; a ValueError names the one that does not fit."""
     train, test = np.asarray(train_features, np.float32), np.asarray(test_features, np.float32)
     labels = {"train": np.asarray(train_labels), "test": np.asarray(test_labels)}
     for name, features in (("train", train), ("test", test)):
-        own = labels[name]
-        if features.ndim != 2 or own.shape != features.shape[:1] or not features.size:
+        classes = labels[name]
+        if features.ndim != 2 or classes.shape != features.shape[:1] or not features.size:
             raise ValueError(
-                f"{name}_features have shape {features.shape} and {name}_labels {own.shape}, expected [N, F] and [N] "
-                "with at least one row."
+                f"{name}_features have shape {features.shape} and {name}_labels {classes.shape}, expected [N, F] and "
+                "[N] with at least one row."
             )
         if not np.isfinite(features).all():
             raise ValueError(
                 f"{int((~np.isfinite(features)).sum())} of {features.size} {name}_features are not finite."
             )
-        if not np.issubdtype(own.dtype, np.integer):
-            raise ValueError(f"{name}_labels are {own.dtype}, expected integers: the number of each class.")
+        if not np.issubdtype(classes.dtype, np.integer):
+            raise ValueError(f"{name}_labels are {classes.dtype}, expected integers: the number of each class.")
     if train.shape[1] != test.shape[1]:
         raise ValueError(
             f"train_features have {train.shape[1]} features and test_features {test.shape[1]}, expected as many: give "

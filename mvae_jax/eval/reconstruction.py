@@ -1,4 +1,4 @@
-"""How close a reconstruction is to its image. Images are [B, H, W, C], float in [-1, 1], results [B]."""
+"""Similarity of a reconstruction and its image. Images are [B, H, W, C], float in [-1, 1], results [B]."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much fine detail images have, against real ones. Images are [N, H, W, C], float in [-1, 1]."""
+"""Sharpness: fine detail in images, against that in real ones. Images are [N, H, W, C], float in [-1, 1]."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Did adversarial training collapse? Told by the samples and by what the run wrote of itself into metrics.jsonl."""
+"""Signs of collapse of adversarial training, in the samples and in the run's metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -83,13 +83,13 @@ def assess_stability(samples: npt.ArrayLike, real: npt.ArrayLike, records: Seque
         The signs, and what follows from them.
 
     Raises:
-        ValueError: images are not as described, or all real ones are equal.
+        ValueError: `samples` or `real` are not [N, H, W, C] with N at least 2, or all real images are equal.
     """
     samples = np.asarray(samples)
     strange = int((~np.isfinite(samples)).reshape(len(samples), -1).any(axis=1).sum())
     spread = None if strange else diversity(samples[None], real).ratio
     series = _series(records)
-    means, late = ({name: each.mean(share) for name, each in series.items()} for share in (1.0, 0.1))
+    means, late = ({name: metric.mean(share) for name, metric in series.items()} for share in (1.0, 0.1))
     signs = Stability(
         spread=spread,
         refused=1.0 - means["step/finite"] if "step/finite" in means else None,
@@ -98,8 +98,8 @@ def assess_stability(samples: npt.ArrayLike, real: npt.ArrayLike, records: Seque
         real_accuracy=late.get("discriminator/real_accuracy"),
         fake_accuracy=late.get("discriminator/fake_accuracy"),
         gradient_norms={
-            name: GradientNorm(float(np.median(each.values)), float(each.values[-1]))
-            for name, each in _ending(series, "/gradient_norm").items()
+            name: GradientNorm(float(np.median(metric.values)), float(metric.values[-1]))
+            for name, metric in _ending(series, "/gradient_norm").items()
         },
         problems=(),
     )
@@ -108,45 +108,45 @@ def assess_stability(samples: npt.ArrayLike, real: npt.ArrayLike, records: Seque
 
 
 def _problems(signs: Stability) -> list[str]:
-    found = []
+    problems = []
     if signs.spread is not None and signs.spread < LEAST_SPREAD:
-        found.append(
+        problems.append(
             f"The samples are nearly one image: they differ {signs.spread:.1%} as much as real images, expected at "
             f"least {LEAST_SPREAD:.0%}."
         )
     if min(signs.real_accuracy or 0.0, signs.fake_accuracy or 0.0) > SATURATED_ACCURACY:
-        found.append(
+        problems.append(
             f"The discriminator is saturated: over the last tenth of the steps it knew {signs.real_accuracy:.1%} of "
             f"the real and {signs.fake_accuracy:.1%} of the generated images, expected at most "
             f"{SATURATED_ACCURACY:.0%} of one kind."
         )
     for name, share in signs.updated_late.items():
         if share < LEAST_UPDATED:
-            found.append(
+            problems.append(
                 f"{name!r} is hardly updated: in {share:.1%} of the last tenth of the steps and "
                 f"{signs.updated[name]:.1%} of all, expected at least {LEAST_UPDATED:.0%}."
             )
     if signs.refused is not None and signs.refused > MOST_REFUSED:
-        found.append(
+        problems.append(
             f"{signs.refused:.1%} of the steps were refused because something was not finite, expected at most "
             f"{MOST_REFUSED:.0%}."
         )
-    return found
+    return problems
 
 
 def _not_finite(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    found = {
+    first_steps = {
         name: record["step"]
         for record in reversed(records)
         for name, value in record.items()
         if isinstance(value, float) and not math.isfinite(value)
     }
-    return [f"{name!r} is not finite, first at step {step}." for name, step in sorted(found.items())]
+    return [f"{name!r} is not finite, first at step {step}." for name, step in sorted(first_steps.items())]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Metric:
-    """What a run recorded of a metric: each value is a mean over the steps since the record before.
+    """Record of a metric over a run: each value is a mean over the steps since the record before.
 
     Attributes:
         ends: step of each record, [T], ascending.
@@ -177,7 +177,7 @@ def _series(records: Sequence[Mapping[str, Any]]) -> dict[str, _Metric]:
         for name, value in record.items():
             if isinstance(value, float) and math.isfinite(value):
                 rows.setdefault(name, []).append((record["step"], steps, value))
-    return {name: _Metric(*map(np.array, zip(*found, strict=True))) for name, found in rows.items()}
+    return {name: _Metric(*map(np.array, zip(*points, strict=True))) for name, points in rows.items()}
 
 
 def _ending(metrics: Mapping[str, Any], ending: str) -> dict[str, Any]:

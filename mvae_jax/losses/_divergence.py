@@ -95,19 +95,19 @@ def kl_terms(
         Three estimates per example, each [B], in nats.
 
     Raises:
-        ValueError: as `total_correlation`.
+        ValueError: the estimator is unknown, or it is "mss" and not 2 <= M <= N.
 
     Reference:
         Chen et al., 2018, arXiv:1802.04942, equation 2.
     """
     chex.assert_rank([z, mean, logvar], 2)
     assert_events(z, mean, logvar)
-    own = jnp.arange(z.shape[0])
+    drawn_from = jnp.arange(z.shape[0])
     means, logvars = mean, logvar
     if axis_name is not None:
-        own = own + jax.lax.axis_index(axis_name) * z.shape[0]
+        drawn_from = drawn_from + jax.lax.axis_index(axis_name) * z.shape[0]
         means, logvars = jax.lax.all_gather((mean, logvar), axis_name, tiled=True)
-    log_weights = _log_weights(estimator, own, means.shape[0], dataset_size)  # [B, M]
+    log_weights = _log_weights(estimator, drawn_from, means.shape[0], dataset_size)  # [B, M]
     pairs = gaussian.log_prob(z[:, None], means[None], logvars[None])  # [B, M, D]
     log_joint = jax.nn.logsumexp(log_weights + pairs.sum(-1), axis=1)
     log_marginals = jax.nn.logsumexp(log_weights[..., None] + pairs, axis=1).sum(-1)
@@ -160,10 +160,10 @@ def total_correlation(
     return terms.total_correlation
 
 
-def _log_weights(estimator: str, own: jax.Array, batch_size: int, dataset_size: int) -> jax.Array:
-    """Log weights of the M posteriors of a batch for each sample; `own` [B] says which one it was drawn from."""
+def _log_weights(estimator: str, drawn_from: jax.Array, batch_size: int, dataset_size: int) -> jax.Array:
+    """Log weights of the M posteriors of a batch for each sample; `drawn_from` [B] says which one gave it."""
     if estimator == "mws":
-        return jnp.full((own.shape[0], batch_size), -math.log(batch_size * dataset_size))
+        return jnp.full((drawn_from.shape[0], batch_size), -math.log(batch_size * dataset_size))
     if estimator != "mss":
         raise ValueError(f"estimator is {estimator!r}, expected 'mws' or 'mss'.")
     if not 2 <= batch_size <= dataset_size:
@@ -172,6 +172,6 @@ def _log_weights(estimator: str, own: jax.Array, batch_size: int, dataset_size: 
             "2 <= batch <= dataset_size: only then are its weights positive. Use 'mws', or another batch size."
         )
     others = batch_size - 1
-    ahead = (jnp.arange(batch_size)[None] - own[:, None]) % batch_size
+    ahead = (jnp.arange(batch_size)[None] - drawn_from[:, None]) % batch_size
     weights = [1 / dataset_size, (dataset_size - others) / (dataset_size * others), 1 / others]
     return jnp.log(jnp.array(weights))[jnp.minimum(ahead, 2)]

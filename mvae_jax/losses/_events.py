@@ -1,4 +1,4 @@
-"""What all losses assert, and reductions over event axes: all axes but the first, which counts examples."""
+"""Assertions of all losses, and reductions over event axes: all axes but the first, which counts examples."""
 
 from __future__ import annotations
 

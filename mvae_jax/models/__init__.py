@@ -1,37 +1,74 @@
-"""One file per model: a Config, and `build(config, ...)` that returns an `objective.Model`."""
+"""The models: one file or folder per family, with Configs, `phases`, and `build`, which returns an `objective.Model`.
 
-from mvae_jax.models import (
-    alae,
-    attribute_classifier,
-    autoencoder,
-    beta_tcvae,
-    beta_vae,
-    bigan,
-    cvae,
-    gan,
-    joint_latent_regressor,
-    latent_regressor,
-    multimodal,
-    style_alae,
-    vae,
-    vae_dis,
-    vae_gan,
-)
+A family's public functions are its mathematics: `terms` are pure, {name: [B]}, and `build` binds the others to a
+config. `checks` and `common` hold what stands in several families. `ZOO` names every model.
+"""
 
-ZOO = {
-    "multimodal": multimodal,
-    "attribute_classifier": attribute_classifier,
-    "autoencoder": autoencoder,
-    "vae": vae,
-    "beta_vae": beta_vae,
-    "beta_tcvae": beta_tcvae,
-    "cvae": cvae,
-    "alae": alae,
-    "style_alae": style_alae,
-    "bigan": bigan,
-    "latent_regressor": latent_regressor,
-    "joint_latent_regressor": joint_latent_regressor,
-    "vae_gan": vae_gan,
-    "gan": gan,
-    "vae_dis": vae_dis,
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from mvae_jax.models import alae, attribute_classifier, autoencoders, bigan, cvae, multimodal, vae_gan
+from mvae_jax.objective import Model, Phase
+
+
+class ZooModel(Protocol):
+    """Contract of the zoo: what trains, loads and measures a model knows nothing else of it."""
+
+    @property
+    def config(self) -> Callable[..., Any]:
+        """Class of the config: a frozen dataclass whose fields all have defaults and are JSON values or dataclasses.
+
+        It has `image_size` and `batch_size`, and refuses impossible values by a ValueError.
+        """
+
+    @property
+    def build(self) -> Callable[..., Model]:
+        """(config) -> the model's pure functions."""
+
+    @property
+    def phases(self) -> Callable[[Any, int], tuple[Phase, ...]]:
+        """(config, steps_per_epoch) -> the phases of training, in their order."""
+
+    @property
+    def lengths(self) -> tuple[str, ...]:
+        """Fields of the config that are lengths of the phases, in their order; "a.b" is field b of field a.
+
+        They may change after training: a run goes on if the last one grows.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A model of the zoo; its attributes are those of `ZooModel`."""
+
+    config: Callable[..., Any]
+    build: Callable[..., Model]
+    phases: Callable[[Any, int], tuple[Phase, ...]]
+    lengths: tuple[str, ...] = ("epochs",)
+
+
+ZOO: dict[str, ZooModel] = {
+    "multimodal": Entry(
+        multimodal.Config,
+        multimodal.build,
+        multimodal.phases,
+        lengths=("unimodal.epochs", "alignment.epochs", "adversarial.epochs"),
+    ),
+    "attribute_classifier": Entry(attribute_classifier.Config, attribute_classifier.build, attribute_classifier.phases),
+    "autoencoder": Entry(autoencoders.AutoencoderConfig, autoencoders.build, autoencoders.phases),
+    "vae": Entry(autoencoders.VAEConfig, autoencoders.build, autoencoders.phases),
+    "beta_vae": Entry(autoencoders.BetaVAEConfig, autoencoders.build, autoencoders.phases),
+    "beta_tcvae": Entry(autoencoders.BetaTCVAEConfig, autoencoders.build, autoencoders.phases),
+    "cvae": Entry(cvae.Config, cvae.build, cvae.phases),
+    "alae": Entry(alae.ALAEConfig, alae.mlp.build, alae.mlp.phases),
+    "style_alae": Entry(alae.StyleALAEConfig, alae.style.build, alae.style.phases, lengths=("last_images",)),
+    "bigan": Entry(bigan.BiGANConfig, bigan.build, bigan.phases),
+    "latent_regressor": Entry(bigan.LatentRegressorConfig, bigan.build, bigan.phases),
+    "joint_latent_regressor": Entry(bigan.JointLatentRegressorConfig, bigan.build, bigan.phases),
+    "vae_gan": Entry(vae_gan.VAEGANConfig, vae_gan.build, vae_gan.phases),
+    "gan": Entry(vae_gan.GANConfig, vae_gan.build, vae_gan.phases),
+    "vae_dis": Entry(vae_gan.VAEDisConfig, vae_gan.build, vae_gan.phases, lengths=("adversarial_epochs", "epochs")),
 }

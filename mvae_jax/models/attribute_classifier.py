@@ -1,4 +1,4 @@
-"""Attribute classifier: which attributes does an image show? It judges what generative models draw.
+"""Attribute classifier: the attributes that an image shows, also of images that generative models draw.
 
 A convolutional network with one logit per attribute, trained by the mean binary cross-entropy on images that are
 changed at random in each step, so that it looks at shapes more than at light, colour and sharpness, in which
@@ -11,15 +11,23 @@ Group: "classifier".
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
 import optax
 
 from mvae_jax import attributes as face_attributes
-from mvae_jax import augmentation, gaussian, images, losses, nets
+from mvae_jax import augmentation, images, losses, nets, random
 from mvae_jax.augmentation import Augmentation
-from mvae_jax.models._checks import check_at_least, check_attributes, check_choice, check_positive, check_widths
+from mvae_jax.models import common
+from mvae_jax.models.checks import (
+    check_at_least,
+    check_attributes,
+    check_compute_dtype,
+    check_positive,
+    check_widths,
+)
 from mvae_jax.nets.classifier import ImageClassifier
 from mvae_jax.objective import Batch, Losses, Model, ModelState, Params, Phase, Round
 
@@ -69,88 +77,108 @@ class Config:
             raise ValueError(f"dropout is {self.dropout}; expected at least 0, for none, and less than 1.")
         check_positive(self, "learning_rate")
         check_at_least(self, 0, "weight_decay")
-        check_choice(self, "compute_dtype", ("float32", "bfloat16"))
+        check_compute_dtype(self)
         check_attributes(self)
+
+    def network(self, axis_name: str | None = None) -> ImageClassifier:
+        """Network from images to logits [B, A] and features [B, F]."""
+        return ImageClassifier(
+            len(self.attributes), self.widths, self.hidden, self.dropout, axis_name, self.compute_dtype
+        )
+
+
+def terms(logits: jax.Array, attributes: jax.Array) -> dict[str, jax.Array]:
+    """Error and accuracy of classified images.
+
+    Args:
+        logits: log odds of the attributes, [B, A].
+        attributes: the images' attributes, [B, A] in {0, 1}.
+
+    Returns:
+        "loss", the cross-entropy in nats per attribute, and "accuracy", in [0, 1]; both [B], means over attributes.
+    """
+    return {
+        "loss": losses.bernoulli_nll(logits, attributes) / attributes.shape[1],
+        "accuracy": ((logits > 0) == (attributes > 0.5)).mean(1),
+    }
 
 
 def phases(config: Config, steps_per_epoch: int) -> tuple[Phase, ...]:
-    """The one phase, "training"."""
-    steps = config.epochs * steps_per_epoch
-    return (
-        Phase(
-            name="training",
-            steps=steps,
-            batch_size=config.batch_size,
-            image_size=config.image_size,
-            learning_rates={"classifier": optax.cosine_onecycle_schedule(steps, config.learning_rate)},
-        ),
+    """The single phase, "training"."""
+    schedule = optax.cosine_onecycle_schedule(config.epochs * steps_per_epoch, config.learning_rate)
+    return common.training_phase(config, steps_per_epoch, {"classifier": schedule})
+
+
+def optimizers(config: Config, phase: Phase) -> dict[str, optax.GradientTransformation]:
+    """AdamW, at unit rate."""
+    return {"classifier": optax.adamw(1.0, weight_decay=config.weight_decay)}
+
+
+def init(config: Config, key: jax.Array, batch: Batch) -> tuple[Params, ModelState]:
+    """Draws the network's parameters."""
+    size = config.image_size
+    images.check_batch(batch, image=(size, size, 3), attributes=(len(config.attributes),))
+    params, stats = nets.init(config.network(), key, images.to_float(batch["image"]))
+    return {"classifier": params}, {"classifier": stats}
+
+
+def training_losses(
+    config: Config,
+    axis_name: str | None,
+    params: Params,
+    state: ModelState,
+    batch: Batch,
+    key: jax.Array,
+    step: jax.Array,
+) -> Losses:
+    """The objective "classifier" of augmented images, and new batch statistics."""
+    net = config.network(axis_name)
+    augmenting, dropping = (
+        random.example_keys(jax.random.fold_in(key, draw), len(batch["image"]), axis_name) for draw in (1, 2)
     )
+    x = augmentation.augment(augmenting, images.to_float(batch["image"]), config.augmentation)
+    (logits, _), stats = nets.apply(net, params["classifier"], state["classifier"], x, dropping, train=True)
+    means = common.means(terms(logits, batch["attributes"]))
+    return Losses({"classifier": means["loss"]}, means, {"classifier": stats})
+
+
+def rounds(config: Config, phase: Phase, axis_name: str | None = None) -> tuple[Round, ...]:
+    """One round, which moves the classifier."""
+    return (Round({"classifier": ("classifier",)}, functools.partial(training_losses, config, axis_name)),)
+
+
+def logits(config: Config, params: Params, state: ModelState, x: jax.Array) -> jax.Array:
+    """Log odds of each attribute, [B, A], for images [B, H, W, 3] in [-1, 1]."""
+    return nets.evaluate(config.network(), params["classifier"], state["classifier"], x)[0]
+
+
+def features(config: Config, params: Params, state: ModelState, x: jax.Array) -> jax.Array:
+    """Activations of the last hidden layer, [B, F], for images [B, H, W, 3] in [-1, 1]."""
+    return nets.evaluate(config.network(), params["classifier"], state["classifier"], x)[1]
+
+
+def evaluation_terms(
+    config: Config, params: Params, state: ModelState, batch: Batch, key: jax.Array
+) -> dict[str, jax.Array]:
+    """The terms in evaluation mode, of images as they are."""
+    return terms(logits(config, params, state, images.to_float(batch["image"])), batch["attributes"])
+
+
+def evaluate(config: Config, phase: Phase) -> Callable[..., dict[str, jax.Array]]:
+    """The function of validation, the same in every phase."""
+    return functools.partial(evaluation_terms, config)
 
 
 def build(config: Config) -> Model:
     """Builds the model's pure functions.
-
-    Args:
-        config: the model.
 
     Returns:
         A `Model` that trains on batches {"image": uint8 [B, H, W, 3], "attributes": float32 [B, A]}. Its
         `functions` take (params, model_state, images in [-1, 1]) and work in evaluation mode: logits(...) -> [B, A],
         the log odds of each attribute; features(...) -> [B, F], the activations of the last hidden layer.
     """
-
-    def network(axis_name: str | None = None) -> ImageClassifier:
-        return ImageClassifier(
-            len(config.attributes), config.widths, config.hidden, config.dropout, axis_name, config.compute_dtype
-        )
-
-    def init(key: jax.Array, batch: Batch) -> tuple[Params, ModelState]:
-        size = config.image_size
-        images.check_batch(batch, image=(size, size, 3), attributes=(len(config.attributes),))
-        params, stats = nets.init(network(), key, images.to_float(batch["image"]))
-        return {"classifier": params}, {"classifier": stats}
-
-    def scores(logits: jax.Array, attributes: jax.Array) -> dict[str, jax.Array]:
-        return {
-            "loss": losses.bernoulli_nll(logits, attributes) / attributes.shape[1],
-            "accuracy": ((logits > 0) == (attributes > 0.5)).mean(1),
-        }
-
-    def rounds(phase: Phase, axis_name: str | None = None) -> tuple[Round, ...]:
-        net = network(axis_name)
-
-        def classifier_losses(
-            params: Params, state: ModelState, batch: Batch, key: jax.Array, step: jax.Array
-        ) -> Losses:
-            augmenting, dropping = (
-                gaussian.example_keys(jax.random.fold_in(key, draw), len(batch["image"]), axis_name) for draw in (1, 2)
-            )
-            x = augmentation.augment(augmenting, images.to_float(batch["image"]), config.augmentation)
-            (logits, _), stats = nets.apply(net, params["classifier"], state["classifier"], x, dropping, train=True)
-            means = {name: values.mean() for name, values in scores(logits, batch["attributes"]).items()}
-            return Losses({"classifier": means["loss"]}, means, {"classifier": stats})
-
-        return (Round({"classifier": ("classifier",)}, classifier_losses),)
-
-    def optimizers(phase: Phase) -> dict[str, optax.GradientTransformation]:
-        return {"classifier": optax.adamw(1.0, weight_decay=config.weight_decay)}
-
-    def run(params: Params, state: ModelState, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return nets.apply(network(), params["classifier"], state["classifier"], x, train=False)[0]
-
-    def logits(params: Params, state: ModelState, x: jax.Array) -> jax.Array:
-        return run(params, state, x)[0]
-
-    def features(params: Params, state: ModelState, x: jax.Array) -> jax.Array:
-        return run(params, state, x)[1]
-
-    def evaluate(phase: Phase) -> Callable[..., dict[str, jax.Array]]:
-        def terms(params: Params, state: ModelState, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
-            return scores(logits(params, state, images.to_float(batch["image"])), batch["attributes"])
-
-        return terms
-
-    return Model(
+    return common.bind(
+        config,
         init=init,
         rounds=rounds,
         optimizers=optimizers,

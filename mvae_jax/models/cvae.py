@@ -10,18 +10,31 @@ Groups: "encoder", "decoder", and "prior" where it is learned.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
 from mvae_jax import attributes as face_attributes
 from mvae_jax import gaussian, images, losses, nets
-from mvae_jax.models._checks import check_at_least, check_attributes, check_choice, check_positive, check_widths
+from mvae_jax.models import common
+from mvae_jax.models.checks import (
+    check_at_least,
+    check_attributes,
+    check_choice,
+    check_compute_dtype,
+    check_positive,
+    check_widths,
+)
 from mvae_jax.nets.conditional import ConditionalDecoder, ConditionalEncoder, ConditionalPrior
-from mvae_jax.objective import Batch, Losses, Model, ModelState, Params, Phase, Round
+from mvae_jax.objective import Batch, Losses, Model, ModelState, Params, Phase, Posterior, Round
+
+Gaussian = tuple[jax.Array, jax.Array]  # mean and log variance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +72,7 @@ class Config:
 
     def __post_init__(self) -> None:
         check_choice(self, "prior", ("standard", "conditional"))
-        check_choice(self, "compute_dtype", ("float32", "bfloat16"))
+        check_compute_dtype(self)
         check_at_least(self, 1, "latent_size", "prior_hidden", "epochs", "batch_size")
         check_widths(self, "widths")
         if len(self.image_size) != 2 or min(self.image_size) < 2 ** len(self.widths):
@@ -78,111 +91,173 @@ class Config:
         return (*self.image_size, 3)
 
     @property
+    def groups(self) -> tuple[str, ...]:
+        """Parameter groups, all of which are trained."""
+        return ("encoder", "decoder", "prior") if self.prior == "conditional" else ("encoder", "decoder")
+
+    @property
     def divergence_weights(self) -> dict[str, float]:
-        """What the divergence is multiplied by where the squared error has weight 1."""
+        """Weight of the divergence where the squared error has weight 1."""
         return {"kl": self.beta / (1 - self.beta)}
+
+    def network(self, group: str) -> nn.Module:
+        """Network of a group, the same in training and evaluation."""
+        if group == "encoder":
+            return ConditionalEncoder(self.latent_size, self.widths, self.compute_dtype)
+        if group == "decoder":
+            return ConditionalDecoder(self.image_shape, self.widths, self.compute_dtype)
+        return ConditionalPrior(self.latent_size, self.prior_hidden, self.compute_dtype)
 
     def effective_weight(self, weight: float) -> float:
         """A divergence's weight were error and divergence means instead of sums: weight * L / (H W C)."""
         return weight * self.latent_size / math.prod(self.image_shape)
 
 
+# --- terms of the objective ----------------------------------------------------------------------------------------
+
+
+def terms(
+    config: Config, output: jax.Array, x: jax.Array, posterior: Gaussian, prior: Gaussian
+) -> dict[str, jax.Array]:
+    """The objective of images and its terms.
+
+    Args:
+        config: the model, for its beta.
+        output: reconstructions, [B, H, W, C] in [0, 1].
+        x: the images, [B, H, W, C] in [0, 1].
+        posterior: mean and log variance of q(z | image, attributes), each [B, D].
+        prior: mean and log variance of p(z) or p(z | attributes), each [B, D].
+
+    Returns:
+        All [B]: "loss", (1 - beta) SSE + beta KL; "squared_error", the SSE, which is the paper's "MSE"; its mean
+        "mean_squared_error" (CV-03); and "kl", in nats.
+    """
+    error = losses.squared_error(output, x)
+    kl = losses.kl_diag_gaussians(*posterior, *prior)
+    return {
+        "loss": (1 - config.beta) * error + config.beta * kl,
+        "squared_error": error,
+        "mean_squared_error": error / math.prod(config.image_shape),
+        "kl": kl,
+    }
+
+
+# --- training ------------------------------------------------------------------------------------------------------
+
+
 def phases(config: Config, steps_per_epoch: int) -> tuple[Phase, ...]:
-    """The one phase, "training"."""
-    groups = ("encoder", "decoder", *(("prior",) if config.prior == "conditional" else ()))
-    return (
-        Phase(
-            name="training",
-            steps=config.epochs * steps_per_epoch,
-            batch_size=config.batch_size,
-            image_size=config.image_size,
-            learning_rates=dict.fromkeys(groups, config.learning_rate),
-        ),
-    )
+    """The single phase, "training"."""
+    return common.training_phase(config, steps_per_epoch, dict.fromkeys(config.groups, config.learning_rate))
+
+
+def optimizers(config: Config, phase: Phase) -> dict[str, optax.GradientTransformation]:
+    """Adam for every group, at unit rate."""
+    return dict.fromkeys(phase.learning_rates, optax.adam(1.0))
+
+
+def init(config: Config, key: jax.Array, batch: Batch) -> tuple[Params, ModelState]:
+    """Draws the parameters of all networks."""
+    images.check_batch(batch, image=config.image_shape, attributes=(len(config.attributes),))
+    keys, a = jax.random.split(key, 3), batch["attributes"]
+    x, z = images.to_unit_interval(batch["image"]), jnp.zeros((len(a), config.latent_size))
+    inputs = {"encoder": (x, a), "decoder": (z, a), "prior": (a,)}
+    params = {
+        group: nets.init(config.network(group), key, *inputs[group])[0]
+        for group, key in zip(config.groups, keys, strict=False)
+    }
+    return params, {group: {} for group in params}
+
+
+def batch_terms(
+    config: Config, axis_name: str | None, params: Params, state: ModelState, batch: Batch, key: jax.Array
+) -> dict[str, jax.Array]:
+    """The terms of a batch, for one sample of each posterior; training and evaluation run the networks alike."""
+    x, a = images.to_unit_interval(batch["image"]), batch["attributes"]
+    mean, logvar = _run(config, "encoder", params, images.to_unit_interval(batch["image"]), a)
+    output = _decode(config, params, gaussian.sample(key, mean, logvar, axis_name), a)
+    return terms(config, output, x, (mean, logvar), _prior(config, params, a))
+
+
+def training_losses(
+    config: Config,
+    axis_name: str | None,
+    params: Params,
+    state: ModelState,
+    batch: Batch,
+    key: jax.Array,
+    step: jax.Array,
+) -> Losses:
+    """The objective "cvae" with its terms as metrics."""
+    means = common.means(batch_terms(config, axis_name, params, state, batch, jax.random.fold_in(key, 1)))
+    return Losses({"cvae": means["loss"]}, means, {})
+
+
+def rounds(config: Config, phase: Phase, axis_name: str | None = None) -> tuple[Round, ...]:
+    """One round, which moves all groups."""
+    return (Round({"cvae": tuple(phase.learning_rates)}, functools.partial(training_losses, config, axis_name)),)
+
+
+def evaluate(config: Config, phase: Phase) -> Callable[..., dict[str, jax.Array]]:
+    """The function of validation, the same in every phase."""
+    return functools.partial(batch_terms, config, None)
+
+
+# --- the trained model ---------------------------------------------------------------------------------------------
+
+
+def encode(config: Config, params: Params, state: ModelState, x: jax.Array, attributes: jax.Array) -> Posterior:
+    """Posteriors q(z | image, attributes) of images [B, H, W, C] in [-1, 1] and attributes [B, A] in [0, 1]."""
+    return Posterior(*_run(config, "encoder", params, images.to_unit_interval(x), attributes))
+
+
+def prior(config: Config, params: Params, state: ModelState, attributes: jax.Array) -> Posterior:
+    """The prior of latents given attributes [B, A] in [0, 1]."""
+    return Posterior(*_prior(config, params, attributes))
+
+
+def decode(config: Config, params: Params, state: ModelState, z: jax.Array, attributes: jax.Array) -> jax.Array:
+    """Images [B, H, W, C] in [-1, 1] of latents [B, D] and attributes [B, A] in [0, 1]."""
+    return images.from_unit_interval(_decode(config, params, z, attributes))
+
+
+def sample(config: Config, params: Params, state: ModelState, key: jax.Array, attributes: jax.Array) -> jax.Array:
+    """One image, in [-1, 1], for each row of attributes [B, A] in [0, 1], of a latent from the prior."""
+    z = gaussian.sample(key, *_prior(config, params, attributes))
+    return decode(config, params, state, z, attributes)
 
 
 def build(config: Config) -> Model:
     """Builds the model's pure functions.
 
-    Args:
-        config: the model.
-
     Returns:
-        A `Model` that trains on batches {"image": uint8 [B, H, W, 3], "attributes": float32 [B, A]}. All its functions
-        also take attributes, float [B, A] in [0, 1], and so are in `functions`; they work in evaluation mode:
-        encode(params, model_state, images in [-1, 1], attributes) -> (mean, logvar), each [B, D];
-        decode(params, model_state, z, attributes) -> images in [-1, 1];
-        prior(params, model_state, attributes) -> (mean, logvar), each [B, D];
-        sample(params, model_state, key, attributes) -> one image for each row of attributes.
-        To edit an image, decode its mean with other attributes.
+        A conditional `Model` that trains on batches {"image": uint8 [B, H, W, 3], "attributes": float32 [B, A]}: its
+        encode, decode and sample take attributes, float [B, A] in [0, 1]. To edit an image, decode its mean with other
+        attributes. Further function: prior(params, model_state, attributes) -> `Posterior`.
     """
-    encoder = ConditionalEncoder(config.latent_size, config.widths, config.compute_dtype)
-    decoder = ConditionalDecoder(config.image_shape, config.widths, config.compute_dtype)
-    prior_net = ConditionalPrior(config.latent_size, config.prior_hidden, config.compute_dtype)
-
-    def init(key: jax.Array, batch: Batch) -> tuple[Params, ModelState]:
-        images.check_batch(batch, image=config.image_shape, attributes=(len(config.attributes),))
-        keys, a = jax.random.split(key, 3), batch["attributes"]
-        x, z = images.to_unit_interval(batch["image"]), jnp.zeros((len(a), config.latent_size))
-        params = {
-            "encoder": nets.init(encoder, keys[0], x, a)[0],
-            "decoder": nets.init(decoder, keys[1], z, a)[0],
-        }
-        if config.prior == "conditional":
-            params["prior"] = nets.init(prior_net, keys[2], a)[0]
-        return params, {group: {} for group in params}
-
-    def encode(params: Params, state: ModelState, x: jax.Array, a: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return nets.apply(encoder, params["encoder"], {}, images.to_unit_interval(x), a, train=False)[0]
-
-    def prior(params: Params, state: ModelState, a: jax.Array) -> tuple[jax.Array, jax.Array]:
-        if config.prior == "conditional":
-            return nets.apply(prior_net, params["prior"], {}, a, train=False)[0]
-        zeros = jnp.zeros((len(a), config.latent_size))
-        return zeros, zeros
-
-    def decode_unit(params: Params, z: jax.Array, a: jax.Array) -> jax.Array:
-        return jax.nn.sigmoid(nets.apply(decoder, params["decoder"], {}, z, a, train=False)[0])
-
-    def decode(params: Params, state: ModelState, z: jax.Array, a: jax.Array) -> jax.Array:
-        return images.from_unit_interval(decode_unit(params, z, a))
-
-    def sample(params: Params, state: ModelState, key: jax.Array, a: jax.Array) -> jax.Array:
-        return decode(params, state, gaussian.sample(key, *prior(params, state, a)), a)
-
-    def terms(
-        params: Params, state: ModelState, batch: Batch, key: jax.Array, axis_name: str | None = None
-    ) -> dict[str, jax.Array]:
-        x, a = images.to_unit_interval(batch["image"]), batch["attributes"]
-        mean, logvar = encode(params, state, batch["image"], a)
-        output = decode_unit(params, gaussian.sample(key, mean, logvar, axis_name), a)
-        error = losses.squared_error(output, x)
-        kl = losses.kl_diag_gaussians(mean, logvar, *prior(params, state, a))
-        return {
-            "loss": (1 - config.beta) * error + config.beta * kl,
-            "squared_error": error,  # the paper's "MSE" is this sum; the mean stands beside it (CV-03)
-            "mean_squared_error": error / math.prod(config.image_shape),
-            "kl": kl,
-        }
-
-    def rounds(phase: Phase, axis_name: str | None = None) -> tuple[Round, ...]:
-        def cvae_losses(params: Params, state: ModelState, batch: Batch, key: jax.Array, step: jax.Array) -> Losses:
-            found = terms(params, state, batch, jax.random.fold_in(key, 1), axis_name)
-            means = {name: values.mean() for name, values in found.items()}
-            return Losses({"cvae": means["loss"]}, means, {})
-
-        return (Round({"cvae": tuple(phase.learning_rates)}, cvae_losses),)
-
-    def optimizers(phase: Phase) -> dict[str, optax.GradientTransformation]:
-        return {group: optax.adam(1.0) for group in phase.learning_rates}
-
-    def evaluate(phase: Phase) -> Callable[..., dict[str, jax.Array]]:
-        return terms
-
-    return Model(
+    return common.bind(
+        config,
         init=init,
         rounds=rounds,
         optimizers=optimizers,
         evaluate=evaluate,
-        functions={"encode": encode, "decode": decode, "prior": prior, "sample": sample},
+        encode=encode,
+        decode=decode,
+        sample=sample,
+        functions={"prior": prior},
     )
+
+
+def _run(config: Config, group: str, params: Params, *inputs: jax.Array) -> Any:
+    return nets.evaluate(config.network(group), params[group], {}, *inputs)
+
+
+def _prior(config: Config, params: Params, attributes: jax.Array) -> Gaussian:
+    if config.prior == "conditional":
+        return _run(config, "prior", params, attributes)
+    zeros = jnp.zeros((len(attributes), config.latent_size))
+    return zeros, zeros
+
+
+def _decode(config: Config, params: Params, z: jax.Array, attributes: jax.Array) -> jax.Array:
+    """Images in [0, 1]."""
+    return jax.nn.sigmoid(_run(config, "decoder", params, z, attributes))

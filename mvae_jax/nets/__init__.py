@@ -1,7 +1,9 @@
 """Flax networks, and the functions with which models run them.
 
-Every network is a `flax.linen` module called as `net(*inputs, train=...)`. It computes in its `dtype`, keeps
-parameters and batch statistics in float32, and returns float32.
+`init`, `apply` and `features` draw the parameters of a network, run it, and look into it. The modules hold the networks
+of one paper each; `blocks` has what several papers share. Every network is a `flax.linen` module called as
+`net(*inputs, train=...)`. It computes in its `dtype`, keeps parameters and batch statistics in float32, and returns
+float32.
 """
 
 from __future__ import annotations
@@ -13,7 +15,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-__all__ = ["apply", "features", "init", "keep_features"]
+from mvae_jax import _lazy
+
+__all__ = ["apply", "evaluate", "features", "init", "keep_features"]
+__getattr__, __dir__ = _lazy.modules(__name__)
 
 
 def init(net: nn.Module, key: jax.Array, *inputs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -53,8 +58,13 @@ def apply(
     return output, updated.get("batch_stats", stats)
 
 
+def evaluate(net: nn.Module, params: Mapping[str, Any], stats: Mapping[str, Any], *inputs: Any) -> Any:
+    """Output of a network in evaluation mode; arguments as for `apply`."""
+    return apply(net, params, stats, *inputs, train=False)[0]
+
+
 def keep_features(net: nn.Module, h: jax.Array) -> None:
-    """Within an encoder: lets `features` have its last hidden layer, [B, ...]."""
+    """Hands an encoder's last hidden layer, [B, ...], to `features`; to be called within the encoder."""
     net.sow("intermediates", "features", h.reshape(len(h), -1).astype(jnp.float32))
 
 

@@ -135,8 +135,8 @@ class DenseGenerator(nn.Module):
 
 
 def _stack(h: jax.Array, widths: tuple[int, ...], slopes: tuple[float, ...], dtype: DTypeLike) -> list[jax.Array]:
-    found = []
+    activations = []
     for width, slope in zip(widths, slopes, strict=True):
         h = nn.leaky_relu(EqualisedDense(width, dtype=dtype)(h), slope)
-        found.append(h)
-    return found
+        activations.append(h)
+    return activations

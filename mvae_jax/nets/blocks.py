@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from mvae_jax.nets.convolution import Padding, convolution, transposed_convolution
+from mvae_jax.cpu.convolution import Padding, convolution, transposed_convolution
 
 Initializer = jax.nn.initializers.Initializer
 

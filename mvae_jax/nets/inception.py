@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from mvae_jax.cpu.convolution import Padding, convolution
 from mvae_jax.nets.blocks import BatchNorm, fan_in_uniform
-from mvae_jax.nets.convolution import Padding, convolution
 from mvae_jax.nets.torch_weights import read_tensors
 from mvae_jax.nets.vgg import sha256_of
 
@@ -203,8 +203,8 @@ class Block(nn.Module):
 
         def branch(x: jax.Array, name: str, *layers: tuple[Any, ...]) -> jax.Array:
             for number, (channels, *geometry) in enumerate(layers, 1):
-                own = name if len(layers) == 1 else f"{name}_{number}"
-                x = _Layer(channels // self.divisor, *geometry, name=own)(x)
+                layer = name if len(layers) == 1 else f"{name}_{number}"
+                x = _Layer(channels // self.divisor, *geometry, name=layer)(x)
             return x
 
         return jnp.concatenate(self.layout(x, branch), axis=-1)
@@ -261,7 +261,7 @@ class InceptionV3(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class InceptionDescription:
-    """What a weight file turned out to hold.
+    """Contents of a weight file.
 
     Attributes:
         sha256: of the file; that of pt_inception-2015-12-05-6726825d.pth begins as its name says.
@@ -284,7 +284,7 @@ def load_inception(path: str | Path) -> tuple[dict[str, Any], InceptionDescripti
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it cannot be read, layers are missing or have other shapes, or it is torchvision's own network.
+        ValueError: the file cannot be read, layers are missing or have other shapes, or it is torchvision's network.
     """
     path = Path(path).expanduser()
     tensors = read_tensors(path, lambda name: not name.endswith("num_batches_tracked"))

@@ -25,7 +25,7 @@ def _narrow_uniform(key: jax.Array, shape: Any, dtype: Any = jnp.float32, out_sh
 def _narrow_uniform_transposed(
     key: jax.Array, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None
 ) -> jax.Array:
-    """The same for a transposed convolution, whose fan-in was published as that of its adjoint: k k O."""
+    """`_narrow_uniform` for a transposed convolution, whose fan-in was published as that of its adjoint: k k O."""
     return fan_in_uniform(3 * math.prod(shape) // shape[-2])(key, shape, dtype)
 
 
@@ -153,7 +153,7 @@ def check_image_size(image_size: int, widths: tuple[int, ...]) -> None:
     """Refuses an image size that the decoder's widths cannot make.
 
     Raises:
-        ValueError: it is no multiple of 2 for each width.
+        ValueError: `image_size` is not a multiple of 2 to the power of the number of widths.
     """
     factor = 2 ** len(widths)
     if image_size < 1 or image_size % factor:

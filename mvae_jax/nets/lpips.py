@@ -1,4 +1,4 @@
-"""How far apart two images look: LPIPS, or the plain distance of VGG's activations that it calibrates.
+"""Perceptual distance of two images: LPIPS, or the plain distance of VGG's activations that it calibrates.
 
 At each pixel of some layers, activations are scaled to unit norm over their channels; the distance sums, over channels
 and layers, their weighted squared differences, each layer averaged over its pixels. LPIPS learned the weights from
@@ -125,8 +125,8 @@ def load_perceptual_distance(vgg_path: str | Path, lpips_path: str | Path | None
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a file cannot be read; with `lpips_path` also: the other is not of VGG-16 up to conv5_3, or the
-            linear weights are missing, of another network, negative or not finite.
+        ValueError: a file cannot be read; or there is a `lpips_path` and the other file is not of VGG-16 up to conv5_3,
+            or the linear weights are missing, of another network, negative or not finite.
 
     Reference:
         Zhang et al., 2018, arXiv:1801.03924, section 3.
@@ -156,9 +156,9 @@ def _linear_weights(path: Path, widths: Mapping[str, int]) -> tuple[dict[str, ja
     for layer, width in widths.items():
         weight = tensors.get(names[layer])
         if weight is None or weight.shape != (1, width, 1, 1):
-            found = "no such array" if weight is None else f"shape {weight.shape}"
+            content = "no such array" if weight is None else f"shape {weight.shape}"
             raise ValueError(
-                f"{path}: {names[layer]} has {found}, expected (1, {width}, 1, 1): the linear weights for VGG-16, "
+                f"{path}: {names[layer]} has {content}, expected (1, {width}, 1, 1): the linear weights for VGG-16, "
                 "lpips/weights/v0.1/vgg.pth."
             )
         if not (np.isfinite(weight) & (weight >= 0)).all():

@@ -21,15 +21,15 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from mvae_jax import nets
+from mvae_jax.cpu.convolution import convolution, transposed_convolution
 from mvae_jax.nets.alae import EqualisedDense, equalised_normal
 from mvae_jax.nets.blocks import leaky_relu
-from mvae_jax.nets.convolution import convolution, transposed_convolution
 
 GENERATOR_GAINS = {"style": 1.0, "to_rgb": 0.03}  # by the beginning of a layer's name; all others have sqrt(2)
 _FUSED_FROM = 128  # pixels of the larger image; below, two small operations are cheaper than a larger kernel
 
 
-# --- what changes the size of images ---------------------------------------------------------------------------------
+# --- resampling ------------------------------------------------------------------------------------------------------
 
 
 def upsample(x: jax.Array) -> jax.Array:
@@ -46,7 +46,7 @@ def downsample(x: jax.Array) -> jax.Array:
 
 def blur(x: jax.Array) -> jax.Array:
     """Convolution of each channel with [1, 2, 1] x [1, 2, 1] / 16, zeros outside, [B, H, W, C]."""
-    rows = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0)))
+    rows = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0)))  # the kernel is a product: rows first, then columns
     x = (rows[:, :-2] + 2.0 * rows[:, 1:-1] + rows[:, 2:]) / 4.0
     columns = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0)))
     return (columns[:, :, :-2] + 2.0 * columns[:, :, 1:-1] + columns[:, :, 2:]) / 4.0
@@ -69,6 +69,7 @@ def convolved_down(x: jax.Array, kernel: jax.Array, *, fused: bool) -> jax.Array
 
 def _overlapping(kernel: jax.Array) -> jax.Array:
     """The sum of the four copies of a 3x3 kernel in a 4x4 one."""
+    # Pixels of a 2x2 block are equal, or their mean is taken: their four kernels, a pixel apart, act as one.
     return sum(jnp.pad(kernel, ((top, 1 - top), (left, 1 - left), (0, 0), (0, 0))) for top in (0, 1) for left in (0, 1))  # type: ignore[return-value]
 
 
@@ -106,7 +107,7 @@ class EqualisedConv(nn.Module):
 
 
 class Noise(NamedTuple):
-    """What is added to every layer of the generator before its bias; by default nothing.
+    """Noise that is added to every layer of the generator before its bias; by default none.
 
     Attributes:
         keys: draw one number per pixel, which a learned weight per channel multiplies: each image by a key of its own,
@@ -128,12 +129,12 @@ class Noise(NamedTuple):
             return [None] * blocks
         sizes = [4 * 2**block for block in range(blocks)]
         count = sum(2 * size * size for size in sizes)
-        drawn, found = jax.vmap(lambda key: jax.random.normal(key, (count,)))(self.keys), []
+        numbers, maps = jax.vmap(lambda key: jax.random.normal(key, (count,)))(self.keys), []
         for size in sizes:
-            own, drawn = drawn[:, : 2 * size * size], drawn[:, 2 * size * size :]
-            first, second = jnp.split(own.reshape(-1, 2 * size, size, 1), 2, axis=1)
-            found.append((first, second))
-        return found
+            of_block, numbers = numbers[:, : 2 * size * size], numbers[:, 2 * size * size :]
+            first, second = jnp.split(of_block.reshape(-1, 2 * size, size, 1), 2, axis=1)
+            maps.append((first, second))
+        return maps
 
 
 NO_NOISE = Noise()
@@ -150,7 +151,7 @@ def normalised(x: jax.Array, epsilon: float) -> tuple[jax.Array, jax.Array]:
     With epsilon inside the root: that of a flat image would have no gradient (AL-B1). And of differences to one pixel:
     in a flat channel, as a new generator's constant makes it, rounding would be divided by that root.
     """
-    x = x.astype(jnp.float32)
+    x = x.astype(jnp.float32)  # sums over all pixels
     pixel = jax.lax.stop_gradient(x[:, :1, :1])
     offset = (x - pixel).mean((1, 2), keepdims=True)
     centred = (x - pixel) - offset
@@ -199,6 +200,7 @@ class GeneratorBlock(nn.Module):
         for layer in (1, 2):
             if layer == 2:
                 h = EqualisedConv(self.channels, dtype=self.dtype, name="conv_2")(h)
+            # The noise's weights are drawn with or without noise, so that parameters fit either.
             weight = self.param(f"noise_{layer}", nn.initializers.zeros, (self.channels,))
             bias = self.param(f"bias_{layer}", nn.initializers.zeros, (self.channels,))
             if noise is not None:
@@ -207,6 +209,7 @@ class GeneratorBlock(nn.Module):
                 s = math.sqrt(self.block + 1)
                 h = h + 0.8 * s / math.sqrt(2 * math.pi) * jnp.exp(-jnp.square(h) / (2 * s * s))
             h, _ = normalised(_rectified(h, bias), 1e-8)
+            # The latent's linear map gives each channel a deviation, around 1 at first, and a mean.
             style = EqualisedDense(
                 2 * self.channels, kernel_init=equalised_normal(1.0), dtype=self.dtype, name=f"style_{layer}"
             )(styles[layer - 1])
@@ -271,15 +274,15 @@ class EncoderBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
         """Images [B, S, S, C] to [B, S / 2, S / 2, C'] and the sum of both latents, float32 [B, D]."""
-        h, found = x, jnp.zeros((len(x), self.latent_size))
+        h, latent = x, jnp.zeros((len(x), self.latent_size))
         for layer, (width, resampling) in enumerate(((x.shape[-1], ""), (self.channels, "down")), start=1):
-            h = blur(h) if resampling else h
+            h = blur(h) if resampling else h  # before pixels are dropped: against aliasing
             h = EqualisedConv(width, resampling=resampling, dtype=self.dtype, name=f"conv_{layer}")(h)
             bias = self.param(f"bias_{layer}", nn.initializers.zeros, (width,))
             h, statistics = normalised(_rectified(h, bias), 1e-5)
-            found += EqualisedDense(self.latent_size, dtype=self.dtype, name=f"style_{layer}")(statistics)
+            latent += EqualisedDense(self.latent_size, dtype=self.dtype, name=f"style_{layer}")(statistics)
             h = h.astype(self.dtype)
-        return h, found
+        return h, latent
 
 
 # --- networks --------------------------------------------------------------------------------------------------------
@@ -308,18 +311,19 @@ class Generator(NamedTuple):
 
     def init(self, key: jax.Array, latent_size: int) -> list[dict[str, Any]]:
         """Draws the parameters of all resolutions."""
-        styles, found = (jnp.zeros((1, latent_size)),) * 2, []
+        styles, params = (jnp.zeros((1, latent_size)),) * 2, []
         for block, width in enumerate(self.widths):
             keys = jax.random.split(jax.random.fold_in(key, block))
-            x = jnp.zeros((1, 4, 4, self.widths[block - 1])) if block else None  # parameters know no size
+            # Parameters do not depend on the image's size, so the smallest one serves for all resolutions.
+            x = jnp.zeros((1, 4, 4, self.widths[block - 1])) if block else None
             net, to_rgb = GeneratorBlock(width, block, self.dtype), ToRGB(self.channels, self.dtype)
-            found.append(
+            params.append(
                 {
                     "block": nets.init(net, keys[0], x, styles)[0],
                     "to_rgb": nets.init(to_rgb, keys[1], jnp.zeros((1, 4, 4, width)))[0],
                 }
             )
-        return found
+        return params
 
     def __call__(
         self,
@@ -342,12 +346,13 @@ class Generator(NamedTuple):
         h, older = None, None
         to_rgb = ToRGB(self.channels, self.dtype)
         maps = noise.maps(len(params))
-        for block, (width, own) in enumerate(zip(self.widths, params, strict=False)):
-            if block == len(params) - 1 and block:
+        # Not strict: parameters of fewer resolutions than there are widths make smaller images.
+        for block, (width, block_params) in enumerate(zip(self.widths, params, strict=False)):
+            if block == len(params) - 1 and block:  # the images before the newest block, to blend with
                 older = upsample(_run(to_rgb, params[block - 1]["to_rgb"], h))
             net = GeneratorBlock(width, block, self.dtype, noise.bump)
             run = _recomputed if 0 < self.recomputed_from <= 4 * 2**block else _run
-            h = run(net, own["block"], h, (w[:, 2 * block], w[:, 2 * block + 1]), maps[block])
+            h = run(net, block_params["block"], h, (w[:, 2 * block], w[:, 2 * block + 1]), maps[block])
         images = _run(to_rgb, params[-1]["to_rgb"], h)
         return images if older is None else _blended(older, images, blend)
 
@@ -370,17 +375,17 @@ class Encoder(NamedTuple):
 
     def init(self, key: jax.Array, channels: int = 3) -> list[dict[str, Any]]:
         """Draws the parameters of all resolutions, from the smallest."""
-        found = []
+        params = []
         for block, width in enumerate(self.widths):
             keys = jax.random.split(jax.random.fold_in(key, block))
             net, from_rgb = self._block(block), FromRGB(width, self.dtype)
-            found.append(
+            params.append(
                 {
                     "block": nets.init(net, keys[0], jnp.zeros((1, 4, 4, width)))[0],
                     "from_rgb": nets.init(from_rgb, keys[1], jnp.zeros((1, 4, 4, channels)))[0],
                 }
             )
-        return found
+        return params
 
     def __call__(self, params: Sequence[Any], images: jax.Array, blend: jax.Array | float = 1.0) -> jax.Array:
         """Latents of images of the last resolution that has parameters.
@@ -397,12 +402,13 @@ class Encoder(NamedTuple):
         h = self._from_rgb(last, params, images)
         for block in range(last, -1, -1):
             run = _recomputed if 0 < self.recomputed_from <= 4 * 2**block else _run
-            h, found = run(self._block(block), params[block]["block"], h)
+            h, latent = run(self._block(block), params[block]["block"], h)
             if block == last and block:
-                total += blend * found
+                total += blend * latent
+                # The next block sees both: what the newest one gives, and the smaller image read by itself.
                 h = _blended(self._from_rgb(block - 1, params, downsample(images)), h, blend)
             else:
-                total += found
+                total += latent
         return total
 
     def _block(self, block: int) -> EncoderBlock:

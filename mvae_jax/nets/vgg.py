@@ -62,18 +62,18 @@ class VGGFeatures(nn.Module):
         if self.normalise:
             mean, std = (jnp.asarray(values, jnp.float32).reshape(1, 1, 1, 3) for values in (_MEAN, _STD))
             h = ((h + 1.0) / 2.0 - mean) / std
-        found = {}
+        activations = {}
         for layer, width in zip(LAYERS, self.widths, strict=False):
             if layer.endswith("_1") and layer != "1_1":
                 h = max_pool(h)
             h = nn.relu(Conv(width, dtype=self.dtype, name=f"conv{layer}")(h))
-            found[f"relu{layer}"] = h.astype(jnp.float32)
-        return found
+            activations[f"relu{layer}"] = h.astype(jnp.float32)
+        return activations
 
 
 @dataclasses.dataclass(frozen=True)
 class VGGDescription:
-    """What a weight file turned out to hold.
+    """Contents of a weight file.
 
     Attributes:
         sha256: of the file.
@@ -104,22 +104,22 @@ def load_vgg(path: str | Path, up_to: str = "relu3_3") -> tuple[dict[str, Any], 
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it cannot be read, layers are missing, or their shapes do not follow one another; or there is no
-            such layer.
+        ValueError: the file cannot be read, layers are missing, their shapes do not follow one another, or `up_to` is
+            no layer of VGG.
     """
     layers = list(LAYERS)
     ends = [f"relu{layer}" for layer in layers[layers.index(_FIRST_END) :]]
     if up_to not in ends:
         raise ValueError(f"up_to is {up_to!r}, expected one of {', '.join(ends)}.")
     path = Path(path).expanduser()
-    wanted = layers[: layers.index(up_to.removeprefix("relu")) + 1]
-    names = {f"features.{LAYERS[layer]}.{part}" for layer in wanted for part in ("weight", "bias")}
+    chosen = layers[: layers.index(up_to.removeprefix("relu")) + 1]
+    names = {f"features.{LAYERS[layer]}.{part}" for layer in chosen for part in ("weight", "bias")}
     tensors = read_tensors(path, (names | set(_ONLY_IN.values())).__contains__)
     network = next((network for network, name in _ONLY_IN.items() if name in tensors), "VGG")
     if network == "VGG-19":
-        wanted = wanted[: layers.index(_SHARED_END) + 1]
-    held = [layer for layer in wanted if f"features.{LAYERS[layer]}.weight" in tensors]
-    needed = wanted[: max(layers.index(layer) for layer in (*held, _FIRST_END)) + 1]
+        chosen = chosen[: layers.index(_SHARED_END) + 1]
+    held = [layer for layer in chosen if f"features.{LAYERS[layer]}.weight" in tensors]
+    needed = chosen[: max(layers.index(layer) for layer in (*held, _FIRST_END)) + 1]
     expected = [f"features.{LAYERS[layer]}.{part}" for layer in needed for part in ("weight", "bias")]
     missing = [name for name in expected if name not in tensors]
     if missing:

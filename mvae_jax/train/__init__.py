@@ -1,1 +1,11 @@
-"""Runs any `objective.Model`: state, step, phases, devices, checkpoints, logs. Knows no model."""
+"""Runs any `objective.Model`: state, step, phases, devices, checkpoints, logs. Knows no model.
+
+`loop.fit` trains through all phases and resumes; `step` and `program` are the step as a function and as a compiled
+program, in which `sharing` computes once what rounds have in common; `state` is what it changes. `feed` brings examples
+to the devices that `devices` lays out, and `dispatch` keeps these busy. `checkpoint`, `workdir` and `logging` write a
+run's files; `signals` lets a run save before it ends.
+"""
+
+from mvae_jax import _lazy
+
+__getattr__, __dir__ = _lazy.modules(__name__)

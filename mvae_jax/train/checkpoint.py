@@ -92,18 +92,18 @@ class Checkpoints:
             final: whether this is the last step of the phase.
 
         Raises:
-            Exception: whatever the save before this one failed with.
+            Exception: the save before this one failed; it is the error of that save.
         """
         self.wait()
         step = int(state.step)
-        news: dict[str, Any] = {"final": True} if final else {}
+        changes: dict[str, Any] = {"final": True} if final else {}
         if validation_loss is not None and math.isfinite(validation_loss):
-            news["validation_loss"] = float(validation_loss)
+            changes["validation_loss"] = float(validation_loss)
         written = None
         if self._newest != (phase, step):
             # Overwrites what a killed process, or a run that was continued from an earlier step, has left there.
             written = ocp.save_async(self._folder(phase, step), state, overwrite=True)
-            news = {
+            changes = {
                 "phase": phase,
                 "step": step,
                 "final": False,
@@ -111,9 +111,9 @@ class Checkpoints:
                 "skipped": int(state.skipped),
                 "versions": _versions(),
                 "arrays": _describe(state),
-                **news,
+                **changes,
             }
-        self._pending = self._executor.submit(self._commit, phase, step, written, news)
+        self._pending = self._executor.submit(self._commit, phase, step, written, changes)
         self._newest = phase, step
 
     def wait(self) -> None:
@@ -146,7 +146,7 @@ class Checkpoints:
         return _best(self._manifests(phase))
 
     def metadata(self, phase: str, step: int) -> dict[str, Any]:
-        """What was saved beside the state: phase, step, final, validation_loss, skipped, versions, arrays, files.
+        """Manifest of a checkpoint: phase, step, final, validation_loss, skipped, versions, arrays, files.
 
         Raises:
             DamagedCheckpoint: there is no complete checkpoint of that step.
@@ -237,15 +237,15 @@ class Checkpoints:
                     return index, step
         return 0, -1
 
-    def _commit(self, phase: str, step: int, written: Any, news: Mapping[str, Any]) -> None:
+    def _commit(self, phase: str, step: int, written: Any, changes: Mapping[str, Any]) -> None:
         """Completes a checkpoint in the background: files, then manifest, then what it makes superfluous."""
         folder = self._folder(phase, step)
         if written is not None:
             written.result()  # of all hosts
         if jax.process_index() != 0:
             return
-        known = {"files": _sums(folder, durable=True)} if written is not None else _read_manifest(folder)
-        _write_manifest(folder, {**known, **news})
+        before = {"files": _sums(folder, durable=True)} if written is not None else _read_manifest(folder)
+        _write_manifest(folder, {**before, **changes})
         self._sweep(phase)
 
     def _sweep(self, phase: str) -> None:
@@ -272,8 +272,8 @@ def find(path: str | os.PathLike[str]) -> Path:
         raise FileNotFoundError(f"{folder} does not exist; expected the workdir of a run, or one of its checkpoints.")
     if folder.parent.parent.name == "checkpoints":
         return folder
-    found = [manifest.parent for manifest in folder.glob(f"checkpoints/*/*/{_MANIFEST}")]
-    complete = {int(checkpoint.name): checkpoint for checkpoint in found if checkpoint.name.isdecimal()}
+    folders = [manifest.parent for manifest in folder.glob(f"checkpoints/*/*/{_MANIFEST}")]
+    complete = {int(checkpoint.name): checkpoint for checkpoint in folders if checkpoint.name.isdecimal()}
     if not complete:
         raise FileNotFoundError(f"{folder} has no checkpoint yet; expected the workdir of a run that has one.")
     return complete[max(complete)]  # steps count over all phases
@@ -298,8 +298,10 @@ def check_parts(folder: Path, wanted: Mapping[str, Any]) -> dict[str, str]:
     groups = tuple(f"{part}/{group}/" for part, trees in wanted.items() for group in trees)
     common = {name: array for name, array in saved.items() if f"{name}/".startswith(groups)}
     if not common:
-        theirs = sorted({name.split("/")[1] for name in saved if name.startswith("params/")})
-        raise ValueError(f"{folder} is of another model: its groups are {theirs}, expected {sorted(wanted['params'])}.")
+        saved_groups = sorted({name.split("/")[1] for name in saved if name.startswith("params/")})
+        raise ValueError(
+            f"{folder} is of another model: its groups are {saved_groups}, expected {sorted(wanted['params'])}."
+        )
     _check_fit(folder, common, _describe(wanted), "start from another one")
     return saved
 
@@ -368,10 +370,10 @@ def _digest(content: Mapping[str, Any]) -> str:
 def _verify(folder: Path) -> dict[str, Any]:
     """The manifest of a checkpoint whose files are as they were saved."""
     manifest = _read_manifest(folder)
-    expected, found = manifest["files"], _sums(folder)
-    wrong = sorted(name for name in expected if found.get(name) != expected[name])
+    expected, actual = manifest["files"], _sums(folder)
+    wrong = sorted(name for name in expected if actual.get(name) != expected[name])
     if wrong:
-        listing = ", ".join(f"{name} ({'changed' if name in found else 'missing'})" for name in wrong)
+        listing = ", ".join(f"{name} ({'changed' if name in actual else 'missing'})" for name in wrong)
         raise DamagedCheckpoint(f"{folder} is damaged: {listing}.")
     return manifest
 

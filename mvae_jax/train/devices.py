@@ -1,13 +1,11 @@
-"""Where arrays live: one device, several, or those of several hosts."""
+"""Placement of arrays: on one device, several, or those of several hosts."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
 import math
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,7 +44,7 @@ class Placement:
 
     @property
     def axis_name(self) -> str | None:
-        """What the rounds of a model need to know: the mapped axis under "pmap", None in global view."""
+        """Axis name for the rounds of a model: the mapped axis under "pmap", None in global view."""
         return DATA_AXIS if self.transform == "pmap" else None
 
     @property
@@ -102,9 +100,9 @@ class Placement:
             return jax.device_put(array, self.split)
 
         def part(index: Any) -> np.ndarray:
-            mine = np.asarray(array[index[0]])
-            missing = index[0].stop - index[0].start - len(mine)
-            return np.concatenate([mine, np.zeros((missing, *array.shape[1:]), array.dtype)]) if missing else mine
+            rows = np.asarray(array[index[0]])
+            missing = index[0].stop - index[0].start - len(rows)
+            return np.concatenate([rows, np.zeros((missing, *array.shape[1:]), array.dtype)]) if missing else rows
 
         return jax.make_array_from_callback((self._rows(array), *array.shape[1:]), self.split, part)
 
@@ -156,15 +154,16 @@ def _collect(parts: dict[str, jax.Array], indices: jax.Array) -> dict[str, jax.A
     """
     packed = []
     for part in parts.values():
+        # Rows that lie elsewhere are zeros here, so that the sum over the devices is the batch.
         offsets = indices - lax.axis_index(DATA_AXIS) * len(part)
-        here = (offsets >= 0) & (offsets < len(part))
+        is_here = (offsets >= 0) & (offsets < len(part))
         rows = part[jnp.clip(offsets, 0, len(part) - 1)]
         data = rows.reshape(len(indices), -1).view(jnp.uint8)
-        packed.append(jnp.where(here[:, None], data, jnp.uint8(0)))
-    mine = lax.psum_scatter(jnp.concatenate(packed, axis=1), DATA_AXIS, tiled=True)
+        packed.append(jnp.where(is_here[:, None], data, jnp.uint8(0)))
+    received = lax.psum_scatter(jnp.concatenate(packed, axis=1), DATA_AXIS, tiled=True)
     ends = np.cumsum([data.shape[1] for data in packed])[:-1]
     batch = {}
-    for (name, part), data in zip(parts.items(), jnp.split(mine, ends, axis=1), strict=True):
+    for (name, part), data in zip(parts.items(), jnp.split(received, ends, axis=1), strict=True):
         batch[name] = data.view(part.dtype).reshape(len(data), *part.shape[1:])
     return batch
 
@@ -197,27 +196,3 @@ def keep_compiled_programs(folder: str | os.PathLike[str]) -> Path | None:
         jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser().resolve()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     return Path(jax.config.values["jax_compilation_cache_dir"])
-
-
-def keep_freed_memory() -> bool:
-    """Has the C library keep freed memory, instead of giving it back to the system.
-
-    On CPU, XLA allocates the temporaries of a step anew each time. Memory fresh from the system costs a page fault per
-    4 KiB, which took as long as the arithmetic. To be called before threads are started; it holds for the process.
-
-    Returns:
-        Whether the C library has such a switch (glibc has).
-    """
-    arenas, mapped, trimmed = (-8, 1), (-4, 0), (-1, -1)  # M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD
-    return all([_glibc("mallopt", *option) for option in (arenas, mapped, trimmed)])
-
-
-def return_freed_memory() -> None:
-    """Gives freed memory back once, as after compilation, which needs much that training does not."""
-    _glibc("malloc_trim", 0)
-
-
-def _glibc(name: str, *arguments: int) -> int:
-    """Calls a function of the C library; 0 where it does not have it."""
-    function = getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
-    return function(*arguments) if function else 0

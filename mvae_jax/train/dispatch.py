@@ -13,16 +13,16 @@ import numpy as np
 from mvae_jax.train.program import MetricSums, Program
 from mvae_jax.train.state import TrainState
 
-_AHEAD = 2  # dispatches whose results the host has not looked at
+_IN_FLIGHT = 2  # dispatches whose results the host has not looked at: one that runs, and one that waits behind it
 _SECONDS = 0.2  # aimed at per dispatch: short enough to be interrupted, long enough for the host to be forgotten
 
 
-class Wishes(NamedTuple):
-    """What the hosts of a run tell one another; the largest of each counts for all.
+class HostSignals(NamedTuple):
+    """Signals that the hosts of a run exchange with every dispatch; the largest value of each counts for all hosts.
 
     Attributes:
-        exit_code: of a signal that asks the run to end; 0 without one.
-        save: whether it is time for a checkpoint.
+        exit_code: of a preemption (SIGTERM, SIGINT) that asks the run to end; 0 without one.
+        save: it is time for a checkpoint.
         step_seconds: measured time of a step.
     """
 
@@ -32,7 +32,7 @@ class Wishes(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What a dispatch has done.
+    """Result of a dispatch, once the device has computed it.
 
     Attributes:
         end: steps of the run after it.
@@ -47,25 +47,27 @@ class Result(NamedTuple):
     complete: bool
 
 
-class _Flight(NamedTuple):
+class _InFlight(NamedTuple):
+    """A dispatch whose results may still be computed; the arrays are on the devices."""
+
     end: int
     steps: int
     sums: MetricSums
     finite: jax.Array
-    wishes: jax.Array
+    signals: jax.Array
     complete: bool
 
 
 class Dispatcher:
     """Sends the steps of a phase to the device and hands on their results, in order.
 
-    Several hosts must decide alike, or they wait for each other for ever. So each tells its wishes with each dispatch,
-    and `agreed` follows from results that all of them have looked at.
+    Several hosts must decide alike, or they wait for each other for ever. So a host sends its signals with every
+    dispatch, and `agreed` follows from results that all hosts have looked at.
 
     Args:
         program: the compiled step.
         steps: how many to send at once; 0 for as many as fill 0.2 s.
-        wish: asked for what this host wishes.
+        host_signals: returns this host's signals of now.
         on_result: gets the result of each dispatch.
 
     Attributes:
@@ -77,27 +79,27 @@ class Dispatcher:
         self,
         program: Program,
         steps: int,
-        wish: Callable[[], Wishes],
+        host_signals: Callable[[], HostSignals],
         on_result: Callable[[Result], None],
     ) -> None:
         self.dispatches = self.starved = 0
         self._program, self._steps = program, steps
-        self._wish, self._on_result = wish, on_result
-        self._flights: collections.deque[_Flight] = collections.deque()
+        self._host_signals, self._on_result = host_signals, on_result
+        self._in_flight: collections.deque[_InFlight] = collections.deque()
         self._sums = program.zeros
         self._step_seconds, self._settled_at = _SECONDS, time.monotonic()
-        self._agreed = Wishes()
+        self._agreed = HostSignals()
 
     @property
-    def agreed(self) -> Wishes:
-        """What all hosts know of all wishes."""
+    def agreed(self) -> HostSignals:
+        """The signals that all hosts know of, and so may act on."""
         if jax.process_count() > 1:
-            return self._agreed
-        return self._wish()._replace(step_seconds=self._step_seconds)
+            return self._agreed  # the host's own signals are two dispatches newer: the others have not seen them
+        return self._host_signals()._replace(step_seconds=self._step_seconds)
 
     @property
     def steps_at_once(self) -> int:
-        """How many steps to send next, the same on all hosts."""
+        """Number of steps to send next, the same on all hosts."""
         fitting = int(_SECONDS / self.agreed.step_seconds)
         return self._steps or max(1, min(self._program.most_steps, fitting))
 
@@ -116,29 +118,31 @@ class Dispatcher:
         Returns:
             The state after the steps, which the device has yet to compute.
         """
-        if not self._flights:
+        if not self._in_flight:
             self._settled_at = time.monotonic()
-        elif self._flights[-1].finite.is_ready():  # type: ignore[attr-defined]
+        elif self._in_flight[-1].finite.is_ready():  # type: ignore[attr-defined]
             self.starved += 1
         self.dispatches += 1
-        wishes = np.array(self._wish()._replace(step_seconds=self._step_seconds), np.float32)
-        state, sums, finite, agreed = self._program(state, self._sums, arrays, indices, wishes)
-        self._flights.append(_Flight(end, len(indices), sums, finite, agreed, complete))
+        signals = np.array(self._host_signals()._replace(step_seconds=self._step_seconds), np.float32)
+        state, sums, finite, agreed = self._program(state, self._sums, arrays, indices, signals)
+        self._in_flight.append(_InFlight(end, len(indices), sums, finite, agreed, complete))
         self._sums = self._program.zeros if complete else sums
-        self._settle(_AHEAD)
+        self._settle(_IN_FLIGHT)
         return state
 
     def drain(self) -> None:
-        """Waits for all that was sent; wishes that are not told again are forgotten."""
+        """Waits for all that was sent; signals that are not sent again are forgotten."""
         self._settle(0)
-        self._agreed = Wishes(step_seconds=self._agreed.step_seconds)
+        self._agreed = HostSignals(step_seconds=self._agreed.step_seconds)
 
     def _settle(self, left: int) -> None:
-        while len(self._flights) > left:
-            flight = self._flights.popleft()
-            finite, agreed = jax.device_get((flight.finite, flight.wishes))  # the host waits for the device here
+        """Looks at the results of the oldest dispatches, until so many are left in flight."""
+        while len(self._in_flight) > left:
+            oldest = self._in_flight.popleft()
+            finite, agreed = jax.device_get((oldest.finite, oldest.signals))  # the host waits for the device here
             exit_code, save, step_seconds = agreed
-            self._agreed = Wishes(int(exit_code), bool(save), float(step_seconds))
+            self._agreed = HostSignals(int(exit_code), bool(save), float(step_seconds))
+            # The device computes one dispatch after another, so from result to result is the time of one of them.
             now = time.monotonic()
-            self._step_seconds, self._settled_at = (now - self._settled_at) / flight.steps, now
-            self._on_result(Result(flight.end, finite[: flight.steps], flight.sums, flight.complete))
+            self._step_seconds, self._settled_at = (now - self._settled_at) / oldest.steps, now
+            self._on_result(Result(oldest.end, finite[: oldest.steps], oldest.sums, oldest.complete))

@@ -1,4 +1,4 @@
-"""Where the steps of a phase find their examples: on the devices all the time, or brought there block by block."""
+"""Examples for the steps of a phase: on the devices all the time, or brought there block by block."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Feed:
         source: the examples.
         placement: the devices.
         batch_size: B.
-        most_steps: as `arrays_like` was told.
+        most_steps: largest number of steps in one dispatch, as for `arrays_like`.
         first_step: of the run.
         end_step: after the last one.
     """
@@ -104,13 +104,13 @@ class Feed:
         return self._placement.spread({name: _filled(array, self._rows) for name, array in block.items()})
 
     def room(self, step: int) -> int:
-        """How many steps from this one on have their examples in the same arrays."""
-        if step == self._until < self._end:
-            found = self._next.result()
+        """Number of steps from this one on whose examples are in the same arrays."""
+        if step == self._until < self._end:  # the block is used up: take the one read meanwhile, and begin the next
+            block = self._next.result()
             self._next = self._reader.submit(self._block)
-            if found is None:
+            if block is None:
                 raise RuntimeError(f"the stream of examples ended before step {step}; it should go to {self._end}.")
-            self._first, self._arrays = step, found
+            self._first, self._arrays = step, block
             self._until = min(self._end, step + self._rows // self._batch_size)
         return self._until - step
 
@@ -118,6 +118,7 @@ class Feed:
         """Arrays, and the rows in them of some steps, int32 [steps, B]; at most `room(step)` steps."""
         if self._order is not None:
             return self._arrays, np.stack([self._order.indices_at(number) for number in range(step, step + steps)])
+        # A stream is in the phase's order already: consecutive rows of the block.
         rows = np.arange((step - self._first) * self._batch_size, (step - self._first + steps) * self._batch_size)
         return self._arrays, rows.astype(np.int32).reshape(steps, self._batch_size)
 

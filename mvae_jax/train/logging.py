@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl and TensorBoard events for later, a line of progress for now."""
+"""Logs of a run: metrics.jsonl and TensorBoard events for later, a line of progress for now."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from mvae_jax.train.workdir import atomic_write, dotted
+from mvae_jax.train.workdir import atomic_write
 
 _log = logging.getLogger(__name__)
 _LOG_WIDTH = 160  # columns of a progress line that does not go to a terminal
@@ -85,7 +85,7 @@ class MetricWriter:
             images: name -> uint8 [H, W, C] or [N, H, W, C] in [0, 255], with 1, 3 or 4 channels.
 
         Raises:
-            ValueError: an array has another shape or dtype.
+            ValueError: an array is not uint8 [H, W, C] or [N, H, W, C] with 1, 3 or 4 channels.
         """
         frames: dict[str, np.ndarray] = {}
         for name, array in _fetch(images).items():
@@ -97,11 +97,6 @@ class MetricWriter:
             frames |= {name: array} if array.ndim == 3 else {f"{name}/{n}": frame for n, frame in enumerate(array)}
         if self._events is not None:
             self._events.images(step, frames)
-
-    def write_hparams(self, hparams: Mapping[str, Any]) -> None:
-        """Writes settings to TensorBoard's table of hyperparameters; nested mappings get dotted names."""
-        if self._events is not None:
-            self._events.hparams(dotted(hparams))
 
     def flush(self) -> None:
         """Forces everything written so far to disk."""
@@ -131,9 +126,6 @@ class SilentWriter(MetricWriter):
     def write_images(self, step: int, images: Mapping[str, Any]) -> None:
         """Does nothing."""
 
-    def write_hparams(self, hparams: Mapping[str, Any]) -> None:
-        """Does nothing."""
-
     def flush(self) -> None:
         """Does nothing."""
 
@@ -150,7 +142,7 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         path: the file.
 
     Raises:
-        ValueError: another line is not a JSON object.
+        ValueError: a line is not a JSON object, and not the unfinished last one.
     """
     lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
     if lines and not lines[-1].endswith("\n"):
@@ -174,11 +166,10 @@ class _Events:
     _FLUSH_SECONDS = 10.0  # for those who watch; forcing each event to disk would cost too much
 
     def __init__(self, folder: Path, resume_step: int | None) -> None:
-        from tensorboardX import event_file_writer, summary
+        from tensorboardX import event_file_writer
         from tensorboardX.proto import event_pb2, summary_pb2
 
         self._event, self._summary = event_pb2, summary_pb2
-        self._summarise_hparams = summary.hparams
         # The suffix tells apart two writers of one second; names stay in the order in which TensorBoard reads them.
         self._writer = event_file_writer.EventsWriter(str(folder / "events"), f".{time.time_ns()}")
         self._flushed = time.monotonic()
@@ -191,14 +182,6 @@ class _Events:
 
     def images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
         self._write_values(step, [dict(tag=name, image=self._encode(image)) for name, image in images.items()])
-
-    def hparams(self, hparams: Mapping[str, Any]) -> None:
-        plain = {
-            name: value if isinstance(value, str | bool | int | float) else str(value)
-            for name, value in hparams.items()
-        }
-        for summary in self._summarise_hparams(plain, {}):
-            self._write(0, summary=summary)
 
     def flush(self) -> None:
         self._writer.flush()

@@ -18,12 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from mvae_jax.cpu.memory import return_freed_memory
 from mvae_jax.objective import Batch, Model, Phase
 from mvae_jax.train import checkpoint
 from mvae_jax.train import state as states
 from mvae_jax.train.checkpoint import Checkpoints
-from mvae_jax.train.devices import Placement, place, return_freed_memory
-from mvae_jax.train.dispatch import Dispatcher, Result, Wishes
+from mvae_jax.train.devices import Placement, place
+from mvae_jax.train.dispatch import Dispatcher, HostSignals, Result
 from mvae_jax.train.feed import Feed, Source, arrays_like
 from mvae_jax.train.logging import MetricWriter, Progress, SilentWriter
 from mvae_jax.train.program import Evaluation, MetricSums, Program, compile_evaluation, compile_step
@@ -37,7 +38,7 @@ MOST_STEPS = 64  # in one dispatch; the same for all, because another program ma
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How a run is watched, saved and spread over devices; none of this changes what it computes.
+    """Logging, saving and placement of a run; none of this changes what it computes.
 
     Attributes:
         log_every: steps between training records in metrics.jsonl and TensorBoard.
@@ -101,7 +102,7 @@ def check_phases(phases: Sequence[Phase], placement: Placement) -> None:
     """
     if not phases:
         raise ValueError("there is no phase to train; give at least one of them some epochs.")
-    names = [phase.name for phase in phases]
+    names = [phase.name for phase in phases]  # of folders of checkpoints
     if len(set(names)) < len(names):
         raise ValueError(f"phases are named {names}; expected no name twice.")
     begin = 0
@@ -143,8 +144,8 @@ def check_start(
         ValueError: the checkpoint is incomplete, of another model, or its arrays have other shapes than this
             model's; the message lists each parameter that differs with both.
     """
-    with Checkpoints(workdir, [phase.name for phase in phases]) as own:
-        if own.latest():
+    with Checkpoints(workdir, [phase.name for phase in phases]) as checkpoints:
+        if checkpoints.latest():  # the run goes on from there, whatever has become of the other one
             return None
     folder = checkpoint.find(start_from)
     checkpoint.check_parts(folder, _trained_parts(model, phases, batch))
@@ -174,6 +175,7 @@ def abstract_state(model: Model, phases: Sequence[Phase], name: str, batch: Batc
     names = [phase.name for phase in phases]
 
     def during(key: jax.Array, batch: Batch) -> TrainState:
+        # Through every phase before it: optimiser state that a phase hands over depends on those that it came through.
         state = states.create(model, phases[0], key, batch)
         for earlier in phases[: names.index(name) + 1]:
             state = states.start_phase(state, model, earlier)
@@ -220,7 +222,7 @@ def fit(
         workdir: folder of this run: checkpoints/, metrics.jsonl, events.*.
         seed: seed of initialisation and of every draw.
         validation: arrays of the validation examples; None validates nothing.
-        settings: how the run is watched and saved.
+        settings: logging and saving; by default `Settings()`.
         placement: devices; by default as `settings` say.
         interruption: polled at each dispatch; if requested, the state is saved and `Interrupted` raised.
         on_validation: called after each validation, for instance to write image grids, on all hosts.
@@ -248,6 +250,7 @@ def fit(
         resumed = checkpoints.resume(lambda name: placement.targets(abstract_state(model, phases, name, batch)))
         name, step, state = resumed or ("", 0, None)
         if resumed:
+            # Step 0 is that of a run that starts from another one; all others lie within their phase.
             (phase,) = (phase for phase in phases if phase.name == name)
             if not phase.start < step <= phase.end and step > 0:
                 raise ValueError(
@@ -259,7 +262,8 @@ def fit(
             if start_from:
                 _log.info("not starting from %s: this run has checkpoints of its own", start_from)
 
-        # The first phase compiles while the state is made, and each other one while those before it train.
+        # The first phase compiles while the state is made, and a later one while those before it train. By one
+        # thread, so that they are ready in the order in which they are needed.
         compiler = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compile")
         stack.callback(compiler.shutdown, cancel_futures=True)
         remaining = [phase for phase in phases if step < phase.end]
@@ -278,13 +282,15 @@ def fit(
                 checkpoints.save(phases[0].name, state)
                 checkpoints.wait()  # from here on the other run is not needed
 
-        speaks = jax.process_index() == 0  # of several processes one tells what all of them do
-        writer = stack.enter_context(MetricWriter(workdir, resume_step=step) if speaks else SilentWriter())
-        progress = stack.enter_context(Progress(interval=settings.progress_seconds, silent=not speaks))
+        logs = jax.process_index() == 0  # all processes compute the same numbers, and one of them writes
+        writer = stack.enter_context(MetricWriter(workdir, resume_step=step) if logs else SilentWriter())
+        progress = stack.enter_context(Progress(interval=settings.progress_seconds, silent=not logs))
         interruption = interruption or Interruption()
-        judged = dataclasses.replace(placement, transform="jit").spread(validation or {})
-        run = _Run(placement, settings, checkpoints, writer, progress, interruption, on_validation, judged)
+        # Validation is compiled in global view under "pmap" too, see `compile_evaluation`; so its arrays lie like that.
+        examples = dataclasses.replace(placement, transform="jit").spread(validation or {})
+        run = _Run(placement, settings, checkpoints, writer, progress, interruption, on_validation, examples)
         for phase, programs in zip(remaining, compiling, strict=True):
+            # A state from within this phase has its optimisers already, one from the end of the phase before has not.
             if phase is not phases[0] and step == phase.start:
                 state = _start_phase(state, model, phase, placement)
             state, step = run.train_phase(phase, programs, state, batches(phase)), phase.end
@@ -322,14 +328,14 @@ def _compile(
     validation: Mapping[str, np.ndarray] | None,
     placement: Placement,
 ) -> _Compiled:
-    """Compiles what a phase needs, from shapes alone: before its state and its data are there."""
+    """Compiles the programs of a phase from shapes alone: before its state and its data are there."""
     began = time.monotonic()
     state = abstract_state(model, phases, phase.name, example(source, phase))
     rounds = model.rounds(phase, axis_name=placement.axis_name)
     step = make_train_step(rounds, model.optimizers(phase), phase, axis_name=placement.axis_name)
     shapes = placement.spread_targets(arrays_like(source, phase.batch_size, MOST_STEPS))
     train = compile_step(
-        step, placement, state, shapes, phase.batch_size, most_steps=MOST_STEPS, wishes=len(Wishes._fields)
+        step, placement, state, shapes, phase.batch_size, most_steps=MOST_STEPS, signal_count=len(HostSignals._fields)
     )
     evaluate = None
     if model.evaluate is not None and validation:
@@ -342,7 +348,7 @@ def _compile(
 
 @dataclasses.dataclass
 class _Run:
-    """What the phases of one call of `fit` share."""
+    """Devices, settings and files that the phases of one call of `fit` share."""
 
     placement: Placement
     settings: Settings
@@ -361,33 +367,37 @@ class _Run:
     def _train_phase(
         self, phase: Phase, compiling: Future[_Compiled], state: TrainState, feed: Feed, steps_per_epoch: int
     ) -> TrainState:
-        settings, refused = self.settings, 0
+        # `done` counts steps that were sent. Results arrive a few dispatches later, in `on_result`.
+        settings = self.settings
+        refused = 0  # steps in a row, up to the last one whose result is here
         first = done = int(state.step)
         began = time.monotonic()
         compiled = compiling.result()
-        self._tell(phase, done, "setup", compile_seconds=compiled.seconds, compile_wait=time.monotonic() - began)
+        self._write(phase, done, "setup", compile_seconds=compiled.seconds, compile_wait=time.monotonic() - began)
         _log.info("phase %s: steps %d to %d of %d examples", phase.name, phase.start, phase.end, phase.batch_size)
         self.progress.start(phase.name, phase.end, phase.batch_size)
         began = saved_at = time.monotonic()
 
-        def wish() -> Wishes:
-            return Wishes(self.interruption.exit_code, time.monotonic() - saved_at > 60 * settings.checkpoint_minutes)
+        def host_signals() -> HostSignals:
+            save = time.monotonic() - saved_at > 60 * settings.checkpoint_minutes
+            return HostSignals(self.interruption.exit_code, save)
 
-        def look(result: Result) -> None:
+        def on_result(result: Result) -> None:
             nonlocal refused
             for step, taken in enumerate(result.finite, start=result.end - len(result.finite) + 1):
                 refused = 0 if taken else refused + 1
                 if refused == settings.most_refused_steps:
-                    self.checkpoints.wait()
+                    self.checkpoints.wait()  # the message is to name the one in flight
                     raise TrainingDiverged(_diverged(phase, step, refused, self.checkpoints.latest()))
-            self.progress.update(result.end, functools.partial(_shown, result.sums))
+            self.progress.update(result.end, functools.partial(_progress_metrics, result.sums))
             if result.complete:
-                self._tell(phase, result.end, "train", **result.sums.means())
+                self._write(phase, result.end, "train", **result.sums.means())
 
-        dispatcher = Dispatcher(compiled.train, settings.steps_per_dispatch, wish, look)
+        dispatcher = Dispatcher(compiled.train, settings.steps_per_dispatch, host_signals, on_result)
         validation_steps = settings.validate_every * steps_per_epoch
         periods = (settings.log_every, validation_steps, settings.checkpoint_every or phase.steps)
         while done < phase.end:
+            # A dispatch ends where something is due, so that it happens at the same step however many steps are sent.
             to_border = (period - (done - phase.start) % period for period in periods)
             steps = min(feed.room(done), *to_border, dispatcher.steps_at_once)
             arrays, indices = feed.take(done, steps)
@@ -395,24 +405,25 @@ class _Run:
             last = done == phase.end
             record, to_validate, on_step = (last or (done - phase.start) % period == 0 for period in periods)
             state = dispatcher.send(state, arrays, indices, end=done, complete=record)
-            agreed = dispatcher.agreed
+            agreed = dispatcher.agreed  # not this host's signals alone: all hosts must take the same branch
             if not (to_validate or on_step or agreed.save or agreed.exit_code):
                 continue
-            dispatcher.drain()
+            dispatcher.drain()  # `refused` is now that of step `done`
             loss = self._validate(compiled.evaluate, phase, state, done) if to_validate else None
             # Not amid refused steps: a run that goes on from there would count them anew.
             due = refused == 0 and (agreed.save or on_step or self._is_best(phase, loss))
             if last or agreed.exit_code or due:
-                self.writer.flush()  # what the checkpoint implies has been told before it exists
+                self.writer.flush()  # a resumed run drops later records: those up to here must be on disk first
                 self.checkpoints.save(phase.name, state, validation_loss=loss, final=last)
                 saved_at = time.monotonic()
             if agreed.exit_code:
-                self.checkpoints.wait()
+                self.checkpoints.wait()  # it is written in the background, and the process is about to end
                 _log.info("saved at step %d; the same command goes on from there", done)
                 raise Interrupted(agreed.exit_code)
+        # The last dispatch was drained, so this counts steps that are done; without the wait for the compiler.
         speed = (done - first) / (time.monotonic() - began)
         measured = {"steps": done - first, "steps_per_second": speed, "images_per_second": speed * phase.batch_size}
-        self._tell(phase, done, "speed", **measured)
+        self._write(phase, done, "speed", **measured)
         _log.info(
             "phase %s: %.4g steps/s; the device waited for the host before %.0f %% of %d dispatches",
             phase.name,
@@ -423,10 +434,11 @@ class _Run:
         return state
 
     def _validate(self, evaluation: Evaluation | None, phase: Phase, state: TrainState, step: int) -> float | None:
+        """Evaluates, writes the record and calls `on_validation`; returns the mean loss, None without an evaluation."""
         if evaluation is None:
             return None
         means = evaluation(state, self.validation)
-        self._tell(phase, step, "validation", **means)
+        self._write(phase, step, "validation", **means)
         if self.on_validation is not None:
             gather = self.placement.gather
             whole = state.replace(params=gather(state.params), ema=gather(state.ema))
@@ -434,20 +446,21 @@ class _Run:
         return means["loss"]
 
     def _is_best(self, phase: Phase, loss: float | None) -> bool:
+        """True if no checkpoint of the phase has a validation loss as low as this one; the same on all hosts."""
         if loss is None or not np.isfinite(loss):
             return False
         self.checkpoints.wait()
-        best = self.checkpoints.best(phase.name)
+        best = self.checkpoints.best(phase.name)  # of those that are kept, among which the best one always is
         better = best is None or loss < self.checkpoints.metadata(phase.name, best)["validation_loss"]
         # One host decides: the others may see a manifest that is about to change.
         return bool(multihost_utils.broadcast_one_to_all(np.array(better)))
 
-    def _tell(self, phase: Phase, step: int, split: str, **scalars: float) -> None:
+    def _write(self, phase: Phase, step: int, split: str, **scalars: float) -> None:
         self.writer.write_scalars(step, scalars, phase=phase.name, split=split)
 
 
-def _shown(sums: MetricSums) -> dict[str, float]:
-    """What a progress line has room for: a step that was taken need not say so."""
+def _progress_metrics(sums: MetricSums) -> dict[str, float]:
+    """Metrics for a progress line, without the share of steps taken if that is all of them."""
     means = sums.means()
     return {name: value for name, value in means.items() if name != "step/finite" or value < 1}
 

@@ -12,17 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from mvae_jax.cpu import xla
 from mvae_jax.train.devices import DATA_AXIS, Placement
 from mvae_jax.train.state import TrainState
 from mvae_jax.train.step import Metrics, Step
 
-# YNNPACK for matrix products and sums, but not for convolutions, which it slows down by a tenth.
-_CPU_OPTIONS = {
-    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,"
-    "LIBRARY_FUSION_TYPE_REDUCE"
-}
-# Independent collectives in any order may wait for each other for ever, as devices share a pool of threads.
-_CPU_OPTIONS_OF_MANY = {"xla_cpu_enable_concurrency_optimized_scheduler": False}
 _VALIDATION_DRAWS = 2**31 - 1  # fold_in data that no training step uses
 
 
@@ -54,27 +48,27 @@ class MetricSums:
     def means(self) -> dict[str, float]:
         """Fetches the means, "loss" first; a metric without any finite value is left out."""
         sums, counts = jax.device_get((self.sums, self.counts))
-        found = {name: float(s / c) for name, s, c in zip(self.names, sums, counts, strict=True) if c}
-        return dict(sorted(found.items(), key=lambda item: (item[0] != "loss", item[0])))
+        means = {name: float(s / c) for name, s, c in zip(self.names, sums, counts, strict=True) if c}
+        return dict(sorted(means.items(), key=lambda item: (item[0] != "loss", item[0])))
 
 
 jax.tree_util.register_dataclass(MetricSums, ["sums", "counts"], ["names"])
 
 
 class Dispatch(NamedTuple):
-    """What one call of a `Program` gives.
+    """Result of one call of a `Program`, as arrays that the devices may still be computing.
 
     Attributes:
         state: the state after its steps.
         sums: the metrics' sums after them.
         finite: for each step 1 if it was taken and 0 if it was refused, float32 [most_steps].
-        wishes: the largest of all hosts' wishes, float32 [W].
+        signals: the largest of all hosts' signals, float32 [W].
     """
 
     state: TrainState
     sums: MetricSums
     finite: jax.Array
-    wishes: jax.Array
+    signals: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +93,7 @@ class Program:
         sums: MetricSums,
         arrays: Mapping[str, jax.Array],
         indices: np.ndarray,
-        wishes: np.ndarray,
+        signals: np.ndarray,
     ) -> Dispatch:
         """Starts some steps and returns before they are done.
 
@@ -108,14 +102,16 @@ class Program:
             sums: sums to add to, which stay as they are.
             arrays: the examples, as `Placement.spread` has laid them out.
             indices: examples of each step, int32 [steps, B], the same on all hosts; at most `most_steps` rows.
-            wishes: what this host has to say, float32 [W]; the hosts get the largest of each.
+            signals: those of this host, float32 [W]; the hosts get the largest of each.
         """
+        # One shape for any number of steps, so that one program serves all of them: the loop ends before the padding.
         steps, rest = len(indices), self.most_steps - len(indices)
         padded = np.concatenate([indices, np.zeros((rest, indices.shape[1]), np.int32)]) if rest else indices
         if self.placement.mesh.size == 1:  # saves the copies
-            return self.compiled(state, sums, arrays, padded, np.int32(steps), wishes[None])
+            return self.compiled(state, sums, arrays, padded, np.int32(steps), signals[None])
         everywhere = self.placement.replicate((padded, np.int32(steps)))
-        rows = np.tile(wishes, (len(self.placement.mesh.local_devices), 1))
+        # A row for each device: a maximum over the devices is then one over the hosts.
+        rows = np.tile(signals, (len(self.placement.mesh.local_devices), 1))
         return self.compiled(
             state, sums, arrays, *everywhere, jax.make_array_from_process_local_data(self.placement.split, rows)
         )
@@ -129,8 +125,7 @@ def compile_step(
     batch_size: int,
     *,
     most_steps: int = 1,
-    wishes: int = 1,
-    compiler_options: Mapping[str, Any] | None = None,
+    signal_count: int = 1,
 ) -> Program:
     """Compiles `step` ahead of time into a program that takes any number of steps up to `most_steps` at once.
 
@@ -146,15 +141,15 @@ def compile_step(
             gathered on the device.
         batch_size: examples per step.
         most_steps: largest number of steps in one call, at least 1.
-        wishes: W, how many numbers the hosts compare.
-        compiler_options: options of XLA for this program; None for those that were measured to be best.
+        signal_count: W, how many numbers the hosts exchange with a call.
 
     Raises:
         ValueError: the batch cannot be split over the devices.
     """
     placement.check_batch_size(batch_size)
     mapped = placement.axis_name is not None
-    with placement.global_view():  # as below, where JAX may find this trace again
+    # In the same view as the compilation below: JAX keeps traces by it, and need not trace the step again there.
+    with placement.global_view():
         names = _metric_names(step, placement, state, arrays, batch_size)
 
     def run(
@@ -163,55 +158,40 @@ def compile_step(
         arrays: Mapping[str, jax.Array],
         indices: jax.Array,
         steps: jax.Array,
-        wishes: jax.Array,
+        signals: jax.Array,
     ) -> Dispatch:
-        def one(number: jax.Array, carry: tuple[TrainState, MetricSums, jax.Array]) -> Any:
+        def take_step(number: jax.Array, carry: tuple[TrainState, MetricSums, jax.Array]) -> Any:
             state, sums, finite = carry
             state, metrics = step(state, placement.collect(arrays, indices[number]))
             return state, sums.add(metrics), finite.at[number].set(metrics["step/finite"])
 
+        # Steps beyond `steps` keep their zeros; the caller cuts them off.
         carry = (state, sums, jnp.zeros(most_steps))
-        state, sums, finite = lax.fori_loop(0, steps, one, carry)
-        return Dispatch(state, sums, finite, lax.pmax(wishes, DATA_AXIS) if mapped else wishes.max(0))
+        state, sums, finite = lax.fori_loop(0, steps, take_step, carry)
+        return Dispatch(state, sums, finite, lax.pmax(signals, DATA_AXIS) if mapped else signals.max(0))
 
     on_all = functools.partial(jax.ShapeDtypeStruct, sharding=placement.replicated)
-
     zeros = placement.replicate(MetricSums.zeros(names))
-    votes = jax.ShapeDtypeStruct((placement.mesh.size, wishes), jnp.float32, sharding=placement.split)
+    signal_rows = jax.ShapeDtypeStruct((placement.mesh.size, signal_count), jnp.float32, sharding=placement.split)
     shapes = (
         placement.targets(state),
         jax.tree.map(lambda x: on_all(x.shape, x.dtype), zeros),
         arrays,
         on_all((most_steps, batch_size), jnp.int32),
         on_all((), jnp.int32),
-        votes,
+        signal_rows,
     )
     if mapped:
         devices = list(placement.mesh.devices.flat)
-        split = (None, None, 0, None, None, 0)
+        split = (None, None, 0, None, None, 0)  # examples and signals; all else is the same on every device
         transformed = jax.pmap(run, DATA_AXIS, in_axes=split, out_axes=None, donate_argnums=0, devices=devices)
     else:
+        # Stated, so that the state that comes out is laid out as the one that goes in, and can be its successor.
         shardings = Dispatch(placement.shardings(state), *[placement.replicated] * 3)  # type: ignore[arg-type]
         transformed = jax.jit(run, donate_argnums=0, out_shardings=shardings)
     with placement.global_view():
         lowered = transformed.lower(*shapes)
-    compiled = _compile(lowered, placement) if compiler_options is None else lowered.compile(compiler_options)
-    return Program(compiled, placement, most_steps, zeros)
-
-
-def _compile(lowered: Any, placement: Placement) -> Any:
-    """Compiles with the options that were measured to be best, but for those that this version of XLA lacks."""
-    options: dict[str, Any] = {}
-    if next(iter(placement.mesh.devices.flat)).platform == "cpu":
-        options = _CPU_OPTIONS if placement.mesh.size == 1 else _CPU_OPTIONS | _CPU_OPTIONS_OF_MANY
-    while True:
-        try:
-            return lowered.compile(options)
-        except jax.errors.JaxRuntimeError as error:
-            known = {name: value for name, value in options.items() if name not in str(error)}
-            if "compile option" not in str(error) or known == options:
-                raise
-            options = known
+    return Program(xla.compile_lowered(lowered, placement.mesh), placement, most_steps, zeros)
 
 
 Evaluation = Callable[[TrainState, Mapping[str, jax.Array]], dict[str, float]]
@@ -227,20 +207,21 @@ def compile_evaluation(
     """Compiles the mean of a model's terms over all examples, each of which counts once.
 
     Args:
-        terms: what `Model.evaluate` returned.
+        terms: the function that `Model.evaluate` returned.
         placement: where to run; always in global view.
         state: the state, or its shapes.
         examples: the data set, {name: [N, ...]}, or its shapes.
         batch_size: examples at a time.
 
     Returns:
-        A function of the state and of the examples as `Placement.spread` lays them out -> {name: mean}. It judges the
+        A function of the state and of the examples as `Placement.spread` lays them out -> {name: mean}. It takes the
         moving average of the parameters where there is one.
     """
     placement = dataclasses.replace(placement, transform="jit")
     count = next(iter(examples.values())).shape[0]
 
     def of_batch(state: TrainState, arrays: Mapping[str, jax.Array], indices: jax.Array) -> Mapping[str, jax.Array]:
+        # By the first index of a batch: validation draws the same numbers whenever it is done.
         key = jax.random.fold_in(jax.random.fold_in(state.key, _VALIDATION_DRAWS), indices[0])
         params = {**state.params, **(state.ema or {})}
         return terms(params, state.model_state, placement.collect(arrays, indices), key)
@@ -249,7 +230,7 @@ def compile_evaluation(
     shapes = placement.targets(state), placement.spread_targets(examples), indices
     with placement.global_view():
         lowered = jax.jit(of_batch, out_shardings=placement.replicated).lower(*shapes)
-    compiled = _compile(lowered, placement)
+    compiled = xla.compile_lowered(lowered, placement.mesh)
 
     def means(state: TrainState, arrays: Mapping[str, jax.Array]) -> dict[str, float]:
         parts = []
@@ -258,7 +239,7 @@ def compile_evaluation(
             indices = np.minimum(np.arange(begin, begin + batch_size, dtype=np.int32), count - 1)
             out = compiled(state, arrays, placement.replicate(indices))
             parts.append({name: values[: count - begin] for name, values in out.items()})
-        parts = jax.device_get(parts)
+        parts = jax.device_get(parts)  # at once: until here the batches followed one another without the host
         return {name: float(np.concatenate([part[name] for part in parts]).mean()) for name in parts[0]}
 
     return means
@@ -270,9 +251,9 @@ def _metric_names(
     """Names of the metrics that a step returns."""
     placed = functools.partial(jax.ShapeDtypeStruct, sharding=placement.replicated)  # the types of the loop's body
     state = placement.targets(state)
-    if placement.axis_name is None:
+    if placement.axis_name is None:  # in global view a step sees the whole batch
         batch = {name: placed((batch_size, *x.shape[1:]), x.dtype) for name, x in arrays.items()}
-    else:  # arrays are [devices, N / devices, ...]
+    else:  # a mapped one sees its device's part, and its collectives need the axis; arrays are [devices, ...]
         devices = placement.mesh.size
         step = jax.vmap(step, in_axes=(None, 0), axis_name=placement.axis_name)
         batch = {name: placed((devices, batch_size // devices, *x.shape[2:]), x.dtype) for name, x in arrays.items()}

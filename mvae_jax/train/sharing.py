@@ -19,7 +19,7 @@ _CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "custom_jvp_call": "call_jaxpr", "cus
 
 
 def merge_repeated(function: Callable[..., ResultT]) -> Callable[..., ResultT]:
-    """The same function, except that equal operations on the same values are done once.
+    """Rewrites a function so that equal operations on the same values are done once.
 
     Its result cannot be differentiated by custom rules any more: they are resolved. It is traced once for arguments
     of the same types, wherever it is called.
@@ -57,8 +57,9 @@ def _run(closed: ClosedJaxpr, arguments: Sequence[Any], known: dict[Hashable, Se
             outputs = _run(params[_CALLS[primitive.name]], inputs, known, name)
         else:
             identities = tuple(map(_identity, equation.invars, inputs))
+            # Equal: the same operation, with the same parameters, on the very same values.
             key = primitive, identities, tuple((field, _comparable(params[field])) for field in sorted(params))
-            if key not in known or equation.effects:
+            if key not in known or equation.effects:  # an effect is to happen as often as it was written
                 with jax.named_scope(name):
                     results = primitive.bind(*inputs, **primitive.get_bind_params(params))
                 known[key] = results if primitive.multiple_results else [results]

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C become a question that the loop asks, so that a run saves before it ends."""
+"""Preemption: SIGTERM and Ctrl-C become a question that the loop asks, so that a run saves before it ends."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Interruption:
 
     @property
     def requested(self) -> bool:
-        """Whether a signal has asked the run to end."""
+        """True once a signal has asked the run to end."""
         return self._signal is not None
 
     @property

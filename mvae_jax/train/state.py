@@ -14,7 +14,7 @@ from mvae_jax.objective import Batch, Model, Phase
 
 
 class TrainState(struct.PyTreeNode):
-    """What a checkpoint holds; with the data and the code it determines the rest of the run.
+    """State of a run, as a checkpoint holds it; with data and code it determines the rest of the run.
 
     Attributes:
         step: optimiser steps done in this run, over all phases.

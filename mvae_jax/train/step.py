@@ -32,11 +32,11 @@ def make_train_step(
     batch and the same key, fold_in(state.key, state.step). The step is all or nothing: if a loss, the norm of a
     gradient, a learning rate or a new statistic is not finite, the old parameters, statistics, optimiser state and
     averages stay, `step` advances and `skipped` counts. From finite gradients an optimiser is trusted to make finite
-    updates: looking at what it made would cost more than making it, see `_all_finite`.
+    updates: to look at these would cost more than to make them, see `_all_finite`.
 
     Args:
-        rounds: what `Model.rounds(phase, axis_name)` returned.
-        optimizers: what `Model.optimizers(phase)` returned; unit learning rate.
+        rounds: those that `Model.rounds(phase, axis_name)` returns.
+        optimizers: those that `Model.optimizers(phase)` returns, with unit learning rate.
         phase: the phase; its learning rates multiply the optimisers' updates.
         axis_name: mapped axis over which the batch is split; None if the step sees the whole batch, as under
             `jit` with sharded arrays.
@@ -57,7 +57,7 @@ def make_train_step(
             )
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(state.key, state.step)
+        key = jax.random.fold_in(state.key, state.step)  # derived, not carried: a resumed run draws the same
         since_start = state.step - phase.start
         carry: _Carry = (state.params, state.model_state, state.opt_state)
         metrics: Metrics = {}
@@ -73,6 +73,7 @@ def make_train_step(
                 since_start=since_start,
                 axis_name=axis_name,
             )
+            # The next round sees the parameters of this one. If any round is not finite, all of them are undone below.
             carry, new_metrics, round_finite = _when_due(round_.every, since_start, apply, carry, axis_name)
             metrics |= new_metrics
             finite &= round_finite
@@ -135,7 +136,7 @@ def _apply_round(
     """One forward pass, one gradient per objective, all groups of the round moved together."""
     params, model_state, opt_state = (dict(part) for part in carry)
     out, gradients = _gradients(round_, params, model_state, batch, key, since_start)
-    if axis_name is not None:
+    if axis_name is not None:  # before gates and norms, which are to be those of the whole batch
         out, gradients = lax.pmean((out, gradients), axis_name)
     gates = round_.gates(out.metrics) if round_.gates else {}
     metrics: Metrics = dict(out.metrics)
@@ -151,10 +152,11 @@ def _apply_round(
             metrics[f"{group}/gradient_norm"] = norm
             schedule = phase.learning_rates[group]
             rate = schedule(since_start) if callable(schedule) else schedule
+            # A gradient behind a closed gate is not applied, so it may be anything.
             checked.append((jnp.where(gates[objective], norm, 0.0) if objective in gates else norm, rate))
             updates, new_opt = optimizers[group].update(gradient, opt_state[group], params[group])
             new = optax.apply_updates(params[group], jax.tree.map(lambda update, rate=rate: rate * update, updates))
-            if objective in gates:
+            if objective in gates:  # closed, it keeps parameters, optimiser state and statistics alike
                 new, new_opt = _select(gates[objective], (new, new_opt), (params[group], opt_state[group]))
                 if group in new_state:
                     new_state[group] = _select(gates[objective], new_state[group], model_state[group])
@@ -197,7 +199,7 @@ def _check(round_: Round, out: Losses, trained: Params) -> None:
 
 
 def _all_finite(tree: Any) -> jax.Array:
-    """Whether all floating-point leaves of `tree` are finite.
+    """True if all floating-point leaves of `tree` are finite.
 
     Meant for scalars and statistics, before anything large is written: parameters and optimiser state are then
     read once, updated, chosen and written in place by one loop each. A decision that depends on their new values

@@ -108,7 +108,7 @@ class Workdir:
                 by a learning rate that is a schedule over its steps.
 
         Raises:
-            ValueError: other fields differ; the message lists each of them with both values.
+            ValueError: a field differs that may not change; the message lists each of them with both values.
         """
         if jax.process_index() != 0:
             return
@@ -116,6 +116,12 @@ class Workdir:
         text = json.dumps(config, indent=2, sort_keys=True, allow_nan=False)
         if path.exists():
             before, now = dotted(_read_json(path)), dotted(json.loads(text))
+            if before.get("format", 1) != now.get("format", 1):
+                raise ValueError(
+                    f"{self.path} holds a run that another version began (format {before.get('format', 1)} of its "
+                    f"config.json, this version writes {now.get('format', 1)}): end it with that version, or start a "
+                    "run in another workdir from it (start_from)."
+                )
             differing = [
                 name
                 for name in sorted(before.keys() | now.keys())
@@ -155,7 +161,7 @@ class Workdir:
 
     @property
     def is_finished(self) -> bool:
-        """Whether `finish` was called, by this process or an earlier one."""
+        """True once `finish` was called, by this process or an earlier one."""
         return self._finished.exists()
 
     @property

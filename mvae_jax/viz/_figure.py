@@ -1,4 +1,4 @@
-"""What all matplotlib figures share: size, fonts, colours, legends that take any text, and the way to a picture."""
+"""Common parts of all matplotlib figures: size, fonts, colours, legends for any text, and the way to a picture."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def legend(axis: Axes, entries: Sequence[tuple[str, Any]], **place: Any) -> None
     # About 52 ems fit into a row, of which each artist takes 5.
     names = [fitting(name, min(20.0, 52.0 / columns - 5.0)) for name, _ in entries]
     artists = [artist for _, artist in entries]
-    drawn = axis.legend(artists, names, ncols=columns, fontsize="small", frameon=False, **place)
-    for text in drawn.get_texts():
+    box = axis.legend(artists, names, ncols=columns, fontsize="small", frameon=False, **place)
+    for text in box.get_texts():
         text.set_parse_math(False)
 
 

@@ -22,11 +22,11 @@ def drawable(text: str, limit: int = 400) -> str:
     in an ellipsis.
     """
     line = " ".join(text[: 4 * limit].split())
-    known = "".join(
+    shown = "".join(
         character if character.isprintable() and ord(character) in _characters() else "\N{REPLACEMENT CHARACTER}"
         for character in line
     )
-    return known if len(known) <= limit else known[: limit - 1] + "…"
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 
 def fitting(text: str, ems: float) -> str:

@@ -99,13 +99,13 @@ def runs(records: Mapping[str, Sequence[Record]], metric: str, *, title: str = "
         raise ValueError(f"got {len(records)} runs, expected 1 to {_MOST_CURVES}: draw them in several figures.")
     curves: Curves = {}
     for run, lines in records.items():
-        found = _curves(lines)
-        if metric not in found:
+        curves_of_run = _curves(lines)
+        if metric not in curves_of_run:
             raise ValueError(
                 f"run {run!r} has no finite value of {metric!r}; with finite values its {len(lines)} records hold "
-                f"{sorted(found)}."
+                f"{sorted(curves_of_run)}."
             )
-        curves[run] = found[metric]
+        curves[run] = curves_of_run[metric]
     borders = [(_phase_ends(lines), colour) for lines, colour in zip(records.values(), _figure.COLOURS, strict=False)]
     if all(ends == borders[0][0] for ends, _ in borders):
         borders = [(borders[0][0], _BORDER)]
@@ -143,12 +143,12 @@ def _phase_ends(records: Sequence[Record]) -> dict[str, int]:
 def _draw_curves(axis: Axes, curves: Curves, *, with_splits: bool) -> None:
     entries = []
     for (name, splits), colour, marker in zip(curves.items(), _figure.COLOURS, _figure.MARKERS, strict=False):
-        own = {split: {**style, "color": colour} for split, style in _STYLES.items()}
-        own["validation"]["marker"] = marker
-        entries.append((name, Line2D([], [], **own["validation"])))
+        line_styles = {split: {**style, "color": colour} for split, style in _STYLES.items()}
+        line_styles["validation"]["marker"] = marker
+        entries.append((name, Line2D([], [], **line_styles["validation"])))
         for split, points in splits.items():
             steps = sorted(points)
-            axis.plot(steps, [points[step] for step in steps], **own[split])
+            axis.plot(steps, [points[step] for step in steps], **line_styles[split])
     values = [value for splits in curves.values() for points in splits.values() for value in points.values()]
     if min(values) > 0 and max(values) > _LOGARITHMIC_FROM * min(values):
         axis.set_yscale("log")

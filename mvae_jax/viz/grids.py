@@ -70,7 +70,7 @@ def grid(
 def comparison(
     versions: Mapping[str, npt.ArrayLike], *, columns: int = 6, title: str = "", scale: int | None = None
 ) -> Image.Image:
-    """The same examples in several versions, one row beneath the other, such as originals above reconstructions.
+    """Examples in several versions, one row beneath the other, such as originals above reconstructions.
 
     Args:
         versions: label of the row -> uint8 [N, H, W, C], from top to bottom; N is the same in all.
@@ -193,11 +193,11 @@ def consistency_pairs(
     title: str = "",
     scale: int | None = None,
 ) -> Image.Image:
-    """Pictures with a text that may or may not be theirs, and how well a model told which.
+    """Pictures with a text that may or may not be theirs, and the decisions of a model.
 
     Args:
         images: uint8 [N, H, W, C].
-        captions: N texts, those that the model judged.
+        captions: N texts, those that the model saw.
         scores: consistency of picture and text, [N], finite.
         accepted: [N] booleans, whether the pair was called a match: where its score is above the threshold.
         true_match: [N] booleans, whether the text describes the picture.
@@ -239,9 +239,9 @@ def consistency_pairs(
     cells = []
     for picture, caption, score, decision, truth in zip(pictures, captions, points, decisions, truths, strict=True):
         word, colour = ("right", _RIGHT) if decision == truth else ("wrong", _WRONG)
-        verdict = [_Word("match," if decision else "mismatch,", colour), _Word(word, colour, word == "wrong")]
+        call = [_Word("match," if decision else "mismatch,", colour), _Word(word, colour, word == "wrong")]
         bar = Image.new("RGB", (picture.width, 5), colour)
-        lines = ([_Word("score", _FAINT), _Word(f"{score:.3f}", _FAINT)], verdict, _words(caption))
+        lines = ([_Word("score", _FAINT), _Word(f"{score:.3f}", _FAINT)], call, _words(caption))
         cells.append(_stack([picture, bar, *(_paragraph(line, picture.width) for line in lines)], gap=4))
     rows = [_beside(row) for row in _chunks(cells, columns)]
     key = [

@@ -123,7 +123,7 @@ def figure(picture: Image.Image | bytes | str | os.PathLike[str], caption: str =
         caption: text beneath, which also describes the picture to those who cannot see it.
 
     Raises:
-        ValueError: the bytes or the file are neither.
+        ValueError: the bytes, or those of the file, are neither a PNG nor a GIF.
     """
     data = _encoded(picture)
     with Image.open(io.BytesIO(data)) as opened:
@@ -144,13 +144,13 @@ def details(summary: str, parts: Iterable[Part | str]) -> Part:
 
 def versions(packages: Sequence[str] = _PACKAGES) -> dict[str, str]:
     """Versions of Python and of installed packages, for `values`; packages that are not installed are left out."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for package in packages:
         try:
-            found[package] = metadata.version(package)
+            installed[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def page(title: str, parts: Iterable[Part | str]) -> str:

@@ -1,4 +1,4 @@
-"""What a setting gains and what it costs: medians of two numbers over repeated runs, and how far these lie apart."""
+"""Gain and cost of a setting: medians of two numbers over repeated runs, and how far these lie apart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What single latent dimensions do to a picture."""
+"""Traversals: the effect of single latent dimensions on a picture."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def sheet(rows: Mapping[str, npt.ArrayLike], *, title: str = "", scale: int | No
 
 
 def animation(rows: Mapping[str, npt.ArrayLike], *, columns: int = 6, title: str = "") -> bytes:
-    """The same as moving pictures, one per dimension, that go there and back for ever.
+    """Traversals as moving pictures, one per dimension, that go there and back for ever.
 
     Args:
         rows: label -> uint8 [V, H, W, C], the pictures of V values; V is the same in all.

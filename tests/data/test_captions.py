@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mvae_jax.data import captions
-from mvae_jax.data.celebamask_hq import Settings
+from mvae_jax.data.formats.celebamask_hq import Settings
 
 TEN = Settings().attributes
 OFFICIAL = (

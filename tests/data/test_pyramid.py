@@ -18,11 +18,14 @@ import pytest
 from PIL import Image
 from published import write_celeba
 
-from mvae_jax.data import celeba, decode, faces, origins, pyramid
+from mvae_jax.data import decode, pyramid
 from mvae_jax.data.archive import open_archive
 from mvae_jax.data.batches import Batches
-from mvae_jax.data.origins import Settings
-from mvae_jax.data.stream import StreamedBatches
+from mvae_jax.data.formats import celeba
+from mvae_jax.data.pyramid import Settings, origins, writer
+from mvae_jax.data.pyramid import settings as recipes
+from mvae_jax.data.pyramid.stream import StreamedBatches
+from mvae_jax.data.rendered import faces
 from mvae_jax.train import devices, feed
 
 COUNT, SIZE = 53, 16
@@ -216,17 +219,17 @@ def test_rendered_faces(tmp_path):
 def small(monkeypatch):
     """Recipes of data sets that a test can write."""
     own = {
-        "ffhq": origins.Recipe(16, 40, 13),
-        "celeba_hq": origins.Recipe(8, 4, 2),
-        "lsun_bedroom": origins.Recipe(16, None, 13, "center"),
-        "celeba": origins.Recipe(128, 30, 10, "alae"),
+        "ffhq": recipes.Recipe(16, 40, 13),
+        "celeba_hq": recipes.Recipe(8, 4, 2),
+        "lsun_bedroom": recipes.Recipe(16, None, 13, "center"),
+        "celeba": recipes.Recipe(128, 30, 10, "alae"),
     }
-    assert own.keys() == origins.RECIPES.keys()
-    monkeypatch.setattr(origins, "RECIPES", own)
+    assert own.keys() == recipes.RECIPES.keys()
+    monkeypatch.setattr(recipes, "RECIPES", own)
 
 
 def test_recipes_are_those_of_the_papers():
-    counts = {name: (recipe.image_size, recipe.train, recipe.validation) for name, recipe in origins.RECIPES.items()}
+    counts = {name: (recipe.image_size, recipe.train, recipe.validation) for name, recipe in recipes.RECIPES.items()}
     assert counts == {
         "ffhq": (1024, 60_000, 10_000),
         "celeba_hq": (256, 27_000, 3_000),
@@ -236,7 +239,7 @@ def test_recipes_are_those_of_the_papers():
     assert Settings("ffhq").sizes == (4, 8, 16, 32, 64, 128, 256, 512, 1024)
     assert (Settings("ffhq", image_size=4).sizes, Settings().sizes[-1]) == ((4,), 256)
     assert Settings(crop="alae").sizes[-1] == 128
-    assert [Settings(name).chosen_crop for name in origins.RECIPES] == ["none", "none", "center", "alae"]
+    assert [Settings(name).chosen_crop for name in recipes.RECIPES] == ["none", "none", "center", "alae"]
 
 
 @pytest.mark.parametrize("recipe", ["ffhq", "lsun_bedroom"])
@@ -312,7 +315,7 @@ def test_damaged_images_are_named_all_and_may_be_skipped(source, tmp_path):
     flip(other.path / "train_8-00000-of-00004.array_record")
     mended = pyramid.prepare(folder, other.path, SETTINGS, most_skipped=3)
     assert (shards(other.path), mended.manifest) == (shards(made.path), made.manifest)
-    streamed = StreamedBatches(made, "train", 4, 8, seed=0)
+    streamed = StreamedBatches(made.records("train", 4), 8, seed=0)
     np.testing.assert_array_equal(
         streamed.batch_at(1)["image"], Batches(made.split("train", 4), 8, 0).batch_at(1)["image"]
     )
@@ -322,7 +325,7 @@ def test_much_damage_ends_early(source, tmp_path, monkeypatch):
     folder = Path(shutil.copytree(source[0], tmp_path / "source"))
     for path in folder.glob("*/*.*"):
         path.write_bytes(b"")
-    monkeypatch.setattr(pyramid, "_MOST_NAMED", 20)
+    monkeypatch.setattr(writer, "_MOST_NAMED", 20)
     with pytest.raises(ValueError, match=r"21 of 53|22 of 53"):
         pyramid.prepare(folder, tmp_path / "p", SETTINGS)
     assert len(shards(tmp_path / "p")) == 6
@@ -335,13 +338,13 @@ def test_much_damage_ends_early(source, tmp_path, monkeypatch):
 SCRIPT = """
 import sys, time
 from mvae_jax.data import pyramid
-from mvae_jax.data.origins import Settings
+from mvae_jax.data.pyramid import Settings, writer
 
-def slowly(*arguments, write=pyramid._write):  # or it might be done before it is killed
+def slowly(*arguments, write=writer._write):  # or it might be done before it is killed
     time.sleep(0.02)
     return write(*arguments)
 
-pyramid._write = slowly
+writer._write = slowly
 pyramid.prepare(sys.argv[1], sys.argv[2], Settings(image_size=32, shard_images=4), workers=1)
 """
 
@@ -359,7 +362,7 @@ def test_a_killed_process_is_gone_on_with_and_ends_with_the_same_shards(tmp_path
         assert process.wait() == -signal.SIGKILL
         with pytest.raises(ValueError, match=r"killed is not complete: \d+ of 304 shards are there"):
             pyramid.load(folder)
-        assert pyramid.found(folder)
+        assert pyramid.is_pyramid(folder)
     kept = {path: path.stat().st_ino for path in folder.glob("*.array_record")}
     assert 20 * 4 < len(kept) < 304
     (folder / ".train_4-00050-of-00068.array_record.partial").write_bytes(b"half")
@@ -434,7 +437,7 @@ def test_a_shard_that_cannot_be_written_is_no_shard(source, tmp_path, monkeypatc
 @pytest.mark.parametrize(("seed", "start", "batch_size"), [(0, 0, 8), (5, 7, 8), (5, 0, 42), (123, 1000, 5)])
 def test_a_stream_has_the_batches_of_resident_data(seed, start, batch_size, shuffle, made):
     resident = Batches(made.split("train", 8), batch_size, seed, start, shuffle)
-    streamed = StreamedBatches(made, "train", 8, batch_size, seed, start, shuffle=shuffle)
+    streamed = StreamedBatches(made.records("train", 8), batch_size, seed, start, shuffle=shuffle)
     assert streamed.steps_per_epoch == resident.steps_per_epoch
     steps = 2 * streamed.steps_per_epoch + 3  # into a third epoch
     for step in (start, start + steps):
@@ -455,7 +458,7 @@ def test_a_stream_has_the_batches_of_resident_data(seed, start, batch_size, shuf
 
 
 def test_a_stream_gives_as_many_steps_as_are_asked_for(made):
-    streamed = StreamedBatches(made, "validation", 16, 3, seed=1)
+    streamed = StreamedBatches(made.records("validation", 16), 3, seed=1)
     with streamed.stream(2, 12) as stream:
         for steps, at in ((1, 2), (4, 3), (2, 7), (3, 9)):
             expected = np.concatenate([streamed.batch_at(at + i)["image"] for i in range(steps)])
@@ -474,7 +477,7 @@ def test_a_stream_gives_as_many_steps_as_are_asked_for(made):
 def test_processes_read_the_same_batches(made, copy):
     """Two workers; one stream ends before the other is asked for anything, as when a phase is interrupted."""
     resident = Batches(made.split("train", 4), 10, seed=2, start=3)
-    streamed = StreamedBatches(made, "train", 4, 10, 2, 3, workers=2)
+    streamed = StreamedBatches(made.records("train", 4), 10, 2, 3, workers=2)
     with streamed.stream(4, 15, chunk=3) as chunks:
         images = [chunk["image"] for chunk in chunks]
     assert [len(image) for image in images] == [30, 30, 30, 20]
@@ -482,7 +485,7 @@ def test_processes_read_the_same_batches(made, copy):
     np.testing.assert_array_equal(np.concatenate(images), np.concatenate(expected))
     for path in copy.records("train", 4).paths:
         flip(path)
-    damaged = StreamedBatches(copy, "train", 4, 42, seed=0, workers=1)
+    damaged = StreamedBatches(copy.records("train", 4), 42, seed=0, workers=1)
     with damaged.stream(0, 1) as stream, pytest.raises(ValueError, match=f"{copy.path}/train_4-0000.* is damaged"):
         stream.take(1)
 
@@ -490,8 +493,6 @@ def test_processes_read_the_same_batches(made, copy):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"split": "test"}, "split is 'test', expected train or validation"),
-        ({"size": 32}, "has no images of 32 pixels, only of 4, 8, 16: choose one of these, or prepare it with"),
         ({"batch_size": 43}, "batch_size is 43, expected between 1 and the 42 examples"),
         ({"seed": -1}, "seed is -1"),
         ({"workers": -1}, "workers is -1, expected at least 0"),
@@ -499,11 +500,23 @@ def test_processes_read_the_same_batches(made, copy):
 )
 def test_impossible_batches_are_refused(arguments, message, made):
     with pytest.raises(ValueError, match=message):
-        StreamedBatches(made, **{"split": "train", "size": 4, "batch_size": 2, "seed": 0, **arguments})
+        StreamedBatches(made.records("train", 4), **{"batch_size": 2, "seed": 0, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("split", "size", "message"),
+    [
+        ("test", 4, "split is 'test', expected train or validation"),
+        ("train", 32, "has no images of 32 pixels, only of 4, 8, 16: choose one of these, or prepare it with"),
+    ],
+)
+def test_records_that_are_not_there_are_refused(split, size, message, made):
+    with pytest.raises(ValueError, match=message):
+        made.records(split, size)
 
 
 def test_impossible_steps_are_refused(made):
-    streamed = StreamedBatches(made, "train", 4, 2, seed=0, start=5)
+    streamed = StreamedBatches(made.records("train", 4), 2, seed=0, start=5)
     with pytest.raises(ValueError, match="step is 4, before these batches start at step 5"):
         streamed.stream(4, 9)
     for arguments in ((6, 5), (6, 9, 0)):
@@ -525,7 +538,7 @@ def test_a_flipped_bit_is_an_error_that_names_the_shard(copy):
     message = f"^{path} is damaged .*: the command that prepared it, given again, makes it anew"
     with pytest.raises(ValueError, match=message):
         copy.split("train", 16)
-    batches = StreamedBatches(copy, "train", 16, 42, seed=0)
+    batches = StreamedBatches(copy.records("train", 16), 42, seed=0)
     with pytest.raises(ValueError, match=message):
         batches.batch_at(0)
     with batches.stream(0, 2) as stream, pytest.raises(ValueError, match=message):
@@ -565,7 +578,7 @@ def test_missing_and_truncated_shards_are_noticed_when_a_pyramid_is_opened(damag
     for path in paths:
         damage(path)
     found = list(pyramid.defects(copy.path))
-    with pytest.raises(ValueError, match=message.format(path=paths[0]) + r".*\(1 more: `tools/prepare_data.py verify`"):
+    with pytest.raises(ValueError, match=message.format(path=paths[0]) + r".*\(1 more: `mvae-jax data verify`"):
         pyramid.load(copy.path)
     assert [str(path) in line for path, line in zip(paths, found, strict=True)] == [True, True]
     with pytest.raises(ValueError, match=f"{paths[0]} is damaged"):
@@ -603,9 +616,9 @@ def test_bad_manifests_are_reported(change, message, copy):
 
 
 def test_folders_without_a_pyramid(source, made):
-    assert pyramid.found(made.path)
+    assert pyramid.is_pyramid(made.path)
     for path in (source[0], source[0] / "nowhere", source[0] / "0/Image 0.png"):
-        assert not pyramid.found(path)
+        assert not pyramid.is_pyramid(path)
         for look in (pyramid.load, lambda path: list(pyramid.defects(path))):
             with pytest.raises(FileNotFoundError, match=f"{path} holds no pyramid, expected manifest.json"):
                 look(path)
@@ -664,7 +677,7 @@ def test_sources_that_do_not_fit_are_refused(source, tmp_path):
 def test_imports_are_light(made):
     code = f"""
 import sys
-from mvae_jax.data import stream
+from mvae_jax.data.pyramid import stream
 assert not {{"jax", "grain", "array_record", "flax"}} & set(sys.modules)
 from mvae_jax.data import pyramid
 made = pyramid.load({str(made.path)!r})
@@ -681,8 +694,8 @@ assert not {{"grain", "tensorflow"}} & set(sys.modules)
 
 def test_each_phase_has_images_of_its_size_on_the_devices_or_on_the_disk(made):
     """42 images take 42 * 3 * 64 bytes at 8 pixels: on the devices; and four times as many at 16: on the disk."""
-    splits = pyramid.PyramidSplits.of(made, 16, held_out=5, resident_bytes=42 * 3 * 64)
-    assert (len(splits.train), len(splits.calibration), splits.attributes) == (0, 0, ())
+    splits = pyramid.PyramidData.of(made, 16, held_out=5, resident_bytes=42 * 3 * 64)
+    assert (len(splits.calibration), splits.attributes, splits.provenance) == (0, (), made.provenance)
     np.testing.assert_array_equal(splits.validation["image"], made.split("validation", 16)["image"][:5])
     assert splits.sha256() == made.sha256() != made.splits(16).sha256()
     resident, streamed = (splits.batches(size, 6, 3, start=7) for size in (8, 16))
@@ -704,7 +717,7 @@ def test_each_phase_has_images_of_its_size_on_the_devices_or_on_the_disk(made):
 def test_a_run_has_the_same_batches_from_the_disk_and_from_the_devices(made):
     """Through the feed of the training loop, in blocks whose steps do not divide those of the phase."""
     resident = Batches(made.split("train", 8), 6, 3, 4)
-    streamed = StreamedBatches(made, "train", 8, 6, 3, 4)
+    streamed = StreamedBatches(made.records("train", 8), 6, 3, 4)
     placement = devices.place(jax.devices()[:1])
     assert isinstance(streamed, feed.Streamed)
     with (

@@ -355,3 +355,8 @@ def test_broken_posteriors_are_refused():
     image[1][2, 0] = 200.0  # exp overflows
     with pytest.raises(ValueError, match="a distance is not finite"):
         cross_modal.posterior_distance(image, text, ATTRIBUTES)
+
+
+def test_distinct_rows_come_in_the_order_of_their_first_appearance():
+    rows = np.array([[1, 0], [0, 1], [1, 0], [0, 0], [0, 1]], np.float32)
+    np.testing.assert_array_equal(cross_modal.distinct_rows(rows), [[1, 0], [0, 1], [0, 0]])

@@ -14,7 +14,7 @@ import scipy.special
 import scipy.stats
 from jax.test_util import check_grads
 
-from mvae_jax import gaussian, losses
+from mvae_jax import gaussian, losses, random
 from mvae_jax.losses._divergence import _log_weights
 
 N = 100
@@ -168,7 +168,7 @@ def correlated_posteriors(key, batch, dims=10, correlation=0.3, variance=0.2):
     """Posteriors whose aggregate is a Gaussian with unit variances and one correlation, and a draw of each."""
     covariance = jnp.full((dims, dims), correlation) + (1 - correlation) * jnp.eye(dims)
     root = jnp.linalg.cholesky(covariance - variance * jnp.eye(dims))
-    mean = gaussian.standard_normal(jax.random.fold_in(key, 0), (batch, dims)) @ root.T
+    mean = random.standard_normal(jax.random.fold_in(key, 0), (batch, dims)) @ root.T
     logvar = jnp.full_like(mean, math.log(variance))
     return gaussian.sample(jax.random.fold_in(key, 1), mean, logvar), mean, logvar
 

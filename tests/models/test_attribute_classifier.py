@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from zoo import ATTRIBUTE_CLASSIFIER, faces
 
-from mvae_jax import augmentation, gaussian, images, nets, runs
+from mvae_jax import augmentation, images, nets, random, runs
 from mvae_jax.augmentation import Augmentation
 from mvae_jax.data.batches import Batches, Split
 from mvae_jax.models import attribute_classifier
@@ -99,7 +99,7 @@ def test_training_without_chance_is_the_cross_entropy_by_batch_statistics():
 
 def test_training_augments_and_drops_with_keys_of_the_examples():
     params, state = variables()
-    keys = [gaussian.example_keys(jax.random.fold_in(KEY, draw), BATCH) for draw in (1, 2)]
+    keys = [random.example_keys(jax.random.fold_in(KEY, draw), BATCH) for draw in (1, 2)]
     x = augmentation.augment(keys[0], images.to_float(batch()["image"]), CONFIG.augmentation)
     (logits, _), _ = nets.apply(network(CONFIG), params["classifier"], state["classifier"], x, keys[1], train=True)
     expected = cross_entropy(logits, np.asarray(batch()["attributes"])).mean()
@@ -143,6 +143,14 @@ def test_the_optimiser_decays_weights_at_unit_rate():
     zeros = jax.tree.map(jnp.zeros_like, params["classifier"])
     updates, _ = optimizer.update(zeros, optimizer.init(params["classifier"]), params["classifier"])
     jax.tree.map(lambda u, p: np.testing.assert_allclose(u, -0.3 * p, rtol=1e-6), updates, params["classifier"])
+
+
+def test_terms_are_functions_of_logits():
+    logits, bits = np.array([[2.0, -1.0], [0.5, 3.0]]), np.array([[1.0, 1.0], [0.0, 1.0]])
+    terms = attribute_classifier.terms(jnp.asarray(logits, jnp.float32), jnp.asarray(bits, jnp.float32))
+    signs = np.where(bits, -1, 1)
+    np.testing.assert_allclose(terms["loss"], np.log1p(np.exp(signs * logits)).mean(1), rtol=1e-6)
+    np.testing.assert_allclose(terms["accuracy"], [0.5, 0.5])
 
 
 def separable(count, seed):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from zoo import faces
 
-from mvae_jax import gaussian, nets
+from mvae_jax import nets, random, runs
 from mvae_jax.models import cvae
 from mvae_jax.models.cvae import Config
 from mvae_jax.nets.conditional import ConditionalDecoder, ConditionalEncoder, ConditionalPrior
@@ -51,7 +51,8 @@ def trained(config, key=KEY):
 
 
 def run(name, *arguments, config=CONDITIONAL):
-    return jax.jit(cvae.build(config).functions[name])(*variables(), *arguments)
+    model = cvae.build(config)
+    return jax.jit(getattr(model, name, None) or model.functions[name])(*variables(), *arguments)
 
 
 def transcribe(config, key):
@@ -64,7 +65,7 @@ def transcribe(config, key):
         return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), out)
 
     mean, logvar = apply(ConditionalEncoder(LATENT, config.widths), "encoder", x, a)
-    z = mean + np.exp(logvar / 2) * np.asarray(gaussian.standard_normal(key, mean.shape))
+    z = mean + np.exp(logvar / 2) * np.asarray(random.standard_normal(key, mean.shape))
     output = 1 / (1 + np.exp(-apply(ConditionalDecoder((*SIZE, 3), config.widths), "decoder", z, a)))
     prior_mean, prior_logvar = np.zeros_like(mean), np.zeros_like(mean)
     if config.prior == "conditional":
@@ -103,6 +104,25 @@ def test_training_is_its_transcription(config):
 def test_evaluation_is_its_transcription(config):
     evaluate = cvae.build(config).evaluate(cvae.phases(config, STEPS)[0])
     assert_close(dict(evaluate(*variables(), batch(), KEY)), transcribe(config, KEY))
+
+
+def test_terms_are_functions_of_arrays():
+    """CV-03: the "squared error" is a sum over values, the mean stands beside it."""
+    rng = np.random.default_rng(0)
+    output, x = rng.uniform(size=(2, BATCH, *SIZE, 3))
+    posterior, prior = rng.normal(size=(2, 2, BATCH, LATENT))
+    (mean, logvar), (prior_mean, prior_logvar) = posterior, prior
+    ratio = np.exp(logvar - prior_logvar) + (mean - prior_mean) ** 2 / np.exp(prior_logvar)
+    error, kl = ((output - x) ** 2).sum((1, 2, 3)), 0.5 * (ratio - 1 - logvar + prior_logvar).sum(1)
+    arrays = [jnp.asarray(value, jnp.float32) for value in (output, x)]
+    gaussians = [tuple(jnp.asarray(value, jnp.float32) for value in pair) for pair in (posterior, prior)]
+    expected = {
+        "loss": (1 - CONFIG.beta) * error + CONFIG.beta * kl,
+        "squared_error": error,
+        "mean_squared_error": ((output - x) ** 2).mean((1, 2, 3)),
+        "kl": kl,
+    }
+    assert_close(cvae.terms(CONFIG, *arrays, *gaussians), expected)
 
 
 @pytest.mark.parametrize("beta", [0.25, 0.5, 0.75, 0.9])
@@ -189,7 +209,7 @@ def test_sizes_and_parameter_counts(size, count, parameters):
     decoder = (128 + count + 1) * flat + 16 * 64 * 32 + 32 + 16 * 32 * 3 + 3
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == encoder + decoder == parameters
     decoded = jax.eval_shape(
-        model.functions["decode"], params, state, jax.ShapeDtypeStruct((2, 128), jnp.float32), data["attributes"]
+        model.decode, params, state, jax.ShapeDtypeStruct((2, 128), jnp.float32), data["attributes"]
     )
     assert decoded.shape == (2, *size, 3)
     assert phase.image_size == size
@@ -200,7 +220,7 @@ def test_sizes_and_parameter_counts(size, count, parameters):
 def test_every_pixel_is_learned_and_every_row_and_column_is_seen():
     """CV-02: 7 x 10 is padded to 8 x 12; the ends of the image count in the error and reach the latents."""
     (params, state), data = variables(), batch()
-    functions = cvae.build(CONFIG).functions
+    model = cvae.build(CONFIG)
 
     @jax.jit
     @jax.jacrev
@@ -208,16 +228,14 @@ def test_every_pixel_is_learned_and_every_row_and_column_is_seen():
         """The image's sensitivity to the decoder's dense layer."""
         dense = {**params["decoder"]["Dense_0"], "bias": bias}
         decoder = {**params["decoder"], "Dense_0": dense}
-        return functions["decode"](
-            {**params, "decoder": decoder}, state, jnp.zeros((1, LATENT)), data["attributes"][:1]
-        )
+        return model.decode({**params, "decoder": decoder}, state, jnp.zeros((1, LATENT)), data["attributes"][:1])
 
     reached = np.abs(outputs(params["decoder"]["Dense_0"]["bias"])).max(-1) > 0
     assert reached.shape == (1, *SIZE, 3)
     assert reached.all()
 
     def latents(x):
-        mean, logvar = functions["encode"](params, state, x, data["attributes"])
+        mean, logvar = model.encode(params, state, x, data["attributes"])
         return jnp.sin(mean).sum() + jnp.sin(logvar).sum()
 
     seen = np.abs(jax.jit(jax.grad(latents))(data["image"] / 127.5 - 1)).max((0, 3)) > 0
@@ -264,8 +282,20 @@ def test_samples_belong_to_their_key_and_row(config):
     np.testing.assert_allclose(same[0], whole[0], atol=1e-6)
     assert (same[1:] != same[:1]).any((1, 2, 3)).all()
     mean, logvar = run("prior", a, config=config)
-    z = mean + jnp.exp(logvar / 2) * gaussian.standard_normal(KEY, (BATCH, LATENT))
+    z = mean + jnp.exp(logvar / 2) * random.standard_normal(KEY, (BATCH, LATENT))
     np.testing.assert_allclose(whole, run("decode", z, a, config=config), atol=1e-5)
+
+
+def test_a_run_takes_attributes():
+    """Through `runs.Run`, which compiles: the count of other models is a shape, attributes are an array."""
+    (params, state), data = variables(), batch()
+    run_ = runs.Run(cvae.build(CONDITIONAL), CONDITIONAL, params, state, "training", 0, {})
+    x, a = data["image"] / 127.5 - 1, data["attributes"]
+    assert set(run_.functions) == {"encode", "decode", "prior", "sample"}
+    np.testing.assert_allclose(run_.sample(KEY, a), run("sample", KEY, a), atol=1e-6)
+    mean, logvar = run_.encode(x, a)
+    assert_close((mean, logvar), tuple(run("encode", x, a)))
+    np.testing.assert_allclose(run_.decode(mean, a), run("decode", mean, a), atol=1e-6)
 
 
 def test_decoded_images_are_bounded_and_the_models_own():
@@ -274,9 +304,7 @@ def test_decoded_images_are_bounded_and_the_models_own():
     decoded = run("decode", z, data["attributes"])
     assert float(jnp.abs(decoded).max()) <= 1
     assert float(jnp.abs(decoded).max()) > 0.99
-    model = cvae.build(CONFIG)
-    assert model.encode is model.decode is model.sample is None
-    assert set(model.functions) == {"encode", "decode", "prior", "sample"}
+    assert set(cvae.build(CONFIG).functions) == {"prior"}
     for head in run("prior", data["attributes"], config=CONFIG):
         np.testing.assert_array_equal(head, np.zeros((BATCH, LATENT)))
 

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from zoo import MULTIMODAL, faces
 
-from mvae_jax import gaussian, nets
+from mvae_jax import nets, random
 from mvae_jax.data.batches import Batches, Split
 from mvae_jax.models import multimodal
 from mvae_jax.models.multimodal import Config, PhaseConfig
-from mvae_jax.nets import conv, mlp, patch_discriminator, vgg
+from mvae_jax.nets import multimodal as modules
+from mvae_jax.nets import vgg
+from mvae_jax.objective import Posterior
 
 BATCH = 4
 STEPS = 3  # per epoch
@@ -81,13 +83,13 @@ def losses_of(config, index, trains, *, step=0, values=None, weights=VGG):
 
 def networks(config):
     return {
-        "image_encoder": conv.GaussianImageEncoder(config.latent_size, config.encoder_widths),
-        "text_encoder": mlp.GaussianAttributeEncoder(config.latent_size, config.text_hidden),
-        "image_decoder": conv.AttentionImageDecoder(
+        "image_encoder": modules.GaussianImageEncoder(config.latent_size, config.encoder_widths),
+        "text_encoder": modules.GaussianAttributeEncoder(config.latent_size, config.text_hidden),
+        "image_decoder": modules.AttentionImageDecoder(
             config.image_size, config.decoder_widths, config.decoder_hidden, config.attention, config.attention_heads
         ),
-        "text_decoder": mlp.AttributeDecoder(len(config.attributes), config.text_hidden),
-        "discriminator": patch_discriminator.PatchDiscriminator(config.discriminator_widths),
+        "text_decoder": modules.AttributeDecoder(len(config.attributes), config.text_hidden),
+        "discriminator": modules.PatchDiscriminator(config.discriminator_widths),
         "vgg": vgg.VGGFeatures(VGG_NET.widths, config.normalise_vgg_input),
     }
 
@@ -127,7 +129,7 @@ def kl(p, q):
 
 
 def noise_of(number, shape):
-    return np.asarray(gaussian.standard_normal(jax.random.fold_in(KEY, number), shape), np.float64)
+    return np.asarray(random.standard_normal(jax.random.fold_in(KEY, number), shape), np.float64)
 
 
 def transcribe(config, *, train, cross=True):
@@ -629,7 +631,7 @@ def test_the_released_code_penalises_probabilities_between_real_and_reconstructe
     config, values, own = shallow_discriminator()
     config = dataclasses.replace(config, discriminator_penalty="interpolation")
     _, real, fake, _, _ = scene(config, 0, values)
-    share = np.asarray(gaussian.uniform(jax.random.fold_in(KEY, 5), (BATCH,)), np.float64)[:, None, None, None]
+    share = np.asarray(random.uniform(jax.random.fold_in(KEY, 5), (BATCH,)), np.float64)[:, None, None, None]
     between = share * real + (1 - share) * fake
     gradient = image_gradient(own, between, lambda logits: sigmoid(logits) * (1 - sigmoid(logits)))
     expected = ((np.sqrt((gradient**2).sum((1, 2, 3))) - 1) ** 2).mean()
@@ -702,6 +704,63 @@ def test_adamw_with_clipped_gradients(group, decay):
         np.testing.assert_allclose([*updates["w"], *updates["b"]], expected, rtol=5e-5)
 
 
+# --- terms ---------------------------------------------------------------------------------------------------------
+
+
+def test_terms_are_functions_of_arrays():
+    rng = np.random.default_rng(0)
+    x, output = rng.uniform(-1, 1, (2, 3, 4, 4, 3))
+    mean = rng.normal(size=(3, 5))
+    weight = rng.normal(size=(48, 5))
+    arrays = [jnp.asarray(value, jnp.float32) for value in (output, x, mean)]
+
+    def encode(pixels):
+        return pixels.reshape(3, 48) @ jnp.asarray(weight, jnp.float32)
+
+    codes = output.reshape(3, 48) @ weight
+    cosine = (codes * mean).sum(1) / np.linalg.norm(codes, axis=1) / np.linalg.norm(mean, axis=1)
+    expected = {
+        "a": ((output - x) ** 2).mean((1, 2, 3)),
+        "a_perceptual": ((2 * output - 2 * x) ** 2).mean((1, 2, 3)),
+        "a_identity": 1 - cosine,
+    }
+    assert_close(multimodal.image_terms("a", *arrays, features=lambda pixels: 2 * pixels, encode=encode), expected)
+    assert_close(multimodal.image_terms("a", *arrays), {"a": expected["a"]})
+
+    logits, other = rng.normal(size=(2, 3, 10))
+    bits = rng.integers(0, 2, (3, 10)).astype(np.float64)
+    p, q = (1 / (1 + np.exp(-value)) for value in (logits, other))
+    entropy = -(bits * np.log(p) + (1 - bits) * np.log(1 - p)).mean(1)
+    logits, other, bits = (jnp.asarray(value, jnp.float32) for value in (logits, other, bits))
+    assert_close(multimodal.attribute_error(CONFIG, logits, bits), entropy)
+    assert_close(multimodal.attribute_agreement(logits, other), ((p - q) ** 2).mean(1))
+
+
+def test_posterior_terms_are_divergences_per_dimension():
+    rng = np.random.default_rng(1)
+    image, text = rng.normal(size=(2, 2, 3, CONFIG.latent_size))
+    posteriors = [tuple(jnp.asarray(value, jnp.float32) for value in pair) for pair in (image, text)]
+
+    def divergence(first, second):
+        (mean, logvar), (other_mean, other_logvar) = first, second
+        ratio = np.exp(logvar - other_logvar) + (mean - other_mean) ** 2 / np.exp(other_logvar)
+        return 0.5 * (ratio - 1 - logvar + other_logvar).mean(1)
+
+    prior = np.zeros_like(image)
+    expected = {
+        "posterior_matching": divergence(image, text),
+        "inconsistency": 1 - 1 / (1 + divergence(image, text)),
+        "image_kl": divergence(image, prior),
+        "text_kl": divergence(text, prior),
+    }
+    weights = dict.fromkeys(expected, 1.0)
+    assert_close(multimodal.posterior_terms(CONFIG, weights, *posteriors), expected)
+    assert set(multimodal.posterior_terms(CONFIG, {"posterior_matching": 1.0}, *posteriors)) == {"posterior_matching"}
+    released = change(score_direction="txt||img", score_reduction="batch")
+    score = 1 - 1 / (1 + divergence(text, image).mean())
+    assert_close(multimodal.inconsistency(released, *posteriors), np.full(3, score))
+
+
 # --- inference -----------------------------------------------------------------------------------------------------
 
 
@@ -713,9 +772,9 @@ def test_functions_are_those_of_evaluation():
     z = noise_of(11, (BATCH, CONFIG.latent_size))
     functions = {name: functools.partial(function, params, state) for name, function in model.functions.items()}
     image, text = run("image_encoder", x), run("text_encoder", bits)
-    assert_close(functions["encode_image"](pixels), image)
-    assert_close(model.encode(params, state, pixels), image)
-    assert_close(functions["encode_attributes"](bits), text)
+    assert_close(functions["encode_image"](pixels), Posterior(*image))
+    assert_close(model.encode(params, state, pixels), Posterior(*image))
+    assert_close(functions["encode_attributes"](bits), Posterior(*text))
     assert_close(functions["decode_image"](jnp.asarray(z, jnp.float32)), run("image_decoder", z))
     assert_close(model.decode(params, state, jnp.asarray(z, jnp.float32)), run("image_decoder", z))
     logits = functions["decode_attributes"](jnp.asarray(z, jnp.float32))
@@ -726,10 +785,10 @@ def test_functions_are_those_of_evaluation():
     (image_mean, image_logvar), (text_mean, text_logvar) = image, text
     precision = np.exp(-image_logvar) + np.exp(-text_logvar) + 1
     mean = (image_mean * np.exp(-image_logvar) + text_mean * np.exp(-text_logvar)) / precision
-    assert_close(functions["fuse"](pixels, bits), (mean, -np.log(precision)))
+    assert_close(functions["fuse"](pixels, bits), Posterior(mean, -np.log(precision)))
 
     samples = model.sample(params, state, KEY, BATCH)
-    assert_close(samples, run("image_decoder", np.asarray(gaussian.standard_normal(KEY, (BATCH, 8)))))
+    assert_close(samples, run("image_decoder", np.asarray(random.standard_normal(KEY, (BATCH, 8)))))
     assert samples.shape == (BATCH, 32, 32, 3)
     assert float(jnp.abs(samples).max()) <= 1
 

@@ -32,10 +32,13 @@ from zoo import (
 )
 
 from mvae_jax import nets
+from mvae_jax.cpu import convolution
 from mvae_jax.models import ZOO
-from mvae_jax.nets import convolution, vgg
+from mvae_jax.nets import vgg
 from mvae_jax.train import state as states
 from mvae_jax.train.step import make_train_step
+
+pytestmark = pytest.mark.slow  # compiles every model twice
 
 # Batch norms of a handful of units enlarge what their products round away.
 WIDER = {
@@ -68,7 +71,7 @@ CONFIGS = {
 PHASES = [
     pytest.param(name, index, id=f"{name}-{phase.name}")
     for name, config in CONFIGS.items()
-    for index, phase in enumerate(ZOO[name].phases(config, steps_per_epoch=3))
+    for index, phase in enumerate(ZOO[name].phases(config, 3))
 ]
 ATTENTION = jax.lax.DotAlgorithmPreset.BF16_BF16_F32
 # Of losses, statistics, softmax and the outputs' tanh.
@@ -100,7 +103,7 @@ def batch(name):
 
 def step_of(name, config, index):
     """A training step with the model's own optimisers, and a function that makes its first state."""
-    model, phase = build(name, config), ZOO[name].phases(config, steps_per_epoch=3)[index]
+    model, phase = build(name, config), ZOO[name].phases(config, 3)[index]
     step = make_train_step(model.rounds(phase), model.optimizers(phase), phase)
     return step, lambda: states.create(model, phase, jax.random.key(0), batch(name))
 

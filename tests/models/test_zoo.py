@@ -29,6 +29,21 @@ def test_the_table_is_the_zoo():
     assert set(TABLE) == set(ZOO)
 
 
+@pytest.mark.parametrize("name", ZOO)
+def test_lengths_are_fields_that_make_the_phases_longer(name):
+    entry = ZOO[name]
+    default = entry.config()
+    for field in entry.lengths:
+        first, *rest = field.split(".")
+        part = getattr(default, first)
+        longer = dataclasses.replace(part, **{rest[0]: getattr(part, rest[0]) + 10}) if rest else part + 10_000
+        phases, more = (
+            entry.phases(config, 3) for config in (default, dataclasses.replace(default, **{first: longer}))
+        )
+        assert [phase.name for phase in more] == [phase.name for phase in phases]
+        assert more[-1].end > phases[-1].end
+
+
 @functools.cache
 def prepared(name):
     """Model, batch and initial state."""
@@ -88,7 +103,7 @@ def test_a_step_is_finite_compiles_once_and_moves_only_its_groups(name, index):
     assert {group for group, moved in changed(first.model_state, second.model_state).items() if moved} <= trained
 
 
-@pytest.mark.parametrize("mode", ["shard_state", "pmap"])
+@pytest.mark.parametrize("mode", ["shard_state", pytest.param("pmap", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("name", "index"), ROWS)
 def test_several_devices_equal_one(name, index, mode, monkeypatch):
     monkeypatch.setattr(devices, "_LEAST_SHARDED", 64)  # these models have no large arrays

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from mvae_jax import nets
+from mvae_jax.cpu.convolution import convolution, transposed_convolution
 from mvae_jax.nets.autoencoders import ConvolutionalDecoder, ConvolutionalEncoder, DenseDecoder, DenseEncoder
-from mvae_jax.nets.convolution import convolution, transposed_convolution
 
 WIDTHS, LATENT = (4, 6), 3  # images of 8x8
 ENCODER = functools.partial(ConvolutionalEncoder, LATENT, WIDTHS)

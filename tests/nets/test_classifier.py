@@ -9,9 +9,9 @@ import pytest
 from jax.test_util import check_grads
 
 from mvae_jax import nets
-from mvae_jax.gaussian import example_keys
 from mvae_jax.nets.blocks import Conv, max_pool
 from mvae_jax.nets.classifier import ImageClassifier, dropout
+from mvae_jax.random import example_keys
 
 SMALL = functools.partial(ImageClassifier, 5, widths=(4, 6), hidden=7, dropout=0.5)
 KEYS = example_keys(jax.random.key(1), 4)

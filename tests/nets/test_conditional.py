@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from mvae_jax import nets
+from mvae_jax.cpu.convolution import convolution, transposed_convolution
 from mvae_jax.nets.conditional import ConditionalDecoder, ConditionalEncoder, ConditionalPrior
-from mvae_jax.nets.convolution import convolution, transposed_convolution
 
 LATENT, WIDTHS, ATTRIBUTES = 3, (4, 6), 5
 ODD = (7, 10)  # padded to 8 x 12

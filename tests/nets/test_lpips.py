@@ -109,7 +109,8 @@ def test_gradients_are_finite_and_those_of_differences(tmp_path):
     step = 1e-3 * direction
     slope = (distance(a + step, b) - distance(a - step, b)).sum() / 2
     np.testing.assert_allclose((gradient(a, b) * step).sum(), slope, rtol=2e-2)
-    np.testing.assert_array_equal(gradient(a, a), np.zeros_like(a))
+    # Of equal images nothing is left but the rounding by which the two passes may differ.
+    np.testing.assert_allclose(gradient(a, a), np.zeros_like(a), atol=1e-4 * np.abs(gradient(a, b)).max())
 
 
 def test_it_is_a_pytree(tmp_path):

@@ -11,19 +11,19 @@ import sys
 import time
 
 import jax
-import launch
 import numpy as np
 import optax
 import toy
 
 from mvae_jax import runs
+from mvae_jax.experiment import session
 from mvae_jax.train import devices, loop
 
 process, options = int(sys.argv[1]), json.loads(sys.argv[2])
 if options["processes"] > 1:
     jax.distributed.initialize(f"127.0.0.1:{options['port']}", options["processes"], process)
 devices._LEAST_SHARDED = 1  # the toy has no large arrays
-launch.start_logging()
+session.start_logging()
 
 
 class Waiting:
@@ -40,7 +40,7 @@ class Waiting:
         return self.source.indices_at(step)
 
 
-with launch.session(options["workdir"], {"model": "toy"}, ()) as (workdir, interruption):
+with session.session(options["workdir"], {"model": "toy"}, ()) as (workdir, interruption):
     model = toy.build(optimizer=lambda: optax.sgd(1.0))
     settings = loop.Settings(log_every=1, shard_state=options.get("shard_state", False))
     state = loop.fit(
@@ -54,6 +54,6 @@ with launch.session(options["workdir"], {"model": "toy"}, ()) as (workdir, inter
         interruption=interruption,
     )
     leaves = jax.tree.leaves(runs.Run.of(model, None, state, "second", {}).params)
-    if launch.is_first():
+    if session.is_first():
         np.savez(workdir.path / "parameters.npz", *map(np.asarray, leaves))
     workdir.finish()

@@ -18,10 +18,10 @@ import sys
 import time
 
 import jax
-import launch
 import numpy as np
 import toy
 
+from mvae_jax.experiment import session
 from mvae_jax.train import loop
 
 SETTINGS = loop.Settings(log_every=2, checkpoint_every=2)
@@ -52,7 +52,7 @@ def arm(point):
 
 def train(workdir, wait_at=None):
     """Trains to the end, and prints a digest of all leaves of the state."""
-    with launch.session(workdir, {"model": "toy"}, ()) as (folder, interruption):
+    with session.session(workdir, {"model": "toy"}, ()) as (folder, interruption):
 
         def batches(phase):
             source = toy.batches(phase)

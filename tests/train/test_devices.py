@@ -143,7 +143,7 @@ def test_a_program_is_compiled_once_on_a_machine(tmp_path):
 
 ALLOCATE = """
 import resource, sys, jax, jax.numpy as jnp
-from mvae_jax.train.devices import keep_freed_memory
+from mvae_jax.cpu.memory import keep_freed_memory
 kept = keep_freed_memory() if sys.argv[1] == "keep" else False
 function = jax.jit(lambda x: jnp.sort(x * 2, axis=0).sum())  # sorting needs a copy
 x = jnp.ones((2**22, 2))

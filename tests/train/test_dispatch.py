@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mvae_jax.train import dispatch
-from mvae_jax.train.dispatch import Dispatcher, Wishes
+from mvae_jax.train.dispatch import Dispatcher, HostSignals
 from mvae_jax.train.program import Dispatch, MetricSums
 
 
@@ -21,12 +21,12 @@ class Device:
         self.seconds, self.sent = seconds, []
         self.zeros = MetricSums(("loss",), np.zeros(1, np.float32), np.zeros(1, np.int32))
 
-    def __call__(self, state, sums, arrays, indices, wishes):
+    def __call__(self, state, sums, arrays, indices, signals):
         time.sleep(self.seconds * len(indices))
-        self.sent.append((len(indices), wishes))
+        self.sent.append((len(indices), signals))
         sums = MetricSums(sums.names, sums.sums + len(indices), sums.counts + len(indices))
         finite = np.where(np.arange(self.most_steps) < len(indices), 1.0, 0.0)
-        return Dispatch(state + len(indices), sums, jnp.asarray(finite), wishes)
+        return Dispatch(state + len(indices), sums, jnp.asarray(finite), signals)
 
 
 def send(dispatcher, state, steps, complete=False):
@@ -34,9 +34,9 @@ def send(dispatcher, state, steps, complete=False):
     return dispatcher.send(state, {}, indices, end=state + steps, complete=complete)
 
 
-def make(device, steps=0, wish=Wishes):
+def make(device, steps=0, host_signals=HostSignals):
     results = []
-    return Dispatcher(device, steps, wish, results.append), results
+    return Dispatcher(device, steps, host_signals, results.append), results
 
 
 def test_results_come_in_order_two_dispatches_later():
@@ -88,22 +88,22 @@ def test_a_device_without_work_is_noticed():
     assert (dispatcher.dispatches, dispatcher.starved) == (3, 1)
 
 
-def test_one_host_follows_its_own_wishes_at_once():
-    wishes = [Wishes()]
-    dispatcher, _ = make(Device(), wish=lambda: wishes[0])
+def test_one_host_follows_its_own_signals_at_once():
+    signals = [HostSignals()]
+    dispatcher, _ = make(Device(), host_signals=lambda: signals[0])
     send(dispatcher, 0, 1)
-    wishes[0] = Wishes(143, True)
+    signals[0] = HostSignals(143, True)
     assert dispatcher.agreed[:2] == (143, True)
 
 
 def test_several_hosts_follow_what_all_of_them_have_seen(monkeypatch):
     monkeypatch.setattr(dispatch, "jax", types.SimpleNamespace(process_count=lambda: 2, device_get=lambda x: x))
-    wishes = [Wishes()]
-    dispatcher, _ = make(Device(), wish=lambda: wishes[0])
+    signals = [HostSignals()]
+    dispatcher, _ = make(Device(), host_signals=lambda: signals[0])
     send(dispatcher, 0, 1)
-    wishes[0] = Wishes(143, True)
+    signals[0] = HostSignals(143, True)
     send(dispatcher, 1, 1)
-    wishes[0] = Wishes()
+    signals[0] = HostSignals()
     send(dispatcher, 2, 1)
     assert dispatcher.agreed[:2] == (0, False)  # of the first dispatch
     send(dispatcher, 3, 1)

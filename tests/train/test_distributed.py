@@ -27,7 +27,8 @@ def start(workdir, processes, **options):
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(FOLDERS),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // processes} --xla_backend_optimization_level=0",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // processes} --xla_backend_optimization_level=0 "
+        "--xla_cpu_use_fusion_emitters=false",
         "JAX_COMPILATION_CACHE_DIR": jax.config.values["jax_compilation_cache_dir"],
     }
     return [
@@ -90,7 +91,7 @@ def test_a_signal_to_one_process_stops_both_and_one_process_goes_on(tmp_path, al
     codes, told = wait(processes)
     assert codes == [143, 143], told
     newest = max(int(folder.name) for folder in (tmp_path / "checkpoints/first").iterdir())
-    assert 3 < newest <= 6  # two dispatches after the one that carried the wish
+    assert 3 < newest <= 6  # two dispatches after the one that carried the signal
     train(tmp_path, 1)
     np.testing.assert_allclose(parameters(tmp_path), parameters(alone), atol=1e-6)
 

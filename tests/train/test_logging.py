@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
 from mvae_jax.train.logging import (
     MetricWriter,
@@ -158,31 +157,11 @@ def test_other_arrays_are_no_images(tmp_path, array):
         writer.write_images(1, {"grid": array})
 
 
-def test_hparams_reach_tensorboards_plugin(tmp_path):
-    with MetricWriter(tmp_path) as writer:
-        writer.write_hparams(
-            {"model": {"latent": 64, "name": "vae", "betas": (0.5, 0.9)}, "augment": True, "none": None}
-        )
-    contents = [
-        HParamsPluginData.FromString(value.metadata.plugin_data.content)
-        for event in read_events(tmp_path)
-        for value in event.summary.value
-        if value.metadata.plugin_data.plugin_name == "hparams"
-    ]
-    (start,) = [content.session_start_info for content in contents if content.HasField("session_start_info")]
-    assert start.hparams["model.latent"].number_value == 64
-    assert start.hparams["model.name"].string_value == "vae"
-    assert start.hparams["model.betas"].string_value == "(0.5, 0.9)"
-    assert start.hparams["augment"].bool_value is True
-    assert start.hparams["none"].string_value == "None"
-
-
 def test_without_tensorboardx_the_numbers_are_still_written(tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with MetricWriter(tmp_path) as writer:
         writer.write_scalars(1, {"loss": 0.5})
         writer.write_images(1, {"grid": np.zeros((2, 2, 3), np.uint8)})
-        writer.write_hparams({"a": 1})
     assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 0.5}]
     assert "no TensorBoard events" in caplog.text
     assert not list(tmp_path.glob("events.*"))

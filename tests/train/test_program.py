@@ -15,18 +15,18 @@ PHASE = toy.phases(first={"weights": {"critic": 0.1}, "ema_decay": 0.9})[0]
 INDICES = np.random.default_rng(0).integers(0, len(toy.TRAIN), (6, toy.BATCH)).astype(np.int32)
 
 
-def train(count=1, parts=(6,), wishes=(0.0,)):
+def train(count=1, parts=(6,), signals=(0.0,)):
     """The state after six steps, sent in parts, and the last dispatch."""
     model, placement = toy.build(), place(jax.devices()[:count])
     arrays = placement.spread(toy.TRAIN.arrays)
     state = states.create(model, PHASE, jax.random.key(0), dict(toy.TRAIN.arrays))
     step = make_train_step(model.rounds(PHASE), model.optimizers(PHASE), PHASE)
     program = compile_step(
-        step, placement, jax.eval_shape(lambda: state), arrays, toy.BATCH, most_steps=8, wishes=len(wishes)
+        step, placement, jax.eval_shape(lambda: state), arrays, toy.BATCH, most_steps=8, signal_count=len(signals)
     )
     state, sums = jax.device_put(state, placement.replicated), program.zeros
     for indices in np.split(INDICES, np.cumsum(parts)[:-1]):
-        out = program(state, sums, arrays, indices, np.array(wishes, np.float32))
+        out = program(state, sums, arrays, indices, np.array(signals, np.float32))
         state, sums = out.state, out.sums
     return state, out
 
@@ -60,9 +60,9 @@ def test_a_chunk_equals_steps_compiled_alone():
 
 
 @pytest.mark.parametrize("count", [1, 4])
-def test_wishes_come_back(count):
-    _, out = train(count, wishes=(0.0, 143.0, 0.25))
-    np.testing.assert_array_equal(out.wishes, [0.0, 143.0, 0.25])
+def test_signals_come_back(count):
+    _, out = train(count, signals=(0.0, 143.0, 0.25))
+    np.testing.assert_array_equal(out.signals, [0.0, 143.0, 0.25])
 
 
 def test_a_batch_that_devices_cannot_share_is_refused():

@@ -1,0 +1,31 @@
+"""Several runs of one experiment on one page, measured on the same images.
+
+    mvae-jax compare runs/L128 runs/L256 runs/L512 --output=runs/comparison
+
+The images are those of the first run (or of --source), for all runs. Runs may be finished or not. The page in the
+output folder shows the scores of each, their loss curves, and what they make of the same inputs.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from mvae_jax.commands._parser import Parser
+from mvae_jax.experiment import compare, session
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measures the runs and writes the page; returns the exit status."""
+    parser = Parser(prog="mvae-jax compare", description=__doc__)
+    parser.add_argument("workdirs", nargs="+", type=Path, help="folders of the runs, in the order of the page")
+    parser.add_argument("--output", type=Path, default=Path("runs/comparison"), help="folder of the page")
+    parser.add_argument("--source", default="", help="images to measure on; by default those of the first run")
+    parsed = parser.parse_args(arguments)
+    session.start_logging()
+    with session.errors():
+        experiment, trained = compare.load(parsed.workdirs, parsed.source)
+        (parsed.output / "figures").mkdir(parents=True, exist_ok=True)
+    compare.write(experiment, trained, parsed.output, shlex.join(["mvae-jax", "compare", *arguments]))
+    return 0

@@ -1,0 +1,290 @@
+"""A trained multimodal VAE at work, one line each:
+
+    mvae-jax use generate runs/celebahq_mvae "a smiling young woman with blond hair" -o faces.png
+    mvae-jax use caption runs/celebahq_mvae photo.jpg
+    mvae-jax use check runs/celebahq_mvae photo.jpg "a bald man who is wearing eyeglasses"
+    mvae-jax use interpolate runs/celebahq_mvae "a young man" photo.jpg -o between.png
+    mvae-jax use fuse runs/celebahq_mvae photo.jpg "a smiling woman" -o fused.png
+
+Any JPEG, PNG or WebP will do: it is cropped to its central square and resized to what the model was trained on, and a
+line says so. The model knows faces as its training images show them: upright, frontal, filling the picture.
+`check` ends with status 0 for a match and 1 for a mismatch; mistakes end with one line and status 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from mvae_jax import gaussian, images, random, runs
+from mvae_jax.commands._parser import Parser, fail
+from mvae_jax.data import captions, decode
+from mvae_jax.eval import consistency
+from mvae_jax.viz import grids
+
+Posterior = tuple[jax.Array, jax.Array]
+_SUFFIXES = (".jpg", ".jpeg", ".png")
+_MOST = 256  # pictures of one sheet
+
+
+def generate(arguments: argparse.Namespace) -> int:
+    """Images from a sentence."""
+    run = _load(arguments)
+    mean, logvar = run.encode_attributes(_attributes(run, arguments.caption))
+    _check_count("--count", arguments.count)
+    if not 0 <= arguments.seed < 2**32:
+        raise ValueError(f"--seed is {arguments.seed}; expected a number from 0 to 2**32 - 1.")
+    if not 0 <= arguments.temperature < float("inf"):
+        raise ValueError(f"--temperature is {arguments.temperature}; expected 0 (the mean of the caption) or more.")
+    shape = (arguments.count, mean.shape[1])
+    noise = random.standard_normal(jax.random.key(arguments.seed), shape)
+    samples = run.decode_image(mean + arguments.temperature * jnp.exp(logvar / 2) * noise)
+    _save(arguments.output, _bytes(samples), title=arguments.caption)
+    return 0
+
+
+def caption(arguments: argparse.Namespace) -> int:
+    """Sentence for an image, and the probability of each attribute."""
+    run = _load(arguments)
+    mean, _ = run.encode_image(_pixels(run, arguments.image))
+    probabilities = _probabilities(run, mean)
+    sentence = captions.write(np.array([*probabilities.values()]) > 0.5, run.config.attributes)
+    if arguments.json:
+        print(json.dumps({"caption": sentence, "probabilities": probabilities}))
+        return 0
+    print(sentence)
+    width = max(map(len, probabilities))
+    for name, probability in probabilities.items():
+        print(f"  {name:{width}}  {probability:.3f}")
+    return 0
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """Agreement of a sentence with an image; status 1 for a mismatch."""
+    run = _load(arguments)
+    attributes = _attributes(run, arguments.caption)
+    threshold = _threshold(run, arguments)
+    posterior = run.encode_image(_pixels(run, arguments.image))
+    score = float(consistency.consistency_score(posterior, run.encode_attributes(attributes))[0])
+    match = score > threshold
+    # What the text decoder reads from the image names a wrong attribute more reliably than the score does.
+    in_image = _probabilities(run, posterior[0])
+    in_text = dict(zip(run.config.attributes, attributes[0].tolist(), strict=True))
+    distances = {name: abs(probability - in_text[name]) for name, probability in in_image.items()}
+    disagreeing = sorted((name for name in distances if distances[name] > 0.5), key=lambda name: -distances[name])
+    if arguments.json:
+        result = {"score": score, "threshold": threshold, "match": match, "disagreeing": disagreeing}
+        print(json.dumps({**result, "text": in_text, "image": in_image}))
+        return int(not match)
+    print(f"{'match' if match else 'mismatch'}: score {score:.3f}, threshold {threshold:.3f}")
+    for name in disagreeing:
+        answers = ("yes", "no") if in_text[name] else ("no", "yes")
+        print("  {}: the text says {}, the image {} (probability {:.3f})".format(name, *answers, in_image[name]))
+    if not disagreeing:
+        print("  no attribute disagrees")
+    return int(not match)
+
+
+def interpolate(arguments: argparse.Namespace) -> int:
+    """Pictures between two captions, two images, or one of each."""
+    run = _load(arguments)
+    _check_count("--steps", arguments.steps, least=2)
+    start, end = (_encode(run, text)[0] for text in (arguments.start, arguments.end))
+    between = gaussian.slerp if arguments.spherical else gaussian.lerp
+    fractions = np.linspace(0, 1, arguments.steps)
+    pictures = _bytes(run.decode_image(jnp.concatenate([between(start, end, fraction) for fraction in fractions])))
+    if _is_folder(arguments.output):
+        _save(arguments.output, pictures)
+    else:
+        _write(arguments.output, grids.interpolation([arguments.start], [arguments.end], pictures[None]))
+    return 0
+
+
+def fuse(arguments: argparse.Namespace) -> int:
+    """Image that agrees with both an image and a sentence."""
+    run = _load(arguments)
+    attributes, pixels = _attributes(run, arguments.caption), _pixels(run, arguments.image)
+    mean, _ = run.fuse(pixels, attributes)
+    means = {
+        "from the image": run.encode_image(pixels)[0],
+        "from the text": run.encode_attributes(attributes)[0],
+        "from both": mean,
+    }
+    decoded = {label: _bytes(run.decode_image(z)) for label, z in means.items()}
+    print(captions.write(np.asarray(run.decode_attributes(mean)[0] > 0, np.float32), run.config.attributes))
+    if _is_folder(arguments.output):
+        _save(arguments.output, decoded["from both"])
+    else:
+        pictures = np.concatenate([_bytes(pixels), *decoded.values()])
+        _write(arguments.output, grids.grid(pictures, ["the image", *decoded], columns=4, title=arguments.caption))
+    return 0
+
+
+def _load(arguments: argparse.Namespace) -> runs.Run:
+    try:
+        run = runs.load(arguments.workdir, phase=arguments.phase, best=arguments.best)
+    except RuntimeError as error:  # "~someone" whom nobody knows
+        raise ValueError(f"{arguments.workdir}: {error}") from error
+    if run.settings["model"] != "multimodal":
+        raise ValueError(
+            f"{arguments.workdir} holds a run of the model {run.settings['model']!r}; expected 'multimodal'."
+        )
+    return run
+
+
+def _attributes(run: runs.Run, sentence: str) -> np.ndarray:
+    return captions.read(sentence, run.config.attributes)[None]
+
+
+def _pixels(run: runs.Run, path: str) -> jax.Array:
+    picture, note = decode.read_image(path, run.config.image_size)
+    if note:
+        print(f"{path}: {note}", file=sys.stderr)
+    return images.to_float(jnp.asarray(picture[None]))
+
+
+def _probabilities(run: runs.Run, mean: jax.Array) -> dict[str, float]:
+    """Probability of each attribute in the image whose posterior has this mean, [1, D]."""
+    probabilities = jax.nn.sigmoid(run.decode_attributes(mean)[0])
+    return dict(zip(run.config.attributes, np.asarray(probabilities, float).round(4).tolist(), strict=True))
+
+
+def _encode(run: runs.Run, text: str) -> Posterior:
+    """The posterior of an image file or of a sentence."""
+    if text.lower().endswith(_SUFFIXES) or os.path.exists(text):
+        return run.encode_image(_pixels(run, text))
+    return run.encode_attributes(_attributes(run, text))
+
+
+def _threshold(run: runs.Run, arguments: argparse.Namespace) -> float:
+    """The threshold that the run's evaluation took from the calibration images."""
+    if arguments.threshold is not None:
+        if not 0 <= arguments.threshold <= 1:
+            raise ValueError(f"--threshold is {arguments.threshold}; expected 0 to 1, as scores are.")
+        return arguments.threshold
+    folder = Path(arguments.workdir).expanduser()
+    for path in (folder / "finished.json", folder / "evaluation" / "scores.json"):
+        thresholds = _thresholds(path)
+        if (run.phase, run.step) in thresholds:
+            return thresholds[run.phase, run.step]
+    raise ValueError(
+        f"{folder} has no threshold for its checkpoint of phase {run.phase} at step {run.step}: evaluate it by "
+        f"'mvae-jax experiments celebahq_mvae --evaluate --workdir={folder}', or give --threshold."
+    )
+
+
+def _thresholds(path: Path) -> dict[tuple[str, int], float]:
+    """Threshold in a file of scores, by phase and step of the evaluated checkpoint; {} without one."""
+    try:
+        content = json.loads(path.read_text())
+        scores = content.get("scores", content)  # finished.json has them beside the time
+        checkpoint = scores.get("checkpoints", {"": scores})[""]  # in the first format, phase and step are scores
+        return {(checkpoint["phase"], checkpoint["step"]): float(scores["consistency"]["threshold"])}
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _save(output: Path, pictures: np.ndarray, title: str = "") -> None:
+    """A sheet, or a file per picture where `output` is a folder."""
+    if not _is_folder(output):
+        _write(output, grids.grid(pictures, title=title))
+        return
+    output.mkdir(parents=True, exist_ok=True)
+    for number, picture in enumerate(pictures):
+        _write(output / f"{number:03d}.png", Image.fromarray(picture))
+
+
+def _write(path: Path, picture: Image.Image) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)
+    print(path)
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() or not path.suffix
+
+
+def _bytes(pixels: jax.Array) -> np.ndarray:
+    return np.asarray(images.to_uint8(pixels))
+
+
+def _check_count(flag: str, value: int, least: int = 1) -> None:
+    if not least <= value <= _MOST:
+        raise ValueError(f"{flag} is {value}; expected {least} to {_MOST}.")
+
+
+def _keep_inputs(arguments: argparse.Namespace) -> None:
+    """Refuses an output that would replace an input."""
+    output = getattr(arguments, "output", None)
+    for name in ("image", "start", "end"):
+        given = getattr(arguments, name, None)
+        if given and output and os.path.isfile(given) and Path(given).resolve() == output.resolve():
+            raise ValueError(f"--output is {output}, an input; choose another file.")
+
+
+def _output(text: str) -> Path:
+    path = Path(os.path.expanduser(text))
+    if path.suffix.lower() not in ("", *_SUFFIXES):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a .png or .jpg file nor a folder")
+    return path
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="mvae-jax use", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(
+        function: Callable[[argparse.Namespace], int], *positional: tuple[str, str], output: str = ""
+    ) -> argparse.ArgumentParser:
+        command = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__)
+        command.add_argument("workdir", help="folder of a run, finished or still training")
+        command.add_argument("--phase", help="take this phase's checkpoint; by default the newest")
+        command.add_argument("--best", action="store_true", help="the checkpoint with the lowest validation loss")
+        for name, text in positional:
+            command.add_argument(name, help=text)
+        if output:
+            text = "a .png or .jpg for a sheet, or a folder for single pictures (default: %(default)s)"
+            command.add_argument("-o", "--output", type=_output, default=Path(output), help=text)
+        command.set_defaults(function=function)
+        return command
+
+    sentence = ("caption", 'a sentence or keywords, such as "a smiling man with a mustache"')
+    image = ("image", "a JPEG, PNG or WebP of any size")
+    command = add(generate, sentence, output="generated.png")
+    command.add_argument("--count", type=int, default=12, help="how many images (default: %(default)s)")
+    command.add_argument("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
+    command.add_argument(
+        "--temperature", type=float, default=1.0, help="scale of the draws' deviation; 0 gives the mean"
+    )
+    command = add(caption, image)
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command = add(check, image, sentence)
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.add_argument("--threshold", type=float, help="score above which a pair matches; by default the run's own")
+    ends = [(name, 'a caption, or an image file ending in ".jpg" or ".png"') for name in ("start", "end")]
+    command = add(interpolate, *ends, output="interpolation.png")
+    command.add_argument("--steps", type=int, default=8, help="pictures, both ends among them (default: %(default)s)")
+    command.add_argument("--spherical", action="store_true", help="along a great circle in place of a straight line")
+    add(fuse, image, sentence, output="fused.png")
+    return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs a command; returns the exit status."""
+    logging.getLogger("jax").setLevel(logging.WARNING)  # it lists the accelerators that are not there
+    parsed = _parser().parse_args(arguments)
+    try:
+        _keep_inputs(parsed)
+        return parsed.function(parsed)
+    except (ValueError, OSError) as error:
+        fail(str(error))

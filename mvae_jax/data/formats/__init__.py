@@ -1,0 +1,14 @@
+"""Data sets as they are published, and a user's images: one module each, from an archive to arrays.
+
+celebamask_hq:   CelebAMask-HQ
+celeba:          CelebA
+cub:             CUB-200-2011
+mnist:           MNIST and data sets of its layout, and scikit-learn's digits
+folder:          a user's images with a CSV
+catalogue:       CelebAMask-HQ and CelebA prepared for TensorFlow Datasets
+listing:         annotation files with one row per image
+"""
+
+from mvae_jax import _lazy
+
+__getattr__, __dir__ = _lazy.modules(__name__)

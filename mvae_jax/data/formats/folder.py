@@ -1,0 +1,409 @@
+"""A user's images with a CSV, in a folder or a zip: data for every model that takes attributes.
+
+    mydata/attributes.csv     file,smiling,red_car,split
+                              a.jpg,1,0,train
+                              holiday/b.png,0,1,validation
+    mydata/a.jpg
+    mydata/holiday/b.png
+
+The first line names the columns: `file`, relative to the folder of the CSV and with forward slashes; attributes,
+0 or 1; and, if the splits are to be fixed, `split`: train, validation or calibration. Otherwise the images are
+split at random. The order of rows and columns does not matter, and columns that are not used may hold anything.
+Commas, semicolons or tabs separate; the text is UTF-8. Images are JPEG, PNG or WebP of any size: their central square
+is used.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import difflib
+import io
+import logging
+import posixpath
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mvae_jax.data import captions, decode, source
+from mvae_jax.data.archive import Archive, DefectError, checksum, leads_outside, open_archive
+from mvae_jax.data.batches import Splits, permutation
+from mvae_jax.data.formats import listing
+
+_logger = logging.getLogger(__name__)
+
+CSV = "attributes.csv"
+SPLITS = ("train", "validation", "calibration")
+
+_CACHE_FORMAT = 1  # raise it when the same inputs give other pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Choice of images and attributes.
+
+    Attributes:
+        image_size: height and width to which the central squares are resized (Lanczos), in pixels.
+        attributes: names in the order of the attribute vector; None for all columns of the CSV.
+        validation_fraction: without a column `split`: part of the images, calibration images aside, that is kept
+            for validation, in (0, 1).
+        calibration_size: without a column `split`: images, neither trained on nor validated on, from which
+            thresholds are calibrated. With the column it says only whether there must be any.
+        seed: of the random split; not negative.
+        csv: name of the CSV in the folder.
+    """
+
+    image_size: int = 64
+    attributes: tuple[str, ...] | None = None
+    validation_fraction: float = 0.1
+    calibration_size: int = 500
+    seed: int = 42
+    csv: str = CSV
+
+    def __post_init__(self) -> None:
+        if self.image_size < 1:
+            raise ValueError(f"image_size is {self.image_size}, expected a number of pixels such as 64.")
+        listing.check_chosen(self.attributes)
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(f"validation_fraction is {self.validation_fraction}, expected a part between 0 and 1.")
+        if self.calibration_size < 0 or self.seed < 0:
+            raise ValueError(
+                f"calibration_size is {self.calibration_size} and seed {self.seed}, expected neither to be negative."
+            )
+        if not self.csv or leads_outside(self.csv):
+            raise ValueError(f"csv is {self.csv!r}, expected the name of a file in the folder, such as {CSV!r}.")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Table:
+    """The CSV, sorted by file.
+
+    Attributes:
+        files: N names relative to the folder.
+        names: the A attributes.
+        attributes: bool [N, A].
+        splits: N of `SPLITS`; None without that column.
+        lines: int32 [N], the line of each file; that of the header is 1.
+    """
+
+    files: tuple[str, ...]
+    names: tuple[str, ...]
+    attributes: np.ndarray
+    splits: tuple[str, ...] | None
+    lines: np.ndarray
+
+
+def load(
+    path: str | Path,
+    settings: Settings | None = None,
+    *,
+    cache_folder: str | Path | None = None,
+    workers: int | None = None,
+) -> Splits:
+    """Loads the data set; images are decoded once and then come from a cache.
+
+    The cache is one file, named by a checksum of the image size, and of name, size and CRC-32 (zip) or time of
+    modification (folder) of all images. It may be deleted at any time.
+
+    Args:
+        path: the folder that holds the CSV, the folder that contains only that one, or a zip of either.
+        settings: which images and attributes; None for the defaults.
+        cache_folder: where decoded images are kept; None for the user's cache folder.
+        workers: threads that decode; None for one per core.
+
+    Returns:
+        The three splits; "index" is the line of the CSV. Their provenance holds path, checksum, the number of images
+        in each split, how many were cropped or enlarged, and the size of the files.
+
+    Raises:
+        FileNotFoundError: the path, the CSV or an image is missing.
+        ValueError: the CSV or an image is damaged, an attribute is unknown or cannot be said in a caption, or there
+            are too few images.
+    """
+    settings = settings or Settings()
+    with open_archive(path) as outer:
+        archive = _part_of(outer, settings.csv)
+        text, where = _read_text(archive, settings.csv), archive.where(settings.csv)
+        table = parse(text, settings.attributes, where)
+        missing = _missing(archive, table, where)
+        if missing:
+            raise FileNotFoundError(
+                f"{len(missing)} of {len(table.files)} images are missing. {missing[0]} Put them there, or remove "
+                "their lines."
+            )
+        order, sizes = _split(table, settings, where)
+        fingerprints = [(file, archive.fingerprint(file)) for file in table.files]
+        images_checksum = checksum(_CACHE_FORMAT, settings.image_size, fingerprints)
+
+        def build() -> tuple[np.ndarray, np.ndarray]:
+            _logger.info("Decoding %d images of %s, once.", len(table.files), path)
+            return decode.decode_images(
+                archive, table.files, lambda image: decode.square(image, settings.image_size), workers=workers
+            )
+
+        name = f"folder-{images_checksum[:32]}.npz"
+        images, pixels = decode.cached_images(cache_folder, name, len(table.files), build)
+    cropped, enlarged = int((pixels[:, 0] != pixels[:, 1]).sum()), int((pixels.min(1) < settings.image_size).sum())
+    if cropped:
+        _logger.info("%d of %d images are not square: cropped to their central square.", cropped, len(images))
+    if enlarged:
+        _logger.info("%d of %d images have fewer than %d pixels.", enlarged, len(images), settings.image_size)
+    provenance = {
+        "data_set": "images with a CSV",
+        "path": str(path),
+        "csv": settings.csv,
+        "checksum": checksum(images_checksum, text, dataclasses.asdict(settings)),
+        "counts": {"listed": len(images), **dict(zip(SPLITS, sizes, strict=True))},
+        "image_files": f"{decode.describe_sizes(pixels)} pixels",
+        "cropped": cropped,
+        "enlarged": enlarged,
+    }
+    arrays = {
+        "image": images[order],
+        "attributes": table.attributes[order].astype(np.float32),
+        "index": table.lines[order],
+    }
+    return Splits.cut(arrays, sizes[0], sizes[1], table.names, provenance)
+
+
+def defects(path: str | Path, settings: Settings | None = None, *, workers: int | None = None) -> Iterator[str]:
+    """Reads the CSV and every image that it lists, and yields what is wrong with them.
+
+    Args:
+        path: as for `load`.
+        settings: which CSV and attributes; None for the defaults.
+        workers: threads that decode; None for one per core.
+
+    Raises:
+        FileNotFoundError: there is no CSV at the path.
+        ValueError: the file is no zip, or damaged as a whole.
+    """
+    settings = settings or Settings()
+    with open_archive(path) as outer:
+        archive = _part_of(outer, settings.csv)
+        where = archive.where(settings.csv)
+        try:
+            table = parse(_read_text(archive, settings.csv), settings.attributes, where)
+        except ValueError as error:
+            yield from error.problems if isinstance(error, DefectError) else [str(error)]
+            return
+        yield from _missing(archive, table, where)
+        present = [file for file in table.files if archive.has(file)]
+        yield from decode.defects(archive, present, lambda image: decode.square(image, 1), workers=workers)
+
+
+def parse(text: str, attributes: Sequence[str] | None = None, where: str = CSV) -> Table:
+    """Reads the CSV.
+
+    Args:
+        text: its contents.
+        attributes: the columns to read, in their order; None for all but `file` and `split`.
+        where: how messages name it.
+
+    Returns:
+        One row per image.
+
+    Raises:
+        ValueError: the CSV is malformed; names line, value and remedy. `DefectError` if rows are malformed.
+    """
+    lines = _lines(text, where)
+    _, header = next(lines, (0, []))
+    names = _columns(header, attributes, where)
+    problems: list[str] = []
+    rows: dict[str, tuple[int, dict[str, str]]] = {}
+    for line, cells in lines:
+        if len(cells) != len(header):
+            problems.append(
+                f"{where}, line {line} has {len(cells)} values, expected {len(header)}, one for each of "
+                f"{', '.join(header)}."
+            )
+            continue
+        values = dict(zip(header, cells, strict=True))
+        problems += (f"{where}, line {line} {problem}" for problem in _problems(values, names))
+        file = posixpath.normpath(values["file"])
+        first, _ = rows.setdefault(file, (line, values))
+        if first != line:
+            problems.append(f"{where}, line {line} repeats the file {file!r} of line {first}: remove one of them.")
+    if problems:
+        raise DefectError(problems)
+    if not rows:
+        raise ValueError(f"{where} lists no images, expected a line for each below the names of the columns.")
+    files = sorted(rows)
+    values_of = [rows[file][1] for file in files]
+    return Table(
+        files=tuple(files),
+        names=names,
+        attributes=np.array([[values[name] == "1" for name in names] for values in values_of]),
+        splits=tuple(values["split"] for values in values_of) if "split" in header else None,
+        lines=np.array([rows[file][0] for file in files], np.int32),
+    )
+
+
+def find(outer: Archive, name: str = CSV) -> Archive | None:
+    """Returns the part of an archive that holds the CSV: the whole, or the one folder at its top that does; or None."""
+    if outer.has(name):
+        return outer
+    parts = [part for part in map(outer.within, outer.folders()) if part.has(name)]
+    return parts[0] if len(parts) == 1 else None
+
+
+def _part_of(outer: Archive, name: str) -> Archive:
+    archive = find(outer, name)
+    if archive is None:
+        there = sorted(file for file in outer.files("") if file.lower().endswith(".csv"))
+        raise FileNotFoundError(
+            f"There is no file {outer.where(name)}, nor just one in the folders there. It lists the images."
+            + (f" If {' or '.join(there)} does, name it as csv." if there else "")
+        )
+    return archive
+
+
+def _read_text(archive: Archive, name: str) -> str:
+    try:
+        return archive.read(name).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{archive.where(name)} is not UTF-8 text ({error}): save it as UTF-8, in Excel as 'CSV UTF-8'."
+        ) from error
+
+
+def _lines(text: str, where: str) -> Iterator[tuple[int, list[str]]]:
+    """Yields the number of every line that is not blank, and its cells; of a row with line breaks, its last line."""
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        for cells in reader:
+            if cells:
+                yield reader.line_num, [cell.strip() for cell in cells]
+    except csv.Error as error:
+        raise ValueError(
+            f"{where}, line {reader.line_num} is malformed ({error}): look for a stray quote there or above."
+        ) from error
+
+
+def _columns(header: list[str], attributes: Sequence[str] | None, where: str) -> tuple[str, ...]:
+    """Checks the names of the columns; returns the attributes."""
+    listed = ", ".join(map(repr, header))
+    if "file" not in header:
+        raise ValueError(
+            f"{where}, line 1 names {f'the columns {listed}' if header else 'no columns'}, expected 'file' among them, "
+            "then the attributes, such as 'file,smiling,red_car'."
+        )
+    repeated = sorted({name for name in header if header.count(name) > 1})
+    if repeated:
+        raise ValueError(f"{where}, line 1 names {', '.join(map(repr, repeated))} twice: remove one of the columns.")
+    there = [name for name in header if name not in ("file", "split")]
+    for name in attributes or ():
+        if name not in there:
+            close = difflib.get_close_matches(name, there)
+            hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
+            raise ValueError(
+                f"{where} has no attribute {name!r}: {hint}It has {', '.join(map(repr, there))}; name some of them as "
+                "attributes."
+            )
+    names = tuple(there if attributes is None else attributes)
+    if not names:
+        raise ValueError(f"{where}, line 1 names no attribute, expected one such as in 'file,smiling,red_car'.")
+    try:
+        captions.check_names(names)
+    except ValueError as error:
+        raise ValueError(f"{where}, line 1: {error}") from None
+    return names
+
+
+def _problems(values: dict[str, str], names: Sequence[str]) -> Iterator[str]:
+    """Yields what is wrong with a row, as words that go on from "line 7"."""
+    file = values["file"]
+    if not file:
+        yield "names no file: give the path of an image, or remove the line."
+    elif leads_outside(file):
+        yield (
+            f"names the file {file!r}, which leads outside the folder: expected a path relative to the folder, with "
+            "forward slashes."
+        )
+    for name in names:
+        if values[name] not in ("0", "1"):
+            yield f"has {values[name]!r} for {name!r}, expected 1 if the image has the attribute and 0 if not."
+    if values.get("split", "train") not in SPLITS:
+        yield f"has the split {values['split']!r}, expected {', '.join(SPLITS[:-1])} or {SPLITS[-1]}."
+
+
+def _missing(archive: Archive, table: Table, where: str) -> list[str]:
+    return [
+        f"There is no file {archive.where(file)}, which {where}, line {line} names."
+        for file, line in zip(table.files, table.lines.tolist(), strict=True)
+        if not archive.has(file)
+    ]
+
+
+def _split(table: Table, settings: Settings, where: str) -> tuple[np.ndarray, list[int]]:
+    """Rows of the table, split after split, and the sizes of the splits."""
+    count = len(table.files)
+    if table.splits is not None:
+        chosen = [[row for row in range(count) if table.splits[row] == name] for name in SPLITS]
+        for name, rows in zip(SPLITS, chosen, strict=True):
+            if not rows and (name != "calibration" or settings.calibration_size):
+                raise ValueError(f"{where} has no image whose split is {name!r}, expected at least one.")
+        return np.concatenate(chosen).astype(np.int64), list(map(len, chosen))
+    rest = count - settings.calibration_size
+    validation = round(rest * settings.validation_fraction)
+    if not 0 < validation < rest:
+        raise ValueError(
+            f"{where} lists {count} images, too few for calibration_size {settings.calibration_size} and "
+            f"validation_fraction {settings.validation_fraction} of the rest: choose them so that images are left for "
+            "training and for validation."
+        )
+    return permutation(count, settings.seed), [rest - validation, validation, settings.calibration_size]
+
+
+# --- as a source ---------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(source.Cached, source.Split):
+    """A user's images with a CSV, of which all are used.
+
+    Attributes:
+        source: the folder, or a zip.
+        validation_fraction: without a column "split": part of the images, calibration images aside, that is only
+            validated on.
+        calibration_size: without a column "split": further images, from which the threshold of the consistency check is
+            taken.
+        csv: name of the CSV, with columns "file", attributes (0 or 1) and, if wanted, "split".
+    """
+
+    kind: str = dataclasses.field(init=False, default="images with a CSV")
+    csv: str = CSV
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.settings(source.Request())  # raises what is wrong with the fraction and the name
+
+    def settings(self, request: source.Request) -> Settings:
+        """Returns the loader's settings."""
+        return Settings(
+            image_size=request.side(self.kind),
+            attributes=request.attributes,
+            validation_fraction=self.validation_fraction,
+            calibration_size=self.calibration_size,
+            seed=self.seed,
+            csv=self.csv,
+        )
+
+
+def _load(config: Config, request: source.Request) -> Splits:
+    return load(config.source, config.settings(request), cache_folder=config.cache_folder or None)
+
+
+def _verify(config: Config, attributes: tuple[str, ...] | None = None) -> Iterator[str]:
+    return defects(config.source, config.settings(source.Request(attributes=attributes)))
+
+
+SOURCE = source.Source(
+    Config,
+    _load,
+    _verify,
+    find=lambda archive, csv: find(archive, csv) is not None,
+    looked_for="your own images, {csv} in it or in one folder in it (the setting csv gives another name)",
+)

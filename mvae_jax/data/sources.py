@@ -1,0 +1,201 @@
+"""Registry of the kinds of data sets: a path or a name is recognised, loaded and verified as its kind does it.
+
+    config = sources.recognise("CelebA.zip").config("CelebA.zip", crop="schik")
+    images = sources.load(config, image_size=64)
+
+A data set is added by a module with a `Config` and a `Source`, see `source`, and one line in `SOURCES`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, overload
+
+from mvae_jax.data.archive import open_archive
+from mvae_jax.data.batches import Dataset, Splits
+from mvae_jax.data.formats import catalogue, celeba, celebamask_hq, cub, folder, mnist
+from mvae_jax.data.pyramid import dataset as pyramids
+from mvae_jax.data.rendered import binned_faces, faces, shapes
+from mvae_jax.data.source import Config, Request, Source
+
+__all__ = [
+    *("SOURCES", "Config", "Request", "Source", "fields_of", "load", "of", "recognise", "restore", "users_of"),
+    *("verify", "with_attributes"),
+]
+
+_log = logging.getLogger(__name__)
+
+# The first that finds itself counts. A user puts a CSV beside published images deliberately, so it comes before them.
+SOURCES: dict[str, Source] = {
+    entry.name: entry
+    for entry in (
+        faces.SOURCE,
+        binned_faces.SOURCE,
+        pyramids.SOURCE,
+        catalogue.CELEBAMASK_HQ_SOURCE,
+        catalogue.CELEBA_SOURCE,
+        folder.SOURCE,
+        celebamask_hq.SOURCE,
+        cub.SOURCE,
+        celeba.SOURCE,
+        shapes.SOURCE,
+        mnist.SOURCE,
+    )
+}
+
+
+def with_attributes(crop: str = "") -> tuple[Config, ...]:
+    """Settings of the kinds of data that have attributes, as an experiment lists them: faces, birds, one's own images.
+
+    Args:
+        crop: of CelebA.
+    """
+    return (
+        faces.Config(),
+        celebamask_hq.Config(source="CelebAMask-HQ"),
+        celeba.Config(source="CelebA", crop=crop),
+        cub.Config(source="CUB_200_2011"),
+        folder.Config(source="images"),
+    )
+
+
+def recognise(source: str, *, csv: str = folder.CSV) -> Source:
+    """Returns the kind of a data set, by its name or by what is in its folder or zip.
+
+    Args:
+        source: a name, such as "rendered", or a path.
+        csv: name of the CSV by which a user's images are recognised.
+
+    Raises:
+        FileNotFoundError: there is nothing at the path, or nothing that is known.
+        ValueError: the source is empty, or a damaged zip, or no zip.
+    """
+    for entry in SOURCES.values():
+        if source in entry.keywords:
+            return entry
+    names = [repr(word) for entry in SOURCES.values() for word in entry.keywords]
+    expected = f"the path of a data set on this machine, or {', '.join(names[:-1])} or {names[-1]}."
+    if not source:
+        raise ValueError(f"data.source is empty; expected {expected}")
+    if not Path(source).expanduser().exists():
+        raise FileNotFoundError(f"There is no folder or zip {source}: give {expected}")
+    with open_archive(source) as archive:
+        for entry in SOURCES.values():
+            if entry.find(archive, csv):
+                return entry
+    looked_for = "; ".join(entry.looked_for.format(csv=csv) for entry in SOURCES.values() if entry.looked_for)
+    raise FileNotFoundError(
+        f"{source} does not hold CelebAMask-HQ, nor anything else that is known. Looked for: {looked_for}. If it is "
+        "still zipped, give the path of the zip."
+    )
+
+
+def of(config: Config) -> Source:
+    """Returns the kind of data set to which a config belongs."""
+    return SOURCES[config.kind]
+
+
+@overload
+def load(
+    config: Config,
+    *,
+    image_size: int | tuple[int, int] = 64,
+    attributes: Sequence[str] | None = None,
+    growing: Literal[False] = False,
+) -> Splits: ...
+
+
+@overload
+def load(
+    config: Config,
+    *,
+    image_size: int | tuple[int, int] = 64,
+    attributes: Sequence[str] | None = None,
+    growing: bool,
+) -> Dataset: ...
+
+
+def load(
+    config: Config,
+    *,
+    image_size: int | tuple[int, int] = 64,
+    attributes: Sequence[str] | None = None,
+    growing: bool = False,
+) -> Any:
+    """Renders or reads the images.
+
+    Args:
+        config: which images.
+        image_size: see `Request`, like the next ones.
+        attributes: names in the order of the attribute vector.
+        growing: whether phases train on images of several sizes.
+
+    Returns:
+        The images, with those to train on in memory as `Splits`. For a model that grows they need not be: of a pyramid
+        they are `pyramid.PyramidData`.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is damaged, there are too few images, or none with such an attribute or of such a size.
+    """
+    entry = of(config)
+    _log.info("data: %s", config.source if config.source in entry.keywords else f"{entry.name}, {config.source}")
+    if attributes and not entry.has_attributes:
+        raise ValueError(
+            f"data.source is {config.source}, {entry.name}, which has no attributes; expected a data set that has."
+        )
+    names = None if attributes is None else tuple(attributes)
+    return entry.load(config, Request(image_size, names, growing))
+
+
+def verify(config: Config, attributes: Sequence[str] | None = None) -> Iterator[str]:
+    """Reads every file of a data set and yields what is wrong.
+
+    Args:
+        config: which data set.
+        attributes: those that a user's CSV must have; None for all of its columns.
+
+    Raises:
+        FileNotFoundError: there is no such data set.
+        ValueError: the file is no zip, or damaged as a whole.
+    """
+    return of(config).verify(config, None if attributes is None else tuple(attributes))
+
+
+def fields_of(kind: type[Config]) -> tuple[str, ...]:
+    """Returns the names of the settings that a user gives."""
+    return tuple(field.name for field in dataclasses.fields(kind) if field.init)
+
+
+def users_of(field: str) -> tuple[str, ...]:
+    """Returns the names of the kinds of data sets that have a setting of such a name."""
+    return tuple(name for name, entry in SOURCES.items() if field in fields_of(entry.config))
+
+
+def restore(values: Mapping[str, Any]) -> Config:
+    """Makes a config of what the record of a run says.
+
+    Args:
+        values: fields by name, lists for tuples. Runs begun before `kind` was recorded have the fields of all kinds:
+            then the kind is recognised by the source, and what it does not use is dropped.
+
+    Raises:
+        FileNotFoundError: the kind is not recorded, and nothing is at the source.
+        ValueError: there is no such kind, it has no such field, or a value is out of range.
+    """
+    kind = values.get("kind")
+    if kind is not None and kind not in SOURCES:
+        raise ValueError(f"data.kind is {kind!r}; expected one of {', '.join(map(repr, SOURCES))}.")
+    entry = SOURCES[kind] if kind else recognise(values["source"], csv=values.get("csv", folder.CSV))
+    known = fields_of(entry.config)
+    unknown = sorted(values.keys() - {*known, "kind"})
+    if kind and unknown:
+        raise ValueError(f"{entry.name} has no setting {', '.join(unknown)}; expected {', '.join(known)}.")
+    given = {name: values[name] for name in known if name in values}
+    settings: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in given.items()
+    }
+    return entry.config(**settings)

@@ -1,0 +1,202 @@
+"""The attribute classifier that reads generated images: trained on an experiment's training images, or named."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from mvae_jax import images, runs
+from mvae_jax.data.batches import Split, Splits
+from mvae_jax.eval import cross_modal
+from mvae_jax.eval.batched import in_chunks, pixels
+from mvae_jax.eval.features import Features
+from mvae_jax.experiment import members
+from mvae_jax.experiment.members import Member
+from mvae_jax.models import attribute_classifier
+from mvae_jax.train.signals import Interruption
+from mvae_jax.train.workdir import WorkdirBusy
+
+_log = logging.getLogger("experiment")
+FOLDER = "classifier"  # within the experiment's workdir
+FEATURES = Features("attribute classifier, last hidden layer")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The classifier of training images that reads attributes from generated ones.
+
+    Attributes:
+        workdir: folder of a trained attribute classifier; "" trains one on the training images, in the run's folder
+            `classifier`.
+        epochs: of that training; 0 measures without a classifier.
+        image_size: side of the squares that it reads, to which other images are resized; 0 for that of the images.
+    """
+
+    workdir: str = ""
+    epochs: int = 5
+    image_size: int = 0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0:
+            raise ValueError(f"classifier.epochs is {self.epochs}; expected at least 0.")
+        if self.image_size:
+            attribute_classifier.Config(image_size=self.image_size)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Classifier:
+    """A classifier of training images that reads attributes from generated ones.
+
+    Attributes:
+        run: the trained classifier.
+        held_out: how well it reads the validation images.
+    """
+
+    run: runs.Run
+    held_out: cross_modal.AttributeScores
+
+    def __str__(self) -> str:
+        return (
+            f"attribute classifier: accuracy {self.held_out.accuracy:.3f}, exact match "
+            f"{self.held_out.exact_match:.3f} on {self.held_out.count} images that it was not trained on"
+        )
+
+    @property
+    def image_size(self) -> int:
+        """Side of the squares that it reads, in pixels."""
+        return self.run.config.image_size
+
+    def logits(self, pictures: jax.Array) -> jax.Array:
+        """Log odds of each attribute, [B, A], of images [B, H, W, 3] in [-1, 1] of any size."""
+        return self.run.logits(squares(pictures, self.image_size))
+
+    def features(self, pictures: jax.Array) -> jax.Array:
+        """Activations of the last hidden layer, [B, F], of images [B, H, W, 3] in [-1, 1] of any size."""
+        return self.run.features(squares(pictures, self.image_size))
+
+
+def squares(pictures: jax.Array, size: int) -> jax.Array:
+    """Images [B, H, W, C] as squares [B, size, size, C]: interpolated linearly, and antialiased."""
+    if pictures.shape[1:3] == (size, size):
+        return pictures
+    return jax.image.resize(pictures, (len(pictures), size, size, pictures.shape[3]), "linear", antialias=True)
+
+
+def member(data: Splits, config: Config, seed: int) -> Member:
+    """The classifier of the images and attributes of a data set, as a member of an experiment.
+
+    Raises:
+        ValueError: there can be no such classifier: the images have no attributes, are not square, or are too small.
+    """
+    if not data.attributes:
+        raise ValueError("these images have no attributes for a classifier to read; expected a data set that has.")
+    default, devices = attribute_classifier.Config(), jax.device_count()
+    height, width = data.train["image"].shape[1:3]
+    size = config.image_size or height
+    if not config.image_size and height != width:
+        raise ValueError(f"the images are {width} x {height} pixels; set classifier.image_size, to read squares of it.")
+    chosen = dataclasses.replace(
+        default,
+        attributes=data.attributes,
+        image_size=size,
+        widths=default.widths[: max(1, size.bit_length() - 1)],  # images of 8 px can be halved three times
+        epochs=config.epochs,
+        batch_size=max(devices, min(default.batch_size, len(data.train)) // devices * devices),
+    )
+    return Member("attribute_classifier", chosen, seed)
+
+
+def check(data: Splits, config: Config, seed: int) -> None:
+    """Refuses a classifier that could not read these images, before anything is trained.
+
+    Raises:
+        ValueError: there can be none for these images, or the run that is named is of another model, of other
+            attributes or sizes, or was trained on other splits.
+        FileNotFoundError: there is no such run.
+    """
+    if config.workdir:
+        _check_run(runs.load(config.workdir), data, config)
+    elif config.epochs:
+        member(data, config, seed)
+
+
+def _check_run(run: runs.Run, data: Splits, config: Config) -> None:
+    if run.settings["model"] != "attribute_classifier":
+        raise ValueError(
+            f"classifier.workdir is a run of the model {run.settings['model']!r}; expected 'attribute_classifier'."
+        )
+    size = config.image_size or data.train["image"].shape[1]
+    if (tuple(run.config.attributes), run.config.image_size) != (data.attributes, size):
+        raise ValueError(
+            f"the classifier reads {', '.join(run.config.attributes)} from images of {run.config.image_size} px; "
+            f"expected {', '.join(data.attributes)} from images of {size} px: name another one, or none to train one."
+        )
+    if run.settings["data_sha256"] != in_squares(data, size).sha256():
+        raise ValueError(
+            "the classifier was trained on other images, perhaps on some of those that it is to read; give the "
+            "config.data that it was trained on, or another classifier."
+        )
+
+
+def in_squares(data: Splits, size: int) -> Splits:
+    """The images as the classifier reads them; as they are where they have that size."""
+    if data.train["image"].shape[1:3] == (size, size):
+        return data
+
+    def resized(split: Split) -> Split:
+        small = in_chunks(lambda x: images.to_uint8(squares(images.to_float(x), size)), 64)(split["image"])
+        return Split({**split.arrays, "image": np.asarray(small)})
+
+    train, validation = resized(data.train), resized(data.validation)
+    return dataclasses.replace(data, train=train, validation=validation, calibration=validation.first(0))
+
+
+def obtain(
+    workdir: Path, data: Splits, config: Config, *, seed: int, interruption: Interruption | None = None
+) -> Classifier | None:
+    """The classifier that the config names, or one that is trained in `workdir`/classifier; None if it wants none.
+
+    The training goes on where it was stopped. Its folder is named after its settings: a classifier with others is
+    trained beside it.
+
+    Args:
+        workdir: of the experiment.
+        data: its images.
+        config: which classifier.
+        seed: of its training.
+        interruption: see `train.loop.fit`.
+    """
+    if config.workdir:
+        run = runs.load(config.workdir)
+        _check_run(run, data, config)
+        return measured(run, in_squares(data, run.config.image_size))
+    if not config.epochs:
+        return None
+    _log.info("training the attribute classifier that reads generated images")
+    chosen = member(data, config, seed)
+    data = in_squares(data, chosen.config.image_size)
+    name = hashlib.sha256(json.dumps(chosen.settings(data), sort_keys=True).encode()).hexdigest()[:12]
+    folder, waited = workdir / FOLDER / name, False
+    while True:
+        try:
+            planned = chosen.plan(data)
+            return measured(members.train_in_folder(chosen, planned, folder, interruption=interruption), data)
+        except WorkdirBusy as error:  # the run itself and its evaluation want the same classifier
+            if not waited:
+                _log.info("%s", error)
+            waited = True
+            (interruption or Interruption()).check()
+            time.sleep(1)
+
+
+def measured(run: runs.Run, data: Splits) -> Classifier:
+    """A trained classifier with its scores on the validation images."""
+    logits = in_chunks(run.logits)(pixels(data.validation))
+    return Classifier(run, cross_modal.score_attributes(logits, data.validation["attributes"], data.attributes))

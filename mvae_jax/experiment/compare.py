@@ -1,0 +1,157 @@
+"""Several runs of one experiment on one page, measured on the same images."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mvae_jax import runs
+from mvae_jax.experiment import flags, listing, members, pages, runner
+from mvae_jax.experiment.declaration import Experiment, Figures, Results, Trained
+from mvae_jax.train.workdir import atomic_write
+from mvae_jax.viz import curves, report
+from mvae_jax.viz.report import Part
+
+_log = logging.getLogger("experiment")
+
+
+def load(workdirs: Sequence[Path], source: str = "") -> tuple[Experiment, dict[str, Trained]]:
+    """The runs in some workdirs with what they are measured with: label -> trained models.
+
+    Args:
+        workdirs: of one experiment.
+        source: images to measure on; "" for those of the first run.
+
+    Raises:
+        FileNotFoundError: there is no run in a folder.
+        ValueError: a run is named twice, two are of different experiments, or want different images.
+    """
+    if len({path.resolve() for path in workdirs}) < len(workdirs):
+        raise ValueError(f"a run is named twice among {', '.join(map(str, workdirs))}; name each once.")
+    names = {path: runs.read_settings(path).get("experiment", "") for path in workdirs}
+    for path, name in names.items():
+        if name != names[workdirs[0]]:
+            raise ValueError(
+                f"{path} is a run of the experiment {name!r}, {workdirs[0]} of {names[workdirs[0]]!r}; expected runs "
+                "of one experiment."
+            )
+    experiment = listing.load(names[workdirs[0]])
+    default = next(iter(experiment.presets.values()))
+    configs = {_label(path, workdirs): flags.config_of(path, default) for path in workdirs}
+    first, *_ = configs.values()
+    if source:
+        first = dataclasses.replace(first, data=flags.data_at(source, (*experiment.data, first.data)))
+    for label, config in configs.items():
+        if experiment.request(config) != experiment.request(first):
+            raise ValueError(
+                f"{label} wants {experiment.request(config)}, the first run {experiment.request(first)}; the same "
+                "inputs need the same of both."
+            )
+    data = runner.load(experiment, first)
+    trained: dict[str, Trained] = {}
+    for path, (label, config) in zip(workdirs, configs.items(), strict=True):
+        chosen = experiment.members(config, data)
+        fitted = {folder: members.load(member, path / folder) for folder, member in chosen.items()}
+        trained[label] = runner.gather(experiment, config, fitted, data, path)
+    # One classifier reads the images of all.
+    reader = next(iter(trained.values())).classifier
+    return experiment, {label: dataclasses.replace(each, classifier=reader) for label, each in trained.items()}
+
+
+def _label(path: Path, others: Sequence[Path]) -> str:
+    """The folder's name, or the whole path where two folders have one name."""
+    names = [other.resolve().name for other in others]
+    return path.resolve().name if names.count(path.resolve().name) == 1 else str(path)
+
+
+def write(experiment: Experiment, trained: Mapping[str, Trained], folder: Path, command: str) -> None:
+    """Measures all runs, and writes scores.json, figures and report.html.
+
+    Args:
+        experiment: of all runs.
+        trained: label -> trained models.
+        folder: where to write.
+        command: what the page gives as the command that made it.
+    """
+    results = {}
+    for label, each in trained.items():
+        _log.info("%s", label)
+        results[label] = runner.measure(experiment, each)
+    parts, figures = (experiment.comparison or _tables(experiment))(trained, results)
+    paths = report.save_figures(_loss_curves(trained) | dict(figures), folder / "figures")
+    scores = {label: pages.scores(each, results[label]) for label, each in trained.items()}
+    atomic_write(folder / "scores.json", json.dumps(scores, indent=2) + "\n")
+    data = next(iter(trained.values())).data
+    notes = [
+        f"{label} was trained on other images, and may have seen some of these."
+        for label, each in trained.items()
+        if pages.other_images(each)
+    ]
+    report.write(
+        folder / "report.html",
+        "Comparison of " + ", ".join(trained),
+        [
+            *map(report.note, notes),
+            *parts,
+            report.heading("Figures"),
+            *(report.figure(path, caption) for caption, path in paths.items()),
+            report.heading("How it was made"),
+            report.code(command),
+            report.values(data.provenance, "Data"),
+            *(
+                report.details(f"Config of {label}", [report.values(dataclasses.asdict(each.config))])
+                for label, each in trained.items()
+            ),
+            report.values(report.versions(), "Versions"),
+        ],
+    )
+    _log.info("report: %s", folder / "report.html")
+
+
+def _loss_curves(trained: Mapping[str, Trained]) -> dict[str, tuple[str, Any]]:
+    lines = {
+        " ".join(filter(None, (label, folder))): records
+        for label, each in trained.items()
+        for folder, records in each.records.items()
+        if any("loss" in record for record in records)
+    }
+    return {"losses": ("Loss of each run", curves.runs(lines, "loss"))} if lines else {}
+
+
+def _tables(experiment: Experiment) -> Any:
+    """A comparison of any experiment: the results of each measure, a row for each run and model."""
+
+    def compare(trained: Mapping[str, Trained], results: Mapping[str, Results]) -> tuple[list[Part | str], Figures]:
+        parts: list[Part | str] = []
+        for measure in experiment.measures:
+            rows = [
+                {"run": label} | row
+                for label in trained
+                for row in pages.table(measure, _rows(pages.plain(results[label][measure.name])))
+            ]
+            if rows:
+                parts += [report.heading(measure.title or measure.name.replace("_", " ")), report.table(rows)]
+        figures = {
+            f"{name}_{number}": (f"{label}: {caption}", picture)
+            for number, (label, each) in enumerate(trained.items(), start=1)
+            for name, (caption, picture) in runner.draw(experiment, each, results[label]).items()
+        }
+        return parts, figures
+
+    return compare
+
+
+def _rows(result: Any) -> dict[str, dict[str, Any]]:
+    """Rows of numbers of a result of any shape: those at the lowest level, named by their path."""
+    if not isinstance(result, Mapping):
+        return {}
+    numbers = {key: value for key, value in result.items() if isinstance(value, (int, float, str, type(None)))}
+    rows = {"": numbers} if numbers else {}
+    for key, value in result.items():
+        for name, row in _rows(value).items():
+            rows[" ".join(filter(None, (key, name)))] = row
+    return rows

@@ -1,0 +1,142 @@
+"""An experiment as data: what it trains, measures and draws, and the words that go with its numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mvae_jax.data import sources
+from mvae_jax.experiment.classifier import Classifier
+from mvae_jax.experiment.members import Member
+from mvae_jax.runs import Run
+from mvae_jax.train import loop
+from mvae_jax.train.signals import Interruption
+from mvae_jax.viz.report import Part
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Fields that the configs of all experiments have.
+
+    Attributes:
+        seed: of the initialisation, of every draw and of the order of the images.
+        start_from: workdir of a run whose newest checkpoint gives the first parameters; "" starts anew.
+        training: how the run is watched and saved; may change when a run is resumed.
+    """
+
+    seed: int = 42
+    start_from: str = ""
+    training: loop.Settings = loop.Settings()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed is {self.seed}; expected a number from 0 to 2**32 - 1.")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trained:
+    """The trained models of an experiment, and all that they are measured with.
+
+    Attributes:
+        config: of the experiment.
+        runs: folder -> model.
+        data: the images.
+        classifier: reads attributes from images; None where there is none.
+        records: folder -> lines of metrics.jsonl.
+        stages: folder -> phase -> the model at the end of that phase; empty unless the experiment asks for it.
+        interruption: polled between measures.
+        workdir: where the models lie, each in its folder.
+    """
+
+    config: Any
+    runs: Mapping[str, Run]
+    data: Any
+    classifier: Classifier | None
+    records: Mapping[str, Sequence[Mapping[str, Any]]]
+    stages: Mapping[str, Mapping[str, Run]] = dataclasses.field(default_factory=dict)
+    interruption: Interruption = dataclasses.field(default_factory=Interruption)
+    workdir: Path = Path()
+
+    @property
+    def run(self) -> Run:
+        """The first model, of experiments with one the only one."""
+        return next(iter(self.runs.values()))
+
+
+Results = Mapping[str, Any]  # a measure's name -> its result
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """Numbers of the trained models, and the words that go with them.
+
+    Attributes:
+        name: key of the result in scores.json.
+        measure: (trained models) -> the result: rows {model: {key: number}}, a dataclass, or what has `to_dict`. Its
+            keys are snake_case; programs may rely on them.
+        title: heading in the report; "" for none.
+        text: what the table shows and how it was measured, or a function (trained, result) -> that.
+        words: key of a row -> its column in the table and in the log; label of a row -> the same in the table.
+        label: heading of the table's first column, what a row is.
+        parts: (trained, result) -> parts of the report in place of the table of rows.
+        lines: (trained, result) -> lines of the log in place of one for each row.
+    """
+
+    name: str
+    measure: Callable[[Trained], Any]
+    title: str = ""
+    text: str | Callable[[Trained, Any], str] = ""
+    words: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    label: str = "model"
+    parts: Callable[[Trained, Any], Sequence[Part | str]] | None = None
+    lines: Callable[[Trained, Any], Sequence[str]] | None = None
+
+
+Figures = Mapping[str, tuple[str, Any]]  # name of the file -> caption and picture
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """An experiment as data.
+
+    Attributes:
+        name: of its file, `experiments/NAME.py`.
+        title: of its report, followed by the workdir's name.
+        description: first lines of `--help`: what it does, its commands, how long they take, which scores to expect.
+        presets: name -> config; the first one is the default.
+        data: the kinds of data that it takes, with its defaults for each.
+        members: (config, data) -> the models, folder within the workdir -> member. An experiment with one model
+            may have it in the workdir itself, under the name "".
+        measures: in the order of the report.
+        figures: functions (trained, results) -> figures.
+        model: name in the zoo of the model that the config's field `model` is of.
+        request: (config) -> what the models want of the data; by default the image size of the config's field `model`.
+        check: (config, data) -> None; raises ValueError for what cannot be measured, before anything is trained.
+        notes: (config) -> what log and report must say, such as a loss term that is off.
+        problems: (trained, results) -> likewise, of the trained models.
+        may_change: dotted names of settings that may differ when a run is resumed, besides `runner.MAY_CHANGE`.
+        stages: measure the model at the end of every phase too.
+        comparison: (label -> trained, label -> results) -> parts and figures of a page that compares runs, in place of
+            tables of all results.
+    """
+
+    name: str
+    title: str
+    description: str
+    presets: Mapping[str, Any]
+    data: Sequence[sources.Config]
+    members: Callable[[Any, Any], Mapping[str, Member]]
+    measures: Sequence[Measure]
+    figures: Sequence[Callable[[Trained, Results], Figures]]
+    model: str
+    request: Callable[[Any], sources.Request] = lambda config: sources.Request(config.model.image_size)
+    check: Callable[[Any, Any], None] = lambda config, data: None
+    notes: Callable[[Any], Sequence[str]] = lambda config: ()
+    problems: Callable[[Trained, Results], Sequence[str]] = lambda trained, results: ()
+    may_change: Sequence[str] = ()
+    stages: bool = False
+    comparison: (
+        Callable[[Mapping[str, Trained], Mapping[str, Results]], tuple[Sequence[Part | str], Figures]] | None
+    ) = None

@@ -1,0 +1,363 @@
+"""The command line that every experiment shares: flags in, typed frozen dataclasses out.
+
+A field of the experiment's Config is a flag, `--config.model.latent_size=128`; its meaning in `--help` is its entry
+in the Attributes section of its class's docstring. The fields of `--config.data` are those of the kind of data that
+`--config.data.source` is. Below this module nobody sees a flag or a ConfigDict.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import logging
+import math
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import jax
+from absl import flags
+from ml_collections import config_dict, config_flags
+
+from mvae_jax import runs
+from mvae_jax.cpu.memory import keep_freed_memory
+from mvae_jax.data import sources
+from mvae_jax.data.decode import default_cache_folder
+from mvae_jax.data.formats import catalogue, folder
+from mvae_jax.experiment import session
+from mvae_jax.fields import leaves, meanings
+from mvae_jax.train.devices import keep_compiled_programs
+
+_log = logging.getLogger("experiment")
+ConfigT = TypeVar("ConfigT")
+_PATIENCE = 24 * 3600  # seconds that processes which are done wait for the one that measures and draws
+_KINDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a word"}
+# Names that fields had before; config.json of older runs and old commands have them.
+_RENAMED = {"judge": "classifier", "evaluation.judge_epochs": "classifier.epochs"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """What the command line says besides the config.
+
+    Attributes:
+        workdir: folder of the run.
+        preset: name of the preset that the config started from.
+        dry_run: print what would be done, and stop.
+        extend: the last phase may be longer than when the run was started.
+        evaluate: measure the newest checkpoint, and train nothing; the config started from the workdir's instead of
+            the preset.
+        given: dotted names of the config's fields that were set, in their order.
+        base: the config before they were.
+    """
+
+    workdir: str
+    preset: str
+    dry_run: bool
+    extend: bool = False
+    evaluate: bool = False
+    given: tuple[str, ...] = dataclasses.field(default=(), compare=False)
+    base: Any = dataclasses.field(default=None, compare=False)
+
+
+def parse(
+    argv: Sequence[str],
+    presets: Mapping[str, ConfigT],
+    *,
+    workdir: str,
+    description: str,
+    data: Sequence[sources.Config] = (),
+) -> tuple[ConfigT, Arguments]:
+    """Reads a command line; the first preset is the default, and with `--evaluate` the workdir's config.json.
+
+    A misspelt flag or field, a value of the wrong type or one that the config refuses ends the program with one
+    line on standard error and status 2; `--help` prints every field and ends it with status 0.
+
+    Args:
+        argv: `sys.argv`.
+        presets: name -> config.
+        workdir: default of `--workdir`.
+        description: first lines of `--help`.
+        data: the kinds of data that the config's field `data` may be, with the defaults of this experiment.
+    """
+    keep_freed_memory()
+    arguments = [re.sub(r"^--?(dry|compilation)-", r"--\1_", argument) for argument in argv[1:]]
+    arguments = ["--help=chosen" if argument in ("-h", "-help", "--help") else argument for argument in arguments]
+    names = list(presets)
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", workdir, "Folder of the run; the same command resumes it.", flag_values=values)
+    flags.DEFINE_enum("preset", names[0], names, "Config to start from.", flag_values=values)
+    flags.DEFINE_bool("dry_run", False, "Print parameters, memory, phases and data, and stop.", flag_values=values)
+    flags.DEFINE_bool(
+        "extend", False, "Go on, also after the end, where the last phase has become longer.", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "evaluate",
+        False,
+        "Measure the workdir's newest checkpoint as it is, without training: report and figures go to its folder "
+        "`evaluation`.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "compilation_cache",
+        str(default_cache_folder() / "compiled"),
+        "Folder that keeps compiled programs, so that the same program is compiled once; empty for none.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "distributed", False, "One of several processes that the cluster's environment describes.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "coordinator", "", "HOST:PORT of process 0, where there are several and no cluster.", flag_values=values
+    )
+    flags.DEFINE_integer("processes", 1, "How many processes there are, with --coordinator.", flag_values=values)
+    flags.DEFINE_integer("process", 0, "Number of this process, from 0 on, with --coordinator.", flag_values=values)
+    flags.DEFINE_enum(
+        "help",
+        None,
+        ["chosen", "all"],
+        "Show this list; =all with the settings of every kind of data, not only of the chosen one.",
+        flag_values=values,
+    )
+    try:
+        known = [a for a in arguments if not a.startswith(("--config.", "-config."))]
+        _refuse_detached_values(arguments)
+        rest = values([argv[0], *known])[1:]
+        if rest:
+            raise ValueError(f"unexpected argument {rest[0]!r}; settings are written --config.field=value.")
+        if not values.workdir:
+            raise ValueError("--workdir is empty; expected a folder.")
+        default = presets[values.preset]
+        settings = _settings([a for a in arguments if a not in known])
+        if values.help:
+            if "data.source" in settings:
+                default = _with_source(default, settings, data)
+            print(_help(values, default, description, data if values.help == "all" else ()))
+            sys.exit(0)
+        if values.evaluate:
+            for name in ("preset", "extend", "dry_run"):
+                if values[name].present:
+                    flag = name.replace("_", "-")
+                    raise ValueError(
+                        f"--{flag} cannot go with --evaluate: the workdir's config counts, nothing is trained."
+                    )
+            default = config_of(values.workdir, default)
+        base = _with_source(default, settings, data)
+        config = _override(base, settings)
+        _join(values)
+    except (flags.Error, ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+        session.fail(str(error.args[0]) if isinstance(error, KeyError) else str(error))
+    session.start_logging()
+    if values.compilation_cache:
+        _log.info("compiled programs are kept in %s", keep_compiled_programs(values.compilation_cache))
+    return config, Arguments(
+        values.workdir, values.preset, values.dry_run, values.extend, values.evaluate, tuple(settings), base
+    )
+
+
+def _join(values: flags.FlagValues) -> None:
+    """Joins the other processes of the run, where there are any."""
+    if values.coordinator:
+        if not 0 <= values.process < values.processes:
+            raise ValueError(f"--process is {values.process}; expected a number below --processes={values.processes}.")
+        described: dict[str, Any] = {
+            "coordinator_address": values.coordinator,
+            "num_processes": values.processes,
+            "process_id": values.process,
+        }
+    elif values.distributed:
+        described = {}
+    elif values.processes != 1 or values.process != 0:
+        raise ValueError("--processes and --process need --coordinator=HOST:PORT, the address of process 0.")
+    else:
+        return
+    try:
+        jax.distributed.initialize(**described, shutdown_timeout_seconds=_PATIENCE)
+    except RuntimeError as error:
+        raise ValueError(f"the processes of this run did not find each other: {error}") from error
+
+
+def _refuse_detached_values(arguments: Sequence[str]) -> None:
+    for argument in arguments:
+        if argument.startswith(("--config.", "-config.")) and "=" not in argument:
+            raise ValueError(f"{argument} has no value; write {argument}=VALUE.")
+
+
+def _settings(arguments: Sequence[str]) -> dict[str, str]:
+    """Field -> text of `--config.field=text` arguments; the last one wins."""
+    pairs = (argument.split("=", 1) for argument in arguments)
+    return {_renamed(path.lstrip("-").removeprefix("config.")): text for path, text in pairs}
+
+
+def _renamed(name: str) -> str:
+    for old, new in _RENAMED.items():
+        if name == old or name.startswith(f"{old}."):
+            return new + name.removeprefix(old)
+    return name
+
+
+def _with_source(default: ConfigT, settings: Mapping[str, str], data: Sequence[sources.Config]) -> ConfigT:
+    """The config with the settings of the kind of data that its source is."""
+    if not data:
+        return default
+    before: sources.Config = default.data  # type: ignore[attr-defined]
+    csv = str(settings.get("data.csv") or getattr(before, "csv", folder.CSV))
+    chosen = data_at(settings.get("data.source", before.source), (*data, before), csv)
+    return dataclasses.replace(default, data=chosen)  # type: ignore[type-var]
+
+
+def data_at(source: str, choices: Sequence[sources.Config], csv: str = folder.CSV) -> sources.Config:
+    """The settings of the data at a source: those of the last choice that is of its kind.
+
+    Data that were prepared for TFDS take the settings of the published ones.
+
+    Args:
+        source: name or path.
+        choices: settings of the kinds that may be there.
+        csv: name of the CSV by which a user's images are recognised.
+
+    Raises:
+        FileNotFoundError: there is nothing at the path, or nothing that is known.
+        ValueError: it is of another kind.
+    """
+    kind = sources.recognise(source, csv=csv)
+    for choice in reversed(choices):
+        if isinstance(choice, kind.config):
+            return dataclasses.replace(choice, source=source)
+    for choice in reversed(choices):
+        if issubclass(kind.config, catalogue.PREPARED) and isinstance(choice, kind.config.__mro__[1]):
+            common = set(sources.fields_of(kind.config)) - {"source"}
+            return kind.config(source, **{name: getattr(choice, name) for name in common})
+    names = ", ".join(sources.of(choice).name for choice in choices[:-1])
+    raise ValueError(f"{source} is {kind.name}, which this experiment does not take; expected one of: {names}.")
+
+
+def config_of(workdir: str | os.PathLike[str], default: ConfigT) -> ConfigT:
+    """The config of the run in a workdir; what config.json does not say is as in `default`.
+
+    Raises:
+        FileNotFoundError: there is no run in that folder.
+        ValueError: it is a run of another experiment.
+    """
+    values = dict(runs.read_settings(workdir)["config"])
+    for old, new in _RENAMED.items():
+        _move(values, old.split("."), new.split("."))
+    try:
+        if isinstance(values.get("data"), Mapping) and isinstance(getattr(default, "data", None), sources.Config):
+            values["data"] = sources.restore(values["data"])
+        return runs.rebuild(default, values)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{workdir} is not a run of this experiment: {error}") from error
+
+
+def _move(values: dict[str, Any], old: Sequence[str], new: Sequence[str]) -> None:
+    """Moves an entry of nested dicts to its new name."""
+    if len(old) > 1:
+        if isinstance(values.get(old[0]), dict) and old[1] in values[old[0]]:
+            values.setdefault(new[0], {})[new[1]] = values[old[0]].pop(old[1])
+    elif old[0] in values:
+        values[new[0]] = values.pop(old[0])
+
+
+def _override(default: ConfigT, settings: Mapping[str, str]) -> ConfigT:
+    """Applies settings, field -> text, to a nested frozen dataclass."""
+    config, fields = _to_config_dict(default), dict(leaves(default))
+    for name, text in settings.items():
+        _check_name(name, fields, default)
+        config.update_from_flattened_dict({name: _read(name, text, fields[name])})
+    return runs.rebuild(default, config)
+
+
+def _read(name: str, text: str, old: Any) -> Any:
+    """Reads a value of the type of `old` by way of ml_collections' flags."""
+    several = isinstance(old, tuple)
+    kind = type(old[0]) if several else type(old)
+    expected = f"{_KINDS[kind].removeprefix('a ')}s, separated by commas" if several else _KINDS[kind]
+    wrong = f"--config.{name} is {text!r}; expected {expected}."
+    values, arguments = flags.FlagValues(), ["experiment", f"--config.value={text}"]
+    field = config_dict.ConfigDict({"value": old})
+    config_flags.DEFINE_config_dict("config", field, flag_values=values, sys_argv=arguments)
+    try:
+        values(arguments)
+    except flags.IllegalFlagValueError:
+        raise ValueError(wrong) from None
+    items = values.config.value if several else (values.config.value,)
+    if several and kind is float:
+        items = tuple(float(item) if type(item) is int else item for item in items)
+    if not all(type(item) is kind and (kind is not float or math.isfinite(item)) for item in items):
+        raise ValueError(wrong)
+    if several and kind is str:
+        items = tuple(part.strip() for item in items for part in item.split(","))  # quotes may be left out
+    return items if several else items[0]
+
+
+def _check_name(path: str, fields: Mapping[str, Any], config: Any) -> None:
+    if path in fields:
+        return
+    users = sources.users_of(path.removeprefix("data.")) if path.startswith("data.") else ()
+    if users and isinstance(config.data, sources.Config):
+        raise ValueError(
+            f"--config.{path} is a setting of {', '.join(users)}; the data here are {config.data.kind}, which have no "
+            "use for it: leave it out."
+        )
+    children = [name for name in fields if name.startswith(f"{path}.")]
+    if children:
+        raise ValueError(f"--config.{path} is a group of fields; set one of them, such as --config.{children[0]}.")
+    close = difflib.get_close_matches(path, fields, n=1, cutoff=0.5)
+    hint = f"did you mean --config.{close[0]}?" if close else "--help lists every field."
+    raise ValueError(f"there is no field --config.{path}; {hint}")
+
+
+def value_of(config: Any, name: str) -> Any:
+    """The value of a field by its dotted name."""
+    for part in name.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def replaced(config: ConfigT, name: str, value: Any) -> ConfigT:
+    """A nested frozen dataclass with another value of a field, by its dotted name."""
+    first, _, rest = name.partition(".")
+    if rest:
+        value = replaced(getattr(config, first), rest, value)
+    return dataclasses.replace(config, **{first: value})  # type: ignore[type-var]
+
+
+def _to_config_dict(config: Any) -> config_dict.ConfigDict:
+    return config_dict.ConfigDict(
+        {
+            field.name: _to_config_dict(value) if dataclasses.is_dataclass(value) else value
+            for field in dataclasses.fields(config)
+            if field.init
+            for value in [getattr(config, field.name)]
+        }
+    )
+
+
+def _help(values: flags.FlagValues, default: Any, description: str, data: Sequence[sources.Config]) -> str:
+    lines = [description.strip(), "", "flags:"]
+    for flag in (flag for flags_of_module in values.flags_by_module_dict().values() for flag in flags_of_module):
+        default_text = "" if flag.default is None else f"={flag.default}"
+        lines += [f"  --{flag.name.replace('_', '-')}{default_text}", f"      {flag.help}"]
+    lines += ["", f"config (defaults of preset {values.preset!r}):", *_help_fields(default, "")]
+    for other in data:
+        if not isinstance(default.data, type(other)):
+            lines += ["", f"config.data where the source is {sources.of(other).name}:", *_help_fields(other, "data.")]
+    lines += [
+        "",
+        "Ids such as MM-13, where a paper and its released code disagree, are explained in docs/discrepancies.md.",
+    ]
+    return "\n".join(lines)
+
+
+def _help_fields(config: Any, prefix: str) -> Iterator[str]:
+    texts = meanings(type(config))
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _help_fields(value, f"{prefix}{field.name}.")
+        elif field.init:
+            yield f"  --config.{prefix}{field.name}={value!r}  [{type(value).__name__}]"
+            yield f"      {texts[field.name]}"

@@ -1,0 +1,171 @@
+"""The models that an experiment trains: planned, trained one after another, and loaded again."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mvae_jax import runs
+from mvae_jax.data.batches import Dataset
+from mvae_jax.models import ZOO
+from mvae_jax.objective import Model
+from mvae_jax.train import loop
+from mvae_jax.train.signals import Interruption
+from mvae_jax.train.workdir import Workdir
+
+_log = logging.getLogger("experiment")
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A model that an experiment trains, alone or beside others.
+
+    Attributes:
+        model: its name in the zoo.
+        config: its config.
+        seed: of its initialisation, its draws and the order of its images.
+        arguments: what `build` takes besides the config, such as pretrained weights.
+        digests: checksums of these, name -> value, which a resumed run must have again.
+        on_validation: (model, data) -> what is called after each validation, see `train.loop.fit`.
+    """
+
+    model: str
+    config: Any
+    seed: int
+    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    digests: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
+    on_validation: Callable[[Model, Dataset], loop.OnValidation] | None = None
+
+    def build(self) -> Model:
+        """The model's pure functions."""
+        return ZOO[self.model].build(self.config, **self.arguments)
+
+    def plan(self, data: Dataset, training: loop.Settings | None = None) -> runs.Plan:
+        """The training on such images; refuses what cannot be trained, see `runs.plan`."""
+        return runs.plan(self.model, self.config, data, seed=self.seed, settings=training, built=self.build())
+
+    def settings(self, data: Dataset) -> dict[str, Any]:
+        """Content of config.json of a model with a folder of its own."""
+        return runs.config_json(self.model, self.config, data, self.seed) | dict(self.digests)
+
+    @property
+    def lengths(self) -> tuple[str, ...]:
+        """Fields of the config that are lengths of its phases, as config.json names them."""
+        return runs.lengths_of(self.model)
+
+
+def plan(members: Mapping[str, Member], data: Dataset, training: loop.Settings) -> dict[str, runs.Plan]:
+    """The training of each member by folder; those that differ in their seed alone are checked once.
+
+    Raises:
+        ValueError: a member cannot be trained on such images.
+    """
+    alike: dict[tuple[str, Any], runs.Plan] = {}
+    plans = {}
+    for folder, member in members.items():
+        kind = member.model, member.config
+        if kind not in alike:
+            alike[kind] = member.plan(data, training)
+        plans[folder] = dataclasses.replace(alike[kind], seed=member.seed)
+    return plans
+
+
+def start_of(start_from: str, folder: str) -> str:
+    """Where a member finds its first parameters: its folder in another run's workdir, or that workdir itself."""
+    within = Path(start_from).expanduser() / folder
+    return str(within if start_from and within.is_dir() else start_from)
+
+
+def describe(plans: Mapping[str, runs.Plan], start_from: str, workdir: Path) -> str:
+    """Describes what would be trained: parameters, memory, phases and data; nothing is compiled or allocated.
+
+    Raises:
+        ValueError: the checkpoint to start from is of another model.
+        FileNotFoundError: there is none.
+    """
+    texts: dict[str, list[str]] = {}
+    for folder, planned in plans.items():
+        lines = [str(planned)]
+        if start_from:
+            start = planned.check_start(start_of(start_from, folder), workdir / folder)
+            lines += [f"  start: {start}"] if start else []
+        texts.setdefault("\n".join(lines), []).append(folder)
+    return "\n\n".join("\n".join([*filter(None, [", ".join(names)]), text]) for text, names in texts.items())
+
+
+def train_in_folder(
+    member: Member,
+    planned: runs.Plan,
+    folder: Path,
+    *,
+    may_change: Sequence[str] = (),
+    extend: bool = False,
+    interruption: Interruption | None = None,
+    start_from: str = "",
+) -> runs.Run:
+    """Trains a member in a folder of its own, which `runs.load` loads as well; goes on where it was stopped.
+
+    Args:
+        member: the model.
+        planned: what `plan` returned for it.
+        folder: its workdir.
+        may_change: dotted names of settings that may differ when the run is resumed.
+        extend: the last phase may have become longer.
+        interruption: see `train.loop.fit`.
+        start_from: likewise.
+    """
+    workdir = Workdir(folder)
+    with workdir.lock():
+        workdir.configure(member.settings(planned.data), may_change=may_change, epochs=member.lengths, extend=extend)
+        return train(member, planned, workdir, interruption=interruption, start_from=start_from)
+
+
+def train(
+    member: Member,
+    planned: runs.Plan,
+    workdir: Workdir,
+    *,
+    interruption: Interruption | None = None,
+    start_from: str = "",
+) -> runs.Run:
+    """Trains a member in a workdir that is locked and configured; arguments as for `train_in_folder`."""
+    on_validation = member.on_validation and member.on_validation(planned.model, planned.data)
+    return planned.fit(workdir, interruption=interruption, on_validation=on_validation, start_from=start_from or None)
+
+
+def load(member: Member, folder: Path) -> runs.Run:
+    """Loads a member that was trained.
+
+    Raises:
+        FileNotFoundError: there is no run in that folder.
+        ValueError: it is another model, or of another config.
+    """
+    run = runs.load(folder)
+    if run.settings["model"] != member.model:
+        raise ValueError(f"{folder} is a run of the model {run.settings['model']!r}; expected {member.model!r}.")
+    for field in dataclasses.fields(member.config):
+        trained, asked = getattr(run.config, field.name), getattr(member.config, field.name)
+        if trained != asked:
+            raise ValueError(
+                f"the model in {folder} was trained with other {field.name} than is asked for: {_short(trained)}, not "
+                f"{_short(asked)}; --evaluate takes models as they are."
+            )
+    return run
+
+
+def _short(value: Any) -> str:
+    return f"{len(value)} of them" if isinstance(value, tuple) and len(value) > 10 else repr(value)
+
+
+def log_weights(members: Mapping[str, Member]) -> None:
+    """Logs what each divergence weighs where errors and divergences are means instead of sums."""
+    for folder, member in members.items():
+        for name, weight in getattr(member.config, "divergence_weights", {}).items():
+            effective = member.config.effective_weight(weight)
+            _log.info(
+                "%s: %s weighs %g, which is %.3g per dimension and pixel value",
+                *(folder or member.model, name, weight, effective),
+            )

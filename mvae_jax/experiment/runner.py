@@ -1,0 +1,250 @@
+"""The one way from the command line of an experiment to its report."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mvae_jax import runs
+from mvae_jax.data import sources
+from mvae_jax.experiment import classifier, flags, members, pages, session
+from mvae_jax.experiment.declaration import Config, Experiment, Results, Trained
+from mvae_jax.experiment.members import Member
+from mvae_jax.models import ZOO
+from mvae_jax.train.logging import read_metrics
+from mvae_jax.train.signals import Interruption
+from mvae_jax.train.workdir import Workdir
+
+_log = logging.getLogger("experiment")
+
+# Settings that may differ when a run is resumed: where files lie and how they are read, but not what they hold; how
+# the run is watched; and what is measured of trained models.
+MAY_CHANGE = (
+    *("config.training", "config.evaluation", "config.classifier"),
+    *(f"config.data.{name}" for name in ("source", "kind", "cache_folder", "resident_gib", "workers")),
+)
+
+
+def run(experiment: Experiment, argv: Sequence[str]) -> None:
+    """Does what a command line asks for: trains all models of an experiment, measures, draws and reports.
+
+    Args:
+        experiment: the experiment.
+        argv: the command line; its first word is the program's.
+    """
+    config, arguments = flags.parse(
+        argv,
+        experiment.presets,
+        workdir=f"runs/{experiment.name}",
+        description=experiment.description,
+        data=experiment.data,
+    )
+    root, description = Path(arguments.workdir), ""
+    loaded: dict[str, runs.Run] = {}
+    plans: dict[str, runs.Plan] = {}
+    with session.errors():
+        data = load(experiment, config)
+        chosen = experiment.members(config, data)
+        _refuse_unused(experiment, config, arguments, data, chosen)
+        if arguments.evaluate:
+            loaded = {folder: members.load(member, root / folder) for folder, member in chosen.items()}
+        else:
+            plans = members.plan(chosen, data, config.training)
+            description = members.describe(plans, config.start_from, root)
+            if arguments.extend:
+                for planned in plans.values():
+                    planned.check_extension()
+    notes = list(experiment.notes(config))
+    if arguments.evaluate:
+        notes += pages.newest(loaded)
+    for note in notes:
+        _log.warning(note)
+    if arguments.dry_run:
+        print(description)
+        return
+    members.log_weights(chosen)
+    if arguments.evaluate:
+        trained = gather(experiment, config, loaded, data, root)
+        _report(experiment, argv, trained, root / "evaluation", notes)
+        return
+    with session.session(
+        arguments.workdir,
+        _settings(experiment, config, data, chosen),
+        (*MAY_CHANGE, *experiment.may_change),
+        epochs=runs.lengths_of(experiment.model),
+        extend=arguments.extend,
+    ) as (workdir, interruption):
+        fitted = _train(experiment, config, chosen, plans, workdir, interruption, arguments.extend)
+        trained = gather(experiment, config, fitted, data, workdir.path, interruption)
+        if session.is_first():
+            workdir.finish(scores=_report(experiment, argv, trained, workdir.path, notes))
+
+
+def _refuse_unused(
+    experiment: Experiment, config: Any, arguments: flags.Arguments, data: Any, chosen: Mapping[str, Member]
+) -> None:
+    """Refuses a setting that was given, and without which all models would be the same.
+
+    Raises:
+        ValueError: there is such a setting.
+    """
+    measured = ("data", "evaluation", "classifier", "training")  # read by the runner and by measures
+    known = {field.name for field in dataclasses.fields(Config)}
+    for name in arguments.given:
+        section, _, field = name.partition(".")
+        value = flags.value_of(config, name)
+        if section in (*measured, *known) or value == flags.value_of(arguments.base, name):
+            continue
+        if section == "model" and all(getattr(member.config, field, None) == value for member in chosen.values()):
+            continue  # as the images have it
+        try:
+            other = flags.replaced(config, name, flags.value_of(arguments.base, name))
+            without = experiment.members(other, data)
+        except ValueError:  # the other settings do not go without it
+            continue
+        if experiment.request(other).attributes != experiment.request(config).attributes:  # the data have followed
+            continue
+        if [_identity(item) for item in without.items()] == [_identity(item) for item in chosen.items()]:
+            raise ValueError(
+                f"--config.{name} changes none of the models that are trained, "
+                f"{', '.join(filter(None, chosen)) or experiment.model}: they take it from the images or from another "
+                "setting, or have no use for it; leave it out."
+            )
+
+
+def _identity(item: tuple[str, Member]) -> tuple[Any, ...]:
+    folder, member = item
+    return folder, member.model, member.config, member.seed, dict(member.digests)
+
+
+def _settings(experiment: Experiment, config: Any, data: Any, chosen: Mapping[str, Member]) -> dict[str, Any]:
+    """Content of the workdir's config.json."""
+    return {
+        "format": runs.FORMAT,
+        "experiment": experiment.name,
+        "model": experiment.model,
+        "config": dataclasses.asdict(config),
+        "data_sha256": data.sha256(),
+        **{name: value for member in chosen.values() for name, value in member.digests.items()},
+    }
+
+
+def _train(
+    experiment: Experiment,
+    config: Any,
+    chosen: Mapping[str, Member],
+    plans: Mapping[str, runs.Plan],
+    workdir: Workdir,
+    interruption: Interruption,
+    extend: bool,
+) -> dict[str, runs.Run]:
+    """Trains all members, one after another; goes on where they were stopped."""
+    trained: dict[str, runs.Run] = {}
+    for folder, member in chosen.items():
+        options: dict[str, Any] = {
+            "interruption": interruption,
+            "start_from": members.start_of(config.start_from, folder),
+        }
+        if not folder:  # the workdir is the model's own, and locked and configured already
+            trained[folder] = members.train(member, plans[folder], workdir, **options)
+            continue
+        _log.info("model %s", folder)
+        trained[folder] = members.train_in_folder(
+            member,
+            plans[folder],
+            workdir.path / folder,
+            may_change=experiment.may_change,
+            extend=extend,
+            **options,
+        )
+    return trained
+
+
+def gather(
+    experiment: Experiment,
+    config: Any,
+    fitted: Mapping[str, runs.Run],
+    data: Any,
+    workdir: Path,
+    interruption: Interruption | None = None,
+) -> Trained:
+    """The trained models with all that they are measured with; on all hosts at once.
+
+    Args:
+        experiment: the experiment.
+        config: its config.
+        fitted: folder -> model.
+        data: the images to measure on.
+        workdir: where the models lie, and the classifier that is trained where none is named.
+        interruption: polled between measures.
+    """
+    reader = None
+    if hasattr(config, "classifier") and data.attributes:
+        reader = classifier.obtain(workdir, data, config.classifier, seed=config.seed, interruption=interruption)
+    stages = {}
+    if experiment.stages:
+        stages = {folder: _stages(run, workdir / folder) for folder, run in fitted.items()}
+    return Trained(
+        config,
+        fitted,
+        data,
+        reader,
+        {folder: read_metrics(workdir / folder / "metrics.jsonl") for folder in fitted},
+        stages,
+        interruption or Interruption(),
+        workdir,
+    )
+
+
+def _stages(run: runs.Run, folder: Path) -> dict[str, runs.Run]:
+    """The model at the end of each phase up to that of the run."""
+    names = [phase.name for phase in ZOO[run.settings["model"]].phases(run.config, 1)]
+    return {name: runs.load(folder, phase=name) for name in names[: names.index(run.phase)]} | {run.phase: run}
+
+
+def _report(
+    experiment: Experiment, argv: Sequence[str], trained: Trained, folder: Path, notes: Sequence[str]
+) -> dict[str, Any]:
+    """Measures and draws; writes scores.json, figures and report.html into a folder, and returns the scores."""
+    results = measure(experiment, trained)
+    problems = [*pages.other_images(trained), *experiment.problems(trained, results)]
+    for problem in problems:
+        _log.warning(problem)
+    figures = draw(experiment, trained, results)
+    scores = pages.scores(trained, results)
+    pages.write(experiment, argv, trained, results, scores, figures, folder, [*notes, *problems])
+    return scores
+
+
+def load(experiment: Experiment, config: Any) -> Any:
+    """The images that a config asks for, rendered or read; refuses those that cannot be measured on."""
+    request = experiment.request(config)
+    fields = {field.name: getattr(request, field.name) for field in dataclasses.fields(request)}
+    data = sources.load(config.data, **fields)
+    experiment.check(config, data)
+    if hasattr(config, "classifier") and data.attributes:
+        classifier.check(data, config.classifier, config.seed)
+    return data
+
+
+def measure(experiment: Experiment, trained: Trained) -> dict[str, Any]:
+    """The results of all measures, by name; logs each of them."""
+    results = {}
+    for item in experiment.measures:
+        results[item.name] = item.measure(trained)
+        for line in pages.lines(item, trained, results[item.name]):
+            _log.info("%s", line)
+        trained.interruption.check()
+    return results
+
+
+def draw(experiment: Experiment, trained: Trained, results: Results) -> dict[str, tuple[str, Any]]:
+    """All figures: name of the file -> caption and picture."""
+    figures: dict[str, tuple[str, Any]] = {}
+    for function in experiment.figures:
+        figures |= function(trained, results)
+        trained.interruption.check()
+    return figures

@@ -1,0 +1,102 @@
+"""One run of an experiment in its workdir: lock, settings, signals, log lines and exit statuses."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NoReturn
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from mvae_jax.train import loop
+from mvae_jax.train.signals import Interruption
+from mvae_jax.train.workdir import Workdir, WorkdirBusy
+
+
+def is_first() -> bool:
+    """Whether this is the process that measures and draws, of several the first."""
+    return jax.process_index() == 0
+
+
+def start_logging() -> None:
+    """Log lines with the time of day go to standard error; of several processes the first tells."""
+    logging.getLogger("jax").setLevel(logging.WARNING)  # it lists the accelerators that are not there
+    logging.basicConfig(
+        level=logging.INFO if is_first() else logging.WARNING,
+        format="%(asctime)s %(message)s",
+        datefmt="%H:%M:%S",
+        stream=sys.stderr,
+        force=True,
+    )
+
+
+def fail(message: str) -> NoReturn:
+    """Ends the program with one line on standard error and status 2."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+@contextlib.contextmanager
+def errors() -> Iterator[None]:
+    """While a run is prepared: what a user can mend ends the program with its message and status 2, no traceback."""
+    try:
+        yield
+    except (ValueError, OSError, WorkdirBusy) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+@contextlib.contextmanager
+def session(
+    path: str,
+    settings: Mapping[str, Any],
+    may_change: Sequence[str],
+    *,
+    epochs: Sequence[str] = (),
+    extend: bool = False,
+) -> Iterator[tuple[Workdir, Interruption]]:
+    """Holds a workdir for one run: one process, the settings that it started with, signals noted.
+
+    A workdir that is finished ends the program with status 0; SIGTERM and Ctrl-C end it with 143 and 130; training
+    that diverges and a disk that fails, with a message and 1. Any other error is ours, and keeps its traceback.
+
+    Args:
+        path: the workdir.
+        settings: goes to config.json; a workdir with other settings is refused.
+        may_change: dotted names of settings that may differ when a run is resumed.
+        epochs: dotted names of the phases' lengths in their order.
+        extend: the last phase may have become longer; see `Workdir.configure`.
+    """
+    with contextlib.ExitStack() as stack:
+        with _first_decides():
+            with errors():
+                workdir = Workdir(path)
+                stack.enter_context(workdir.lock())
+                workdir.configure(settings, may_change=may_change, epochs=epochs, extend=extend)
+            if is_first() and workdir.is_finished:
+                print(f"{workdir.path} is finished; its report is {workdir.path / 'report.html'}.")
+                sys.exit(0)
+        interruption = stack.enter_context(Interruption())
+        try:
+            yield workdir, interruption
+        except (loop.TrainingDiverged, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(1)
+
+
+@contextlib.contextmanager
+def _first_decides() -> Iterator[None]:
+    """If the first of several processes ends here, all do, with its status."""
+    status = -1
+    try:
+        yield
+    except SystemExit as end:
+        status = int(end.code or 0)
+    if jax.process_count() > 1:
+        status = int(multihost_utils.broadcast_one_to_all(np.array(status)))
+    if status >= 0:
+        sys.exit(status)

@@ -1,0 +1,292 @@
+"""VAE/GAN and its family: samples and reconstructions, signs of collapse, and edits along attribute vectors."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mvae_jax import runs
+from mvae_jax.eval import directions, fid, reconstruction, sharpness
+from mvae_jax.eval.batched import in_chunks, pixels, to_bytes
+from mvae_jax.eval.stability import Stability, assess_stability
+from mvae_jax.experiment.classifier import FEATURES
+from mvae_jax.experiment.classifier import Config as ClassifierConfig
+from mvae_jax.experiment.declaration import Figures, Results, Trained
+from mvae_jax.viz import curves, grids, report, traversals
+
+TITLES = {"gan": "GAN", "vae": "VAE", "vae_dis": "VAE, learned distance", "vae_gan": "VAE/GAN"}
+WORDS = {
+    **TITLES,
+    "frechet_distance_of_samples": "Frechet distance of samples",
+    "sharpness_of_samples": "sharpness of samples",
+    "frechet_distance_of_reconstructions": "Frechet distance of reconstructions",
+    "sharpness_of_reconstructions": "sharpness of reconstructions",
+    "squared_error": "squared error per value",
+    "psnr": "PSNR, dB",
+}
+# The 18 of Larsen et al., by CelebA's names in small letters. Of other data all attributes are taken.
+ATTRIBUTES = (
+    *("bald", "bangs", "black_hair", "blond_hair", "bushy_eyebrows", "eyeglasses", "gray_hair", "heavy_makeup"),
+    *("high_cheekbones", "male", "mustache", "pale_skin", "rosy_cheeks", "smiling", "straight_hair", "wavy_hair"),
+    *("wearing_lipstick", "young"),
+)
+_SHOWN = 8
+_EDITS = 9  # attributes of one sheet
+_PAIRS = 10  # of attribute vectors in the report
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """How the trained models are measured and drawn.
+
+    Attributes:
+        images: held-out images, and as many samples of each model, at most.
+        vector_images: training images from which attribute vectors are taken, at most; 0 for all (VG-05).
+        sampled_vectors: take vectors from samples of the posteriors, as released, instead of their means (VG-05).
+        sliders: edits go from minus to plus this many attribute vectors.
+    """
+
+    images: int = 1000
+    vector_images: int = 0
+    sampled_vectors: bool = False
+    sliders: float = 1.5
+
+    def __post_init__(self) -> None:
+        for name, least in {"images": 2, "vector_images": 0}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"evaluation.{name} is {getattr(self, name)}; expected at least {least}.")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AttributeVectors:
+    """Directions of a latent space that stand for attributes.
+
+    Attributes:
+        vectors: attribute -> [D], in units of the codes; without attributes that all training images have, or none.
+    """
+
+    vectors: Mapping[str, np.ndarray]
+
+    @property
+    def pairs(self) -> list[dict[str, Any]]:
+        """Cosines of the angles between two vectors, in [-1, 1]; those farthest from 0 first."""
+        if len(self.vectors) < 2:
+            return []
+        cosines, names = directions.cosines(np.stack(list(self.vectors.values()))), list(self.vectors)
+        pairs = sorted(itertools.combinations(range(len(names)), 2), key=lambda pair: -abs(cosines[pair]))
+        return [{"first": names[a], "second": names[b], "cosine": float(cosines[a, b])} for a, b in pairs]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The cosines, ready for JSON."""
+        return {"cosines": self.pairs}
+
+
+def check(data: Any, classifier: ClassifierConfig) -> None:
+    """Refuses images that cannot be measured on: they are too few, or there is no classifier of their attributes.
+
+    Raises:
+        ValueError: there are fewer held-out images than sheets show, no attributes, or no classifier is wanted.
+    """
+    if len(data.validation) < _SHOWN:
+        raise ValueError(f"there are {len(data.validation)} held-out images; expected at least {_SHOWN}.")
+    if not data.attributes:
+        raise ValueError(
+            "these images have no attributes, and models are compared in the features of a classifier of attributes; "
+            "expected a data set that has some."
+        )
+    if not (classifier.epochs or classifier.workdir):
+        raise ValueError(
+            "classifier.epochs is 0 and classifier.workdir is empty, but models are compared in the features of a "
+            "classifier; expected at least 1 epoch, or the folder of a classifier."
+        )
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def count(trained: Trained) -> int:
+    """Number of held-out images that are compared, and of samples."""
+    return min(trained.config.evaluation.images, len(trained.data.validation))
+
+
+def draw_samples(run: runs.Run, trained: Trained) -> jax.Array:
+    """Samples from the prior, [N, H, W, C] in [-1, 1]; the same draws for all models."""
+    z = jax.random.normal(jax.random.key(trained.config.seed), (count(trained), run.config.latent_size))
+    return in_chunks(run.decode)(z)
+
+
+def measure(trained: Trained) -> dict[str, dict[str, float]]:
+    """Numbers of each model on held-out images, with the keys of `WORDS`; those of reconstructions where it encodes."""
+    rows = {}
+    for label, run in trained.runs.items():
+        rows[label] = measure_run(run, trained)
+        trained.interruption.check()
+    return rows
+
+
+def measure_run(run: runs.Run, trained: Trained) -> dict[str, float]:
+    """Numbers of one model."""
+    assert trained.classifier is not None  # `check` has seen to it
+    x, samples = pixels(trained.data.validation.first(count(trained))), draw_samples(run, trained)
+    read = in_chunks(trained.classifier.features)
+
+    def distance(pictures: jax.Array) -> float:
+        return fid.frechet_distance(read(pictures), read(x), features=FEATURES, split="held-out images").value
+
+    numbers = {
+        "frechet_distance_of_samples": distance(samples),
+        "sharpness_of_samples": sharpness.sharpness_ratio(samples, x),
+    }
+    if run.model.encode is None:
+        return numbers
+    output = in_chunks(run.decode)(in_chunks(run.encode)(x)[0])
+    return numbers | {
+        "frechet_distance_of_reconstructions": distance(output),
+        "sharpness_of_reconstructions": sharpness.sharpness_ratio(output, x),
+        "squared_error": float(jnp.square((x - output) / 2).mean()),
+        "psnr": float(reconstruction.psnr(x, output).mean()),
+    }
+
+
+def explain(trained: Trained, rows: Any) -> str:
+    """How the numbers were measured, in words."""
+    return (
+        f"Of {count(trained)} held-out images, reconstructed from the means of their posteriors, and as many samples "
+        "from the prior. The Frechet distance is that of the last hidden layer of a classifier of the training images "
+        f"({trained.classifier}): lower is closer, but the numbers compare only within this table. Sharpness, the mean "
+        "absolute Laplacian, is relative to real images: 1 is right, above 1.2 is noise."
+    )
+
+
+def stability(trained: Trained) -> dict[str, Stability]:
+    """Signs of collapse of each model."""
+    held_out = pixels(trained.data.validation)
+    return {
+        label: assess_stability(draw_samples(run, trained), held_out, trained.records[label])
+        for label, run in trained.runs.items()
+    }
+
+
+def stability_parts(trained: Trained, signs: Mapping[str, Stability]) -> list[report.Part | str]:
+    """Table of `stability`."""
+    rows = []
+    for label, of_model in signs.items():
+        row = {"model": TITLES[label], "spread": of_model.spread}
+        row |= {"real images recognised": of_model.real_accuracy, "generated ones": of_model.fake_accuracy}
+        row |= {f"{objective} moves": share for objective, share in of_model.updated_late.items()}
+        rows.append(row | {f"{name}, gradient norm": norm.median for name, norm in of_model.gradient_norms.items()})
+    return [report.table(rows)]
+
+
+def problems(trained: Trained, results: Results) -> list[str]:
+    """Signs of collapse, a sentence each."""
+    return [
+        f"{TITLES[label]}: {problem}" for label, signs in results["stability"].items() for problem in signs.problems
+    ]
+
+
+def attribute_vectors(trained: Trained) -> AttributeVectors:
+    """The vectors of VAE/GAN, from training images; none where it is not among the models."""
+    settings, data, run = trained.config.evaluation, trained.data, trained.runs.get("vae_gan")
+    if run is None:
+        return AttributeVectors({})
+    chosen = data.train.first(settings.vector_images or len(data.train))
+    names = ATTRIBUTES if set(ATTRIBUTES) <= set(data.attributes) else data.attributes
+    bits = chosen["attributes"][:, [data.attributes.index(name) for name in names]]
+    varied = [column for column in range(len(names)) if 0 < bits[:, column].sum() < len(bits)]
+    if not varied:
+        return AttributeVectors({})
+    key = jax.random.fold_in(jax.random.key(trained.config.seed), 1) if settings.sampled_vectors else None
+    vectors = directions.attribute_vectors(run.encode, pixels(chosen), bits[:, varied], key=key)
+    return AttributeVectors({names[column]: vector for column, vector in zip(varied, vectors, strict=True)})
+
+
+def attribute_vector_parts(trained: Trained, result: AttributeVectors) -> list[report.Part | str]:
+    """The pairs of vectors that are most alike or most opposed."""
+    if not result.pairs:
+        return []
+    return [
+        report.heading("Attribute vectors"),
+        "Pairs whose vectors are most alike or most opposed: what goes together in the images cannot be edited alone.",
+        report.table(result.pairs[:_PAIRS]),
+    ]
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+
+def samples(trained: Trained, results: Results) -> Figures:
+    """Samples of each model."""
+    return {
+        f"samples_{label}": (
+            f"{TITLES[label]}: samples from the prior (figure 3)",
+            grids.grid(to_bytes(draw_samples(run, trained)[: 5 * _SHOWN]), columns=_SHOWN),
+        )
+        for label, run in trained.runs.items()
+    }
+
+
+def reconstructions(trained: Trained, results: Results) -> Figures:
+    """Held-out images and what each model makes of them, of the models that encode."""
+    shown = trained.data.validation.first(_SHOWN)
+    x = pixels(shown)
+    decoded = {
+        TITLES[label]: to_bytes(run.decode(run.encode(x)[0]))
+        for label, run in trained.runs.items()
+        if run.model.encode is not None
+    }
+    if not decoded:
+        return {}
+    caption = "Held-out images and what each model makes of the means of their posteriors (figure 4)"
+    return {"reconstructions": (caption, grids.comparison({"original": shown["image"]} | decoded, columns=_SHOWN))}
+
+
+def edits(trained: Trained, results: Results) -> Figures:
+    """Held-out images with attribute vectors added to their codes, and one of them moved along each vector."""
+    chosen = dict(itertools.islice(results["attribute_vectors"].vectors.items(), _EDITS))
+    if not chosen:
+        return {}
+    run, shown = trained.runs["vae_gan"], trained.data.validation.first(_SHOWN)
+    z, reach = run.encode(pixels(shown))[0], trained.config.evaluation.sliders
+    rows = {"original": shown["image"], "reconstruction": to_bytes(run.decode(z))}
+    rows |= {name: to_bytes(directions.edited(run.decode, z, vector, [1.0])[0]) for name, vector in chosen.items()}
+    strengths = np.linspace(-reach, reach, 7)
+    sliders = {
+        name: to_bytes(directions.edited(run.decode, z[:1], vector, strengths)[:, 0]) for name, vector in chosen.items()
+    }
+    return {
+        "edits": (
+            "VAE/GAN: held-out images, their reconstructions, and with attribute vectors added (figure 5)",
+            grids.comparison(rows, columns=_SHOWN),
+        ),
+        "sliders": (
+            f"VAE/GAN: one held-out image from {-reach:g} to {reach:g} times each attribute vector",
+            traversals.sheet(sliders),
+        ),
+    }
+
+
+def learning_curves(trained: Trained, results: Results) -> Figures:
+    """Discriminator and gradients over training, and the squared error of the models that encode."""
+    panels = {
+        "Errors of the discriminator": ["discriminator/*_error"],
+        "Accuracies of the discriminator": ["discriminator/*_accuracy"],
+        "Shares of steps in which a player moves": ["*/updated"],
+        "Gradient norms": ["*/gradient_norm"],
+    }
+    figures: dict[str, tuple[str, Any]] = {
+        f"players_{label}": (f"{TITLES[label]}: the players over training", curves.losses(lines, panels))
+        for label, lines in trained.records.items()
+        if any("discriminator/real_error" in line for line in lines)
+    }
+    errors = {TITLES[label]: lines for label, lines in trained.records.items() if label != "gan"}
+    if errors:
+        caption = "Squared error of reconstructions, per value in [0, 1]"
+        figures["squared_error"] = (caption, curves.runs(errors, "mean_squared_error"))
+    return figures

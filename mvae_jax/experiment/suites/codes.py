@@ -1,0 +1,348 @@
+"""Codes of digits, read by simple classifiers: table 2 of ALAE, and what the models draw.
+
+Each row of the table is a model, trained from several seeds (`trials`).
+
+Reference:
+    Pidhorskyi et al., 2020, Adversarial latent autoencoders, arXiv:2004.04467, section 5.1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mvae_jax import gaussian, images, runs
+from mvae_jax.data.batches import Split, Splits
+from mvae_jax.data.formats import mnist
+from mvae_jax.eval import probes
+from mvae_jax.eval.batched import in_chunks, pixels, to_bytes
+from mvae_jax.experiment.declaration import Figures, Results, Trained
+from mvae_jax.experiment.suites import trials
+from mvae_jax.train.workdir import atomic_write
+from mvae_jax.viz import curves, grids, report
+
+_log = logging.getLogger("experiment")
+
+# Accuracies: by which classifier, on images of the same or of different writers, from the code ("short") or from the
+# encoder's last hidden layer ("long").
+WORDS = {
+    f"{probe}_{split.lower()}_{kind}": f"{title} {split} {kind}"
+    for kind in ("short", "long")
+    for split in ("SW", "DW")
+    for probe, title in {"nearest_neighbour": "1NN", "svm": "SVM"}.items()
+}
+# Table 2 of the paper, accuracies in percent: row -> key of `WORDS` -> mean of five trials. Which autoencoder is which
+# is not certain.
+PUBLISHED: dict[str, dict[str, float]] = {
+    row: dict(zip(WORDS, (*short, *long), strict=True))
+    for row, (short, long) in {
+        "autoencoder_l1": ((97.15, 88.71, 96.84, 89.78), (97.43, 97.27, 96.80, 97.72)),
+        "autoencoder_l2": ((97.52, 88.78, 97.05, 89.78), (97.37, 97.23, 96.77, 97.72)),
+        "latent_regressor": ((92.79, 89.74, 91.90, 90.03), (97.28, 97.56, 96.69, 97.80)),
+        "joint_latent_regressor": ((92.54, 89.23, 91.97, 90.82), (97.02, 97.19, 96.45, 97.62)),
+        "bigan": ((95.83, 90.52, 95.38, 91.34), (97.14, 97.59, 96.81, 97.74)),
+        "alae": ((93.79, 93.47, 94.59, 94.23), (97.61, 98.20, 97.47, 98.64)),
+    }.items()
+}
+TITLES = {
+    "autoencoder_l1": "AE, l1",
+    "autoencoder_l2": "AE, l2",
+    "latent_regressor": "LR",
+    "joint_latent_regressor": "JLR",
+    "bigan": "BiGAN",
+    "alae": "ALAE",
+}
+_PROBES: dict[str, Callable[..., probes.ProbeScore]] = {
+    "nearest_neighbour": probes.nearest_neighbour_accuracy,
+    "svm": probes.linear_svm_accuracy,
+}
+_LEAST = 60  # training images, a sixth of which is left out of a classifier's
+_SHOWN = 10  # digits of a sheet
+_SAMPLES = 50
+_STEPS = 9  # of an interpolation
+
+Rows = Mapping[str, Mapping[int, Mapping[str, float]]]  # row -> seed -> key of `WORDS` -> accuracy
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What is classified.
+
+    Attributes:
+        long_features: also classify the encoder's last hidden layer, which takes most of the time.
+    """
+
+    long_features: bool = True
+
+
+def check(data: Splits) -> None:
+    """Refuses images from which no classifier can learn.
+
+    Raises:
+        ValueError: there are too few images, or all of a split have one label.
+    """
+    if len(data.train) < _LEAST or min(len(np.unique(split["label"])) for split in (data.train, data.validation)) < 2:
+        raise ValueError(
+            f"there are {len(data.train)} images to train on and {len(data.validation)} held out; expected at "
+            f"least {_LEAST} to train on, and in both images of at least two labels, to be told apart."
+        )
+
+
+# --- accuracies ------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Readings:
+    """How well classifiers read the digits from codes.
+
+    Attributes:
+        scores: row -> seed -> key of `WORDS` -> accuracy, and how it was taken.
+    """
+
+    scores: Mapping[str, Mapping[int, Mapping[str, probes.ProbeScore]]]
+
+    @property
+    def accuracies(self) -> Rows:
+        """The accuracies alone, in [0, 1]."""
+        return {
+            row: {seed: {key: score.accuracy for key, score in by_key.items()} for seed, by_key in by_seed.items()}
+            for row, by_seed in self.scores.items()
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The accuracies, and what they say of the paper's claim."""
+        return {"accuracies": self.accuracies, "statement": claim(self.accuracies)}
+
+
+def measure(trained: Trained) -> Readings:
+    """Accuracies of the classifiers on the codes of all trials; kept beside each of them, for some take minutes."""
+    scores: dict[str, dict[int, dict[str, probes.ProbeScore]]] = {}
+    for row, by_seed in trials.by_name(trained.runs).items():
+        scores[row] = {}
+        for seed, run in by_seed.items():
+            folder = trials.folder(row, seed)
+            path = trained.workdir / folder / f"probes_{trained.data.sha256()[:12]}.json"
+            scores[row][seed] = probed(run, trained.data, trained.config.evaluation, path)
+            accuracies = (f"{WORDS[key]} {100 * score.accuracy:.2f}" for key, score in scores[row][seed].items())
+            _log.info("%s: %s", folder, ", ".join(accuracies))
+            trained.interruption.check()
+    return Readings(scores)
+
+
+def probed(run: runs.Run, data: Splits, settings: Evaluation, path: Path) -> dict[str, probes.ProbeScore]:
+    """Accuracies of the classifiers on the codes of one trial: key of `WORDS` -> score.
+
+    Args:
+        run: a trained model with codes.
+        data: the digits.
+        settings: what is classified.
+        path: JSON file in which the scores are kept. They count only for the same step and images.
+    """
+    of = {"step": run.step, "data_sha256": data.sha256()}
+    scores = _kept(path, of)
+    kinds: dict[str, Callable[[jax.Array], jax.Array]] = {"short": lambda x: run.encode(x)[0]}
+    if settings.long_features:
+        kinds["long"] = run.features
+    missing = {kind: function for kind, function in kinds.items() if not any(key.endswith(kind) for key in scores)}
+    labels, (inner, outer) = data.train["label"], mnist.split_same_writers(len(data.train))
+    for kind, function in missing.items():
+        train, test = (_features(function, split) for split in (data.train, data.validation))
+        for split, examples in {
+            "SW": (train[inner], labels[inner], train[outer], labels[outer]),
+            "DW": (train, labels, test, data.validation["label"]),
+        }.items():
+            for probe, accuracy in _PROBES.items():
+                scores[f"{probe}_{split.lower()}_{kind}"] = accuracy(*examples, split=split)
+    if missing:
+        contents = {"of": of, "scores": {key: score.to_dict() for key, score in scores.items()}}
+        atomic_write(path, json.dumps(contents, indent=2) + "\n")
+    return {key: score for key, score in scores.items() if key.rpartition("_")[2] in kinds}
+
+
+def _features(function: Callable[[jax.Array], jax.Array], split: Split) -> np.ndarray:
+    return np.asarray(in_chunks(lambda x: function(images.to_float(x)), 1000)(jnp.asarray(split["image"])))
+
+
+def _kept(path: Path, of: Mapping[str, Any]) -> dict[str, probes.ProbeScore]:
+    """The scores in a file; none if there is no such file, or if it is damaged or of something else."""
+    keys = {key: key for key in WORDS} | {title: key for key, title in WORDS.items()}  # older files have the titles
+    try:
+        contents = json.loads(path.read_text())
+        scores = {keys[name]: probes.ProbeScore(**score) for name, score in contents["scores"].items()}
+        return scores if contents["of"] == of and all(0 <= score.accuracy <= 1 for score in scores.values()) else {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def problems(trained: Trained, results: Results) -> list[str]:
+    """A note for each classifier that has not converged."""
+    return [
+        f"{trials.folder(row, seed)}, {WORDS[key]}: the SVM has not converged; its accuracy may be too low."
+        for row, by_seed in results["codes"].scores.items()
+        for seed, by_key in by_seed.items()
+        for key, score in by_key.items()
+        if score.converged is False
+    ]
+
+
+# --- report ----------------------------------------------------------------------------------------------------------
+
+
+def explain(trained: Trained, readings: Readings) -> str:
+    """How the accuracies were taken, in words."""
+    config = trained.config
+    return (
+        f"Accuracies in percent, mean and standard deviation over {len(config.seeds)} trials. 1NN: nearest "
+        "neighbour, Euclidean; SVM: linear, C 0.02, squared hinge loss. SW: trained on five sixths of the training "
+        "images and tested on the others; DW: trained on all of them and tested on the held-out ones. Short: the "
+        f"code, {config.model.latent_size} numbers. Long: the encoder's last hidden layer, {config.model.widths[-1]}."
+    )
+
+
+def parts(trained: Trained, readings: Readings) -> list[report.Part | str]:
+    """Table and claim; beside accuracies on MNIST the paper's."""
+    rows = readings.accuracies
+    return [report.table(table(rows, published=trained.data.provenance["data_set"] == "MNIST")), claim(rows)]
+
+
+def lines(trained: Trained, readings: Readings) -> list[str]:
+    """The claim."""
+    return [claim(readings.accuracies)]
+
+
+def table(rows: Rows, *, published: bool) -> list[dict[str, Any]]:
+    """Rows of a report.
+
+    Args:
+        rows: the accuracies.
+        published: whether the paper's values stand beside ours.
+    """
+    table_rows = []
+    for row, by_seed in rows.items():
+        cells: dict[str, Any] = {"model": TITLES[row]}
+        for key in next(iter(by_seed.values())):
+            values = [100 * accuracies[key] for accuracies in by_seed.values()]
+            spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+            paper = f" ({PUBLISHED[row][key]:.2f})" if published else ""
+            cells[WORDS[key]] = f"{np.mean(values):.2f}{spread}{paper}"
+        table_rows.append(cells)
+    return table_rows
+
+
+def claim(rows: Rows) -> str:
+    """Whether the paper's claim holds: ALAE's codes are the best for a linear classifier."""
+    if "alae" not in rows or len(rows) < 2:
+        return "The paper's claim needs ALAE and another row."
+    comparisons = []
+    for split in ("SW", "DW"):
+        key = f"svm_{split.lower()}_short"
+        means = {
+            row: float(np.mean([accuracies[key] for accuracies in by_seed.values()])) for row, by_seed in rows.items()
+        }
+        mean = means.pop("alae")
+        best = max(means, key=means.__getitem__)
+        comparisons.append(
+            f"{split}: {100 * mean:.2f} against {100 * means[best]:.2f} of {TITLES[best]}, the best other row, "
+            f"so it {'holds' if mean > means[best] else 'does not hold'}"
+        )
+    return f"The paper's claim, that a linear SVM reads ALAE's codes best: {'; '.join(comparisons)}."
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+
+def _firsts(trained: Trained) -> dict[str, tuple[str, runs.Run]]:
+    """The first trial of each row: row -> folder and run."""
+    return {
+        row: (trials.folder(row, seed), run)
+        for row, by_seed in trials.by_name(trained.runs).items()
+        for seed, run in [next(iter(by_seed.items()))]
+    }
+
+
+def reconstructions(trained: Trained, results: Results) -> Figures:
+    """Held-out digits, and what each row makes of them."""
+    shown = trained.data.validation.first(_SHOWN)
+    versions = {"original": shown["image"]}
+    for row, (_, run) in _firsts(trained).items():
+        versions[TITLES[row]] = to_bytes(run.decode(run.encode(pixels(shown))[0]))
+    return {
+        "reconstructions": (
+            "Held-out digits, and what the first trial of each row makes of their codes (figure 3)",
+            grids.comparison(versions, columns=_SHOWN),
+        )
+    }
+
+
+def samples(trained: Trained, results: Results) -> Figures:
+    """Images of random draws, of each row that has a prior."""
+    key = jax.random.key(trained.config.seed)
+    return {
+        f"samples_{row}": (
+            f"{TITLES[row]}: images of random draws",
+            grids.grid(to_bytes(run.sample(key, _SAMPLES)), columns=_SHOWN),
+        )
+        for row, (_, run) in _firsts(trained).items()
+        if run.model.sample is not None
+    }
+
+
+def interpolation_sheet(trained: Trained, results: Results) -> Figures:
+    """ALAE between random draws; nothing without ALAE."""
+    firsts = _firsts(trained)
+    if "alae" not in firsts:
+        return {}
+    _, run = firsts["alae"]
+    return {
+        "interpolations": (
+            "ALAE: between two draws, along z (upper of each two rows) and along w (lower; figure 4)",
+            grids.grid(interpolations(run, jax.random.key(trained.config.seed)), columns=_STEPS),
+        )
+    }
+
+
+def interpolations(run: runs.Run, key: jax.Array, count: int = 4) -> np.ndarray:
+    """Pictures between pairs of draws, along z and along w.
+
+    Args:
+        run: an ALAE.
+        key: of the draws.
+        count: P, pairs.
+
+    Returns:
+        uint8 [P * 2 * S, H, W, C]: of each pair S steps along z, then S along w.
+    """
+    ends = jax.random.normal(key, (2, count, run.config.latent_size))
+    fractions = jnp.linspace(0.0, 1.0, _STEPS)[:, None, None]
+    along_z = run.map(gaussian.lerp(ends[0][None], ends[1][None], fractions).reshape(-1, run.config.latent_size))
+    along_w = gaussian.lerp(run.map(ends[0])[None], run.map(ends[1])[None], fractions)
+    codes = jnp.stack([along_z.reshape(along_w.shape), along_w])  # [2, S, P, D]
+    return to_bytes(run.decode(codes.transpose(2, 0, 1, 3).reshape(-1, run.config.latent_size)))
+
+
+def reconstruction_error(trained: Trained, results: Results) -> Figures:
+    """Errors of held-out digits over training."""
+    records = {
+        TITLES[row]: errors_per_pixel(run, trained.records[folder]) for row, (folder, run) in _firsts(trained).items()
+    }
+    return {
+        "reconstruction_error": (
+            "Squared error of held-out digits, per pixel, from their codes; of the autoencoder trained by absolute "
+            "differences, that is its error",
+            curves.runs(records, "loss"),
+        )
+    }
+
+
+def errors_per_pixel(run: runs.Run, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The records of a trial, with the mean over pixels for "loss": an autoencoder's is the sum."""
+    pixel_count = run.config.image_size**2 if run.settings["model"] == "autoencoder" else 1
+    return [{**record, "loss": record["loss"] / pixel_count} if "loss" in record else {**record} for record in records]

@@ -1,0 +1,462 @@
+"""Disentanglement of latent spaces, on images of which the generative factors are known: beta-VAE and beta-TCVAE.
+
+Each setting, a model with a weight, is trained from several seeds (`trials`). Settings are compared by the medians of
+their scores, and where they reconstruct equally well.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mvae_jax import gaussian, images, runs
+from mvae_jax.data.batches import Splits
+from mvae_jax.data.rendered import binned_faces, faces, shapes
+from mvae_jax.eval import disentanglement, likelihood
+from mvae_jax.eval.batched import in_chunks, pixels, to_bytes
+from mvae_jax.experiment.declaration import Figures, Results, Trained
+from mvae_jax.experiment.suites import latents, trials
+from mvae_jax.models import autoencoders
+from mvae_jax.viz import grids, report, scores, tradeoff
+
+_log = logging.getLogger("experiment")
+
+# Data that are drawn, so that there are images of any combination of factors: source -> factor -> number of values.
+FACTORS: dict[str, Mapping[str, int]] = {shapes.RENDERED: shapes.FACTORS, binned_faces.RENDERED: faces.BINS}
+METHODS = {"beta_vae": "beta-VAE", "beta_tcvae": "beta-TCVAE"}
+EQUAL = 0.05  # relative difference of the squared errors of models that reconstruct equally well
+WORDS = {
+    "mig": "MIG",
+    "dci_disentanglement": "DCI disentanglement",
+    "dci_completeness": "DCI completeness",
+    "dci_informativeness": "DCI informativeness",
+    "sap": "SAP",
+    "factor_vae_score": "FactorVAE score",
+    "nll": "NLL",
+    "squared_error": "squared error per value",
+    "kl": "KL",
+    "total_correlation": "total correlation",
+    "active_dimensions": "active dimensions",
+}
+PAIR_WORDS = {
+    "beta_tcvae": "beta-TCVAE",
+    "beta_tcvae_squared_error": f"its {WORDS['squared_error']}",
+    "beta_tcvae_mig": "its MIG",
+    "beta_vae": "beta-VAE",
+    "beta_vae_squared_error": WORDS["squared_error"],
+    "beta_vae_mig": "MIG",
+}
+_SHOWN = 8
+_REACH, _STEPS = 2.0, 9  # of traversals
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """How the trained models are scored.
+
+    Attributes:
+        trees: of the random forest of DCI.
+        votes: of the FactorVAE score, to fit and as many to test.
+        scale_samples: images from which it takes the scale of each dimension.
+        posterior_samples: of the aggregated posterior, for its total correlation.
+    """
+
+    trees: int = 10
+    votes: int = 800
+    scale_samples: int = 10_000
+    posterior_samples: int = 1000
+
+    def __post_init__(self) -> None:
+        for name, least in {"trees": 1, "votes": 10, "scale_samples": 2, "posterior_samples": 1}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"evaluation.{name} is {getattr(self, name)}; expected at least {least}.")
+
+
+# --- results ---------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """Scores of one model.
+
+    Attributes:
+        numbers: key of `WORDS` -> score.
+        details: the results that they were taken from, with estimators and sample counts.
+    """
+
+    numbers: Mapping[str, float]
+    details: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers by key, and the details under "details"."""
+        return {**self.numbers, "details": self.details}
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A model with a weight, trained from several seeds.
+
+    Attributes:
+        method: name of the model in the zoo.
+        beta: the weight that is varied.
+        effective_beta: what it would be beside means over pixels and dimensions.
+        trials: seed -> scores.
+    """
+
+    method: str
+    beta: float
+    effective_beta: float
+    trials: Mapping[int, Scores]
+
+    def values(self, key: str) -> list[float]:
+        """A score of each trial."""
+        return [scores.numbers[key] for scores in self.trials.values()]
+
+    def median(self, key: str) -> float:
+        """Median of a score over the trials."""
+        return float(np.median(self.values(key)))
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """Spread of each score over the trials: key -> {"median", "lowest", "highest"}."""
+        return {
+            key: {"median": self.median(key), "lowest": min(self.values(key)), "highest": max(self.values(key))}
+            for key in next(iter(self.trials.values())).numbers
+        }
+
+    @property
+    def typical(self) -> int:
+        """Seed of the trial of median MIG, of two the one of the lower MIG."""
+        return sorted(self.trials, key=lambda seed: self.trials[seed].numbers["mig"])[(len(self.trials) - 1) // 2]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A beta-TCVAE and a beta-VAE that reconstructs equally well; None where there is none.
+
+    Attributes:
+        beta_tcvae: weight of the beta-TCVAE.
+        beta_tcvae_squared_error: its median squared error.
+        beta_tcvae_mig: its median MIG.
+        beta_vae: weight of the beta-VAE.
+        beta_vae_squared_error: its median squared error.
+        beta_vae_mig: its median MIG.
+    """
+
+    beta_tcvae: float
+    beta_tcvae_squared_error: float
+    beta_tcvae_mig: float
+    beta_vae: float | None = None
+    beta_vae_squared_error: float | None = None
+    beta_vae_mig: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """All settings, and those that reconstruct equally well.
+
+    Attributes:
+        settings: label -> setting.
+    """
+
+    settings: Mapping[str, Setting]
+
+    @functools.cached_property
+    def pairs(self) -> list[Pair]:
+        """See `equal_pairs`."""
+        return equal_pairs(self.settings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Spreads over the seeds, pairs, what the pairs say in words, and the scores of each model."""
+        return {
+            "settings": {label: setting.summary() for label, setting in self.settings.items()},
+            "equal_reconstruction": self.pairs,
+            "statement": statement(self.pairs),
+            "models": {label: setting.trials for label, setting in self.settings.items()},
+        }
+
+
+def equal_pairs(settings: Mapping[str, Setting]) -> list[Pair]:
+    """For each beta-TCVAE, each beta-VAE with the same median squared error up to `EQUAL`, or none.
+
+    The squared error and not the negative log-likelihood, for this has a part that no model can lower where pixels
+    are grey, and the same share of it would be a wider gap.
+    """
+    pairs = []
+    for setting in (setting for setting in settings.values() if setting.method == "beta_tcvae"):
+        error = setting.median("squared_error")
+        first = Pair(setting.beta, error, setting.median("mig"))
+        equal = [
+            dataclasses.replace(
+                first,
+                beta_vae=other.beta,
+                beta_vae_squared_error=other.median("squared_error"),
+                beta_vae_mig=other.median("mig"),
+            )
+            for other in settings.values()
+            if other.method == "beta_vae" and abs(other.median("squared_error") / error - 1.0) <= EQUAL
+        ]
+        pairs += equal or [first]
+    return pairs
+
+
+def statement(pairs: Sequence[Pair]) -> str:
+    """What `equal_pairs` say, in words."""
+    rule = (
+        f"Two settings reconstruct equally well if the medians of their {WORDS['squared_error']} differ by at most "
+        f"{EQUAL:.0%}."
+    )
+    equal = [(pair, pair.beta_vae_mig) for pair in pairs if pair.beta_vae_mig is not None]
+    if not equal:
+        return f"{rule} No beta-VAE reconstructs equally well as a beta-TCVAE: there is nothing to compare."
+    higher = sum(pair.beta_tcvae_mig > other for pair, other in equal)
+    gaps = ", ".join(
+        f"{pair.beta_tcvae_mig:.3f} at beta {pair.beta_tcvae:g} against {other:.3f} at {pair.beta_vae:g}"
+        for pair, other in equal
+    )
+    alone = [f"{pair.beta_tcvae:g}" for pair in pairs if pair.beta_vae is None]
+    return (
+        f"{rule} In {higher} of {len(equal)} such pairs the beta-TCVAE has the higher median MIG: {gaps}."
+        + f" No beta-VAE reconstructs as the beta-TCVAE of beta {', '.join(alone)} does." * bool(alone)
+    )
+
+
+# --- measure ---------------------------------------------------------------------------------------------------------
+
+
+def measure(trained: Trained) -> Comparison:
+    """Scores of all models."""
+    config = trained.config
+    render = renderer(config.data, config.model.image_size)
+    settings = {}
+    for label, by_seed in trials.by_name(trained.runs).items():
+        scored = {}
+        for seed, run in by_seed.items():
+            scored[seed] = score(run, trained.data, render, FACTORS[config.data.source], config.evaluation, config.seed)
+            _log.info("%s, seed %d: MIG %.3f", label, seed, scored[seed].numbers["mig"])
+            trained.interruption.check()
+        beta = beta_of(run.config)
+        settings[label] = Setting(run.settings["model"], beta, run.config.effective_weight(beta), scored)
+    return Comparison(settings)
+
+
+def beta_of(model: autoencoders.BetaVAEConfig | autoencoders.BetaTCVAEConfig) -> float:
+    """The weight that is varied."""
+    return model.beta if isinstance(model, autoencoders.BetaVAEConfig) else model.total_correlation_weight
+
+
+def renderer(data: shapes.Config | binned_faces.Config, image_size: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns a function that draws images with given factors, int [n, F] to uint8 [n, H, W, C].
+
+    The same factors give the same images, which are drawn once: all models are scored on them.
+
+    Args:
+        data: the images that the models were trained on.
+        image_size: H and W, in pixels.
+    """
+    drawn: dict[bytes, np.ndarray] = {}
+    unseen = data.train_size + data.validation_size
+
+    def render(factors: np.ndarray) -> np.ndarray:
+        name = factors.tobytes()
+        if name not in drawn and data.source == shapes.RENDERED:
+            drawn[name] = shapes.render(factors, image_size)
+        elif name not in drawn:
+            first = unseen + len(drawn) * len(factors)  # what is no factor is that of faces which no model has seen
+            drawn[name] = faces.sample_bins(factors, data.seed, image_size, first).images
+        return drawn[name]
+
+    return render
+
+
+def score(
+    run: runs.Run,
+    data: Splits,
+    render: Callable[[np.ndarray], np.ndarray],
+    factors: Mapping[str, int],
+    settings: Evaluation,
+    seed: int,
+) -> Scores:
+    """Scores of one model.
+
+    Args:
+        run: a trained variational autoencoder.
+        data: images with factors, of which the held-out ones are scored.
+        render: see `renderer`.
+        factors: name -> number of values.
+        settings: how it is scored.
+        seed: of the draws.
+    """
+    x, values = pixels(data.validation), data.validation["factors"]
+    keys = jax.random.split(jax.random.key(seed))
+    mean, logvar = in_chunks(run.encode)(x)
+    z = gaussian.sample(keys[0], mean, logvar)
+    codes = np.asarray(mean)
+    mig, sap = disentanglement.mig(codes, values), disentanglement.sap(codes, values)
+    dci = disentanglement.dci(codes, values, trees=settings.trees)
+    factor_vae = disentanglement.factor_vae_score(
+        lambda drawn: run.encode(images.to_float(jnp.asarray(render(drawn))))[0],
+        list(factors.values()),
+        train_votes=settings.votes,
+        test_votes=settings.votes,
+        scale_samples=settings.scale_samples,
+        seed=seed,
+    )
+    aggregate = likelihood.aggregate_posterior(mean, logvar, keys[1], samples=settings.posterior_samples)
+    numbers = {
+        "mig": mig.value,
+        "dci_disentanglement": dci.disentanglement,
+        "dci_completeness": dci.completeness,
+        "dci_informativeness": dci.informativeness,
+        "sap": sap.value,
+        "factor_vae_score": factor_vae.value,
+        "nll": -float(in_chunks(run.log_likelihood)(x, z).mean()),
+        "squared_error": float(jnp.square((x - in_chunks(run.decode)(mean)) / 2).mean()),
+        "kl": aggregate.kl,
+        "total_correlation": aggregate.total_correlation.value,
+        "active_dimensions": float(likelihood.active_units(mean).sum()),
+    }
+    details = {
+        "mig": mig,
+        "dci": dci,
+        "sap": sap,
+        "factor_vae_score": factor_vae,
+        "aggregate_posterior": aggregate,
+    }
+    return Scores(numbers, details)
+
+
+# --- report ----------------------------------------------------------------------------------------------------------
+
+
+def explain(trained: Trained, comparison: Comparison) -> str:
+    """How the scores were taken, in words."""
+    setting = next(iter(comparison.settings.values()))
+    details = next(iter(setting.trials.values())).details
+    mig, dci, sap, votes = (details[name] for name in ("mig", "dci", "sap", "factor_vae_score"))
+    factors, held_out = FACTORS[trained.config.data.source], len(trained.data.validation)
+    return (
+        f"Medians over {len(setting.trials)} seeds, in brackets the lowest and the highest value. "
+        f"Codes are posterior means of {mig.samples} held-out images of random combinations of {len(factors)} "
+        f"factors: {', '.join(factors)}. MIG: {mig.estimator}, {mig.bins} bins. DCI: {dci.estimator}, "
+        f"{dci.train_samples} samples to fit and {dci.test_samples} to test. SAP: {sap.estimator}, "
+        f"{sap.train_samples} and {sap.test_samples}. FactorVAE score: {votes.train_votes} votes to fit and "
+        f"{votes.test_votes} to test, of {votes.batch_size} images each, drawn for it, and "
+        f"{votes.scale_samples} for the scale; guessing gives {1 / len(factors):.2f}. Reconstruction is of the same "
+        f"{held_out} held-out images: NLL, -log p(x | z) of one sample of the posterior, in nats per "
+        f"image, and the squared error of pixel values in [0, 1] from the posterior mean. KL and total correlation, in "
+        "nats, are those of the posteriors of these images; where the KL nears the logarithm of their number, "
+        f"{np.log(held_out):.1f}, they are too few and the total correlation is too large. Effective beta "
+        "is the weight that beta would be beside means over pixels and dimensions instead of sums."
+    )
+
+
+def parts(trained: Trained, comparison: Comparison) -> list[report.Part | str]:
+    """Tables of the settings and of the pairs."""
+    rows = [
+        {"model": METHODS[setting.method], "beta": setting.beta, "effective beta": setting.effective_beta}
+        | {
+            WORDS[key]: f"{spread['median']:.3g} ({spread['lowest']:.3g}–{spread['highest']:.3g})"
+            for key, spread in setting.summary().items()
+        }
+        for setting in comparison.settings.values()
+    ]
+    pairs = [{PAIR_WORDS[key]: value for key, value in dataclasses.asdict(pair).items()} for pair in comparison.pairs]
+    return [
+        report.table(rows),
+        report.heading("At equal reconstruction"),
+        statement(comparison.pairs),
+        report.table(pairs),
+    ]
+
+
+def lines(trained: Trained, comparison: Comparison) -> list[str]:
+    """What the pairs say."""
+    return [statement(comparison.pairs)]
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+
+def tradeoffs(trained: Trained, results: Results) -> Figures:
+    """MIG against reconstruction, and against the weight."""
+    settings = results["disentanglement"].settings
+    over = f"medians of {_trial_count(settings)} seeds with the lowest and the highest value, beta beside them"
+
+    def points(x: Callable[[Setting], list[float]]) -> dict[str, dict[str, list[tuple[float, float]]]]:
+        by_method: dict[str, dict[str, list[tuple[float, float]]]] = {}
+        for setting in settings.values():
+            pairs = list(zip(x(setting), setting.values("mig"), strict=True))
+            by_method.setdefault(METHODS[setting.method], {})[f"{setting.beta:g}"] = pairs
+        return by_method
+
+    error = WORDS["squared_error"]
+    return {
+        "mig_over_reconstruction": (
+            f"MIG against reconstruction: {over}",
+            tradeoff.medians(points(lambda setting: setting.values("squared_error")), xlabel=error, ylabel="MIG"),
+        ),
+        "mig_over_beta": (
+            f"MIG against beta: {over}",
+            tradeoff.medians(points(lambda setting: [setting.beta] * len(setting.trials)), xlabel="beta", ylabel="MIG"),
+        ),
+    }
+
+
+def gaps_and_traversals(trained: Trained, results: Results) -> Figures:
+    """Gaps of the factors and latent dimensions, of the settings of the best and of the worst median MIG."""
+    settings, data = results["disentanglement"].settings, trained.data
+    ranking = sorted(settings, key=lambda label: settings[label].median("mig"))
+    extremes = {"best": ranking[-1], "worst": ranking[0]}
+    names = list(FACTORS[trained.config.data.source])
+    mig = {label: settings[label].trials[settings[label].typical].details["mig"] for label in extremes.values()}
+    gaps = {label: dict(zip(names, result.per_factor, strict=True)) for label, result in mig.items()}
+    figures: dict[str, tuple[str, Any]] = {
+        "gaps": (
+            "Mutual information gap of each factor, in the models of median MIG of the best and of the worst setting",
+            scores.attribute_bars(gaps, xlabel="gap"),
+        )
+    }
+    for rank, label in extremes.items():
+        seed = settings[label].typical
+        dimensions = ", ".join(f"{name} z{best}" for name, best in zip(names, mig[label].dimensions, strict=True))
+        caption = (
+            f"{label}, of the {rank} median MIG, seed {seed}, the one of that MIG: one latent dimension at a time from "
+            f"{-_REACH:g} to {_REACH:g}, those of the largest KL first; most "
+            f"informative of each factor: {dimensions}"
+        )
+        figures |= latents.traversal_figures(
+            f"traversals_{rank}",
+            caption,
+            trained.runs[trials.folder(label, seed)],
+            pixels(data.validation.first(1)),
+            pixels(data.validation),
+            _REACH,
+            _STEPS,
+        )
+    return figures
+
+
+def reconstructions(trained: Trained, results: Results) -> Figures:
+    """Held-out images, and what each setting makes of them."""
+    shown = trained.data.validation.first(_SHOWN)
+    versions = {"original": shown["image"]}
+    for label, setting in results["disentanglement"].settings.items():
+        run = trained.runs[trials.folder(label, setting.typical)]
+        versions[label] = to_bytes(run.decode(run.encode(pixels(shown))[0]))
+    return {
+        "reconstructions": (
+            "Held-out images and what the model of median MIG of each setting makes of them",
+            grids.comparison(versions, columns=_SHOWN),
+        )
+    }
+
+
+def _trial_count(settings: Mapping[str, Setting]) -> int:
+    return len(next(iter(settings.values())).trials)

@@ -1,0 +1,530 @@
+"""The multimodal VAE: a counterpart to each table and figure of Kim, 2024."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mvae_jax import gaussian, images, random, runs
+from mvae_jax.data import captions
+from mvae_jax.eval import consistency, cross_modal, reconstruction
+from mvae_jax.eval.batched import in_chunks, pixels, to_bytes
+from mvae_jax.experiment.declaration import Figures, Measure, Results, Trained
+from mvae_jax.objective import Model, Phase
+from mvae_jax.train import loop
+from mvae_jax.train.logging import MetricWriter
+from mvae_jax.train.state import TrainState
+from mvae_jax.viz import curves, grids, projections, report
+from mvae_jax.viz import scores as score_figures
+from mvae_jax.viz.report import Part
+
+# Table 2 of the paper: latent size -> accuracy, precision, recall, F1.
+PUBLISHED = {128: (0.92, 0.90, 0.94, 0.92), 256: (0.89, 0.86, 0.92, 0.89), 512: (0.88, 0.86, 0.91, 0.88)}
+PANELS = {
+    "Total loss": ["loss"],
+    "Images": ["image_from_*"],
+    "Attributes": ["text_from_*", "attribute_agreement"],
+    "Divergences": ["*_kl", "posterior_matching", "inconsistency"],
+    "Discriminator": ["adversarial", "discriminator/error", "discriminator/*_accuracy"],
+}
+_SHOWN = 18  # examples of a sheet
+_DRAWS = 6  # pictures of one caption
+_FRACTIONS = np.linspace(0, 1, 8)  # of an interpolation
+# What the classifier reads: key in scores.json -> words.
+PICTURES = {
+    "held_out": "held-out images",
+    "reconstruction": "reconstruction",
+    "text_to_image": "text to image, mean of the caption's posterior",
+    "text_to_image_draw": "text to image, one draw per caption",
+    "prior": "image and text drawn together from the prior",
+}
+QUALITY = {
+    "psnr": "PSNR of reconstructions, dB",
+    "ssim": "SSIM of reconstructions",
+    "psnr_from_text": "PSNR of images from text, dB",
+    "ssim_from_text": "SSIM of images from text",
+    "well_formed": "texts from the prior with one gender and at most one hair colour",
+}
+DIVERSITY = {"pixels": "pixels", "classifier_features": "the attribute classifier's features"}
+
+
+# --- numbers --------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """Numbers of a trained model, all on validation images.
+
+    Attributes:
+        benchmark: matching against mismatched pairs.
+        released: the same by the released code's protocol.
+        image_to_text: attributes decoded from the image's latent.
+        classified: `PICTURES` -> what the classifier reads from them; empty without a classifier.
+        quality: `QUALITY` -> PSNR and SSIM of images decoded from the image's and from the caption's latent, and the
+            share of the texts drawn from the prior that are of one gender and at most one hair colour.
+        posteriors: distance of the two posteriors of a pair.
+        diversity: `DIVERSITY` -> of several images drawn from one caption.
+    """
+
+    benchmark: consistency.Benchmark
+    released: consistency.ReleasedResult
+    image_to_text: cross_modal.AttributeScores
+    classified: Mapping[str, cross_modal.AttributeScores]
+    quality: Mapping[str, float]
+    posteriors: cross_modal.PosteriorDistance
+    diversity: Mapping[str, cross_modal.Diversity]
+
+
+def check(data: Any) -> None:
+    """Refuses images that are too few to judge a model on, before it is trained.
+
+    Raises:
+        ValueError: fewer than four validation images, or all with one caption; or a caption that has no mismatch.
+    """
+    count, texts = len(data.validation), len(cross_modal.distinct_rows(data.validation["attributes"]))
+    if count < 4 or texts < 2:
+        raise ValueError(
+            f"there are {count} validation images with {texts} different captions; expected at least 4 and 2: use "
+            "more images, or more of them for validation."
+        )
+    for name, split in (("validation", data.validation), ("calibration", data.calibration)):
+        try:
+            consistency.curate_mismatches(
+                split["attributes"], data.attributes, seed=0, minimum_changes=_changes(data.attributes)
+            )
+        except ValueError as error:
+            raise ValueError(f"the {name} images cannot be judged: {error}") from error
+
+
+def _changes(names: Sequence[str]) -> int:
+    """Four attributes of a mismatch differ (MM-04), or as many as can."""
+    return min(4, consistency.most_changes(names))
+
+
+@functools.lru_cache(maxsize=32)
+def evaluate(trained: Trained) -> Scores:
+    """Measures a trained model on images that it was not trained on; once, however many measures ask for it."""
+    run, data, classifier, seed = trained.run, trained.data, trained.classifier, trained.config.seed
+    names, x, a = data.attributes, pixels(data.validation), data.validation["attributes"]
+    encode_image, decode_image = in_chunks(run.encode_image), in_chunks(run.decode_image)
+    benchmark = consistency.benchmark(
+        encode_image,
+        run.encode_attributes,
+        (pixels(data.calibration), data.calibration["attributes"]),
+        (x, a),
+        names,
+        seed=seed,
+        minimum_changes=_changes(names),
+    )
+    posterior, text_posterior = encode_image(x), run.encode_attributes(a)
+    keys = [jax.random.fold_in(jax.random.key(seed), draw) for draw in range(3)]
+    draws = gaussian.sample(keys[0], *text_posterior)
+    prior = random.standard_normal(keys[1], draws.shape)
+    prior_logits = run.decode_attributes(prior)
+    decoded = {
+        "reconstruction": decode_image(posterior[0]),
+        "text_to_image": decode_image(text_posterior[0]),
+        "text_to_image_draw": decode_image(draws),
+    }
+    joint = decode_image(prior)
+    several, _ = _several(run, a, keys[2])
+    diversity = {"pixels": cross_modal.diversity(several, x)}
+    classified = {}
+    if classifier:
+        logits = in_chunks(classifier.logits)
+        classified = {"held_out": classifier.held_out} | {
+            name: cross_modal.score_attributes(logits(pictures), a, names) for name, pictures in decoded.items()
+        }
+        classified["prior"] = cross_modal.score_attributes(logits(joint), prior_logits > 0, names)
+        features = in_chunks(classifier.features)
+        flat = features(several.reshape(-1, *several.shape[2:])).reshape(*several.shape[:2], -1)
+        diversity["classifier_features"] = cross_modal.diversity(flat, features(x))
+    from_image, from_text = list(decoded.values())[:2]
+    return Scores(
+        benchmark=benchmark,
+        released=consistency.released_benchmark(encode_image, run.encode_attributes, (x, a), names, seed=seed),
+        image_to_text=cross_modal.score_attributes(run.decode_attributes(posterior[0]), a, names),
+        classified=classified,
+        quality={
+            "psnr": float(reconstruction.psnr(x, from_image).mean()),
+            "ssim": float(reconstruction.ssim(x, from_image).mean()),
+            "psnr_from_text": float(reconstruction.psnr(x, from_text).mean()),
+            "ssim_from_text": float(reconstruction.ssim(x, from_text).mean()),
+            "well_formed": float(cross_modal.well_formed(prior_logits > 0, names).mean()),
+        },
+        posteriors=cross_modal.posterior_distance(posterior, text_posterior, a),
+        diversity=diversity,
+    )
+
+
+def _several(run: runs.Run, attributes: np.ndarray, key: jax.Array, most: int = 20) -> tuple[jax.Array, np.ndarray]:
+    """Several images of each of the first different captions, [R, S, H, W, C], and the captions' attributes."""
+    texts = cross_modal.distinct_rows(attributes)[:most]
+    mean, logvar = run.encode_attributes(texts)
+    draws = [gaussian.sample(jax.random.fold_in(key, draw), mean, logvar) for draw in range(_DRAWS)]
+    return jnp.stack([run.decode_image(z) for z in draws], axis=1), texts
+
+
+# --- pictures -------------------------------------------------------------------------------------------------------
+
+
+def figures(trained: Trained, results: Results) -> Figures:
+    """The figures of a report."""
+    run, data, records = trained.run, trained.data, next(iter(trained.records.values()))
+    scores, seed = evaluate(trained), trained.config.seed
+    names = data.attributes
+    shown = data.validation.first(_SHOWN)
+    x, a, sentences = pixels(shown), shown["attributes"], write(shown["attributes"], names)
+    means = {"from image": run.encode_image(x)[0], "from text": run.encode_attributes(a)[0]}
+    predicted = run.decode_attributes(means["from image"]) > 0
+    keys = [jax.random.fold_in(jax.random.key(seed), draw) for draw in range(3)]
+    several, texts = _several(run, data.validation["attributes"], keys[2], most=8)
+    half = max(1, len(texts) // 2)
+    ends = texts[:half], texts[-half:]
+    start, end = (run.encode_attributes(texts)[0] for texts in ends)
+    between = [run.decode_image(gaussian.lerp(start, end, fraction)) for fraction in _FRACTIONS]
+    prior = random.standard_normal(keys[1], (_SHOWN, means["from image"].shape[1]))
+
+    benchmark = scores.benchmark
+    result = benchmark.result
+    count = min(_SHOWN // 2, len(data.validation))
+    pair_scores = np.concatenate([benchmark.match_scores[:count], benchmark.mismatch_scores[:count]])
+    image_codes = in_chunks(run.encode_image)(pixels(data.validation))[0]
+    text_codes = run.encode_attributes(data.validation["attributes"])[0]
+    confusion = result.confusion
+    figures: dict[str, tuple[str, Any]] = {
+        "data": ("Held-out images and their captions (figure 2)", grids.grid(shown["image"], sentences)),
+        "consistency": (
+            "Pairs that match and pairs that do not, and the decisions (figure 5)",
+            grids.consistency_pairs(
+                np.concatenate([shown["image"][:count]] * 2),
+                [*sentences[:count], *write(benchmark.mismatches[:count], names)],
+                pair_scores,
+                pair_scores > result.threshold,
+                np.arange(2 * count) < count,
+                result.threshold,
+            ),
+        ),
+        "image_to_text": (
+            "Image to text: held-out images, their captions and the model's (figure 6)",
+            grids.image_to_text(shown["image"], sentences, write(predicted, names)),
+        ),
+        "text_to_image": (
+            f"Text to image: {_DRAWS} draws from each caption's posterior (figure 7)",
+            grids.text_to_image(write(texts, names), to_bytes(several)),
+        ),
+        "latent_space": (
+            "Both modalities in the latent space, t-SNE (figure 9); lines join the two of a pair",
+            projections.modalities(image_codes, text_codes, _groups(data.validation["attributes"], names), seed=seed),
+        ),
+        "reconstructions": (
+            "Held-out images, decoded from the image's and from the caption's latent",
+            grids.comparison(
+                {"original": shown["image"]}
+                | {label: to_bytes(run.decode_image(mean)) for label, mean in means.items()}
+            ),
+        ),
+        "interpolation": (
+            "Between the means of two captions",
+            grids.interpolation(
+                write(ends[0], names),
+                write(ends[1], names),
+                np.stack([to_bytes(pictures) for pictures in between], axis=1),
+            ),
+        ),
+        "prior": (
+            "Image and text drawn together from the prior",
+            grids.grid(to_bytes(run.decode_image(prior)), write(run.decode_attributes(prior) > 0, names)),
+        ),
+        "confusion": (
+            "Decisions (table 1)",
+            score_figures.confusion_matrix(
+                [
+                    [confusion.mismatches_rejected, confusion.mismatches_accepted],
+                    [confusion.matches_rejected, confusion.matches_accepted],
+                ]
+            ),
+        ),
+        "scores": (
+            "Consistency scores of matching and mismatched pairs",
+            score_figures.score_distributions(benchmark.match_scores, benchmark.mismatch_scores, result.threshold),
+        ),
+        "sensitivity": (
+            "One attribute of the text wrong: area under the ROC curve of own against edited texts",
+            score_figures.attribute_bars(
+                {"one attribute wrong": {item.name: item.overall.auroc for item in result.sensitivity}},
+                baseline=0.5,
+                baseline_label="chance",
+                xlabel="area under the ROC curve",
+            ),
+        ),
+        "attributes": (
+            "Attributes read from images" + (f" ({trained.classifier})" if trained.classifier else ""),
+            score_figures.attribute_bars(
+                {
+                    label: {item.name: item.accuracy for item in read.attributes}
+                    for label, read in _accuracies(scores).items()
+                },
+                baseline={item.name: item.majority_accuracy for item in scores.image_to_text.attributes},
+                baseline_label="majority class",
+                xlabel="accuracy",
+            ),
+        ),
+    }
+    if any("loss" in record for record in records):  # a run that has just started has none yet
+        figures["losses"] = ("Losses; dashed lines are phase borders (figure 8)", curves.losses(records, PANELS))
+    return figures
+
+
+def _accuracies(scores: Scores) -> dict[str, cross_modal.AttributeScores]:
+    series = {"image to text": scores.image_to_text}
+    for name, label in (("held_out", "classifier, held-out images"), ("text_to_image", "classifier, text to image")):
+        if name in scores.classified:
+            series[label] = scores.classified[name]
+    return series
+
+
+def _groups(attributes: np.ndarray, names: Sequence[str]) -> list[str]:
+    """The genders, as in the paper's figure; without them the first attribute."""
+    name = "male" if "male" in names else names[0]
+    others = "female" if name == "male" else f"not {name}"
+    return [name if value else others for value in attributes[:, list(names).index(name)]]
+
+
+def write(attributes: Any, names: Sequence[str]) -> list[str]:
+    """Captions of attribute vectors, [N, A]."""
+    return [captions.write(row, names) for row in np.asarray(attributes, np.float32)]
+
+
+# --- report ---------------------------------------------------------------------------------------------------------
+
+
+def published(data: Any) -> bool:
+    """Whether the paper has numbers for such images."""
+    return data.provenance.get("data_set") == "CelebAMask-HQ"
+
+
+def consistency_row(label: str, trained: Trained) -> dict[str, Any]:
+    """A row of table 2, with 95 % intervals."""
+    result = evaluate(trained).benchmark.result
+    row: dict[str, Any] = {"": label, "latent size": trained.run.config.latent_size}
+    for name, value in dataclasses.asdict(result.rates).items():
+        low, high = result.intervals[name]
+        row["F1" if name == "f1" else name] = f"{value:.3f} ({low:.3f} to {high:.3f})"
+    return row | {"AUROC": result.auroc, "one word, no image": result.blind_accuracy}
+
+
+def published_rows(data: Any, latent_sizes: Sequence[int]) -> list[dict[str, Any]]:
+    """The paper's rows of table 2 for these latent sizes, where it has numbers for such images."""
+    names, sizes = ("accuracy", "precision", "recall", "F1"), sorted(set(latent_sizes) & set(PUBLISHED))
+    return [
+        {"": "paper", "latent size": size} | dict(zip(names, PUBLISHED[size], strict=True))
+        for size in (sizes if published(data) else ())
+    ]
+
+
+def _consistency_parts(trained: Trained, result: consistency.Result) -> list[Part | str]:
+    return [
+        f"{result.validation_images} held-out images, each with its own caption and with a curated mismatch; a pair "
+        f"counts as a match if its score is above {result.threshold:.3f}, a threshold taken from "
+        f"{result.calibration_images} further images. Match is the positive class. Intervals are 95 %, by bootstrap "
+        f"over images and over {result.curations} curations of the mismatches.",
+        report.table(
+            [consistency_row("this run", trained), *published_rows(trained.data, [trained.run.config.latent_size])]
+        ),
+        f"The best rule that looks at one attribute of the text and never at the image is right for "
+        f"{result.blind_accuracy:.1%} of these pairs; 50 % is chance. What is above it, the mismatches give away.",
+        report.table(
+            [{"": name} | dataclasses.asdict(spread) for name, spread in result.over_curations.items()],
+            f"Over {result.curations} curations of the mismatches, the same images",
+        ),
+        report.subheading("One attribute of the text wrong at a time"),
+        report.table([_sensitivity_row(item) for item in result.sensitivity]),
+        "AUROC of the images' own texts against texts with this one attribute wrong; 0.5 is chance. Paired: share of "
+        "the images that score higher with their own text.",
+    ]
+
+
+def _sensitivity_row(item: consistency.Sensitivity) -> dict[str, Any]:
+    row = {"": item.name, "rejected": item.overall.rejected, "AUROC": item.overall.auroc, "paired": item.overall.paired}
+    for change, part in (("added", item.added), ("removed", item.removed)):
+        row |= {f"{change}: images": part and part.images, f"{change}: AUROC": part and part.auroc}
+    return row
+
+
+def _released_parts(trained: Trained, released: consistency.ReleasedResult) -> list[Part | str]:
+    return [
+        report.subheading("The released code's protocol"),
+        released.protocol,
+        report.table(
+            [
+                {"positive class": name} | dataclasses.asdict(rates)
+                for name, rates in (("match", released.rates), ("mismatch", released.rates_mismatch_positive))
+            ]
+        ),
+    ]
+
+
+def _reading_parts(trained: Trained, image_to_text: cross_modal.AttributeScores) -> list[Part | str]:
+    """Both readings of attributes: by the text decoder, and by the classifier."""
+    classified = evaluate(trained).classified
+    rows = {"image to text": image_to_text} | {f"classifier: {PICTURES[key]}": row for key, row in classified.items()}
+    note = report.note("No attribute classifier: generated images were not read by one.")
+    return [
+        str(trained.classifier) if trained.classifier else note,
+        report.table(
+            [
+                {
+                    "": name,
+                    "accuracy": scores.accuracy,
+                    "majority class": scores.majority_accuracy,
+                    "exact match": scores.exact_match,
+                    "most frequent text": scores.majority_exact_match,
+                    "mean F1": scores.macro_f1,
+                    "mean F1, always yes": scores.blind_macro_f1,
+                }
+                for name, scores in rows.items()
+            ]
+        ),
+        report.table([dataclasses.asdict(score) for score in image_to_text.attributes], "Image to text"),
+        *(
+            report.details(
+                f"Classifier, {PICTURES[key]}", [report.table([dataclasses.asdict(item) for item in row.attributes])]
+            )
+            for key, row in classified.items()
+        ),
+    ]
+
+
+MEASURES = (
+    Measure(
+        "consistency",
+        lambda trained: evaluate(trained).benchmark.result,
+        title="Consistency of image and text (table 2)",
+        parts=_consistency_parts,
+        lines=lambda trained, result: [f"consistency F1 {result.rates.f1:.3f}"],
+    ),
+    Measure(
+        "released_protocol", lambda trained: evaluate(trained).released, parts=_released_parts, lines=lambda *_: ()
+    ),
+    Measure(
+        "image_to_text",
+        lambda trained: evaluate(trained).image_to_text,
+        title="From one modality to the other",
+        parts=_reading_parts,
+        lines=lambda trained, result: [f"image to text accuracy {result.accuracy:.3f}"],
+    ),
+    Measure("classified", lambda trained: evaluate(trained).classified, parts=lambda *_: (), lines=lambda *_: ()),
+    Measure(
+        "quality",
+        lambda trained: evaluate(trained).quality,
+        words=QUALITY,
+        parts=lambda trained, quality: [report.values({QUALITY[name]: value for name, value in quality.items()})],
+    ),
+    Measure(
+        "diversity",
+        lambda trained: evaluate(trained).diversity,
+        words=DIVERSITY,
+        parts=lambda trained, diversity: [
+            report.table(
+                [{"measured in": DIVERSITY[name]} | value.to_dict() for name, value in diversity.items()],
+                f"Diversity of {_DRAWS} images drawn from one caption; 1 is that of the held-out images",
+            )
+        ],
+        lines=lambda *_: (),
+    ),
+    Measure(
+        "posteriors",
+        lambda trained: evaluate(trained).posteriors,
+        parts=lambda trained, posteriors: [
+            report.values(posteriors.to_dict(), "Distance of the two posteriors of a pair")
+        ],
+        lines=lambda *_: (),
+    ),
+)
+
+
+# --- comparison of runs ---------------------------------------------------------------------------------------------
+
+
+def compare(trained: Mapping[str, Trained], results: Mapping[str, Results]) -> tuple[list[Part | str], Figures]:
+    """Rows of table 2 and of what each model generates, and what they make of the same inputs."""
+    first = next(iter(trained.values()))
+    result, sizes = evaluate(first).benchmark.result, [each.run.config.latent_size for each in trained.values()]
+    generated = []
+    for label, each in trained.items():
+        scores = evaluate(each)
+        generated.append(
+            {"": label, "latent size": each.run.config.latent_size, "step": each.run.step, "phase": each.run.phase}
+            | {"image to text, accuracy": scores.image_to_text.accuracy}
+            | {"exact match": scores.image_to_text.exact_match}
+            | {f"classifier: {PICTURES[name]}": row.accuracy for name, row in scores.classified.items()}
+            | {"PSNR, dB": scores.quality["psnr"], "SSIM": scores.quality["ssim"]}
+            | {f"diversity in {DIVERSITY[name]}": value.ratio for name, value in scores.diversity.items()}
+        )
+    parts: list[Part | str] = [
+        report.heading("Consistency of image and text (table 2)"),
+        f"The same {result.validation_images} images, mismatches and {result.calibration_images} calibration images "
+        "for all. Match is the positive class; 95 % intervals over images and curations.",
+        report.table(
+            [consistency_row(label, each) for label, each in trained.items()] + published_rows(first.data, sizes)
+        ),
+        report.heading("From one modality to the other"),
+        *([str(first.classifier)] if first.classifier else []),
+        report.table(generated),
+    ]
+    return parts, _same_inputs(trained)
+
+
+def _same_inputs(trained: Mapping[str, Trained], shown: int = 12, most_texts: int = 6) -> Figures:
+    data = next(iter(trained.values())).data
+    examples = data.validation.first(shown)
+    x, texts = pixels(examples), cross_modal.distinct_rows(examples["attributes"])[:most_texts]
+
+    def decoded(run: runs.Run, posterior: Any) -> np.ndarray:
+        return to_bytes(run.decode_image(posterior[0]))
+
+    from_image = {label: decoded(each.run, each.run.encode_image(x)) for label, each in trained.items()}
+    from_text = {label: decoded(each.run, each.run.encode_attributes(texts)) for label, each in trained.items()}
+    return {
+        "reconstructions": (
+            "Reconstructions of the same held-out images",
+            grids.comparison({"original": examples["image"]} | from_image),
+        ),
+        "from_text": (
+            "The same captions, decoded from the mean of their posteriors: " + "; ".join(write(texts, data.attributes)),
+            grids.comparison(from_text),
+        ),
+    }
+
+
+# --- while it trains ------------------------------------------------------------------------------------------------
+
+
+def log_images(model: Model, data: Any) -> loop.OnValidation:
+    """Writes reconstructions from both modalities of a few held-out images to TensorBoard after each validation."""
+    shown = data.validation.take(np.arange(min(8, len(data.validation))))
+    x, a = images.to_float(jnp.asarray(shown["image"])), jnp.asarray(shown["attributes"])
+
+    @jax.jit
+    def decoded(params: Any, model_state: Any) -> tuple[jax.Array, ...]:
+        encoded = (
+            model.functions["encode_image"](params, model_state, x)[0],
+            model.functions["encode_attributes"](params, model_state, a)[0],
+        )
+        return tuple(images.to_uint8(model.functions["decode_image"](params, model_state, z)) for z in encoded)
+
+    def log(state: TrainState, phase: Phase, writer: MetricWriter) -> None:
+        from_image, from_text = decoded(state.params, state.model_state)
+        sheet = np.concatenate(
+            [np.concatenate(list(np.asarray(row)), axis=1) for row in (shown["image"], from_image, from_text)]
+        )
+        writer.write_images(int(state.step), {"original, from image, from text": sheet})
+
+    return log

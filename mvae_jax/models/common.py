@@ -1,0 +1,106 @@
+"""Parts of several models of the zoo: images' shape, the single phase, discriminator metrics, binding of functions."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mvae_jax import losses
+from mvae_jax.objective import Model, Phase, Schedule
+
+
+class SquareImages:
+    """Base of the Configs of images with `image_size` pixels on every side and `channels`."""
+
+    image_size: int
+    channels: int
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C)."""
+        return (self.image_size, self.image_size, self.channels)
+
+
+def training_phase(
+    config: Any, steps_per_epoch: int, learning_rates: Mapping[str, float | Schedule], **fields: Any
+) -> tuple[Phase]:
+    """The single phase, "training", of `config.epochs`.
+
+    Args:
+        config: a model's config.
+        steps_per_epoch: optimiser steps per pass over the training images.
+        learning_rates: parameter group -> rate, or a schedule of the step.
+        **fields: further fields of `Phase`.
+    """
+    return (
+        Phase(
+            name="training",
+            steps=config.epochs * steps_per_epoch,
+            batch_size=config.batch_size,
+            image_size=config.image_size,
+            learning_rates=learning_rates,
+            **fields,
+        ),
+    )
+
+
+def discriminator_accuracy(real_logits: jax.Array, fake_logits: jax.Array) -> dict[str, jax.Array]:
+    """Shares of right decisions of a discriminator, 1 or 0 for every logit; a positive logit says "real".
+
+    Args:
+        real_logits: of real examples, [B, ...].
+        fake_logits: of generated examples, [B', ...].
+    """
+    return {
+        "discriminator/real_accuracy": (real_logits > 0).astype(jnp.float32),
+        "discriminator/fake_accuracy": (fake_logits < 0).astype(jnp.float32),
+    }
+
+
+def discriminator_terms(
+    real_logits: jax.Array, fake_logits: jax.Array, *, epsilon: float = 0.0
+) -> dict[str, jax.Array]:
+    """Discriminator metrics of every example: cross-entropies of the two sides in nats, and accuracies.
+
+    Args:
+        real_logits: of real examples, [B].
+        fake_logits: of generated examples, [B'].
+        epsilon: as for `losses.logistic_discriminator`.
+
+    Returns:
+        "discriminator/real_error" and "discriminator/real_accuracy", [B]; "discriminator/fake_error" and
+        "discriminator/fake_accuracy", [B'].
+    """
+    sides = losses.logistic_discriminator(real_logits, fake_logits, epsilon=epsilon)
+    return {
+        "discriminator/real_error": sides.real,
+        "discriminator/fake_error": sides.fake,
+        **discriminator_accuracy(real_logits, fake_logits),
+    }
+
+
+def means(terms: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Means over the batch of terms, [B] to []."""
+    return {name: values.mean() for name, values in terms.items()}
+
+
+def bind(first: Any, *, functions: Mapping[str, Callable[..., Any]] | None = None, **fields: Any) -> Model:
+    """A `Model` of module-level functions, whose first argument is filled in.
+
+    Args:
+        first: that argument, such as the model's config.
+        functions: the model's further functions by name.
+        **fields: the functions of `Model` by name; None where the model has no such function.
+    """
+
+    def bound(function: Callable[..., Any]) -> Callable[..., Any]:
+        partial = functools.partial(function, first)
+        partial.__doc__ = function.__doc__
+        return partial
+
+    present = {name: bound(function) for name, function in fields.items() if function is not None}
+    return Model(**present, functions={name: bound(function) for name, function in (functions or {}).items()})

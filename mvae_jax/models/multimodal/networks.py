@@ -1,0 +1,137 @@
+"""Networks of the multimodal VAE, and the pass through them that both of its rounds share."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mvae_jax import gaussian, images, nets
+from mvae_jax.models.multimodal.config import Config
+from mvae_jax.models.multimodal.objective import Gaussian, term_weights
+from mvae_jax.nets import multimodal as modules
+from mvae_jax.nets import vgg
+from mvae_jax.objective import Batch, ModelState, Params, Phase
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """The model's networks and what they are run with.
+
+    Attributes:
+        config: the model.
+        vgg_params: parameters of VGG, or None.
+        vgg_net: VGG, or None: then the perceptual terms are off.
+        axis_name: mapped axis over which the batch is split.
+    """
+
+    config: Config
+    vgg_params: Params | None = None
+    vgg_net: vgg.VGGFeatures | None = None
+    axis_name: str | None = None
+
+    @functools.cached_property
+    def modules(self) -> dict[str, Any]:
+        """Flax modules by name."""
+        config, axis_name, dtype = self.config, self.axis_name, self.config.compute_dtype
+        return {
+            "image_encoder": modules.GaussianImageEncoder(config.latent_size, config.encoder_widths, axis_name, dtype),
+            "text_encoder": modules.GaussianAttributeEncoder(config.latent_size, config.text_hidden, dtype),
+            "image_decoder": modules.AttentionImageDecoder(
+                config.image_size,
+                config.decoder_widths,
+                config.decoder_hidden,
+                config.attention,
+                config.attention_heads,
+                axis_name,
+                dtype,
+            ),
+            "text_decoder": modules.AttributeDecoder(len(config.attributes), config.text_hidden, dtype),
+            "discriminator": modules.PatchDiscriminator(config.discriminator_widths, axis_name, dtype),
+        }
+
+    def run(self, name: str, params: Params, stats: ModelState, value: jax.Array, *, train: bool) -> tuple[Any, Any]:
+        """Output of one network and its new batch statistics."""
+        return nets.apply(self.modules[name], params[name], stats[name], value, train=train)
+
+    def weights(self, phase: Phase) -> dict[str, float]:
+        """Weights of the terms of a phase."""
+        return term_weights(self.config, phase.weights, perceptual=self.vgg_net is not None)
+
+
+def init(networks: Networks, key: jax.Array, batch: Batch) -> tuple[Params, ModelState]:
+    """Draws the parameters of all networks; those of VGG are the ones that were given."""
+    config, size = networks.config, networks.config.image_size
+    images.check_batch(batch, image=(size, size, 3), attributes=(len(config.attributes),))
+    x, a = images.to_float(batch["image"]), batch["attributes"]
+    z = jnp.zeros((len(x), config.latent_size))
+    inputs = {"image_encoder": x, "text_encoder": a, "image_decoder": z, "text_decoder": z, "discriminator": x}
+    params, stats = {}, {}
+    for number, (name, value) in enumerate(inputs.items()):
+        params[name], stats[name] = nets.init(networks.modules[name], jax.random.fold_in(key, number), value)
+    groups = {"discriminator": params.pop("discriminator"), "vae": params}
+    if networks.vgg_params is not None:
+        groups["vgg"] = jax.tree.map(jnp.asarray, networks.vgg_params)
+    return groups, {"discriminator": stats.pop("discriminator"), "vae": stats}
+
+
+class Reconstructions(NamedTuple):
+    """Posteriors of a batch, latents, images decoded from them, and new batch statistics."""
+
+    image: Gaussian
+    text: Gaussian
+    z_image: jax.Array
+    z_text: jax.Array
+    from_image: jax.Array
+    from_text: jax.Array | None
+    stats: ModelState
+
+
+def reconstruct(
+    networks: Networks,
+    weights: Mapping[str, float],
+    params: Params,
+    stats: ModelState,
+    x: jax.Array,
+    attributes: jax.Array,
+    key: jax.Array,
+    *,
+    train: bool,
+) -> Reconstructions:
+    """Encodes both modalities and decodes images; z is sampled in training, and the mean in evaluation.
+
+    Args:
+        networks: the networks.
+        weights: names of the terms to compute: without "image_from_text" no image is decoded from text.
+        params: parameters of group "vae".
+        stats: its batch statistics.
+        x: images, [B, H, W, 3] in [-1, 1].
+        attributes: [B, A] in {0, 1}.
+        key: a key that serves nothing else.
+        train: whether z is sampled, and normalised by the statistics of the batch.
+    """
+    new_stats = dict(stats)
+
+    def run(name: str, value: jax.Array) -> Any:
+        out, new_stats[name] = networks.run(name, params, new_stats, value, train=train)
+        return out
+
+    def latent(number: int, mean: jax.Array, logvar: jax.Array) -> jax.Array:
+        if not train:
+            return mean
+        return gaussian.sample(jax.random.fold_in(key, number), mean, logvar, networks.axis_name)
+
+    image, text = run("image_encoder", x), run("text_encoder", attributes)
+    z_image, z_text = latent(1, *image), latent(2, *text)
+    from_text = None
+    if "image_from_text" not in weights:
+        from_image = run("image_decoder", z_image)
+    elif networks.config.joint_decoding:
+        from_image, from_text = jnp.split(run("image_decoder", jnp.concatenate([z_image, z_text])), 2)
+    else:
+        from_image, from_text = run("image_decoder", z_image), run("image_decoder", z_text)
+    return Reconstructions(image, text, z_image, z_text, from_image, from_text, new_stats)

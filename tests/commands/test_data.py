@@ -1,0 +1,382 @@
+"""The command line that looks at data sets: what it finds, says and refuses."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+from published import write_celeba, write_cub
+
+from mvae_jax.commands import data
+from mvae_jax.data import pyramid
+from mvae_jax.data.batches import Splits
+from mvae_jax.data.rendered import faces
+
+tfds.disable_progress_bar()
+
+SCRIPT = Path(__file__).parent.parent / "tools" / "data.py"
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory) -> Path:
+    """CelebAMask-HQ and a folder with a CSV, of images of noise."""
+    root, rng = tmp_path_factory.mktemp("sources"), np.random.default_rng(0)
+    attributes = np.zeros((40, len(faces.ATTRIBUTES)), np.float32)
+    column = dict(zip(faces.ATTRIBUTES, attributes.T, strict=True))
+    column["male"][::2], column["female"][1::2], column["young"][:30], column["smiling"][5:] = 1, 1, 1, 1
+    images = rng.integers(0, 256, (40, 8, 8, 3), np.uint8)
+    faces.write_celebamask_hq(
+        root / "published", faces.Faces(images, attributes, np.zeros((40, len(faces.FACTORS)), np.float32))
+    )
+    for name in ("own", "plain"):
+        (root / name).mkdir()
+    for i, image in enumerate(images):
+        Image.fromarray(image[: 8 - i % 2]).save(root / "own" / f"{i}.png")
+    lines = [f"{i}.png,{i % 2},{i // 20},{i % 2 * (i // 20)},1,{'train' if i % 4 else 'validation'}" for i in range(36)]
+    lines += [f"{i}.png,0,0,0,0,calibration" for i in range(36, 40)]
+    (root / "own" / "attributes.csv").write_text("\n".join(["file,red_car,smiling,tree,same,split", *lines]))
+    shutil.make_archive(str(root / "own"), "zip", root, "own")
+    write_celeba(root / "celeba", rng)
+    write_cub(root / "cub" / "CUB_200_2011", rng)
+    return root
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, tmp_path):
+    """Runs a command: its status, its output and its errors."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def run(*arguments):
+        try:
+            status = data.main([*map(str, arguments)])
+        except SystemExit as end:
+            status = end.code
+        return status, *capsys.readouterr()
+
+    return run
+
+
+# --- verify --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", ["own", "own.zip", "published", "celeba", "cub"])
+def test_verify_says_that_all_is_well(source, run, sources):
+    status, out, _ = run("verify", sources / source)
+    assert (status, out) == (0, f"no defects in {sources / source}\n")
+
+
+def test_verify_lists_every_defect(run, sources, tmp_path):
+    shutil.copytree(sources / "own", tmp_path / "own")
+    (tmp_path / "own/3.png").write_bytes(b"<html>")
+    (tmp_path / "own/7.png").unlink()
+    status, out, _ = run("verify", tmp_path / "own")
+    lines = out.splitlines()
+    assert status == 1
+    assert lines[0] == (f"There is no file {tmp_path}/own/7.png, which {tmp_path}/own/attributes.csv, line 9 names.")
+    assert lines[1].startswith(f"{tmp_path}/own/3.png (6 bytes) cannot be used")
+    assert lines[2:] == [f"2 defects in {tmp_path / 'own'}"]
+
+    text = (tmp_path / "own/attributes.csv").read_text()
+    (tmp_path / "own/attributes.csv").write_text(text.replace(",validation", ",test"))
+    status, out, _ = run("verify", tmp_path / "own", "--limit=4")
+    assert status == 1
+    assert out.count("has the split 'test'") == 4
+    assert out.splitlines()[-1] == "stopped after 4: --limit=8 shows more."
+
+
+def test_verify_reads_only_the_chosen_columns(run, sources, tmp_path):
+    shutil.copytree(sources / "own", tmp_path / "own")
+    text = (tmp_path / "own/attributes.csv").read_text()
+    (tmp_path / "own/labels.csv").write_text(text.replace("tree", "age of tree").replace("0.png,0,0,0", "0.png,0,0,27"))
+    assert run("verify", tmp_path / "own", "--csv=labels.csv")[0] == 1
+    assert run("verify", tmp_path / "own", "--csv=labels.csv", "--attributes=red_car, smiling")[0] == 0
+
+
+def test_verify_of_an_image_of_celebamask_hq(run, sources, tmp_path):
+    shutil.copytree(sources / "published", tmp_path / "published")
+    (tmp_path / "published/CelebAMask-HQ/CelebA-HQ-img/30.jpg").write_bytes(b"")
+    status, out, _ = run("verify", tmp_path / "published")
+    assert status == 1
+    assert "CelebA-HQ-img/30.jpg (0 bytes) cannot be used" in out
+    assert out.endswith(f"1 defect in {tmp_path / 'published'}\n")
+
+
+@pytest.mark.parametrize(
+    ("source", "image"), [("celeba", "img_align_celeba/000030.jpg"), ("cub", "CUB_200_2011/images/001.Bird/2.jpg")]
+)
+def test_verify_of_an_image_of_celeba_and_of_cub(source, image, run, sources, tmp_path):
+    shutil.copytree(sources / source, tmp_path / source)
+    (tmp_path / source / image).write_bytes(b"")
+    status, out, _ = run("verify", tmp_path / source)
+    assert status == 1
+    assert f"{tmp_path / source / image} (0 bytes) cannot be used" in out
+
+
+def test_rendered_faces_have_no_files(run):
+    assert run("verify", "rendered")[:2] == (0, "no defects in rendered\n")
+
+
+# --- statistics ----------------------------------------------------------------------------------------------------
+
+
+def test_statistics_counts_by_hand(run, sources):
+    status, out, _ = run("statistics", sources / "own.zip", "--image-size=8")
+    assert status == 0
+    lines = out.splitlines()
+    assert "counts: listed 40, train 27, validation 9, calibration 4" in lines
+    assert "image_files: from 8 x 7 to 8 x 8 pixels" in lines
+    assert "cropped: 20" in lines
+    assert "image_size: 8 x 8 pixels" in lines
+    table = {name: cells for name, *cells in map(str.split, lines[lines.index("") + 1 :][1:6])}
+    assert table["images"] == ["27", "9", "4"]
+    # Of 0 to 35 the multiples of 4 are validated on; none of those is odd.
+    assert table["red_car"] == ["18", "66.7%", "0", "0.0%", "0", "0.0%"]
+    assert table["smiling"] == ["12", "44.4%", "4", "44.4%", "0", "0.0%"]
+    assert table["same"] == ["27", "100.0%", "9", "100.0%", "0", "0.0%"]
+    assert "every image of the train split has same" in lines
+    assert "no image of the validation split has red_car" in lines
+    assert "no image of the train split has smiling" not in lines
+    (pair,) = [line for line in lines if line.startswith("smiling and tree")]
+    # 16 smile, 8 of them with a red car: tree. correlation sqrt(8 / 16) sqrt(24 / 32).
+    assert pair == (
+        "smiling and tree: correlation +0.61; 50.0% of images with smiling have tree, 0.0% of those without"
+    )
+
+
+def test_statistics_of_celebamask_hq_takes_the_settings_of_experiments(run, sources):
+    arguments = ("--image-size=8", "--subset-size=20", "--calibration-size=4", "--attributes=male,young,female")
+    status, out, _ = run("statistics", sources / "published", *arguments, "--minimum-attributes=2")
+    assert status == 0
+    assert "counts: annotated 40, frontal 40, eligible 30" in out
+    lines = [line.split() for line in out.splitlines()]
+    assert ["images", "18", "2", "4"] in lines
+    assert ["young", "18", "100.0%", "2", "100.0%", "4", "100.0%"] in lines
+    assert "male and female: correlation -1.00; 0.0% of images with male have female, 100.0%" in out
+
+
+def test_statistics_of_celeba_and_of_cub(run, sources):
+    arguments = ("--image-size=109", "--crop=none", "--subset-size=0", "--partitions=train+validation/test")
+    status, out, _ = run("statistics", sources / "celeba", *arguments)
+    assert status == 0
+    assert "counts: annotated 40, train 30, validation 10, calibration 0" in out
+    assert "image_size: 109 x 89 pixels" in out
+    assert ["smiling", "15", "50.0%", "5", "50.0%", "0"] in [line.split() for line in out.splitlines()]
+    status, out, _ = run("statistics", sources / "cub", "--image-size=8", "--crop=box")
+    assert status == 0
+    assert "attributes_of: species (at least half of its images)" in out
+    assert ["002.Bird", "2", "66.7%", "1", "33.3%", "0"] in [line.split() for line in out.splitlines()]
+    assert "error: crop is 'alae', expected 'none'" in run("statistics", sources / "cub", "--crop=alae")[2]
+
+
+def test_pairs_that_could_be_chance_are_left_out():
+    rng = np.random.default_rng(0)
+    attributes = (rng.random((4000, 12)) < 0.3).astype(np.float32)
+    attributes[:, 7] = np.where(rng.random(4000) < 0.2, 1, attributes[:, 3])
+    names = [f"a{i}" for i in range(12)]
+    (line,) = data.notable_pairs(attributes, names)
+    correlation = np.corrcoef(attributes[:, 3], attributes[:, 7])[0, 1]
+    assert line.startswith(f"a3 and a7: correlation {correlation:+.2f}; 100.0% of images with a3 have a7")
+    assert len(data.notable_pairs(attributes[:, [3, 7] * 6], names)) == data.NOTABLE
+
+
+def test_an_empty_split_has_no_prevalence():
+    arrays = {"image": np.zeros((3, 2, 2, 3), np.uint8), "attributes": np.ones((3, 1), np.float32)}
+    lines = data.counts(Splits.cut(arrays, 2, 1, ("hat",), {}))
+    assert lines[1].split() == ["images", "2", "1", "0"]
+    assert lines[2].split() == ["hat", "2", "100.0%", "1", "100.0%", "0"]
+
+
+# --- preview -------------------------------------------------------------------------------------------------------
+
+
+def test_preview_shows_the_images_enlarged_beside_one_another(run, sources, tmp_path):
+    sheet = tmp_path / "sheet.file"
+    command = ("preview", sources / "own", "-o", sheet, "--image-size=8", "--split=validation", "--count=5")
+    assert run(*command)[:2] == (0, f"{sheet}\n")
+    with Image.open(sheet) as picture:
+        assert picture.format == "PNG"
+        pixels = np.asarray(picture.convert("RGB"))
+    # The split keeps the order of the sorted files: "0.png" is first, in its own pixels.
+    image = np.asarray(Image.open(sources / "own/0.png"))
+    rows, columns = np.nonzero((pixels == image[0, 0]).all(-1))
+    top, left, scale = rows.min(), columns.min(), np.ptp(rows) + 1
+    assert scale >= 8
+    shown = pixels[top : top + 8 * scale : scale, left : left + 8 * scale : scale]
+    np.testing.assert_array_equal(shown, image)
+    assert run(*command, "--count=0")[0] == 2
+    assert "error: [Errno 2]" in run("preview", sources / "own", "-o", tmp_path / "none/a.png", "--image-size=8")[2]
+
+
+def test_preview_names_what_no_caption_can_say(run, sources, tmp_path):
+    status, out, _ = run("preview", sources / "cub", "-o", tmp_path / "a.png", "--image-size=8", "--count=2")
+    assert (status, out) == (0, f"{tmp_path / 'a.png'}\n")
+    names = ["has_wings::yes", "red", "002.Bird"]
+    assert data._describe(np.array([1, 0, 1]), names) == "002.Bird, has_wings::yes"
+    assert data._describe(np.array([1]), ["smiling"]) == "a person who is smiling"
+
+
+# --- catalogue -----------------------------------------------------------------------------------------------------
+
+
+def test_catalogue_prepares_what_the_other_commands_read(run, sources, tmp_path):
+    status, out, _ = run("catalogue", sources / "published", tmp_path / "data", "--image-size=8")
+    assert status == 0
+    assert out.startswith(f"{tmp_path}/data/celebamask_hq/8px/1.0.0: 0 MiB")
+    assert f"--config.data.source={tmp_path / 'data'}" in out
+    assert run("verify", tmp_path / "data")[:2] == (0, f"no defects in {tmp_path / 'data'}\n")
+    arguments = ("--image-size=8", "--subset-size=20", "--calibration-size=4", "--minimum-attributes=1")
+    one, two = (run("statistics", source, *arguments)[1] for source in (sources / "published", tmp_path / "data"))
+    assert one[one.index("images ") :] == two[two.index("images ") :]
+    (records,) = (tmp_path / "data/celebamask_hq/8px/1.0.0").glob("*.array_record-*")
+    data = bytearray(records.read_bytes())
+    data[len(data) // 2] ^= 1
+    records.write_bytes(data)
+    status, out, _ = run("verify", tmp_path / "data")
+    assert status == 1
+    assert "is damaged" in out
+    assert "was prepared as 8px, but 64px is asked for" in run("statistics", tmp_path / "data")[2]
+
+
+def test_catalogue_prepares_celeba(run, sources, tmp_path):
+    status, out, _ = run("catalogue", sources / "celeba", tmp_path / "data", "--image-size=8", "--crop=schik")
+    assert status == 0
+    assert out.startswith(f"{tmp_path}/data/celeba/schik_8x8/1.0.0: 0 MiB")
+    assert run("verify", tmp_path / "data")[:2] == (0, f"no defects in {tmp_path / 'data'}\n")
+    arguments = ("--image-size=8", "--subset-size=12", "--calibration-size=4", "--crop=schik")
+    one, two = (run("statistics", source, *arguments)[1] for source in (sources / "celeba", tmp_path / "data"))
+    assert one[one.index("images ") :] == two[two.index("images ") :]
+
+
+# --- pyramid -------------------------------------------------------------------------------------------------------
+
+
+def test_pyramid_prepares_what_verify_reads(run, sources, tmp_path):
+    arguments = ("pyramid", sources / "own", tmp_path / "p", "--image-size=4", "--crop=center", "--shard-images=20")
+    status, out, err = run(*arguments)
+    assert status == 0
+    assert out.startswith(f"{tmp_path}/p: 36 train and 4 validation images of 4 to 4 pixels, 0 MiB, ")
+    assert "part 3 of 3 is written" in err
+    made = pyramid.load(tmp_path / "p")
+    assert made.manifest["settings"]["shard_images"] == 20
+    assert run("verify", tmp_path / "p")[:2] == (0, f"no defects in {tmp_path / 'p'}\n")
+    assert run(*arguments)[0] == 0
+    shard = tmp_path / "p/train_4-00001-of-00002.array_record"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    status, out, _ = run("verify", tmp_path / "p")
+    assert status == 1
+    assert out.startswith(f"{shard} is damaged")
+    assert out.endswith(f"1 defect in {tmp_path / 'p'}\n")
+    assert run(*arguments)[0] == 0
+    assert run("verify", tmp_path / "p")[0] == 0
+    assert "other settings: image_size 4, not 8" in run(*arguments, "--image-size=8")[2]
+
+
+def test_pyramid_skips_no_more_than_it_may(run, sources, tmp_path):
+    shutil.copytree(sources / "own", tmp_path / "own")
+    for name in ("3.png", "12.png"):
+        (tmp_path / "own" / name).write_bytes(b"<html>")
+    arguments = ("pyramid", tmp_path / "own", tmp_path / "p", "--image-size=4", "--crop=center")
+    status, out, err = run(*arguments, "--most-skipped=1")
+    assert (status, out) == (2, "")
+    assert "error: 2 of 40 images cannot be used, and most_skipped is 1." in err
+    assert run("verify", tmp_path / "p")[0] == 1
+    status, out, _ = run(*arguments, "--most-skipped=2")
+    lines = out.splitlines()
+    assert status == 0
+    assert lines[0] == f"skipped: {tmp_path}/own/3.png (6 bytes) cannot be used: it is no JPEG, PNG or WebP image."
+    assert lines[1].startswith(f"skipped: {tmp_path}/own/12.png")
+    assert sum(pyramid.load(tmp_path / "p").counts.values()) == 38
+
+
+# --- cache ---------------------------------------------------------------------------------------------------------
+
+
+def test_cache_shows_its_size_and_is_emptied(run, sources, tmp_path):
+    place = tmp_path / "cache" / "mvae_jax"
+    assert run("cache")[:2] == (0, f"{place}: 0 files, 0 MiB\n")
+    run("statistics", sources / "own", "--image-size=8")
+    (images,) = place.glob("*.npz")
+    with (place / "broken.part").open("wb") as part:
+        part.truncate(3 * 2**20)
+    (place / "compiled").mkdir()
+    (place / "compiled" / "program").write_bytes(b"kept")
+    assert run("cache")[:2] == (0, f"{place}: 2 files, 3 MiB\n")
+    assert images.exists()
+    assert run("cache", "--clear")[:2] == (0, f"{place}: 2 files, 3 MiB, removed\n")
+    assert [path.name for path in place.iterdir()] == ["compiled"]
+    assert (place / "compiled" / "program").exists()
+
+
+# --- mistakes ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["look"], "invalid choice: 'look'"),
+        (["verify"], "the following arguments are required: SOURCE"),
+        (["verify", "{root}", "--limits=3"], "unrecognized arguments: --limits=3"),
+        (["verify", "{root}/own", "--limit=0"], "limit is 0"),
+        (["verify", "{root}/nowhere"], "no folder or zip {root}/nowhere"),
+        (["verify", "{root}/plain"], "does not hold CelebAMask-HQ, nor anything else"),
+        (["verify", "{root}/text.zip"], "text.zip is not a whole zip"),
+        (
+            ["statistics", "rendered", "--crop=alae"],
+            "--crop is a setting of CelebA prepared for TFDS, CUB-200-2011",
+        ),
+        (["preview", "{root}/own", "-o", "x.png", "--subset-size=9"], "own is images with a CSV: leave it out."),
+        (
+            ["verify", "rendered", "--csv=a.csv"],
+            "--csv is a setting of images with a CSV, and rendered is",
+        ),
+        (["statistics", "{root}/own", "--attributes=car"], "no attribute 'car': did you mean 'red_car'?"),
+        (["statistics", "{root}/published"], "women and"),
+        (["statistics", "{root}/own", "--seed=-1"], "data.seed is -1"),
+        (["statistics", "{root}/own", "--seed=one"], "argument --seed: invalid int value: 'one'"),
+        (["preview", "{root}/own"], "the following arguments are required: -o/--output"),
+        (["preview", "rendered", "-o", "x.png", "--image-size=48"], "image_size is 48"),
+        (["catalogue", "{root}/own", "{root}/data"], "does not hold CelebAMask-HQ"),
+        (["catalogue", "{root}/published", "{root}/text.zip"], "text.zip"),
+        (["pyramid", "{root}/own"], "the following arguments are required: FOLDER"),
+        (["pyramid", "{root}/own", "{root}/p", "--recipe=faces"], "recipe is 'faces', expected ffhq, celeba_hq"),
+        (["pyramid", "{root}/own", "{root}/p", "--recipe=ffhq"], "recipe 'ffhq' is for 60000 images to train on"),
+        (
+            ["pyramid", "{root}/own", "{root}/p", "--image-size=8"],
+            "central squares of all with the crop 'center' (--crop=center)",
+        ),
+        (["pyramid", "{root}/own", "{root}/p", "--crop=center"], "no image is enlarged to image_size 256"),
+        (["pyramid", "{root}/plain", "{root}/p"], "There are no images in {root}/plain"),
+        (["pyramid", "{root}/own", "{root}/own"], "own holds no pyramid, but 0.png: choose a folder that is empty"),
+    ],
+)
+def test_mistakes_end_with_one_line(arguments, message, run, sources):
+    (sources / "text.zip").write_text("<html>Sign in to download</html>")
+    status, out, err = run(*(text.format(root=sources) for text in arguments))
+    assert (status, out) == (2, "")
+    last = err.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert message.format(root=sources) in last
+    assert "Traceback" not in err
+
+
+def test_it_runs_from_anywhere(sources, tmp_path):
+    command = [sys.executable, "-W", "error", "-m", "mvae_jax", "data", "verify", sources / "own"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"no defects in {sources / 'own'}\n", "")
+
+
+@pytest.mark.parametrize("command", ["", "verify", "statistics", "preview", "catalogue", "pyramid", "cache"])
+def test_help(command, run):
+    status, out, err = run(*command.split(), "--help")
+    assert (status, err) == (0, "")
+    assert ("SOURCE" in out) == (command != "cache")
+    if command in ("statistics", "preview"):
+        assert "--minimum-attributes" in out
+        assert "(default: 5000)" in " ".join(out.split())  # lines break anywhere

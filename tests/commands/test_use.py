@@ -1,0 +1,246 @@
+"""A trained model at work from the command line: what it prints, draws and refuses."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import zoo
+from PIL import Image
+
+from mvae_jax import images, random, runs
+from mvae_jax.commands import use
+from mvae_jax.data import captions
+from mvae_jax.data.rendered import faces
+from mvae_jax.eval import consistency
+from mvae_jax.train.workdir import Workdir
+
+CAPTION = "a smiling young woman with blond hair"
+
+
+CONFIG = dataclasses.replace(
+    zoo.MULTIMODAL,
+    alignment=dataclasses.replace(zoo.MULTIMODAL.alignment, epochs=0),
+    adversarial=dataclasses.replace(zoo.MULTIMODAL.adversarial, epochs=0),
+)
+SCORES = {"checkpoints": {"": {"phase": "unimodal", "step": 6}}, "consistency": {"f1": 0.9, "threshold": 0.4}}
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A run with its scores, and pictures beside it."""
+    folder = tmp_path_factory.mktemp("use")
+    renders = faces.sample(0, 54)
+    arrays = {"image": renders.images[:, ::2, ::2], "attributes": renders.attributes}
+    runs.train(folder / "run", "multimodal", CONFIG, arrays)
+    Workdir(folder / "run").finish(scores=SCORES)
+    face = faces.sample(3, 1).images[0]
+    Image.fromarray(face).resize((90, 70)).save(folder / "face.png")
+    Image.fromarray(face).resize((32, 32)).save(folder / "square.png")
+    (folder / "text.png").write_text("<html>")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(workdir):
+    return runs.load(workdir / "run")
+
+
+@pytest.fixture
+def command(workdir, monkeypatch, capsys):
+    """Exit status, output and messages of a command in the folder of the run."""
+
+    def command(*arguments):
+        monkeypatch.chdir(workdir)
+        capsys.readouterr()
+        try:
+            code = use.main(arguments)
+        except SystemExit as end:
+            code = end.code
+        return code, *capsys.readouterr()
+
+    return command
+
+
+def picture(path):
+    with Image.open(path) as opened:
+        return np.asarray(opened)
+
+
+def pixels(path):
+    return images.to_float(jnp.asarray(picture(path)[None]))
+
+
+def test_generate_draws_from_the_captions_posterior(command, workdir, run):
+    arguments = ["generate", "run", CAPTION, "--count=3", "--seed=5"]
+    assert command(*arguments, "--temperature=0.5", "-o", "drawn") == (
+        0,
+        "".join(f"drawn/{number:03d}.png\n" for number in range(3)),
+        "",
+    )
+    mean, logvar = run.encode_attributes(captions.read(CAPTION, run.config.attributes)[None])
+    noise = random.standard_normal(jax.random.key(5), (3, mean.shape[1]))
+    expected = images.to_uint8(run.decode_image(mean + 0.5 * jnp.exp(logvar / 2) * noise))
+    result = [picture(workdir / f"drawn/{number:03d}.png") for number in range(3)]
+    np.testing.assert_array_equal(result, expected)
+    assert command(*arguments)[:2] == (0, "generated.png\n")
+    assert picture(workdir / "generated.png").shape[1] > 300
+
+
+def test_temperature_zero_is_the_mean(command, workdir):
+    assert command("generate", "run", CAPTION, "--count=2", "--temperature=0", "-o", "means")[0] == 0
+    first, second = (picture(workdir / f"means/00{number}.png") for number in (0, 1))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_caption_prints_sentence_and_probabilities(command, workdir, run):
+    code, out, err = command("caption", "run", "square.png", "--json")
+    result = json.loads(out)
+    mean, _ = run.encode_image(pixels(workdir / "square.png"))
+    expected = jax.nn.sigmoid(run.decode_attributes(mean)[0])
+    assert (code, err) == (0, "")
+    np.testing.assert_allclose(list(result["probabilities"].values()), expected, atol=1e-4)
+    assert result["caption"] == captions.write(np.asarray(expected > 0.5, float), run.config.attributes)
+    assert command("caption", "run", "square.png")[1].splitlines()[0] == result["caption"]
+
+
+def test_an_image_of_any_size_is_cropped_and_that_is_said(command):
+    code, out, err = command("caption", "run", "face.png")
+    assert (code, len(out.splitlines())) == (0, 11)
+    assert err == "face.png: cropped 90 x 70 to the central 70 x 70, resized to 32 x 32\n"
+
+
+def test_check_compares_with_the_runs_threshold(command, workdir, run):
+    attributes = captions.read(CAPTION, run.config.attributes)[None]
+    posterior = run.encode_image(pixels(workdir / "square.png"))
+    score = float(consistency.consistency_score(posterior, run.encode_attributes(attributes))[0])
+    code, out, _ = command("check", "run", "square.png", CAPTION, "--json")
+    result = json.loads(out)
+    assert result["score"] == pytest.approx(score, abs=1e-6)
+    assert result["threshold"] == 0.4
+    assert (result["match"], code) == ((True, 0) if score > 0.4 else (False, 1))
+    in_image = run.decode_attributes(posterior[0])[0] > 0
+    wrong = {name for name, a, b in zip(run.config.attributes, in_image, attributes[0], strict=True) if a != b}
+    assert set(result["disagreeing"]) == wrong
+
+
+@pytest.mark.parametrize(("threshold", "answer", "status"), [(0.0, "match", 0), (1.0, "mismatch", 1)])
+def test_check_takes_a_threshold_and_answers_by_its_status(command, threshold, answer, status):
+    code, out, _ = command("check", "run", "square.png", "bald", f"--threshold={threshold}")
+    assert code == status
+    assert out.startswith(f"{answer}: score 0.")
+    assert "bald: the text says yes, the image no" in out
+
+
+@pytest.fixture
+def finished(workdir):
+    """The run's file of scores, which is put back."""
+    path = workdir / "run" / "finished.json"
+    content = path.read_bytes()
+    yield path
+    path.write_bytes(content)
+    (workdir / "run" / "evaluation" / "scores.json").unlink(missing_ok=True)
+
+
+FIRST_FORMAT = {"phase": "unimodal", "step": 6, "consistency": {"threshold": 0.3}}
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "threshold"),
+    [
+        ("finished.json", {"finished": "today", **FIRST_FORMAT}, 0.3),
+        ("evaluation/scores.json", FIRST_FORMAT, 0.3),
+        ("evaluation/scores.json", SCORES, 0.4),
+    ],
+)
+def test_the_threshold_is_in_either_file_of_either_format(command, finished, file, content, threshold):
+    finished.unlink()
+    path = finished.parent / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content))
+    assert json.loads(command("check", "run", "square.png", "bald", "--json")[1])["threshold"] == threshold
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        "{",
+        "[]",
+        json.dumps({"finished": "today"}),
+        json.dumps({"finished": "today", "scores": SCORES | {"checkpoints": {"": {"phase": "unimodal", "step": 5}}}}),
+        json.dumps({"finished": "today", "scores": {**SCORES, "consistency": {"threshold": None}}}),
+    ],
+)
+def test_check_without_a_threshold_says_how_to_get_one(command, finished, content):
+    finished.unlink() if content is None else finished.write_text(content)
+    code, _, err = command("check", "run", "square.png", "bald")
+    assert code == 2
+    assert "has no threshold for its checkpoint of phase unimodal at step 6" in err
+    assert "'mvae-jax experiments celebahq_mvae --evaluate --workdir=run'" in err
+
+
+def test_interpolation_goes_from_end_to_end(command, workdir, run):
+    assert command("interpolate", "run", CAPTION, "square.png", "--steps=3", "-o", "between")[0] == 0
+    start, _ = run.encode_attributes(captions.read(CAPTION, run.config.attributes)[None])
+    end, _ = run.encode_image(pixels(workdir / "square.png"))
+    expected = images.to_uint8(run.decode_image(jnp.concatenate([start, (start + end) / 2, end])))
+    result = [picture(workdir / f"between/00{number}.png") for number in range(3)]
+    np.testing.assert_allclose(result, expected, atol=1)
+    assert command("interpolate", "run", "bald", CAPTION, "--spherical")[:2] == (0, "interpolation.png\n")
+
+
+def test_fuse_decodes_the_product_of_both_posteriors(command, workdir, run):
+    code, out, _ = command("fuse", "run", "square.png", CAPTION, "-o", "fused")
+    attributes = captions.read(CAPTION, run.config.attributes)[None]
+    mean, _ = run.fuse(pixels(workdir / "square.png"), attributes)
+    assert code == 0
+    assert out.splitlines()[0] == captions.write(
+        np.asarray(run.decode_attributes(mean)[0] > 0, float), run.config.attributes
+    )
+    np.testing.assert_array_equal(picture(workdir / "fused/000.png"), images.to_uint8(run.decode_image(mean))[0])
+    assert command("fuse", "run", "square.png", CAPTION)[1].endswith("fused.png\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["caption", "none", "square.png"], "none/config.json does not exist"),
+        (["caption", "run", "none.png"], "none.png"),
+        (["caption", "run", "text.png"], "text.png"),
+        (["caption", "run", "square.png", "--phase=last"], "has no phase 'last'"),
+        (["generate", "run", "a womann"], "did you mean 'woman'"),
+        (["generate", "run", "gray hair"], "the model has no attribute 'gray_hair'"),
+        (["generate", "run", "bald", "--count=0"], "--count is 0"),
+        (["generate", "run", "bald", "--temperature=-1"], "--temperature is -1"),
+        (["generate", "run", "bald", "--temperature=nan"], "--temperature is nan"),
+        (["interpolate", "run", "bald", "bald", "--steps=1"], "--steps is 1"),
+        (["generate", "run", "bald", "-o", "faces.gif"], "'faces.gif' is neither"),
+        (["generate", "run", "bald", "--seed=-1"], "--seed is -1"),
+        (["generate", "run", "bald", f"--seed={2**63}"], "expected a number from 0 to 2**32 - 1"),
+        (["generate", "~none-such/run", "bald"], "~none-such/run"),
+        (["check", "run", "square.png", "bald", "--threshold=nan"], "--threshold is nan"),
+        (["fuse", "run", "square.png", "bald", "-o", "./square.png"], "square.png, an input"),
+        (["interpolate", "run", "bald", "text.png"], "text.png"),
+        (["draw", "run"], "invalid choice: 'draw'"),
+        ([], "COMMAND"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistakes_end_with_a_message(command, arguments, message):
+    code, out, err = command(*arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("error: ") == 1
+
+
+def test_a_run_of_another_model_is_named(command, workdir, run):
+    settings = json.loads((workdir / "run" / "config.json").read_text())
+    other = workdir / "other"
+    other.mkdir()
+    (other / "config.json").write_text(json.dumps(settings | {"model": "none"}))
+    code, _, err = command("caption", "other", "square.png")
+    assert code == 2
+    assert "is of the model 'none'" in err

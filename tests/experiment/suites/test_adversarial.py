@@ -1,0 +1,130 @@
+"""What is measured of VAE/GAN and its family, on models that were not trained."""
+
+import dataclasses
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from mvae_jax import gaussian, runs
+from mvae_jax.data.batches import Split, Splits
+from mvae_jax.experiment import ClassifierConfig, Trained
+from mvae_jax.experiment.suites import adversarial as suite
+from mvae_jax.models import vae_gan
+
+CONFIG = vae_gan.VAEGANConfig(
+    image_size=16,
+    latent_size=3,
+    encoder_widths=(4,),
+    encoder_hidden=8,
+    decoder_widths=(4,),
+    grid_width=4,
+    discriminator_widths=(2, 4),
+    discriminator_hidden=4,
+)
+NAMES = ("5_o_clock_shadow", *suite.ATTRIBUTES[::-1], "wearing_hat")  # as CelebA has them, and two more
+
+
+def split(count, seed):
+    """Noise, and attributes that are drawn."""
+    draws = np.random.default_rng(seed)
+    return Split(
+        {
+            "image": draws.integers(0, 256, (count, 16, 16, 3), np.uint8),
+            "attributes": draws.integers(0, 2, (count, len(NAMES))).astype(np.float32),
+        }
+    )
+
+
+DATA = Splits(split(40, 0), split(8, 1), split(0, 2), NAMES, {})
+
+
+@pytest.fixture(scope="module")
+def run():
+    model = vae_gan.build(CONFIG)
+    params, state = jax.jit(model.init)(jax.random.key(0), DATA.train.first(2).arrays)
+    return runs.Run(model, CONFIG, params, state, "training", 0, {"model": "vae_gan"})
+
+
+def trained(run, data=DATA, **evaluation):
+    config = types.SimpleNamespace(seed=42, evaluation=suite.Evaluation(**evaluation))
+    return Trained(config, {"vae_gan": run}, data, None, {"vae_gan": []})
+
+
+def posteriors(run):
+    return run.encode(DATA.train["image"] / np.float32(127.5) - 1)
+
+
+def differences(codes, names=suite.ATTRIBUTES):
+    bits = DATA.train["attributes"][: len(codes)]
+    has = {name: bits[:, NAMES.index(name)] == 1 for name in names}
+    return {name: codes[of_name].mean(0) - codes[~of_name].mean(0) for name, of_name in has.items()}
+
+
+def assert_equal(vectors, expected):
+    assert list(vectors) == list(expected)
+    for name, vector in vectors.items():
+        np.testing.assert_allclose(vector, expected[name], atol=1e-5)
+
+
+def test_of_celeba_the_attributes_of_the_paper_are_taken(run):
+    """18 of 40, by their names as `data.formats.celeba` gives them."""
+    assert_equal(suite.attribute_vectors(trained(run)).vectors, differences(np.asarray(posteriors(run)[0])))
+
+
+def test_of_other_data_all_attributes_that_vary_are_taken(run):
+    bits = DATA.train["attributes"].copy()
+    bits[:, 1] = 1
+    train = Split({**DATA.train.arrays, "attributes": bits[:, :3]})
+    rest = {name: Split({**part.arrays, "attributes": part["attributes"][:, :3]}) for name, part in DATA}
+    data = dataclasses.replace(DATA, **rest | {"train": train}, attributes=NAMES[:3])
+    vectors = suite.attribute_vectors(trained(run, data)).vectors
+    assert_equal(vectors, differences(np.asarray(posteriors(run)[0]), (NAMES[0], NAMES[2])))
+    bits[:, :3] = 0
+    assert suite.attribute_vectors(trained(run, data)).vectors == {}
+
+
+def test_vectors_of_samples_are_those_of_the_first_images(run):
+    """As released (VG-05)."""
+    mean, logvar = (part[:30] for part in posteriors(run))
+    codes = gaussian.sample(jax.random.fold_in(jax.random.key(42), 1), mean, logvar)
+    result = suite.attribute_vectors(trained(run, vector_images=30, sampled_vectors=True))
+    assert_equal(result.vectors, differences(np.asarray(codes)))
+
+
+def test_pairs_of_vectors_are_ordered_by_their_angle():
+    vectors = {"a": np.array([1.0, 0.0]), "b": np.array([-2.0, 0.0]), "c": np.array([3.0, 4.0])}
+    pairs = suite.AttributeVectors(vectors).to_dict()["cosines"]
+    assert [(pair["first"], pair["second"]) for pair in pairs] == [("a", "b"), ("a", "c"), ("b", "c")]
+    np.testing.assert_allclose([pair["cosine"] for pair in pairs], [-1, 0.6, -0.6])
+    assert suite.AttributeVectors({"a": vectors["a"]}).pairs == []
+
+
+def test_without_vae_gan_there_are_no_vectors_and_no_edits(run):
+    of_gan = dataclasses.replace(trained(run), runs={"gan": run})
+    vectors = suite.attribute_vectors(of_gan)
+    assert (vectors.vectors, suite.attribute_vector_parts(of_gan, vectors)) == ({}, [])
+    assert suite.edits(of_gan, {"attribute_vectors": vectors}) == {}
+
+
+def test_samples_of_one_image_are_a_problem(run):
+    """A decoder whose weights are all 0 draws one image."""
+    flat = dataclasses.replace(run, params=jax.tree.map(np.zeros_like, run.params))
+    of_flat = trained(flat)
+    signs = suite.stability(of_flat)
+    assert signs["vae_gan"].spread == pytest.approx(0, abs=1e-6)
+    (problem,) = suite.problems(of_flat, {"stability": signs})
+    assert problem.startswith("VAE/GAN: The samples are nearly one image")
+
+
+def test_images_that_cannot_be_measured_on_are_refused():
+    suite.check(DATA, ClassifierConfig())
+    suite.check(DATA, ClassifierConfig(epochs=0, workdir="runs/attribute_classifier"))
+    with pytest.raises(ValueError, match="expected at least 1 epoch, or the folder of a classifier"):
+        suite.check(DATA, ClassifierConfig(epochs=0))
+    with pytest.raises(ValueError, match="there are 7 held-out images; expected at least 8"):
+        suite.check(dataclasses.replace(DATA, validation=DATA.validation.first(7)), ClassifierConfig())
+    plain = {name: Split({"image": part["image"]}) for name, part in DATA}
+    with pytest.raises(ValueError, match="these images have no attributes"):
+        suite.check(Splits(**plain, attributes=(), provenance={}), ClassifierConfig())

@@ -1,0 +1,103 @@
+"""Numbers and pictures of conditional VAEs, on models that are written down."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mvae_jax.data.batches import Split, Splits
+from mvae_jax.experiment import Classifier
+from mvae_jax.experiment.suites import conditional as suite
+
+
+def standard_prior(attributes):
+    return jnp.zeros((len(attributes), 4)), jnp.zeros((len(attributes), 4))
+
+
+def test_error_and_divergence_are_sums_over_an_image():
+    pixels = np.random.default_rng(0).integers(0, 256, (70, 2, 3, 3), np.uint8)
+    codes = np.linspace(-1, 1, 70)[:, None] * np.ones(4)
+    encoded = iter([(codes[:64], np.ones((64, 4))), (codes[64:], np.ones((6, 4)))])
+    run = SimpleNamespace(
+        config=SimpleNamespace(image_shape=(2, 3, 3)),
+        encode=lambda x, a: tuple(map(jnp.float32, next(encoded))),
+        decode=lambda z, a: jnp.zeros((len(z), 2, 3, 3)),
+        prior=standard_prior,
+    )
+    split = Split({"image": pixels, "attributes": np.zeros((70, 1), np.float32)})
+    means = suite.measure_run(run, split, jax.random.key(0))
+    errors = np.square(pixels / 255 - 0.5)
+    assert means["squared_error"] == pytest.approx(errors.sum((1, 2, 3)).mean(), rel=1e-5)
+    assert means["mean_squared_error"] == pytest.approx(errors.mean(), rel=1e-5)
+    assert means["kl"] == pytest.approx(0.5 * (np.square(codes) + np.e - 2).sum(1).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("errors", "divergences", "falls", "rises"),
+    [([3, 2, 1], [1, 2, 3], True, True), ([3, 2, 2], [1, 3, 2], False, False), ([3, 1], [2, 1], True, False)],
+)
+def test_orderings_hold_from_each_model_to_the_next(errors, divergences, falls, rises):
+    rows = [{"squared_error": error, "kl": kl} for error, kl in zip(errors, divergences, strict=True)]
+    assert suite.orderings(rows) == {"squared_error_falls": falls, "kl_rises": rises}
+
+
+def test_species_are_read_from_the_largest_of_their_logits():
+    names = ("has_wings::yes", "001.A", "017.B", "200.C")
+    truth = np.array([[1, 1, 0, 0], [0, 0, 1, 0], [1, 0, 1, 0], [1, 0, 0, 1]], np.float32)
+    logits = np.array([[9, -1, -2, -3], [9, -3, -1, -2], [9, 2, 1, 0], [9, 0, 1, 2]], np.float32)
+    species = suite.Species.of(logits, truth, names)
+    assert (species.accuracy, species.majority_accuracy, species.chance) == (0.75, 0.5, pytest.approx(1 / 3))
+    row = suite.Agreement.of(logits, truth, names).row()
+    assert (row["accuracy"], row["all attributes right"]) == (pytest.approx(11 / 16), 0)  # 3, 2, 3 and 3 are right
+    assert (row["species"], row["most frequent species"], row["guessed species"]) == (0.75, 0.5, species.chance)
+    assert suite.Species.of(logits[:, :3], truth[:, :3], names[:3]) is None  # the last bird is of neither
+    assert suite.Species.of(logits[:, :2], truth[:, :2], names[:2]) is None
+
+
+def test_the_classifier_reads_real_images_and_samples_at_its_size():
+    def logits(pictures):
+        assert pictures.shape[1:] == (16, 16, 3)
+        return pictures.mean((1, 2))[:, :2]
+
+    classifier = Classifier(SimpleNamespace(config=SimpleNamespace(image_size=16), logits=logits), None)
+    pixels = np.tile(np.arange(70, dtype=np.uint8)[:, None, None, None], (1, 23, 18, 3))
+    attributes = np.stack([np.arange(70) % 2, np.arange(70) // 35], axis=1).astype(np.float32)
+    split = Split({"image": pixels, "attributes": attributes})
+    real = suite.read(classifier, None, split, jax.random.key(0))
+    np.testing.assert_allclose(real[:, 0], np.arange(70) / 127.5 - 1, atol=1e-5)
+    run = SimpleNamespace(
+        prior=standard_prior,
+        decode=lambda z, a: jnp.broadcast_to(jnp.pad(a, ((0, 0), (0, 1)))[:, None, None], (len(a), 23, 18, 3)),
+    )
+    np.testing.assert_allclose(suite.read(classifier, run, split, jax.random.key(0)), attributes, atol=1e-6)
+
+
+def test_edits_keep_the_code_and_invert_one_attribute_of_those_that_faces_have():
+    names = ("sideburns", "smiling", "male", "bald")
+    attributes = np.random.default_rng(0).integers(0, 2, (9, 4)).astype(np.float32)
+    split = Split({"image": np.zeros((9, 2, 2, 3), np.uint8), "attributes": attributes})
+    data = Splits(split, split, split.first(0), names, {})
+    decoded = []
+    run = SimpleNamespace(
+        encode=lambda x, a: (a, a),
+        decode=lambda z, a: decoded.append((np.array(z), np.array(a))) or jnp.zeros((len(z), 2, 2, 3)),
+    )
+    rows = suite.edited(run, data)
+    shown = attributes[[0, 1, 3, 4, 6, 8]]
+    assert list(rows)[:2] == ["original", "reconstruction"]
+    assert set(list(rows)[2:5]) == {"smiling inverted", "male inverted", "bald inverted"}
+    assert list(rows)[5:] == ["sideburns inverted"]
+    np.testing.assert_array_equal(decoded[0], [shown, shown])
+    for label, (code, other) in zip(list(rows)[2:], decoded[1:], strict=True):
+        column = names.index(label.split()[0])
+        np.testing.assert_array_equal(code, shown)
+        np.testing.assert_array_equal(np.argwhere(code != other), [[row, column] for row in range(6)])
+
+
+def test_an_image_is_described_by_its_species_or_else_by_its_attributes():
+    names = ("has_wings::yes", "red_eyes", "001.Black_Bird")
+    assert suite.describe(np.array([1, 1, 1]), names) == "001.Black Bird"
+    assert suite.describe(np.array([1, 1, 0]), names) == "has wings::yes, red eyes"
+    assert suite.describe(np.array([0, 0, 0]), names) == "none of the attributes"

@@ -1,0 +1,41 @@
+"""Value ranges of images, and what is refused."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mvae_jax import images
+
+BYTES = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+
+
+def test_every_byte_survives_the_way_there_and_back():
+    floats = images.to_float(jnp.asarray(BYTES))
+    assert floats.dtype == jnp.float32
+    np.testing.assert_allclose(floats, BYTES.astype(np.float64) / 127.5 - 1.0, atol=1e-7)
+    np.testing.assert_array_equal(images.to_uint8(floats), BYTES)
+
+
+def test_values_outside_are_clipped():
+    np.testing.assert_array_equal(images.to_uint8(jnp.array([-9.0, -1.0, 0.0, 1.0, 9.0])), [0, 0, 128, 255, 255])
+
+
+def test_the_unit_interval_is_reached_from_bytes_and_from_floats():
+    expected = BYTES.astype(np.float64) / 255.0
+    from_bytes = images.to_unit_interval(jnp.asarray(BYTES))
+    np.testing.assert_allclose(from_bytes, expected, atol=1e-7)
+    np.testing.assert_allclose(images.to_unit_interval(images.to_float(jnp.asarray(BYTES))), expected, atol=1e-7)
+    np.testing.assert_allclose(images.from_unit_interval(from_bytes), images.to_float(jnp.asarray(BYTES)), atol=1e-7)
+
+
+@pytest.mark.parametrize("convert", [images.to_float, images.to_unit_interval])
+def test_another_integer_type_is_refused(convert):
+    with pytest.raises(ValueError, match=r"images have dtype int32, expected uint8 in \[0, 255\]"):
+        convert(jnp.asarray(BYTES, jnp.int32))
+
+
+def test_a_batch_of_another_shape_is_refused():
+    batch = {"image": jnp.zeros((2, 8, 8, 3), jnp.uint8), "attributes": jnp.zeros((2, 5))}
+    images.check_batch(batch, image=(8, 8, 3), attributes=(5,))
+    with pytest.raises(ValueError, match=r"batch\['image'\] has shape \(2, 8, 8, 3\); expected \(B, 8, 8, 1\)"):
+        images.check_batch(batch, image=(8, 8, 1))

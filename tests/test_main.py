@@ -1,0 +1,81 @@
+"""The table of commands behind `mvae-jax`."""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+import mvae_jax
+from mvae_jax.__main__ import COMMANDS, main
+
+
+@pytest.fixture
+def command(capsys):
+    def command(*arguments):
+        """Exit status, output and messages."""
+        try:
+            status = main(arguments)
+        except SystemExit as end:
+            status = end.code
+        return status, *capsys.readouterr()
+
+    return command
+
+
+def test_help_lists_every_command(command):
+    status, out, err = command("--help")
+    assert (status, err) == (0, "")
+    words = " ".join(out.split())  # lines break anywhere
+    assert " ".join(f"{name} {command.summary}" for name, command in COMMANDS.items()) in words
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_is_a_module_with_main_and_help(name, command):
+    assert callable(importlib.import_module(COMMANDS[name].module).main)
+    status, out, err = command(name, "--help")
+    assert (status, err) == (0, "")
+    assert out.startswith(f"usage: mvae-jax {name} ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["train"], "invalid choice: 'train'"),
+        (["--verbose"], "the following arguments are required: COMMAND"),
+        (["use", "generate"], "the following arguments are required: workdir, caption"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistakes_end_with_one_line(arguments, message, command):
+    status, out, err = command(*arguments)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert "mvae-jax" in err
+
+
+QUICK = """
+import sys
+from mvae_jax.__main__ import main
+try:
+    main(["--help"])
+except SystemExit:
+    print(*sorted({name.split(".")[0] for name in sys.modules}))
+"""
+
+
+def test_help_loads_nothing_heavy():
+    done = subprocess.run([sys.executable, "-W", "error", "-c", QUICK], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert "mvae_jax" in loaded
+    assert not loaded & {"sklearn", "matplotlib", "tensorflow_datasets", "tensorflow", "jax", "flax", "numpy", "PIL"}
+
+
+def test_it_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "mvae_jax", "--version"], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == (f"mvae-jax {mvae_jax.__version__}\n", "")
+    done = subprocess.run([sys.executable, "-m", "mvae_jax", "nothing"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
