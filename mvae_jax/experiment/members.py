@@ -79,20 +79,35 @@ def start_of(start_from: str, folder: str) -> str:
     return str(within if start_from and within.is_dir() else start_from)
 
 
-def describe(plans: Mapping[str, runs.Plan], start_from: str, workdir: Path) -> str:
-    """Describes what would be trained: parameters, memory, phases and data; nothing is compiled or allocated.
+def starts(plans: Mapping[str, runs.Plan], start_from: str, workdir: Path) -> dict[str, Path | None]:
+    """Checkpoints from which the members would start by folder; None for a member that goes on with its own.
 
     Raises:
         ValueError: the checkpoint to start from is of another model.
         FileNotFoundError: there is none.
     """
+    if not start_from:
+        return {}
+    return {
+        folder: planned.check_start(start_of(start_from, folder), workdir / folder) for folder, planned in plans.items()
+    }
+
+
+def describe(plans: Mapping[str, runs.Plan], starts: Mapping[str, Path | None]) -> str:
+    """Describes what would be trained: parameters, memory, phases and data; nothing is compiled or allocated.
+
+    Args:
+        plans: folder -> what `plan` returned.
+        starts: what `starts` returned.
+    """
+    # Members that differ in their seed alone share a model, whose state is traced once.
+    by_model: dict[int, str] = {}
     texts: dict[str, list[str]] = {}
     for folder, planned in plans.items():
-        lines = [str(planned)]
-        if start_from:
-            start = planned.check_start(start_of(start_from, folder), workdir / folder)
-            lines += [f"  start: {start}"] if start else []
-        texts.setdefault("\n".join(lines), []).append(folder)
+        text = by_model.setdefault(id(planned.model), "") or str(planned)
+        by_model[id(planned.model)] = text
+        start = starts.get(folder)
+        texts.setdefault(f"{text}\n  start: {start}" if start else text, []).append(folder)
     return "\n\n".join("\n".join([*filter(None, [", ".join(names)]), text]) for text, names in texts.items())
 
 

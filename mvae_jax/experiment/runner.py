@@ -42,7 +42,7 @@ def run(experiment: Experiment, argv: Sequence[str]) -> None:
         description=experiment.description,
         data=experiment.data,
     )
-    root, description = Path(arguments.workdir), ""
+    root, starts = Path(arguments.workdir), {}
     loaded: dict[str, runs.Run] = {}
     plans: dict[str, runs.Plan] = {}
     with session.errors():
@@ -53,7 +53,7 @@ def run(experiment: Experiment, argv: Sequence[str]) -> None:
             loaded = {folder: members.load(member, root / folder) for folder, member in chosen.items()}
         else:
             plans = members.plan(chosen, data, config.training)
-            description = members.describe(plans, config.start_from, root)
+            starts = members.starts(plans, config.start_from, root)
             if arguments.extend:
                 for planned in plans.values():
                     planned.check_extension()
@@ -63,7 +63,7 @@ def run(experiment: Experiment, argv: Sequence[str]) -> None:
     for note in notes:
         _log.warning(note)
     if arguments.dry_run:
-        print(description)
+        print(members.describe(plans, starts))
         return
     members.log_weights(chosen)
     if arguments.evaluate:
