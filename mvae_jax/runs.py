@@ -19,7 +19,6 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from clu.parameter_overview import count_parameters
 from jax.sharding import NamedSharding, PartitionSpec
 
 from mvae_jax.data.batches import Dataset, Split, Splits, permutation
@@ -467,6 +466,8 @@ def describe(model: Model, phases: Sequence[Phase], batch: Batch, data: Mapping[
         batch: one batch, for shapes only.
         data: name -> what is to be said of the data.
     """
+    from clu.parameter_overview import count_parameters
+
     state = _state(model, phases, batch)
     trained = {group: state.params[group] for phase in phases for group in model.optimizers(phase)}
     frozen = {group: params for group, params in state.params.items() if group not in trained}

@@ -91,9 +91,24 @@ def test_losses_are_light():
     assert not loaded_by("from mvae_jax import losses") & set(HEAVY)
 
 
-def test_experiments_load_no_tensorflow():
-    loaded = loaded_by("from mvae_jax.experiment import listing; [listing.load(name) for name in listing.names()]")
-    assert "tensorflow" not in loaded
+HELP = """
+import contextlib, io
+from mvae_jax import __main__, experiment
+from mvae_jax.experiment import listing
+for name in listing.names():
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+        experiment.run(listing.load(name), [name, "--help"])
+for name in __main__.COMMANDS:
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+        __main__.main([name, "--help"])
+"""
+
+
+def test_help_loads_nothing_that_it_does_not_show():
+    """Half of the time that help or a typo took went into these."""
+    loaded = loaded_by(HELP)
+    assert "flax" in loaded
+    assert not loaded & {"sklearn", "scipy", "matplotlib", "orbax", "clu", "tensorflow", "tensorflow_datasets"}
 
 
 def test_experiments_import_the_package_alone_whatever_else_is_installed(tmp_path):

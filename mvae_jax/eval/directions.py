@@ -15,8 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.svm import LinearSVC
 
 from mvae_jax import gaussian
 
@@ -88,6 +86,9 @@ def svm_directions(
     Reference:
         Pidhorskyi et al., 2020, `principal_directions` of the released code: C = 1, squared hinge loss, primal problem.
     """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.svm import LinearSVC
+
     points = np.asarray(codes, np.float64)
     has = _binary(attributes, len(points), names)
     varied = np.flatnonzero(np.minimum(has.sum(axis=0), (~has).sum(axis=0)) >= max(least, 1))

@@ -19,15 +19,6 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.compose import TransformedTargetRegressor
-from sklearn.dummy import DummyClassifier, DummyRegressor
-from sklearn.ensemble import RandomForestClassifier
-from sklearn.linear_model import LassoCV
-from sklearn.metrics import mutual_info_score, recall_score
-from sklearn.model_selection import train_test_split
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.tree import DecisionTreeClassifier
 
 
 class _Result:
@@ -80,6 +71,8 @@ def mig(codes: npt.ArrayLike, factors: npt.ArrayLike, *, bins: int = 20) -> MIG:
     Reference:
         Chen et al., 2018, arXiv:1802.04942, section 4; 20 bins as Locatello et al., 2019, arXiv:1811.12359.
     """
+    from sklearn.metrics import mutual_info_score
+
     codes, factors = _checked(codes, factors, dimensions=2)
     if not 2 <= bins <= len(codes):
         raise ValueError(f"bins is {bins}, expected at least 2 and at most the {len(codes)} samples.")
@@ -173,6 +166,13 @@ def dci(
     Reference:
         Eastwood and Williams, 2018, A framework for the quantitative evaluation of disentangled representations.
     """
+    from sklearn.compose import TransformedTargetRegressor
+    from sklearn.dummy import DummyClassifier, DummyRegressor
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.linear_model import LassoCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     _check_choice(estimator, ("random_forest", "lasso"))
     codes, factors = _checked(codes, factors, dimensions=2)
     if factors.shape[1] < 2:
@@ -272,6 +272,10 @@ def sap(
     Reference:
         Kumar, Sattigeri and Balakrishnan, 2018, arXiv:1711.00848, section 3.
     """
+    from sklearn.metrics import recall_score
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.tree import DecisionTreeClassifier
+
     _check_choice(estimator, ("thresholds", "linear"))
     codes, factors = _checked(codes, factors, dimensions=2)
     if estimator == "linear":
@@ -455,6 +459,8 @@ def _check_choice(estimator: str, choices: tuple[str, ...]) -> None:
 
 def _split(codes: np.ndarray, factors: np.ndarray, test_share: float, seed: int) -> list[np.ndarray]:
     """Training and test codes, training and test factors."""
+    from sklearn.model_selection import train_test_split
+
     test_count = round(test_share * len(codes))
     if not 0 < test_share < 1 or test_count < 2 or len(codes) - test_count < 10:
         raise ValueError(

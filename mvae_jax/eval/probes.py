@@ -21,8 +21,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.svm import LinearSVC
 
 _CANDIDATES = 16  # neighbours that are compared anew, without rounding
 
@@ -127,6 +125,9 @@ def linear_svm_accuracy(
         ValueError: shapes disagree, a set is empty, features are not finite, or labels are not integers or, to train
             on, of one value only.
     """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.svm import LinearSVC
+
     train, train_labels, test, test_labels = _checked(train_features, train_labels, test_features, test_labels)
     if (train_labels == train_labels[0]).all():
         raise ValueError(f"all {len(train)} training examples have the label {train_labels[0]}, expected two at least.")

@@ -24,11 +24,9 @@ from ml_collections import config_dict, config_flags
 from mvae_jax import runs
 from mvae_jax.cpu.memory import keep_freed_memory
 from mvae_jax.data import sources
-from mvae_jax.data.decode import default_cache_folder
 from mvae_jax.data.formats import catalogue, folder
 from mvae_jax.experiment import session
 from mvae_jax.fields import leaves, meanings
-from mvae_jax.train.devices import keep_compiled_programs
 
 _log = logging.getLogger("experiment")
 ConfigT = TypeVar("ConfigT")
@@ -102,7 +100,7 @@ def parse(
     )
     flags.DEFINE_string(
         "compilation_cache",
-        str(default_cache_folder() / "compiled"),
+        str(session.default_programs_folder()),
         "Folder that keeps compiled programs, so that the same program is compiled once; empty for none.",
         flag_values=values,
     )
@@ -151,7 +149,7 @@ def parse(
         session.fail(str(error.args[0]) if isinstance(error, KeyError) else str(error))
     session.start_logging()
     if values.compilation_cache:
-        _log.info("compiled programs are kept in %s", keep_compiled_programs(values.compilation_cache))
+        _log.info("compiled programs are kept in %s", session.keep_compiled_programs(values.compilation_cache))
     return config, Arguments(
         values.workdir, values.preset, values.dry_run, values.extend, values.evaluate, tuple(settings), base
     )

@@ -27,7 +27,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from orbax.checkpoint import v1 as ocp
 
 import mvae_jax
 from mvae_jax.train.workdir import atomic_write
@@ -102,7 +101,7 @@ class Checkpoints:
         written = None
         if self._newest != (phase, step):
             # Overwrites what a killed process, or a run that was continued from an earlier step, has left there.
-            written = ocp.save_async(self._folder(phase, step), state, overwrite=True)
+            written = _orbax().save_async(self._folder(phase, step), state, overwrite=True)
             changes = {
                 "phase": phase,
                 "step": step,
@@ -174,7 +173,7 @@ class Checkpoints:
         manifest = _verify(folder)
         if abstract_state is None:
             # Without the shardings of the run that saved: its devices need not exist here.
-            saved = ocp.metadata(folder).metadata
+            saved = _orbax().metadata(folder).metadata
             return _load_targets(folder, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), saved))
         return _load(folder, manifest, abstract_state)
 
@@ -317,7 +316,7 @@ def load_parts(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
         if any(f"{name}/".startswith(f"ema/{group}/") for name in saved):
             averaged[group] = plain.pop(group)
     parts = {"params": plain, "ema": averaged, "model_state": wanted["model_state"]}
-    context = ocp.Context()
+    context = _orbax().Context()
     context.pytree.loading.partial_load = True
     with context:
         loaded = _load_targets(folder, {part: trees for part, trees in parts.items() if trees})
@@ -325,6 +324,13 @@ def load_parts(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
         "params": {**loaded.get("params", {}), **loaded.get("ema", {})},
         "model_state": loaded.get("model_state", {}),
     }
+
+
+def _orbax() -> Any:
+    """Orbax, loaded by what reads or writes checkpoints and by nothing else: it is slow to import."""
+    from orbax.checkpoint import v1
+
+    return v1
 
 
 def _best(manifests: Mapping[int, Mapping[str, Any]]) -> int | None:
@@ -392,7 +398,7 @@ def _load_targets(folder: Path, abstract_state: Any) -> Any:
         shardings,
     )
     # Orbax may give a key the sharding of its data, which has one axis more; nothing else is moved here.
-    return jax.device_put(ocp.load(folder, targets), shardings)
+    return jax.device_put(_orbax().load(folder, targets), shardings)
 
 
 def _describe(state: Any) -> dict[str, str]:

@@ -194,5 +194,6 @@ def keep_compiled_programs(folder: str | os.PathLike[str]) -> Path | None:
         return None
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser().resolve()))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        # Also the small ones: evaluation and drawing have hundreds, each of which takes some 35 ms to compile.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     return Path(jax.config.values["jax_compilation_cache_dir"])

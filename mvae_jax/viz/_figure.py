@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 
 from mvae_jax.viz._text import FONT_FAMILY, fitting
+
+if TYPE_CHECKING:  # matplotlib takes half a second to import: only what draws loads it
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 PANEL_HEIGHT = 2.6  # inches
 _WIDTH, _DPI = 9.0, 110  # inches, pixels per inch
@@ -30,12 +31,22 @@ MARKERS = "os^Dv<>Pp*"
 @contextlib.contextmanager
 def figure(height: float, title: str) -> Iterator[Figure]:
     """A figure of 9 inches times `height` inches and its title."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
     # Figure and canvas without pyplot: no global state, and no backend is chosen for the process.
     with matplotlib.rc_context({"font.family": [FONT_FAMILY], "text.usetex": False}):
         new = Figure((_WIDTH, height + 0.6), _DPI, layout="constrained")
         if title:
             new.suptitle(fitting(title, _TITLE), parse_math=False, x=0.01, ha="left")
         yield new
+
+
+def stroke(**style: Any) -> Line2D:
+    """A line or marker of a style, to stand in a legend."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], **style)
 
 
 def legend(axis: Axes, entries: Sequence[tuple[str, Any]], **place: Any) -> None:
@@ -52,6 +63,8 @@ def legend(axis: Axes, entries: Sequence[tuple[str, Any]], **place: Any) -> None
 
 def render(figure: Figure) -> Image.Image:
     """The finished figure as a picture."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import bisect
 import functools
-import os
 
-import matplotlib
-from matplotlib import font_manager
 from PIL import ImageFont
 
 FONT_FAMILY = "DejaVu Sans"
-FONT_FILE = os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
 
 
 def drawable(text: str, limit: int = 400) -> str:
@@ -46,9 +42,17 @@ def fitting(text: str, ems: float) -> str:
 def load_font(size: int) -> ImageFont.FreeTypeFont:
     """The font at a size in pixels."""
     # The basic layout draws alike wherever Pillow was built, with or without a shaping library.
-    return ImageFont.truetype(FONT_FILE, size, layout_engine=ImageFont.Layout.BASIC)
+    return ImageFont.truetype(_font_file(), size, layout_engine=ImageFont.Layout.BASIC)
 
 
 @functools.cache
 def _characters() -> frozenset[int]:
-    return frozenset(font_manager.get_font(FONT_FILE).get_charmap())
+    from matplotlib.ft2font import FT2Font
+
+    return frozenset(FT2Font(_font_file()).get_charmap())
+
+
+def _font_file() -> str:
+    from matplotlib import get_data_path
+
+    return f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf"

@@ -5,16 +5,15 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib import ticker
-from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
-from matplotlib.lines import Line2D
 from PIL import Image
 
 from mvae_jax.viz import _figure
 from mvae_jax.viz._text import fitting
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Record = Mapping[str, Any]  # {"step": int, "phase": str, "split": str, metric: number, ...}
 Curves = dict[str, dict[str, dict[int, float]]]  # name of the curve -> split -> step -> value
@@ -141,11 +140,13 @@ def _phase_ends(records: Sequence[Record]) -> dict[str, int]:
 
 
 def _draw_curves(axis: Axes, curves: Curves, *, with_splits: bool) -> None:
+    from matplotlib import ticker
+
     entries = []
     for (name, splits), colour, marker in zip(curves.items(), _figure.COLOURS, _figure.MARKERS, strict=False):
         line_styles = {split: {**style, "color": colour} for split, style in _STYLES.items()}
         line_styles["validation"]["marker"] = marker
-        entries.append((name, Line2D([], [], **line_styles["validation"])))
+        entries.append((name, _figure.stroke(**line_styles["validation"])))
         for split, points in splits.items():
             steps = sorted(points)
             axis.plot(steps, [points[step] for step in steps], **line_styles[split])
@@ -157,7 +158,7 @@ def _draw_curves(axis: Axes, curves: Curves, *, with_splits: bool) -> None:
     axis.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     axis.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
     if with_splits:
-        entries += [(split, Line2D([], [], color="0.4", **style)) for split, style in _STYLES.items()]
+        entries += [(split, _figure.stroke(color="0.4", **style)) for split, style in _STYLES.items()]
     _figure.legend(axis, entries)
 
 
@@ -167,6 +168,8 @@ def _draw_borders(axis: Axes, ends: Mapping[str, int], colour: str) -> None:
 
 
 def _name_phases(axis: Axes, ends: Mapping[str, int], colour: str, row: int = 0) -> None:
+    from matplotlib.colors import to_rgb
+
     low, high = axis.get_xlim()
     start = low
     for name, end in ends.items():

@@ -8,11 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import threadpoolctl
-from matplotlib.collections import LineCollection
-from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
 from PIL import Image
-from sklearn.manifold import TSNE
 
 from mvae_jax.viz import _figure
 
@@ -45,6 +41,8 @@ def embed(
     Reference:
         van der Maaten and Hinton, 2008, Visualizing data using t-SNE.
     """
+    from sklearn.manifold import TSNE  # takes a second to import
+
     images, texts = np.asarray(image_codes, np.float32), np.asarray(text_codes, np.float32)
     if images.ndim != 2 or images.shape != texts.shape or len(images) < _FEWEST or images.shape[1] < 2:
         raise ValueError(
@@ -94,6 +92,9 @@ def modalities(
     Reference:
         Kim, 2024, figure 9.
     """
+    from matplotlib.collections import LineCollection
+    from matplotlib.patches import Rectangle
+
     count = len(np.asarray(image_codes))
     if len(labels) != count:
         raise ValueError(f"got {len(labels)} labels, expected {count}: one for each pair of codes.")
@@ -116,7 +117,7 @@ def modalities(
             style: dict[str, Any] = {"linestyle": "", "color": colour, "marker": marker, "markersize": 4.5}
             for places in (images, texts):
                 axis.plot(*places[rows].T, alpha=0.65, markeredgewidth=0.0, **style)
-            entries.append((f"{label} ({len(rows)})", Line2D([], [], **style)))
+            entries.append((f"{label} ({len(rows)})", _figure.stroke(**style)))
         for left, name in ((0.0, "image codes"), (1.0 + _GAP, "text codes")):
             axis.add_patch(Rectangle((left, 0.0), 1.0, 1.0, fill=False, edgecolor="0.75"))
             axis.text(left, 1.02, name, color="0.15")

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from PIL import Image
 
 from mvae_jax.viz import _figure
@@ -145,6 +143,9 @@ def attribute_bars(
         ValueError: no or too many series, no value at all, a value outside [0, 1], or a baseline or an interval
             without a bar.
     """
+    from matplotlib.artist import Artist
+    from matplotlib.patches import Patch
+
     if not 0 < len(values) <= _MOST_SERIES:
         raise ValueError(f"got {len(values)} series, expected 1 to {_MOST_SERIES}.")
     shares = {series: _shares(series, bars) for series, bars in values.items()}
@@ -159,7 +160,7 @@ def attribute_bars(
 
     row = {name: index for index, name in enumerate(attributes)}
     thickness = 0.84 / len(shares)
-    entries: list[tuple[str, Patch | Line2D]] = []
+    entries: list[tuple[str, Artist]] = []
     with _figure.figure((0.17 * len(shares) + 0.1) * len(attributes) + 0.5, title) as figure:
         axis = figure.subplots()
         for index, ((series, bars), colour) in enumerate(zip(shares.items(), _figure.COLOURS, strict=False)):
@@ -175,7 +176,7 @@ def attribute_bars(
         for name, mark in marks.items():
             axis.vlines(mark, row[name] - 0.46, row[name] + 0.46, color="black", linewidth=1.8)
         if marks:
-            entries.append((baseline_label, Line2D([], [], color="black", linewidth=1.8)))
+            entries.append((baseline_label, _figure.stroke(color="black", linewidth=1.8)))
         axis.set_xlim(0.0, 1.0)
         axis.set_ylim(len(attributes) - 0.45, -0.55)
         axis.set_yticks(range(len(attributes)), [fitting(name, _LONGEST) for name in attributes], parse_math=False)

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.lines import Line2D
 from PIL import Image
 
 from mvae_jax.viz import _figure
@@ -60,7 +59,7 @@ def medians(
             for name, point in zip(runs, middle.T, strict=True):
                 text = axis.annotate(fitting(name, _LONGEST), point, (5, 5), textcoords="offset points")
                 text.set(fontsize="small", parse_math=False)
-            entries.append((method, Line2D([], [], **style)))
+            entries.append((method, _figure.stroke(**style)))
         axis.grid(color="0.9", linewidth=0.6)
         axis.set_axisbelow(True)
         axis.spines[["top", "right"]].set_visible(False)

@@ -19,6 +19,7 @@ import time
 
 import jax
 import numpy as np
+import orbax.checkpoint.experimental.v1  # noqa: F401  # which a fork would import anew
 import toy
 
 from mvae_jax.experiment import session

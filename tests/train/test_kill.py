@@ -36,7 +36,7 @@ POINTS = {
         f"{LOOP}:_Run._validate after 2",
     ],
     "during a save": [
-        f"{CHECKPOINT}:ocp.save_async after 2",  # while the arrays are written
+        "orbax.checkpoint.experimental.v1:save_async after 2",  # while the arrays are written
         f"{CHECKPOINT}:_sums before 2",  # between the arrays and the manifest
         f"{CHECKPOINT}:_write_manifest before 2",
         "pathlib:Path.replace before 4",  # while the second manifest is written, after the settings and old metrics
@@ -120,7 +120,13 @@ def check_end(folder, workdir, undisturbed, status, words):
     assert (folder / "runs" / workdir / "finished.json").exists()
 
 
-@pytest.mark.parametrize("points", POINTS.values(), ids=POINTS)
+QUICK = ("during a save", "during a resume")  # where most can go wrong; `make test-all` has every point
+
+
+@pytest.mark.parametrize(
+    "points",
+    [pytest.param(points, id=at, marks=() if at in QUICK else pytest.mark.slow) for at, points in POINTS.items()],
+)
 def test_killed_at_points(train, folder, undisturbed, points, request):
     workdir = request.node.callspec.id.replace(" ", "_")
     for point in points:
