@@ -1,14 +1,15 @@
 """What README shows is run: its Python as it stands, on a run small enough for a test."""
 
+import contextlib
 import functools
+import importlib
+import io
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from mvae_jax import experiment
+from mvae_jax import __main__, experiment
 from mvae_jax.experiment import listing
 from mvae_jax.models import ZOO
 
@@ -35,6 +36,7 @@ def workdir(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow  # trains the run that it shows
 @pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.split("\n")[0])
 def test_python_runs(block, workdir, monkeypatch):
     monkeypatch.chdir(workdir)
@@ -58,19 +60,29 @@ def test_make_targets_and_paths_exist():
 
 
 @functools.cache
-def shown(*command):
+def shown(main, *arguments):
     """What --help of a command prints."""
-    arguments = [sys.executable, *command, "--help"]
-    return subprocess.run(arguments, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), pytest.raises(SystemExit, match="0"):
+        main([*arguments, "--help"])
+    return output.getvalue()
+
+
+def run_experiment(arguments):
+    experiment.run(listing.load(arguments[0]), arguments)
 
 
 def test_flags_exist():
     text = "\n".join(blocks("sh"))
-    scripts = re.findall(r"python ((?:experiments|tools)/\w+\.py)((?:[^\n]|\\\n)*)", text)
-    assert len(scripts) > 10
-    commands = re.findall(r"mvae-jax (\w+) (\w+)((?:[^\n]|\\\n)*)", text)
-    shown_by = [((script,), arguments) for script, arguments in scripts]
-    shown_by += [(("-m", "mvae_jax", *names), arguments) for *names, arguments in commands]
-    for command, arguments in shown_by:
-        for flag in re.findall(r"--?[a-z][\w.-]*", arguments):
+    rest = r"((?:[^\n]|\\\n)*)"
+    calls = [
+        ((run_experiment, name), given) for name, given in re.findall(rf"python experiments/(\w+)\.py{rest}", text)
+    ]
+    tools = re.findall(rf"python tools/(\w+)\.py{rest}", text)
+    calls += [((importlib.import_module(name).main,), given) for name, given in tools]
+    commands = re.findall(rf"mvae-jax (\w+) (\w+){rest}", text)
+    calls += [((__main__.main, *names), given) for *names, given in commands]
+    assert len(calls) > 20
+    for command, given in calls:
+        for flag in re.findall(r"--?[a-z][\w.-]*", given):
             assert re.search(rf"{re.escape(flag)}[ =\]]", shown(*command)), f"{command} {flag}"

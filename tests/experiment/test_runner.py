@@ -256,6 +256,7 @@ experiment.run(test_runner.EXPERIMENT, ["experiments/two_autoencoders.py", *sys.
 """
 
 
+@pytest.mark.slow
 def test_a_terminated_run_goes_on_to_the_same_bits(run, tmp_path):
     arguments = ["--config.model.epochs=40", "--config.training.checkpoint_every=10"]
     code = TERMINATED.format(tests=str(ROOT / "tests" / "experiment"))

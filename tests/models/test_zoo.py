@@ -22,6 +22,15 @@ ROWS = [
     for name, row in TABLE.items()
     for index, phase in enumerate(row.phases())
 ]
+# One whose rounds follow each other, and one whose loss compares the examples of a batch, are enough to tell at once
+# that devices do not agree; `make test-all` has every model.
+QUICK = ("alae", "beta_tcvae")
+SPREAD = [
+    pytest.param(*row.values, mode, id=f"{row.id}-{mode}", marks=() if quick else pytest.mark.slow)
+    for row in ROWS
+    for mode in ("shard_state", "pmap")
+    for quick in [mode == "shard_state" and row.values[0] in QUICK]
+]
 RATE = 1e-2
 
 
@@ -103,8 +112,7 @@ def test_a_step_is_finite_compiles_once_and_moves_only_its_groups(name, index):
     assert {group for group, moved in changed(first.model_state, second.model_state).items() if moved} <= trained
 
 
-@pytest.mark.parametrize("mode", ["shard_state", pytest.param("pmap", marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("name", "index"), ROWS)
+@pytest.mark.parametrize(("name", "index", "mode"), SPREAD)
 def test_several_devices_equal_one(name, index, mode, monkeypatch):
     monkeypatch.setattr(devices, "_LEAST_SHARDED", 64)  # these models have no large arrays
     model, batch, state, phase, optimizers = with_sgd(name, index)

@@ -73,7 +73,7 @@ def alone(tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize("shard_state", [False, True])
+@pytest.mark.parametrize("shard_state", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_two_processes_train_to_the_parameters_of_one(tmp_path, alone, shard_state):
     told = train(tmp_path, 2, shard_state=shard_state)
     np.testing.assert_allclose(parameters(tmp_path), parameters(alone), atol=1e-6)
@@ -83,6 +83,7 @@ def test_two_processes_train_to_the_parameters_of_one(tmp_path, alone, shard_sta
     assert [(line["step"], line["split"]) for line in ours] == [(line["step"], line["split"]) for line in theirs]
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_both_and_one_process_goes_on(tmp_path, alone):
     processes = start(tmp_path, 2, wait_at=3)
     for process in processes:
@@ -96,6 +97,7 @@ def test_a_signal_to_one_process_stops_both_and_one_process_goes_on(tmp_path, al
     np.testing.assert_allclose(parameters(tmp_path), parameters(alone), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_from_the_checkpoint_of_one(tmp_path, alone):
     (process,) = processes = start(tmp_path, 1, wait_at=8)
     until_it_waits(process)

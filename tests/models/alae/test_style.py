@@ -152,6 +152,7 @@ def test_a_lazy_penalty_weighs_as_many_times_as_much():
     np.testing.assert_allclose(found.objectives["r1"], 5.0 * 4 * found.metrics["discriminator/r1"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_rounds_move_their_networks_alone():
     for move_mapping in (False, True):
         config = dataclasses.replace(STYLE_ALAE, move_mapping_by_reciprocity=move_mapping)
@@ -256,6 +257,7 @@ def test_configs_that_cannot_be_are_refused(fields, message):
 # --- runs ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_within_a_fade_ends_with_the_same_bits(tmp_path):
     examples = Split(dict(tiny_faces(4 * BATCH)))
     phases = style_alae.phases(STYLE_ALAE, 1)[: FADE + 1]  # of three steps each
@@ -316,6 +318,7 @@ def step_of(index, examples_at_once=0, recomputed_from=0):
     return jax.tree.map(lambda new, old: new - old, after.params, state.params), metrics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", [FADE, 2])
 @pytest.mark.parametrize("fields", [{"examples_at_once": BATCH // 4}, {"recomputed_from": 4}])
 def test_what_saves_memory_takes_the_same_step(fields, index):
