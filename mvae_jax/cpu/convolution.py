@@ -24,6 +24,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 Padding = Literal["SAME", "VALID"] | Sequence[tuple[int, int]]
@@ -32,6 +33,10 @@ Formulation = Literal["canonical", "plain"]
 _NHWC = ("NHWC", "HWIO", "NHWC")
 # Above so many output channels, rearranging the kernel was measured to cost more than multiplying by zeros.
 _SUBPIXEL_CHANNELS = 256
+# Size of a square kernel -> most input times output channels with which blocks of 2x2 pixels were measured to be
+# faster, forward and backward together, at 8 to 64 px: 5x5 from 3 to 3 channels 4.4 times, from 8 to 8 1.5 times; 3x3
+# from 3 to 3 channels 1.9 times, from 8 to 3 1.9 times, from 8 to 8 no longer.
+_PRODUCTS_IN_BLOCKS = {3: 24, 5: 64}
 
 
 def default_formulation() -> Formulation:
@@ -70,7 +75,7 @@ def convolution(
             "use larger images or more padding."
         )
     if (formulation or default_formulation()) == "canonical":
-        return _convolution(x, kernel, geometry)
+        return (_in_blocks if _pays_in_blocks(x, kernel, geometry) else _convolution)(x, kernel, geometry)
     return _plain_convolution(x, kernel, geometry)
 
 
@@ -202,6 +207,33 @@ def _correlation(x: jax.Array, y: jax.Array, geometry: _Geometry) -> jax.Array:
         return _sum_over_batch(y, x, s, padding)[::-1, ::-1].swapaxes(2, 3)
     # y takes the kernel's place, with its pixels s apart. The image ends where the last copy of the kernel does.
     return _sum_over_batch(x, y, s, [(lo, k + (m - 1) * s - n - lo) for n, k, m, lo in axes])
+
+
+def _pays_in_blocks(x: jax.Array, kernel: jax.Array, geometry: _Geometry) -> bool:
+    kh, kw, channels, features = kernel.shape
+    even = geometry.output_size == geometry.image_size and not any(n % 2 for n in geometry.image_size)
+    few = kh == kw and channels * features <= _PRODUCTS_IN_BLOCKS.get(kh, 0)
+    return few and even and geometry.stride == 1
+
+
+def _in_blocks(x: jax.Array, kernel: jax.Array, geometry: _Geometry) -> jax.Array:
+    """The unstrided convolution of 2x2 pixels that have become channels, four times as many.
+
+    Few channels leave most of a vector unit idle. Pixel 2 Q + r of the result takes pixel 2 (Q + t) + s of the image by
+    the kernel's tap a = 2 t + s - r + p, where it has one: more products than before, most of them with zeros, and
+    faster nevertheless.
+    """
+    taps, padding = [], []
+    for _, k, _, lo in geometry.axes():
+        first, last = -lo // 2, (k - lo) // 2  # blocks that the taps of r = 0 and r = 1 reach
+        t, s, r, a = np.ogrid[first : last + 1, :2, :2, :k]
+        taps.append(jnp.asarray(2 * t + s == r + a - lo, kernel.dtype))
+        padding.append((-first, last))
+    blocks = jnp.einsum("tsra,uvqb,abco->tusvcrqo", *taps, kernel)
+    (b, h, w, c), (th, tw), o = x.shape, (len(axis) for axis in taps), kernel.shape[3]
+    x = x.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, h // 2, w // 2, 4 * c)
+    y = _convolution(x, blocks.reshape(th, tw, 4 * c, 4 * o), _Geometry((h // 2, w // 2), (th, tw), 1, tuple(padding)))
+    return y.reshape(b, h // 2, w // 2, 2, 2, o).transpose(0, 1, 3, 2, 4, 5).reshape(b, h, w, o)
 
 
 def _sum_over_batch(images: jax.Array, weights: jax.Array, dilation: int, padding: list[tuple[int, int]]) -> jax.Array:
