@@ -31,7 +31,7 @@ def fan_in_uniform(fan_in: int) -> Initializer:
     return draw
 
 
-class _Affine(nn.Module):
+class Affine(nn.Module):
     """Parameters of a layer that multiplies by a kernel and adds a bias.
 
     Attributes:
@@ -59,7 +59,7 @@ class _Affine(nn.Module):
         return (y + _over_last_axis(bias, y)).astype(self.dtype)
 
 
-class Dense(_Affine):
+class Dense(Affine):
     """Linear map of the last axis; kernel [C, O]."""
 
     @nn.compact
@@ -69,7 +69,7 @@ class Dense(_Affine):
         return self._add_bias(x.astype(self.dtype) @ self._kernel((fan_in, self.features), fan_in), fan_in)
 
 
-class Conv(_Affine):
+class Conv(Affine):
     """`convolution` with a square kernel [k, k, C, O]."""
 
     kernel_size: int = 3
@@ -85,7 +85,7 @@ class Conv(_Affine):
         return self._add_bias(y, fan_in=k * k * channels)
 
 
-class ConvTranspose(_Affine):
+class ConvTranspose(Affine):
     """`transposed_convolution` with a square kernel [k, k, C, O]."""
 
     kernel_size: int = 4
