@@ -29,11 +29,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mvae_jax import random, runs
+from mvae_jax import attributes, augmentation, random, runs
 from mvae_jax.cpu import convolution
 from mvae_jax.cpu.memory import keep_freed_memory, return_freed_memory
 from mvae_jax.experiment import listing
-from mvae_jax.models import ZOO, alae, multimodal, vae_gan
+from mvae_jax.models import ZOO, alae, attribute_classifier, cvae, multimodal, vae_gan
 from mvae_jax.objective import Batch, Model, Phase
 from mvae_jax.train import state as states
 from mvae_jax.train.devices import place
@@ -79,10 +79,12 @@ def _multimodal_presets() -> Mapping[str, Any]:
     return {name: config.model for name, config in listing.load("celebahq_mvae").presets.items()}
 
 
-def _multimodal_data(config: multimodal.Config, phase: Phase, count: int) -> dict[str, np.ndarray]:
+def _described_data(config: Any, phase: Phase, count: int) -> dict[str, np.ndarray]:
+    """Images of the model's size with attributes."""
     generator = np.random.default_rng(0)
+    height, width = np.broadcast_to(config.image_size, 2)
     return {
-        "image": generator.integers(0, 256, (count, config.image_size, config.image_size, 3), np.uint8),
+        "image": generator.integers(0, 256, (count, height, width, 3), np.uint8),
         "attributes": generator.integers(0, 2, (count, len(config.attributes))).astype(np.float32),
     }
 
@@ -146,6 +148,24 @@ def _vae_gan_presets() -> Mapping[str, Any]:
     return {name: dataclasses.replace(config.model, augment=False) for name, config in presets.items()}
 
 
+def _classifier_presets() -> Mapping[str, Any]:
+    """Without what is drawn for each example, which the PyTorch side cannot be given."""
+    on = augmentation.Augmentation()
+    off = augmentation.Augmentation(**{name: type(value)(0) for name, value in dataclasses.asdict(on).items()})
+    presets = listing.load("attribute_classifier").presets
+    return {name: dataclasses.replace(config.model, dropout=0.0, augmentation=off) for name, config in presets.items()}
+
+
+def _cvae_presets() -> Mapping[str, Any]:
+    """With the attributes that the data of the preset have: ten of rendered faces, 40 of CelebA, 512 of birds."""
+    presets = listing.load("attribute_cvae").presets
+    counts = {"laptop": len(attributes.FACE), "celeba": 40, "cub": 512}
+    return {
+        name: dataclasses.replace(config.model, attributes=tuple(f"attribute_{i}" for i in range(counts[name])))
+        for name, config in presets.items()
+    }
+
+
 def _style_alae_presets() -> Mapping[str, Any]:
     return {name: config.model for name, config in listing.load("stylealae").presets.items()}
 
@@ -158,7 +178,7 @@ SUBJECTS = {
         default=multimodal.Config(),
         build=multimodal.build,
         phases=multimodal.phases,
-        data=_multimodal_data,
+        data=_described_data,
         draws=_multimodal_draws,
         terms=lambda config, phase: multimodal.term_weights(config, phase.weights, perceptual=False),
     ),
@@ -178,6 +198,24 @@ SUBJECTS = {
         phases=vae_gan.phases,
         data=_image_data,
         draws=_latent_draws(latent=3, prior=4),
+        terms=lambda config, phase: {},
+    ),
+    "attribute_classifier": Subject(
+        presets=_classifier_presets,
+        default=attribute_classifier.Config(),
+        build=attribute_classifier.build,
+        phases=attribute_classifier.phases,
+        data=_described_data,
+        draws=lambda config, key, batch: {},
+        terms=lambda config, phase: {},
+    ),
+    "cvae": Subject(
+        presets=_cvae_presets,
+        default=cvae.Config(),
+        build=cvae.build,
+        phases=cvae.phases,
+        data=_described_data,
+        draws=_latent_draws(latent=1),
         terms=lambda config, phase: {},
     ),
     "style_alae": Subject(

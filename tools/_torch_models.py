@@ -572,6 +572,98 @@ class VAEGAN(nn.Module):
         return found | _norms(self, noise)
 
 
+class AttributeClassifier(nn.Module):
+    """The attribute classifier, without dropout."""
+
+    only: ClassVar = {"dropout": 0.0}
+
+    def __init__(self, config: Mapping[str, Any], weights: Mapping[str, float]) -> None:
+        super().__init__()
+        self.config = config
+        layers, channels, size = [], 3, config["image_size"]
+        for stage, width in enumerate(config["widths"]):
+            layers.append(nn.Conv2d(channels, width, 3, stride=1 if stage else 2, padding=1, bias=False))
+            layers += [nn.MaxPool2d(2)] if stage else []
+            layers += [nn.BatchNorm2d(width), nn.ReLU()]
+            channels, size = width, size // 2
+        features = nn.Linear(size * size * channels, config["hidden"])
+        features.channels_in = channels
+        self.classifier = nn.Module()
+        self.classifier.trunk, self.classifier.features = nn.Sequential(*layers), features
+        self.classifier.logits = nn.Linear(config["hidden"], len(config["attributes"]))
+
+    def optimizers(self, **options: Any) -> dict[str, torch.optim.Optimizer]:
+        """AdamW."""
+        rate, decay = self.config["learning_rate"], self.config["weight_decay"]
+        return {"classifier": torch.optim.AdamW(self.parameters(), lr=rate, weight_decay=decay, **options)}
+
+    def step(
+        self, batch: Tensors, optimizers: Mapping[str, torch.optim.Optimizer], noise: Tensors | None = None
+    ) -> dict[str, torch.Tensor]:
+        """One step; returns its losses and the norms of its gradients."""
+        x, attributes, net = batch["image"].float() / 127.5 - 1, batch["attributes"], self.classifier
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.config["compute_dtype"] == "bfloat16"):
+            logits = net.logits(F.relu(net.features(net.trunk(x).flatten(1)))).float()
+        loss = F.binary_cross_entropy_with_logits(logits, attributes)
+        optimizers["classifier"].zero_grad(set_to_none=True)
+        loss.backward()
+        norms = _norms(self, noise)
+        optimizers["classifier"].step()
+        return {"loss": loss, "accuracy": ((logits > 0) == (attributes > 0.5)).float().mean()} | norms
+
+
+class CVAE(nn.Module):
+    """The attribute CVAE, whose first convolution sees the attributes at every pixel."""
+
+    only: ClassVar = {"prior": "standard"}
+
+    def __init__(self, config: Mapping[str, Any], weights: Mapping[str, float]) -> None:
+        super().__init__()
+        self.config, (height, width), attributes = config, config["image_size"], len(config["attributes"])
+        factor, (*_, last) = 2 ** len(config["widths"]), config["widths"]
+        self.small = rows, columns = -(-height // factor), -(-width // factor)
+        # The parameters are turned by 180 degrees, and with them the side on which images are filled up.
+        self.missing = (columns * factor - width, 0, rows * factor - height, 0)
+        layers, channels = [], 3 + attributes
+        for stage in config["widths"]:
+            layers += [nn.Conv2d(channels, stage, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+            channels = stage
+        self.encoder = GaussianHeads(nn.Sequential(*layers), rows * columns * last, config["latent_size"], last)
+        dense = nn.Linear(config["latent_size"] + attributes, rows * columns * last)
+        dense.channels_out = last
+        layers = [dense, nn.Unflatten(1, (last, rows, columns))]
+        for stage, channels in enumerate((*config["widths"][-2::-1], 3)):
+            layers += [nn.ReLU()] if stage else []
+            layers.append(nn.ConvTranspose2d(last, channels, 4, stride=2, padding=1))
+            last = channels
+        self.decoder = nn.Sequential(*layers)
+
+    def optimizers(self, **options: Any) -> dict[str, torch.optim.Optimizer]:
+        """One Adam for both networks."""
+        return {"cvae": torch.optim.Adam(self.parameters(), lr=self.config["learning_rate"], **options)}
+
+    def step(
+        self, batch: Tensors, optimizers: Mapping[str, torch.optim.Optimizer], noise: Tensors | None = None
+    ) -> dict[str, torch.Tensor]:
+        """One step, on drawn noise or on the given; returns its losses and the norms of its gradients."""
+        x, a = batch["image"].float() / 255, batch["attributes"]
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.config["compute_dtype"] == "bfloat16"):
+            tiled = a[:, :, None, None].expand(-1, -1, *x.shape[2:])
+            mean, logvar = self.encoder(F.pad(torch.cat([x, tiled], 1), self.missing))
+            drawn = torch.randn_like(mean) if noise is None else noise["latent"]
+            z = mean + torch.exp(0.5 * logvar) * drawn
+            output = torch.sigmoid(self.decoder(torch.cat([z, a], 1)).float())
+        left, _, top, _ = self.missing
+        error = (output[:, :, top:, left:] - x).square().sum((1, 2, 3)).mean()
+        divergence = kl(mean, logvar, torch.zeros_like(mean), torch.zeros_like(mean)).sum(1).mean()
+        loss = (1 - self.config["beta"]) * error + self.config["beta"] * divergence
+        optimizers["cvae"].zero_grad(set_to_none=True)
+        loss.backward()
+        norms = _norms(self, noise)
+        optimizers["cvae"].step()
+        return {"loss": loss, "squared_error": error, "kl": divergence} | norms
+
+
 def _halving(channels: int, widths: Sequence[int]) -> tuple[list[nn.Module], int]:
     """Convolutions that halve the image, each with batch norm, and the channels that they put out."""
     layers: list[nn.Module] = []
@@ -607,4 +699,6 @@ PEERS: dict[str, type[Any]] = {
     "beta_tcvae": BetaTCVAE,
     "alae": ALAE,
     "vae_gan": VAEGAN,
+    "attribute_classifier": AttributeClassifier,
+    "cvae": CVAE,
 }

@@ -126,7 +126,7 @@ class Worker:
         self.model = peer(config, settings["weights"]).to(self.device, memory_format=self.format)
         self.optimizers = self.model.optimizers(**({"fused": True} if tuned else {}))
         size, count = config["image_size"], settings["examples"]
-        shape = (count, config.get("channels", 3), size, size)
+        shape = (count, config.get("channels", 3), *(size if isinstance(size, list) else (size, size)))
         self.arrays = {"image": torch.randint(256, shape, dtype=torch.uint8, device=self.device)}
         if "attributes" in config:
             self.arrays["attributes"] = torch.randint(2, (count, len(config["attributes"])), device=self.device).float()

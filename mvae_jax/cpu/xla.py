@@ -12,20 +12,23 @@ _OPTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,"
     "LIBRARY_FUSION_TYPE_REDUCE"
 }
+# Code that is quick to generate, of a third to a sixth of the compilation, with the same bits. Steps would be slower.
+_QUICK = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
 # Independent collectives in any order may wait for each other for ever, as devices share a pool of threads.
 _OF_MANY_DEVICES = {"xla_cpu_enable_concurrency_optimized_scheduler": False}
 
 
-def compile_lowered(lowered: Any, mesh: Mesh) -> Any:
+def compile_lowered(lowered: Any, mesh: Mesh, *, runs_once: bool = False) -> Any:
     """Compiles a lowered program, on CPU with these options, but for those that this version of XLA lacks.
 
     Args:
         lowered: what `jax.jit(...).lower(...)` returns.
         mesh: the devices that the program is for.
+        runs_once: whether compiling takes longer than running, as where parameters are drawn.
     """
     options: dict[str, Any] = {}
     if next(iter(mesh.devices.flat)).platform == "cpu":
-        options = _OPTIONS if mesh.size == 1 else _OPTIONS | _OF_MANY_DEVICES
+        options = (_QUICK if runs_once else _OPTIONS) | (_OF_MANY_DEVICES if mesh.size > 1 else {})
     while True:
         try:
             return lowered.compile(options)

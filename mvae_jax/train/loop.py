@@ -19,6 +19,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from mvae_jax.cpu.memory import return_freed_memory
+from mvae_jax.cpu.xla import compile_lowered
 from mvae_jax.objective import Batch, Model, Phase
 from mvae_jax.train import checkpoint
 from mvae_jax.train import state as states
@@ -160,14 +161,16 @@ def initial_state(
     start: Mapping[str, Mapping[str, Any]] | None = None,
     placement: Placement | None = None,
 ) -> TrainState:
-    """The state before the first step; jit-compiled, since eager initialisation is several times slower."""
+    """The state before the first step; compiled, since eager initialisation is several times slower."""
 
     def create(key: np.ndarray, batch: Batch, start: Any) -> TrainState:
         return states.create(model, phases[0], jax.random.wrap_key_data(jnp.asarray(key)), batch, start)
 
     key = np.asarray(jax.random.key_data(jax.random.key(seed)))  # of no device, so that all hosts may give it
-    shardings = placement and placement.shardings(abstract_state(model, phases, phases[0].name, batch))
-    return jax.jit(create, out_shardings=shardings)(key, batch, start)
+    placement = placement or place()
+    shardings = placement.shardings(abstract_state(model, phases, phases[0].name, batch))
+    lowered = jax.jit(create, out_shardings=shardings).lower(key, batch, start)
+    return compile_lowered(lowered, placement.mesh, runs_once=True)(key, batch, start)
 
 
 def abstract_state(model: Model, phases: Sequence[Phase], name: str, batch: Batch) -> TrainState:
