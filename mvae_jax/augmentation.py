@@ -100,13 +100,20 @@ def augment(keys: jax.Array, images: jax.Array, augmentation: Augmentation) -> j
     def change(key: jax.Array, image: jax.Array) -> jax.Array:
         flip, by, gain, channel_gains, offsets, grey, soft, level, noise = jax.random.split(key, 9)
         channels, signed = (1, 1, image.shape[-1]), functools.partial(jax.random.uniform, minval=-1.0, maxval=1.0)
-        image = jnp.where(jax.random.bernoulli(flip, augmentation.flip), image[:, ::-1], image)
-        image = shift(image, jax.random.randint(by, (2,), -augmentation.shift, augmentation.shift + 1))
-        log_gain = augmentation.contrast * jax.random.normal(gain)
-        log_gains = log_gain + augmentation.colour_contrast * jax.random.normal(channel_gains, channels)
-        image = image * jnp.exp(log_gains) + augmentation.colour_offset * jax.random.normal(offsets, channels)
-        image = saturate(image, 1.0 + augmentation.saturation * signed(grey))
-        image = blur(image, augmentation.blur * jnp.maximum(0.0, signed(soft)))
+        if augmentation.flip:
+            image = jnp.where(jax.random.bernoulli(flip, augmentation.flip), image[:, ::-1], image)
+        if augmentation.shift:
+            image = shift(image, jax.random.randint(by, (2,), -augmentation.shift, augmentation.shift + 1))
+        if augmentation.contrast or augmentation.colour_contrast or augmentation.colour_offset:
+            log_gain = augmentation.contrast * jax.random.normal(gain)
+            log_gains = log_gain + augmentation.colour_contrast * jax.random.normal(channel_gains, channels)
+            image = image * jnp.exp(log_gains) + augmentation.colour_offset * jax.random.normal(offsets, channels)
+        if augmentation.saturation:
+            image = saturate(image, 1.0 + augmentation.saturation * signed(grey))
+        if augmentation.blur:
+            image = blur(image, augmentation.blur * jnp.maximum(0.0, signed(soft)))
+        if not augmentation.noise:
+            return image
         return image + augmentation.noise * jax.random.uniform(level) * jax.random.normal(noise, image.shape)
 
     return jax.vmap(change)(keys, images)

@@ -309,6 +309,7 @@ def _differ_alike(first, second):
 
 
 def _convolution_backward(geometry, x, kernel, y):
+    y = _computed_once(y)  # used twice, and transposed, as below
     return _adjoint(kernel, y, geometry), _correlation(x, y, geometry)
 
 
