@@ -22,9 +22,10 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from mvae_jax.data.batches import Dataset, Split, Splits, permutation
+from mvae_jax.data.decode import default_cache_folder
 from mvae_jax.models import ZOO
 from mvae_jax.objective import Batch, Model, ModelState, Params, Phase
-from mvae_jax.train import loop
+from mvae_jax.train import devices, loop
 from mvae_jax.train import state as states
 from mvae_jax.train.checkpoint import Checkpoints
 from mvae_jax.train.devices import Placement
@@ -216,6 +217,23 @@ def rebuild(default: ConfigT, values: Mapping[str, Any]) -> ConfigT:
 
 def _frozen(value: Any) -> Any:
     return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+
+
+# --- compiled programs ---------------------------------------------------------------------------------------------
+
+
+def default_programs_folder() -> Path:
+    """Folder of the user's cache in which compiled programs are kept."""
+    return default_cache_folder() / "compiled"
+
+
+def keep_compiled_programs(folder: str | os.PathLike[str] | None = None) -> Path | None:
+    """`train.devices.keep_compiled_programs`, by default in the user's cache: what experiments compile, commands use.
+
+    Args:
+        folder: where to keep them; None for the default.
+    """
+    return devices.keep_compiled_programs(default_programs_folder() if folder is None else folder)
 
 
 # --- training -------------------------------------------------------------------------------------------------------

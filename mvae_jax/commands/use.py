@@ -30,7 +30,6 @@ from mvae_jax import gaussian, images, random, runs
 from mvae_jax.commands._parser import Parser, fail
 from mvae_jax.data import captions, decode
 from mvae_jax.eval import consistency
-from mvae_jax.experiment import session
 from mvae_jax.viz import grids
 
 Posterior = tuple[jax.Array, jax.Array]
@@ -284,7 +283,7 @@ def main(arguments: Sequence[str]) -> int:
     """Runs a command; returns the exit status."""
     logging.getLogger("jax").setLevel(logging.WARNING)  # it lists the accelerators that are not there
     parsed = _parser().parse_args(arguments)
-    session.keep_compiled_programs()
+    runs.keep_compiled_programs()
     try:
         _keep_inputs(parsed)
         return parsed.function(parsed)

@@ -100,7 +100,7 @@ def parse(
     )
     flags.DEFINE_string(
         "compilation_cache",
-        str(session.default_programs_folder()),
+        str(runs.default_programs_folder()),
         "Folder that keeps compiled programs, so that the same program is compiled once; empty for none.",
         flag_values=values,
     )
@@ -149,7 +149,7 @@ def parse(
         session.fail(str(error.args[0]) if isinstance(error, KeyError) else str(error))
     session.start_logging()
     if values.compilation_cache:
-        _log.info("compiled programs are kept in %s", session.keep_compiled_programs(values.compilation_cache))
+        _log.info("compiled programs are kept in %s", runs.keep_compiled_programs(values.compilation_cache))
     return config, Arguments(
         values.workdir, values.preset, values.dry_run, values.extend, values.evaluate, tuple(settings), base
     )

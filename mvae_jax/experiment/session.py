@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from mvae_jax.data.decode import default_cache_folder
-from mvae_jax.train import devices, loop
+from mvae_jax.train import loop
 from mvae_jax.train.signals import Interruption
 from mvae_jax.train.workdir import Workdir, WorkdirBusy
 
@@ -35,20 +32,6 @@ def start_logging() -> None:
         stream=sys.stderr,
         force=True,
     )
-
-
-def default_programs_folder() -> Path:
-    """Folder of the user's cache in which compiled programs are kept."""
-    return default_cache_folder() / "compiled"
-
-
-def keep_compiled_programs(folder: str | os.PathLike[str] | None = None) -> Path | None:
-    """`train.devices.keep_compiled_programs`, by default in the user's cache: what experiments compile, commands use.
-
-    Args:
-        folder: where to keep them; None for the default.
-    """
-    return devices.keep_compiled_programs(default_programs_folder() if folder is None else folder)
 
 
 def fail(message: str) -> NoReturn:
