@@ -186,7 +186,7 @@ def _restore(folder: Path, checkpoints: Checkpoints, phase: str | None, best: bo
             hint = f" It holds runs of its own: {', '.join(within)}." if within else ""
             raise FileNotFoundError(f"{folder} has no {'best ' if best else ''}checkpoint of {name} yet.{hint}")
         try:
-            return name, step, checkpoints.restore(name, step)
+            return name, step, checkpoints.restore(name, step, parts=("params", "ema", "model_state"))
         except Exception:
             if failed == (name, step):
                 raise

@@ -273,12 +273,12 @@ def test_a_run_that_is_being_trained_can_be_loaded(copied):
 def test_a_checkpoint_that_the_trainer_replaces_meanwhile_is_no_error(copied, monkeypatch):
     restore = Checkpoints.restore
 
-    def replaced(self, phase, step):
+    def replaced(self, phase, step, **options):
         monkeypatch.undo()
         shutil.rmtree(copied / "checkpoints" / phase / str(step))
         with Checkpoints(copied, PHASES) as trainer:
             trainer.save("alignment", make_state(7), validation_loss=0.1)
-        return restore(self, phase, step)
+        return restore(self, phase, step, **options)
 
     monkeypatch.setattr(Checkpoints, "restore", replaced)
     assert runs.load(copied, best=True).step == 7

@@ -7,12 +7,14 @@ where nothing is to be run, what compiling it took; then each line on standard i
     product     {"flops_per_second": of a large matrix product}
     program     {"flops": of a step, "collectives": {kind: {"count": ..., "bytes": ...}}, "memory": {"arguments": bytes
                 of state and examples on one device, "temporary": of what the program needs besides}}
+    digest      {"digest": sha256 of the parameters}
     quit
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import re
@@ -317,6 +319,13 @@ class Worker:
             seconds.append(time.perf_counter() - start)
         return {"flops_per_second": 2.0 * size**3 / statistics.median(seconds)}
 
+    def digest(self, _: str) -> dict[str, str]:
+        """Digest of the parameters, to compare the bits of two runs."""
+        sha256 = hashlib.sha256()
+        for leaf in jax.tree.leaves(self._state.params):
+            sha256.update(np.asarray(leaf).tobytes())
+        return {"digest": sha256.hexdigest()}
+
     def program(self, _: str) -> dict[str, Any]:
         """Floating-point operations of a step, and collectives and memory of the compiled program."""
         flops, memory = model_flops(self._plain_step, self._shapes, self._batch), self._compiled.memory_analysis()
@@ -428,8 +437,7 @@ def main() -> None:
         command, _, argument = line.strip().partition(" ")
         if command == "quit":
             break
-        answer = {"steps": worker.steps, "product": worker.product, "program": worker.program}[command](argument)
-        print(json.dumps(answer), flush=True)
+        print(json.dumps(getattr(worker, command)(argument)), flush=True)
 
 
 if __name__ == "__main__":

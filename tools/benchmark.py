@@ -38,6 +38,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -57,9 +58,15 @@ class Disagreement(RuntimeError):  # noqa: N818
 
 
 class Side:
-    """A process that measures one side."""
+    """A process that measures one side, and is killed after so many seconds if it is given a number of them."""
 
-    def __init__(self, command: Sequence[str], settings: Record, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        settings: Record,
+        environment: Mapping[str, str] | None = None,
+        seconds: float | None = None,
+    ) -> None:
         self._name = Path(command[1]).name
         self._process = subprocess.Popen(
             [*command, json.dumps(settings)],
@@ -68,6 +75,10 @@ class Side:
             text=True,
             env={**os.environ, **(environment or {})},
         )
+        self._alarm = threading.Timer(seconds or threading.TIMEOUT_MAX, self._process.kill)
+        self._alarm.daemon = True
+        if seconds:
+            self._alarm.start()
         try:
             self.greeting = self._read()
         except BaseException:
@@ -100,6 +111,7 @@ class Side:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._alarm.cancel()
         self._process.kill()
         self._process.communicate()
 

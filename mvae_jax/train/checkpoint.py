@@ -19,7 +19,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -152,7 +152,7 @@ class Checkpoints:
         """
         return _read_manifest(self._folder(phase, step))
 
-    def restore(self, phase: str, step: int, abstract_state: Any = None) -> Any:
+    def restore(self, phase: str, step: int, abstract_state: Any = None, *, parts: Collection[str] = ()) -> Any:
         """Restores a state bit by bit, on the devices that `abstract_state` asks for.
 
         Args:
@@ -160,7 +160,9 @@ class Checkpoints:
             step: its step.
             abstract_state: a tree of `jax.ShapeDtypeStruct` or arrays, each with the sharding that the restored
                 array shall have; without one it goes to the first device. The number of devices may differ from
-                that of the run which saved. None takes all arrays as they were saved, to the first device.
+                that of the run which saved. None takes arrays as they were saved, to the first device.
+            parts: names of the fields to take of a state without `abstract_state`, such as "params"; by default all.
+                What is left out is not read, only checked.
 
         Returns:
             The state, in the structure of `abstract_state`, or in nested dicts and lists without one.
@@ -174,7 +176,8 @@ class Checkpoints:
         if abstract_state is None:
             # Without the shardings of the run that saved: its devices need not exist here.
             saved = _orbax().metadata(folder).metadata
-            return _load_targets(folder, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), saved))
+            shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), saved)
+            return _load_targets(folder, {part: tree for part, tree in shapes.items() if part in parts or not parts})
         return _load(folder, manifest, abstract_state)
 
     def resume(self, abstract_state: Callable[[str], Any]) -> tuple[str, int, Any] | None:
@@ -316,10 +319,7 @@ def load_parts(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
         if any(f"{name}/".startswith(f"ema/{group}/") for name in saved):
             averaged[group] = plain.pop(group)
     parts = {"params": plain, "ema": averaged, "model_state": wanted["model_state"]}
-    context = _orbax().Context()
-    context.pytree.loading.partial_load = True
-    with context:
-        loaded = _load_targets(folder, {part: trees for part, trees in parts.items() if trees})
+    loaded = _load_targets(folder, {part: trees for part, trees in parts.items() if trees})
     return {
         "params": {**loaded.get("params", {}), **loaded.get("ema", {})},
         "model_state": loaded.get("model_state", {}),
@@ -390,6 +390,7 @@ def _load(folder: Path, manifest: Mapping[str, Any], abstract_state: Any) -> Any
 
 
 def _load_targets(folder: Path, abstract_state: Any) -> Any:
+    """Loads a whole state, or those of its fields that are asked for."""
     first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shardings = jax.tree.map(lambda leaf: getattr(leaf, "sharding", None) or first, abstract_state)
     targets = jax.tree.map(
@@ -397,8 +398,12 @@ def _load_targets(folder: Path, abstract_state: Any) -> Any:
         abstract_state,
         shardings,
     )
+    context = _orbax().Context()
+    context.pytree.loading.partial_load = True
+    with context:
+        loaded = _orbax().load(folder, targets)
     # Orbax may give a key the sharding of its data, which has one axis more; nothing else is moved here.
-    return jax.device_put(_orbax().load(folder, targets), shardings)
+    return jax.device_put(loaded, shardings)
 
 
 def _describe(state: Any) -> dict[str, str]:

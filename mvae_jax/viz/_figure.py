@@ -51,12 +51,17 @@ def stroke(**style: Any) -> Line2D:
 
 def legend(axis: Axes, entries: Sequence[tuple[str, Any]], **place: Any) -> None:
     """A legend of names and artists: to the right of the axes, or up to three in a row where `place` says."""
+
+    def names(columns: int) -> list[str]:
+        # About 52 ems fit into a row, of which each artist takes 5.
+        return [fitting(name, min(20.0, 52.0 / columns - 5.0)) for name, _ in entries]
+
     columns = min(3, len(entries)) if place else 1
+    if columns == 3 and names(3) != names(2):  # two in a row rather than three that are cut
+        columns = 2
     place = place or {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
-    # About 52 ems fit into a row, of which each artist takes 5.
-    names = [fitting(name, min(20.0, 52.0 / columns - 5.0)) for name, _ in entries]
     artists = [artist for _, artist in entries]
-    box = axis.legend(artists, names, ncols=columns, fontsize="small", frameon=False, **place)
+    box = axis.legend(artists, names(columns), ncols=columns, fontsize="small", frameon=False, **place)
     for text in box.get_texts():
         text.set_parse_math(False)
 

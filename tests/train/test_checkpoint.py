@@ -306,6 +306,19 @@ def test_resume_falls_back_to_the_checkpoint_before(copied, damage, caplog):
         assert sorted(os.listdir(copied / "checkpoints" / "vae")) == ["1", "2", "notes.txt"]
 
 
+def test_fields_of_a_state_are_read_alone(tmp_path):
+    state = make_state(3, ema=True)
+    with Checkpoints(tmp_path, ["vae"]) as checkpoints:
+        checkpoints.save("vae", state)
+        checkpoints.wait()
+        everything = checkpoints.restore("vae", 3)
+        some = checkpoints.restore("vae", 3, parts=("params", "ema"))
+    assert {"opt_state", "key", "step"} <= set(everything)
+    assert set(some) == {"params", "ema"}
+    assert host(some) == host({part: everything[part] for part in some})
+    assert host(some) == host({"params": state.params, "ema": state.ema})
+
+
 def test_resume_without_an_intact_checkpoint(copied, tmp_path):
     for step in (1, 2):
         half_delete(step_folder(copied, step))

@@ -76,6 +76,14 @@ def test_one_baseline_stands_for_all_attributes(figures):
     assert not figures[1].axes[0].collections
 
 
+def test_a_legend_takes_another_row_before_it_cuts_a_name(figures):
+    names = ["image to text", "classifier, held-out images", "classifier, text to image"]
+    scores.attribute_bars({name: {"a": 0.5} for name in names}, baseline=0.5, baseline_label="majority class")
+    legend = figures[0].axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == [*names, "majority class"]
+    assert 0 <= legend.get_window_extent().x0 < legend.get_window_extent().x1 <= 990
+
+
 def test_any_number_of_attributes_finds_room(figures):
     for count in (1, 10, 40):
         values = {name: {f"attribute {i}": i / count for i in range(count)} for name in ("first", "second", "third")}
