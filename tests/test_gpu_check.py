@@ -25,6 +25,12 @@ def test_what_there_is_no_time_for_is_listed(monkeypatch, tmp_path):
         assert set(asked["fields"]) <= set(vars(config))
 
 
+def test_a_folder_that_is_not_there_is_refused_before_anything_is_asked(monkeypatch, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        answers(monkeypatch, tmp_path / "no" / "found.json")
+    assert "there is no folder" in capsys.readouterr().err
+
+
 @pytest.mark.slow  # a process for each question
 def test_every_kind_of_question_is_answered(monkeypatch, tmp_path):
     found = answers(monkeypatch, tmp_path / "found.json", "--tiny")
@@ -41,7 +47,7 @@ def test_every_kind_of_question_is_answered(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_process_that_takes_too_long_is_ended(monkeypatch):
+def test_a_process_that_takes_too_long_is_ended():
     (kind, asked), *_ = [job for job in gpu_check.jobs(tiny=True) if job[0] == "model"]
     with pytest.raises(RuntimeError, match="ended with status -9"):
         gpu_check.ask(kind, asked, 1.0)

@@ -95,12 +95,14 @@ HELP = """
 import contextlib, io
 from mvae_jax import __main__, experiment
 from mvae_jax.experiment import listing
-for name in listing.names():
-    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
-        experiment.run(listing.load(name), [name, "--help"])
-for name in __main__.COMMANDS:
-    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
-        __main__.main([name, "--help"])
+helps = [lambda name=name: experiment.run(listing.load(name), [name, "--help"]) for name in listing.names()]
+helps += [lambda name=name: __main__.main([name, "--help"]) for name in __main__.COMMANDS]
+for show in helps:
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            show()
+    except SystemExit as end:
+        assert not end.code
 """
 
 

@@ -35,7 +35,7 @@ from mvae_jax import attributes, augmentation, random, runs
 from mvae_jax.cpu import convolution
 from mvae_jax.cpu.memory import keep_freed_memory, return_freed_memory
 from mvae_jax.experiment import listing
-from mvae_jax.models import ZOO, alae, attribute_classifier, cvae, multimodal, vae_gan
+from mvae_jax.models import ZOO, multimodal
 from mvae_jax.objective import Batch, Model, Phase
 from mvae_jax.train import state as states
 from mvae_jax.train.devices import place
@@ -127,19 +127,6 @@ def _variational_presets(model: str) -> Mapping[str, Any]:
     return {name: next(own.config for own in members if own.model == model) for name, members in found.items()}
 
 
-def _variational(name: str) -> Subject:
-    """A VAE of `experiments/celeba_vae.py`."""
-    return Subject(
-        presets=lambda: _variational_presets(name),
-        default=ZOO[name].config(),
-        build=ZOO[name].build,
-        phases=ZOO[name].phases,
-        data=_image_data,
-        draws=_latent_draws(latent=1),
-        terms=lambda config, phase: config.divergence_weights | {"dataset_size": _STEPS_PER_EPOCH * config.batch_size},
-    )
-
-
 def _alae_presets() -> Mapping[str, Any]:
     found = {name: config.model for name, config in listing.load("mnist_alae").presets.items()}
     return found | {"laptop": dataclasses.replace(found["laptop"], image_size=8)}  # of the digits of scikit-learn
@@ -172,63 +159,48 @@ def _style_alae_presets() -> Mapping[str, Any]:
     return {name: config.model for name, config in listing.load("stylealae").presets.items()}
 
 
+def _subject(
+    name: str,
+    presets: Callable[[], Mapping[str, Any]],
+    data: Callable[[Any, Phase, int], dict[str, np.ndarray]] = _image_data,
+    draws: Callable[[Any, jax.Array, Batch], dict[str, jax.Array]] = lambda config, key, batch: {},
+    terms: Callable[[Any, Phase], dict[str, float]] = lambda config, phase: {},
+) -> Subject:
+    """A model of the zoo; by default of images alone, without draws, and with nothing more to be told."""
+    entry = ZOO[name]
+    return Subject(presets, entry.config(), entry.build, entry.phases, data, draws, terms)
+
+
+def _variational(name: str) -> Subject:
+    """A VAE of `experiments/celeba_vae.py`."""
+    return _subject(
+        name,
+        lambda: _variational_presets(name),
+        draws=_latent_draws(latent=1),
+        terms=lambda config, phase: config.divergence_weights | {"dataset_size": _STEPS_PER_EPOCH * config.batch_size},
+    )
+
+
 SUBJECTS = {
     "vae": _variational("vae"),
     "beta_tcvae": _variational("beta_tcvae"),
-    "multimodal": Subject(
-        presets=_multimodal_presets,
-        default=multimodal.Config(),
-        build=multimodal.build,
-        phases=multimodal.phases,
-        data=_described_data,
-        draws=_multimodal_draws,
-        terms=lambda config, phase: multimodal.term_weights(config, phase.weights, perceptual=False),
+    "multimodal": _subject(
+        "multimodal",
+        _multimodal_presets,
+        _described_data,
+        _multimodal_draws,
+        lambda config, phase: multimodal.term_weights(config, phase.weights, perceptual=False),
     ),
-    "alae": Subject(
-        presets=_alae_presets,
-        default=alae.ALAEConfig(),
-        build=alae.mlp.build,
-        phases=alae.mlp.phases,
-        data=_image_data,
+    "alae": _subject(
+        "alae",
+        _alae_presets,
         draws=_latent_draws(discriminator=1, generator=2, reciprocity=3),
         terms=lambda config, phase: {} if phase.ema_decay is None else {"ema_decay": phase.ema_decay},
     ),
-    "vae_gan": Subject(
-        presets=_vae_gan_presets,
-        default=vae_gan.VAEGANConfig(),
-        build=vae_gan.build,
-        phases=vae_gan.phases,
-        data=_image_data,
-        draws=_latent_draws(latent=3, prior=4),
-        terms=lambda config, phase: {},
-    ),
-    "attribute_classifier": Subject(
-        presets=_classifier_presets,
-        default=attribute_classifier.Config(),
-        build=attribute_classifier.build,
-        phases=attribute_classifier.phases,
-        data=_described_data,
-        draws=lambda config, key, batch: {},
-        terms=lambda config, phase: {},
-    ),
-    "cvae": Subject(
-        presets=_cvae_presets,
-        default=cvae.Config(),
-        build=cvae.build,
-        phases=cvae.phases,
-        data=_described_data,
-        draws=_latent_draws(latent=1),
-        terms=lambda config, phase: {},
-    ),
-    "style_alae": Subject(
-        presets=_style_alae_presets,
-        default=alae.StyleALAEConfig(),
-        build=alae.style.build,
-        phases=alae.style.phases,
-        data=_image_data,
-        draws=lambda config, key, batch: {},
-        terms=lambda config, phase: {},
-    ),
+    "vae_gan": _subject("vae_gan", _vae_gan_presets, draws=_latent_draws(latent=3, prior=4)),
+    "attribute_classifier": _subject("attribute_classifier", _classifier_presets, _described_data),
+    "cvae": _subject("cvae", _cvae_presets, _described_data, _latent_draws(latent=1)),
+    "style_alae": _subject("style_alae", _style_alae_presets),
 }
 
 

@@ -621,7 +621,7 @@ class CVAE(nn.Module):
         super().__init__()
         self.config, (height, width), attributes = config, config["image_size"], len(config["attributes"])
         factor, (*_, last) = 2 ** len(config["widths"]), config["widths"]
-        self.small = rows, columns = -(-height // factor), -(-width // factor)
+        rows, columns = -(-height // factor), -(-width // factor)
         # The parameters are turned by 180 degrees, and with them the side on which images are filled up.
         self.missing = (columns * factor - width, 0, rows * factor - height, 0)
         layers, channels = [], 3 + attributes

@@ -75,9 +75,8 @@ class Side:
             text=True,
             env={**os.environ, **(environment or {})},
         )
-        self._alarm = threading.Timer(seconds or threading.TIMEOUT_MAX, self._process.kill)
-        self._alarm.daemon = True
-        if seconds:
+        self._alarm = threading.Timer(seconds, self._process.kill) if seconds else None
+        if self._alarm:
             self._alarm.start()
         try:
             self.greeting = self._read()
@@ -111,7 +110,8 @@ class Side:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._alarm.cancel()
+        if self._alarm:
+            self._alarm.cancel()
         self._process.kill()
         self._process.communicate()
 
@@ -477,7 +477,8 @@ def _commit() -> str | None:
     return head if clean else f"{head}+"
 
 
-def _output(text: str) -> Path:
+def output_path(text: str) -> Path:
+    """The path of a file to write, in a folder that exists."""
     path = Path(text).expanduser()
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"there is no folder {path.parent}")
@@ -505,7 +506,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--against", choices=("torch",), help="compare with PyTorch")
     add("--torch-python", default="", metavar="PATH", help=f"an interpreter that has PyTorch {_TORCH} and NumPy")
     add("--variants", default="default,tuned", help="of the PyTorch side (default: %(default)s)")
-    add("-o", "--output", type=_output, metavar="FILE.json", help="write everything that was measured")
+    add("-o", "--output", type=output_path, metavar="FILE.json", help="write everything that was measured")
     add("--markdown", action="store_true", help="also print a table for RESULTS.md")
     return parser
 

@@ -6,7 +6,7 @@
 Asks in this order, and stops asking when --seconds are over; what was not asked is listed. Each answer is a line, and
 is written to the file at once.
 
-  layers    forward and backward pass of the zoo's convolutions, canonical through plain: which is faster here
+  layers    forward and backward pass of the zoo's convolutions, plain and canonical: which is faster here
   model     the papers' presets phase by phase, in float32 and bfloat16: images/s, share of a matrix product's rate,
             first step with nothing cached, memory
   dispatch  several steps in one call: what the device waits for the host with one
@@ -22,6 +22,7 @@ import argparse
 import dataclasses
 import functools
 import json
+import os
 import subprocess
 import sys
 import time
@@ -85,10 +86,11 @@ def ask(kind: str, asked: Mapping[str, Any], seconds: float) -> dict[str, Any]:
             [sys.executable, __file__, "--layers", json.dumps(asked)], capture_output=True, text=True, timeout=seconds
         )
         if done.returncode:
-            raise RuntimeError(done.stderr.strip().splitlines()[-1])
+            raise RuntimeError(f"it ended with status {done.returncode}: {done.stderr.strip()[-300:]}")
         return json.loads(done.stdout)
     if kind == "bits":
-        flags = "--xla_gpu_deterministic_ops=true" if asked["deterministic"] else ""
+        deterministic = "--xla_gpu_deterministic_ops=true" if asked["deterministic"] else ""
+        flags = f"{os.environ.get('XLA_FLAGS', '')} {deterministic}".strip()
         first, second = (_train(asked, seconds / 2, {"XLA_FLAGS": flags}) for _ in range(2))
         return first | {"same_bits": first["digest"] == second["digest"]}
     return _train(asked, seconds, {})
@@ -158,7 +160,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="one small model and layer: does this script work?")
     parser.add_argument("--seconds", type=float, default=450, help="for all questions together (default: %(default)s)")
-    parser.add_argument("-o", "--output", type=Path, default=Path("gpu_check.json"), help="default: %(default)s")
+    parser.add_argument(
+        "-o", "--output", type=benchmark.output_path, default="gpu_check.json", help="default: %(default)s"
+    )
     parser.add_argument("--layers", type=json.loads, help=argparse.SUPPRESS)  # the process that times layers
     arguments = parser.parse_args()
     if arguments.layers:

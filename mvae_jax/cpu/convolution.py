@@ -33,10 +33,10 @@ Formulation = Literal["canonical", "plain"]
 _NHWC = ("NHWC", "HWIO", "NHWC")
 # Above so many output channels, rearranging the kernel was measured to cost more than multiplying by zeros.
 _SUBPIXEL_CHANNELS = 256
-# Size of a square kernel -> most input times output channels with which blocks of 2x2 pixels were measured to be
-# faster, forward and backward together, at 8 to 64 px: 5x5 from 3 to 3 channels 4.4 times, from 8 to 8 1.5 times; 3x3
-# from 3 to 3 channels 1.9 times, from 8 to 3 1.9 times, from 8 to 8 no longer.
-_PRODUCTS_IN_BLOCKS = {3: 24, 5: 64}
+# Size of a square kernel -> most channels on either side, and most input times output channels, with which blocks of
+# 2x2 pixels were measured to be faster, forward and backward together. 5x5: from 3 to 3 channels 4.4 times, 8 to 8 1.5,
+# 16 to 1 1.1, but 64 to 1 .9. 3x3: from 3 to 3 1.9 times, 8 to 3 1.9, 8 to 1 1.2, but 8 to 8 .7 and 16 to 1 .7.
+_FEW_CHANNELS = {3: (8, 24), 5: (16, 64)}
 
 
 def default_formulation() -> Formulation:
@@ -212,7 +212,8 @@ def _correlation(x: jax.Array, y: jax.Array, geometry: _Geometry) -> jax.Array:
 def _pays_in_blocks(x: jax.Array, kernel: jax.Array, geometry: _Geometry) -> bool:
     kh, kw, channels, features = kernel.shape
     even = geometry.output_size == geometry.image_size and not any(n % 2 for n in geometry.image_size)
-    few = kh == kw and channels * features <= _PRODUCTS_IN_BLOCKS.get(kh, 0)
+    most, most_products = _FEW_CHANNELS.get(kh, (0, 0))
+    few = kh == kw and max(channels, features) <= most and channels * features <= most_products
     return few and even and geometry.stride == 1
 
 

@@ -1,4 +1,4 @@
-"""Switches of the C library's allocator."""
+"""Switches of the C library's allocator, and of the threads that use it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ctypes
 import sys
 
 import jax
+from jax.sharding import Mesh
 
 
 def keep_freed_memory() -> bool:
@@ -25,6 +26,12 @@ def keep_freed_memory() -> bool:
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     mapped, trimmed = (-4, 0), (-1, -1)  # M_MMAP_MAX, M_TRIM_THRESHOLD
     return all([_glibc("mallopt", *option) for option in (mapped, trimmed)])
+
+
+def runs_inline(mesh: Mesh) -> bool:
+    """Whether programs for these devices run in the thread that calls them, as `keep_freed_memory` asks for."""
+    is_one_cpu = mesh.size == 1 and next(iter(mesh.devices.flat)).platform == "cpu"
+    return is_one_cpu and not jax.config.values["jax_cpu_enable_async_dispatch"]
 
 
 def return_freed_memory() -> None:

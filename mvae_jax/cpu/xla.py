@@ -12,7 +12,8 @@ _OPTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,"
     "LIBRARY_FUSION_TYPE_REDUCE"
 }
-# Code that is quick to generate, of a third to a sixth of the compilation, with the same bits. Steps would be slower.
+# Code that is quick to generate: drawing the parameters compiles in .15 (VAE) to .9 (multimodal VAE) of the time, with
+# the same bits. Steps would be slower.
 _QUICK = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
 # Independent collectives in any order may wait for each other for ever, as devices share a pool of threads.
 _OF_MANY_DEVICES = {"xla_cpu_enable_concurrency_optimized_scheduler": False}

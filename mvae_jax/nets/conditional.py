@@ -27,7 +27,7 @@ class _AttributeConv(Affine):
 
     The picture of the attributes, [B, H, W, A], is never made: a tap of the kernel adds the same number at every pixel
     where it meets the image, so that their part of the sum is one small product, spread over the pixels. At 244 px
-    with 512 attributes the layer takes a thirtieth of the time, and no longer depends on A.
+    with 512 attributes the layer takes 24 rather than 928 ms per image, there and back, whatever A is.
     """
 
     kernel_size: int = 3

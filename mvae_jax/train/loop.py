@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from mvae_jax.cpu.memory import return_freed_memory
+from mvae_jax.cpu.memory import return_freed_memory, runs_inline
 from mvae_jax.cpu.xla import compile_lowered
 from mvae_jax.objective import Batch, Model, Phase
 from mvae_jax.train import checkpoint
@@ -427,13 +427,10 @@ class _Run:
         speed = (done - first) / (time.monotonic() - began)
         measured = {"steps": done - first, "steps_per_second": speed, "images_per_second": speed * phase.batch_size}
         self._write(phase, done, "speed", **measured)
-        _log.info(
-            "phase %s: %.4g steps/s; the device waited for the host before %.0f %% of %d dispatches",
-            phase.name,
-            speed,
-            100 * dispatcher.starved / dispatcher.dispatches,
-            dispatcher.dispatches,
-        )
+        starved = f"{100 * dispatcher.starved / dispatcher.dispatches:.0f} % of {dispatcher.dispatches} dispatches"
+        # Where the host itself computes, neither waits for the other.
+        waits = "" if runs_inline(self.placement.mesh) else f"; the device waited for the host before {starved}"
+        _log.info("phase %s: %.4g steps/s%s", phase.name, speed, waits)
         return state
 
     def _validate(self, evaluation: Evaluation | None, phase: Phase, state: TrainState, step: int) -> float | None:

@@ -146,7 +146,7 @@ import resource, sys, jax, jax.numpy as jnp
 from mvae_jax.cpu.memory import keep_freed_memory
 kept = keep_freed_memory() if sys.argv[1] == "keep" else False
 function = jax.jit(lambda x: jnp.sort(x * 2, axis=0).sum())  # sorting needs a copy
-x = jnp.ones((3 * 2**20, 2))
+x = jnp.ones((3 * 2**20, 2))  # two of them fit into the 64 MiB that a thread of the pool keeps
 faults = []
 for _ in range(4):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

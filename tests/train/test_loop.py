@@ -110,6 +110,18 @@ def undisturbed(tmp_path_factory):
     return workdir, fit(workdir)
 
 
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_a_host_that_computes_itself_is_not_said_to_be_waited_for(tmp_path, caplog, asynchronous):
+    caplog.set_level(logging.INFO)
+    jax.config.update("jax_cpu_enable_async_dispatch", asynchronous)
+    try:
+        fit(tmp_path, placement=place(jax.devices()[:1]))
+    finally:
+        jax.config.update("jax_cpu_enable_async_dispatch", True)
+    (first, *_) = [message for message in caplog.messages if "steps/s" in message]
+    assert ("the device waited for the host" in first) == asynchronous
+
+
 def test_all_that_a_run_remembers_is_at_stake(undisturbed):
     state = undisturbed[1]
     before = toy.build().init(jax.random.split(jax.random.key(toy.SEED))[0], None)
