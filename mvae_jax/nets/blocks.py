@@ -220,13 +220,36 @@ class SelfAttention(nn.Module):
 def max_pool(x: jax.Array) -> jax.Array:
     """Largest of each 2x2 pixels, [B, H, W, C] to [B, H // 2, W // 2, C]; an odd last row or column is dropped.
 
-    Equal ones share the gradient. 20 times as fast on CPU as `nn.max_pool`, and its gradient 8 times as fast as that of
-    a maximum over axes.
+    Of equal ones the first, by rows, takes the gradient, as in PyTorch. 20 times as fast on CPU as `nn.max_pool`.
     """
+    h, w = (size // 2 * 2 for size in x.shape[1:3])
+    return _pool_even(x[:, :h, :w])
+
+
+@jax.custom_vjp
+def _pool_even(x: jax.Array) -> jax.Array:
+    return _largest_of_four(x)[0]
+
+
+def _largest_of_four(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The maxima, and the number of the pixel that each was, int8."""
     b, h, w, c = x.shape
-    pairs = x[:, : h // 2 * 2, : w // 2 * 2].reshape(b, h // 2, 2, w // 2, 2, c)
-    rows = jnp.maximum(pairs[:, :, 0], pairs[:, :, 1])
-    return jnp.maximum(rows[:, :, :, 0], rows[:, :, :, 1])
+    fours = x.reshape(b, h // 2, 2, w // 2, 2, c)
+    upper, lower = (jnp.maximum(fours[:, :, row, :, 0], fours[:, :, row, :, 1]) for row in (0, 1))
+    in_upper, in_lower = (jnp.where(fours[:, :, row, :, 0] >= best, 0, 1) for row, best in ((0, upper), (1, lower)))
+    number = jnp.where(upper >= lower, in_upper, 2 + in_lower)
+    return jnp.maximum(upper, lower), number.astype(jnp.int8)
+
+
+def _to_the_largest(number: jax.Array, g: jax.Array) -> tuple[jax.Array]:
+    """The gradient by x in one piece: autodiff would fill up four arrays to that size, and add them."""
+    numbers = jnp.arange(4, dtype=jnp.int8).reshape(1, 1, 2, 1, 2, 1)
+    fours = jnp.where(number[:, :, None, :, None] == numbers, g[:, :, None, :, None], jnp.zeros((), g.dtype))
+    b, h, w, c = g.shape
+    return (fours.reshape(b, 2 * h, 2 * w, c),)
+
+
+_pool_even.defvjp(_largest_of_four, _to_the_largest)
 
 
 def _over_last_axis(vector: jax.Array, x: jax.Array) -> jax.Array:

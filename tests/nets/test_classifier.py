@@ -110,7 +110,20 @@ def test_dropout_belongs_to_the_example_and_not_to_the_batch():
 def test_max_pool():
     image = jnp.arange(16.0).reshape(1, 4, 4, 1)
     np.testing.assert_array_equal(max_pool(image)[0, :, :, 0], [[5, 7], [13, 15]])
-    check_grads(max_pool, (normal(2, 4, 6, 3),), order=1, modes=["rev"], atol=1e-2, rtol=1e-2)
+    # Also gradients of the gradient, by the cotangent; odd sizes lose their last row and column.
+    for shape in (2, 4, 6, 3), (2, 5, 7, 3):
+        x, g = normal(*shape), normal(2, shape[1] // 2, shape[2] // 2, 3)
+        check_grads(max_pool, (x,), order=1, modes=["rev"], atol=1e-2, rtol=1e-2)
+        check_grads(lambda g, x=x: jax.vjp(max_pool, x)[1](g)[0], (g,), order=2, modes=["rev"], atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_the_first_of_equal_pixels_takes_the_gradient_of_a_pool(dtype):
+    fours = np.array([[1, 1, 1, 1], [0, 2, 2, 1], [0, 1, 3, 3], [0, 1, 2, 5]])
+    image = jnp.asarray(fours.reshape(4, 2, 2, 1), dtype)
+    gradient = jax.jit(jax.grad(lambda x: max_pool(x).sum()))(image)
+    assert gradient.dtype == dtype
+    np.testing.assert_array_equal(gradient.reshape(4, 4), np.eye(4))
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 10, 3), (1, 6, 8, 3), (8, 8, 3)])
