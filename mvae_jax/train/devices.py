@@ -92,8 +92,28 @@ class Placement:
         A host reads only the rows of its own devices. Rows are added at the end until the devices can share them
         equally; `collect` takes the rows back. Under "pmap" the result is [devices, rows of each, ...].
         """
-        spread = {name: self._spread(array) for name, array in arrays.items()}
-        return {name: spread[name].reshape(target.shape) for name, target in self.spread_targets(arrays).items()}
+        return {name: self._mapped(self._spread(array)) for name, array in arrays.items()}
+
+    def rows_here(self, rows: int) -> np.ndarray:
+        """Which of N spread rows, a multiple of the devices, lie on the devices of this host: increasing, int [n]."""
+        parts = self.split.addressable_devices_indices_map((rows,)).values()
+        return np.sort(np.concatenate([np.arange(rows)[part] for part in parts if part is not None]))
+
+    def join(self, arrays: Mapping[str, np.ndarray], rows: int) -> dict[str, jax.Array]:
+        """Spreads data {name: [N, ...]} like `spread`, of which each host has only what its own devices hold.
+
+        Args:
+            arrays: {name: [n, ...]}, the rows `rows_here(rows)` of the data.
+            rows: N.
+        """
+        shapes = {name: (rows, *array.shape[1:]) for name, array in arrays.items()}
+        return {
+            name: self._mapped(jax.make_array_from_process_local_data(self.split, array, shapes[name]))
+            for name, array in arrays.items()
+        }
+
+    def _mapped(self, array: jax.Array) -> jax.Array:
+        return array if self.axis_name is None else array.reshape(self.mesh.size, -1, *array.shape[1:])
 
     def _spread(self, array: np.ndarray) -> jax.Array:
         if self.mesh.size == 1:

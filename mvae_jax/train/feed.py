@@ -32,7 +32,7 @@ class Resident(Protocol):
 
 @runtime_checkable
 class Streamed(Protocol):
-    """A data set that is too large for that; each host reads all of it, in the order in which a phase visits it."""
+    """A data set that is too large for that, read in the order in which a phase visits it."""
 
     @property
     def example(self) -> Mapping[str, np.ndarray]:
@@ -42,8 +42,11 @@ class Streamed(Protocol):
     def steps_per_epoch(self) -> int:
         """Steps per pass over the data."""
 
-    def stream(self, first_step: int, end_step: int, chunk: int) -> Any:
-        """A context manager and iterator over {name: [k B, ...]}, k being `chunk` or, at the end, what is left."""
+    def stream(self, first_step: int, end_step: int, chunk: int, rows: np.ndarray) -> Any:
+        """A context manager, which gives an iterator over chunks of steps; the last one may have fewer.
+
+        Only `rows` of a chunk's examples [chunk B, ...], int [n], are read: {name: [n, ...]}, or those that it has.
+        """
 
 
 Source = Resident | Streamed
@@ -67,7 +70,8 @@ def arrays_like(source: Source, batch_size: int, most_steps: int) -> Mapping[str
 class Feed:
     """The examples of consecutive steps, as the program of a phase takes them; a context manager.
 
-    A stream comes in blocks of steps: while the devices work on one, the next is read and put beside it.
+    A stream comes in blocks of steps: while the devices work on one, the next is read and put beside it. A host reads
+    of each block what its own devices hold.
 
     Args:
         source: the examples.
@@ -90,8 +94,10 @@ class Feed:
             self._arrays, self._until = placement.spread(source.arrays), end_step
             return
         self._rows = len(next(iter(arrays_like(source, batch_size, most_steps).values())))
+        self._here = placement.rows_here(self._rows)
         self._until = first_step
-        self._stream = self._stack.enter_context(source.stream(first_step, end_step, self._rows // batch_size))
+        stream = source.stream(first_step, end_step, self._rows // batch_size, self._here)
+        self._stream = self._stack.enter_context(stream)
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="feed")
         self._stack.callback(self._reader.shutdown, cancel_futures=True)
         self._next = self._reader.submit(self._block)
@@ -101,7 +107,8 @@ class Feed:
         block = next(self._stream, None)
         if block is None:
             return None
-        return self._placement.spread({name: _filled(array, self._rows) for name, array in block.items()})
+        here = {name: _filled(array, len(self._here)) for name, array in block.items()}
+        return self._placement.join(here, self._rows)
 
     def room(self, step: int) -> int:
         """Number of steps from this one on whose examples are in the same arrays."""

@@ -14,7 +14,7 @@ from mvae_jax import data
 from mvae_jax.data import formats, pyramid, rendered
 
 ROOT = Path(data.__file__).parent
-HEAVY = "{'jax', 'PIL', 'flax', 'grain', 'array_record', 'tensorflow', 'tensorflow_datasets', 'sklearn'}"
+HEAVY = "{'jax', 'PIL', 'flax', 'array_record', 'tensorflow', 'tensorflow_datasets', 'sklearn'}"
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,16 @@
     distributed_run.py PROCESS OPTIONS
 
 OPTIONS are JSON: "processes", how many; "port" of process 0; "workdir"; "wait_at", a step before which to wait for a
-signal to some process; "shard_state". Process 0 writes the final parameters to `parameters.npz` in the workdir.
+signal to some process; "shard_state"; "shard", a file of records to stream the images from, in blocks of "block" steps;
+"devices", their order in the mesh. Process 0 writes the final parameters to `parameters.npz` in the workdir. Each
+prints the positions of the records that it has read, in JSON.
 """
 
+import contextlib
 import json
 import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,8 +20,9 @@ import optax
 import toy
 
 from mvae_jax import runs
+from mvae_jax.data.pyramid import stream
 from mvae_jax.experiment import session
-from mvae_jax.train import devices, loop
+from mvae_jax.train import devices, feed, loop
 
 process, options = int(sys.argv[1]), json.loads(sys.argv[2])
 if options["processes"] > 1:
@@ -40,20 +45,53 @@ class Waiting:
         return self.source.indices_at(step)
 
 
+class Counted(stream.Records):
+    """Records that note which of them are read."""
+
+    def _read(self, shard, positions):
+        read.extend(positions.tolist())  # one operation under Python's lock
+        return super()._read(shard, positions)
+
+
+class Streamed:
+    """The toy's images from records, whose channels are equal."""
+
+    def __init__(self, phase):
+        records = Counted((Path(options["shard"]),), (len(toy.TRAIN),), 4)
+        self.source = stream.StreamedBatches(records, phase.batch_size, toy.SEED, phase.start)
+        self.example, self.steps_per_epoch = grey(self.source.example), self.source.steps_per_epoch
+
+    @contextlib.contextmanager
+    def stream(self, *arguments):
+        with self.source.stream(*arguments) as chunks:
+            yield map(grey, chunks)
+
+
+def grey(examples):
+    return {**examples, "image": np.ascontiguousarray(examples["image"][..., :1])}
+
+
+read = []
+if "block" in options:
+    feed._BLOCK_BYTES = options["block"] * toy.BATCH * sum(array[:1].nbytes for array in toy.TRAIN.arrays.values())
+
 with session.session(options["workdir"], {"model": "toy"}, ()) as (workdir, interruption):
     model = toy.build(optimizer=lambda: optax.sgd(1.0))
     settings = loop.Settings(log_every=1, shard_state=options.get("shard_state", False))
+    order = options.get("devices", range(jax.device_count()))
     state = loop.fit(
         model,
         toy.phases(),
-        Waiting,
+        Streamed if "shard" in options else Waiting,
         workdir=workdir.path,
         seed=toy.SEED,
         validation=toy.VALIDATION.arrays,
         settings=settings,
+        placement=settings.place([jax.devices()[i] for i in order]),
         interruption=interruption,
     )
     leaves = jax.tree.leaves(runs.Run.of(model, None, state, "second", {}).params)
     if session.is_first():
         np.savez(workdir.path / "parameters.npz", *map(np.asarray, leaves))
     workdir.finish()
+print(json.dumps(read))

@@ -52,6 +52,18 @@ def test_the_shapes_of_spread_data_are_known_before(transform):
     }
 
 
+@pytest.mark.parametrize(("count", "transform"), [(1, "jit"), (4, "jit"), (4, "pmap")])
+def test_what_a_host_has_read_is_joined_as_it_would_be_spread(count, transform):
+    placement = place(jax.devices()[:count], transform=transform)
+    rows = placement.rows_here(8)
+    np.testing.assert_array_equal(rows, np.arange(8))  # one host has all devices
+    first = {name: array[:8] for name, array in DATA.items()}
+    joined = placement.join({name: array[rows] for name, array in first.items()}, 8)
+    for name, spread in placement.spread(first).items():
+        assert joined[name].sharding == spread.sharding
+        np.testing.assert_array_equal(joined[name], spread)
+
+
 def test_a_host_reads_only_the_rows_of_its_devices():
     """Half of the devices stand for one host: of the array, only the rows asked for are touched."""
     asked = []

@@ -11,11 +11,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import toy
 
+from mvae_jax.data.pyramid.stream import record
 from mvae_jax.train.logging import read_metrics
 
 SCRIPT = Path(__file__).with_name("distributed_run.py")
-FOLDERS = [str(SCRIPT.parents[1]), str(SCRIPT.parents[2] / "experiments")]
+FOLDERS = [str(SCRIPT.parents[1]), str(SCRIPT.parents[2]), str(SCRIPT.parents[2] / "experiments")]
 
 
 def start(workdir, processes, **options):
@@ -44,15 +46,16 @@ def start(workdir, processes, **options):
 
 
 def wait(processes):
-    """Exit codes of the processes, and what each of them told."""
-    told = [process.communicate(timeout=240)[1] for process in processes]
-    return [process.returncode for process in processes], told
+    """Exit codes of the processes, what each of them told, and what it printed."""
+    printed, told = zip(*(process.communicate(timeout=240) for process in processes), strict=True)
+    return [process.returncode for process in processes], told, printed
 
 
 def train(workdir, processes, **options):
-    codes, told = wait(start(workdir, processes, **options))
+    """What each of the processes told, and which records it read."""
+    codes, told, printed = wait(start(workdir, processes, **options))
     assert codes == [0] * processes, told
-    return told
+    return told, [json.loads(lines.splitlines()[-1]) for lines in printed]
 
 
 def until_it_waits(process):
@@ -75,12 +78,52 @@ def alone(tmp_path_factory):
 
 @pytest.mark.parametrize("shard_state", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_two_processes_train_to_the_parameters_of_one(tmp_path, alone, shard_state):
-    told = train(tmp_path, 2, shard_state=shard_state)
+    told, _ = train(tmp_path, 2, shard_state=shard_state)
     np.testing.assert_allclose(parameters(tmp_path), parameters(alone), atol=1e-6)
     assert "phase second: steps 6 to 15" in told[0]
     assert "phase" not in told[1]  # one of them speaks for all
     ours, theirs = (read_metrics(workdir / "metrics.jsonl") for workdir in (tmp_path, alone))
     assert [(line["step"], line["split"]) for line in ours] == [(line["step"], line["split"]) for line in theirs]
+
+
+@pytest.fixture(scope="module")
+def shard(tmp_path_factory):
+    """The toy's images in a file of records."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    path = tmp_path_factory.mktemp("shard") / "images.array_record"
+    writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+    for image, number in zip(toy.TRAIN["image"], toy.TRAIN["index"].tolist(), strict=True):
+        writer.write(record(image.repeat(3, axis=-1), number))
+    writer.close()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("block", "order", "counts"),
+    [(3, [0, 1, 2, 3], [30, 30]), pytest.param(4, [2, 0, 3, 1], [28, 32], marks=pytest.mark.slow)],
+)
+def test_each_process_reads_what_its_own_devices_hold(block, order, counts, tmp_path, alone, shard):
+    """Blocks of 3 of the 6 and 9 steps; or of 4, which leaves parts, on devices whose processes take turns.
+
+    A device holds a quarter of each block. The run is that of images which stay on the devices of one process.
+    """
+    _, reads = train(tmp_path, 2, shard=str(shard), block=block, devices=order)
+    np.testing.assert_allclose(parameters(tmp_path), parameters(alone), atol=1e-6)
+    ours, theirs = (
+        [line["examples"] for line in read_metrics(folder / "metrics.jsonl") if "examples" in line]
+        for folder in (tmp_path, alone)
+    )
+    assert ours == theirs  # mean of the examples' numbers
+    expected = [[], []]
+    for phase in toy.phases():
+        for first in range(phase.start, phase.end, block):
+            steps = range(first, min(first + block, phase.end))
+            rows = np.concatenate([toy.batches(phase).indices_at(step) for step in steps])
+            for row, example in enumerate(rows.tolist()):
+                expected[order[row // block] // 2].append(example)  # a quarter: `block` rows of block x 4
+    assert [sorted(read) for read in reads] == [sorted(read) for read in expected]
+    assert [len(read) for read in reads] == counts
 
 
 @pytest.mark.slow
@@ -89,7 +132,7 @@ def test_a_signal_to_one_process_stops_both_and_one_process_goes_on(tmp_path, al
     for process in processes:
         until_it_waits(process)
     processes[1].send_signal(signal.SIGTERM)
-    codes, told = wait(processes)
+    codes, told, _ = wait(processes)
     assert codes == [143, 143], told
     newest = max(int(folder.name) for folder in (tmp_path / "checkpoints/first").iterdir())
     assert 3 < newest <= 6  # two dispatches after the one that carried the signal
@@ -102,15 +145,15 @@ def test_two_processes_go_on_from_the_checkpoint_of_one(tmp_path, alone):
     (process,) = processes = start(tmp_path, 1, wait_at=8)
     until_it_waits(process)
     process.send_signal(signal.SIGTERM)
-    codes, told = wait(processes)
+    codes, told, _ = wait(processes)
     assert codes == [143], told
-    told = train(tmp_path, 2)
+    told, _ = train(tmp_path, 2)
     assert "resuming at step 9" in told[0]
     np.testing.assert_allclose(parameters(tmp_path), parameters(alone), atol=1e-6)
 
 
 def test_where_one_process_is_refused_both_end(tmp_path):
     (tmp_path / "config.json").write_text('{"model": "another"}')
-    codes, told = wait(start(tmp_path, 2))
+    codes, told, _ = wait(start(tmp_path, 2))
     assert codes == [2, 2]
     assert 'model: "another" before, "toy" now' in told[0]

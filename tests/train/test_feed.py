@@ -23,7 +23,8 @@ class Streamed:
         self.example = {name: array[:1] for name, array in toy.TRAIN.arrays.items()}
 
     @contextlib.contextmanager
-    def stream(self, first_step, end_step, chunk):
+    def stream(self, first_step, end_step, chunk, rows):
+        assert rows.tolist() == list(range(chunk * toy.BATCH))  # one host has all devices
         self.open += 1
         yield self._chunks(first_step, end_step, chunk)
         self.open -= 1

@@ -24,7 +24,7 @@ class PyramidData:
         pyramid: the images.
         validation: images of the largest size that the model has.
         resident_bytes: sizes of which the training images take no more stay on the devices, larger ones are streamed.
-        workers: processes that read ahead, see `stream.StreamedBatches`.
+        workers: threads that read ahead, see `stream.StreamedBatches`.
         attributes: (), for there are none.
     """
 
@@ -85,7 +85,7 @@ class Config(source.Config):
         resident_gib: for a model that grows: resolutions of which the training images take more are read from the disk
             while they are trained on; all smaller ones are read at the beginning, and stay on the devices during their
             phases.
-        workers: processes that read ahead; 0 for threads.
+        workers: threads that read ahead; 0 for one per core.
     """
 
     kind: str = dataclasses.field(init=False, default="images at every resolution")

@@ -1,19 +1,21 @@
 """Batches of a pyramid that is too large to stay on a device: read from its shards while a model trains.
 
 `StreamedBatches` has the order of `batches.Batches`, so a run sees the same batches whether its images stream or stay.
-Grain reads ahead, with threads or with processes. The order of the batches is given to it; its shuffling is not used.
+Threads read ahead: ArrayRecord lets go of Python's lock while it reads.
 
-Grain and ArrayRecord are imported where they are used: not every machine that trains has them. Worker processes import
-this file, which is why it imports little.
+ArrayRecord is imported where it is used: not every machine that trains has it.
 """
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import dataclasses
 import functools
-import gc
+import itertools
 import os
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,8 @@ from mvae_jax.data.batches import Batches
 CHANNELS = 3  # images are RGB
 
 _NUMBER = np.dtype("<i4")  # the example's number in its data set, at the end of each record
-_AHEAD_BYTES = 2**29  # of batches that are read before they are asked for,
-_AHEAD = range(2, 65)  # and how many batches these may be
+_AHEAD = 2  # chunks that are read before they are asked for
+_LARGE = 2**17  # bytes of an image
 # Random access: nothing is read ahead within a shard, and no thread is kept for doing so.
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 _READER_BUFFER = 2**15  # bytes
@@ -74,11 +76,6 @@ class Records:
     size: int
     _readers: dict[int, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
-    def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__ | {"_readers": {}}  # another process opens the shards for itself
-        state.pop("arrays", None)
-        return state
-
     @functools.cached_property
     def arrays(self) -> dict[str, np.ndarray]:
         """All examples, read when they are first asked for."""
@@ -92,8 +89,13 @@ class Records:
         """Bytes of an image."""
         return self.size**2 * CHANNELS
 
+    def empty(self, count: int) -> dict[str, np.ndarray]:
+        """Arrays for so many examples: "image", uint8 [count, S, S, 3], and "index", int32 [count]."""
+        images = np.empty((count, self.size, self.size, CHANNELS), np.uint8)
+        return {"image": images, "index": np.empty(count, np.int32)}
+
     def take(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """Reads examples. Safe to call from several threads.
+        """Reads examples.
 
         Args:
             indices: positions, int [B].
@@ -105,29 +107,34 @@ class Records:
             IndexError: there is no such position.
             DamagedShardError: a shard is damaged; names it.
         """
+        examples = self.empty(len(indices))
+        self.read(indices, examples)
+        return examples
+
+    def read(self, indices: np.ndarray, into: dict[str, np.ndarray]) -> None:
+        """Reads examples into arrays as `empty` makes them, see `take`. Safe to call from several threads."""
         indices = np.asarray(indices)
         if len(indices) and not 0 <= indices.min() <= indices.max() < len(self):
             raise IndexError(f"positions are from {indices.min()} to {indices.max()}, expected 0 to {len(self) - 1}.")
         ends = np.cumsum(self.counts)
         shards = np.searchsorted(ends, indices, side="right")
-        images = np.empty((len(indices), self.size, self.size, CHANNELS), np.uint8)
-        numbers = np.empty(len(indices), np.int32)
         for shard in np.unique(shards).tolist():
             places = np.flatnonzero(shards == shard)
-            data = self._read(shard, indices[places] - (ends[shard] - self.counts[shard]))
-            images[places] = data[:, : self.example_bytes].reshape(-1, *images.shape[1:])
-            numbers[places] = np.ascontiguousarray(data[:, self.example_bytes :]).view(_NUMBER)[:, 0]
-        return {"image": images, "index": numbers}
+            # Large records one by one, into memory that is used again: many at once take 1.5 times as long.
+            for some in places[:, None] if self.example_bytes >= _LARGE else [places]:
+                examples = self._read(shard, indices[some] - (ends[shard] - self.counts[shard]))
+                for name, array in into.items():
+                    array[some] = examples[name]
 
     def _read(self, shard: int, positions: np.ndarray) -> np.ndarray:
-        """Records of a shard, uint8 [n, bytes of a record]."""
+        """Records of a shard, [n] with the fields "image" and "index"."""
         path = self.paths[shard]
+        layout = np.dtype([("image", np.uint8, (self.size, self.size, CHANNELS)), ("index", _NUMBER)])
         try:
             # Two threads may both open a shard; one of the readers is then used for this call alone.
             reader = self._readers.get(shard) or self._readers.setdefault(shard, open_shard(path, self.counts[shard]))
-            data = b"".join(reader.read(positions.tolist()))
-            return np.frombuffer(data, np.uint8).reshape(len(positions), self.example_bytes + _NUMBER.itemsize)
-        except (RuntimeError, ValueError, IndexError) as error:  # what ArrayRecord and `reshape` raise
+            return np.frombuffer(b"".join(reader.read(positions.tolist())), layout).reshape(len(positions))
+        except (RuntimeError, ValueError, IndexError) as error:  # what ArrayRecord, `frombuffer` and `reshape` raise
             raise DamagedShardError(
                 f"{path} is damaged ({error}): the command that prepared it, given again, makes it anew."
             ) from error
@@ -145,8 +152,7 @@ class StreamedBatches:
         batch_size: examples per batch over all devices, in [1, N].
         seed: not negative; the run's seed.
         start: step of the run at which the phase begins, and with it the first epoch.
-        workers: processes that read ahead; 0 for threads of this one. It changes no batch. Each process imports what
-            the program's main module imports, and passes its batches through shared memory (/dev/shm).
+        workers: threads that read ahead; 0 for one per core. It changes no batch.
         shuffle: otherwise every epoch has the order of the split.
     """
 
@@ -159,7 +165,7 @@ class StreamedBatches:
 
     def __post_init__(self) -> None:
         if self.workers < 0:
-            raise ValueError(f"workers is {self.workers}, expected at least 0: processes that read ahead.")
+            raise ValueError(f"workers is {self.workers}, expected at least 0: threads that read ahead.")
         self._order  # noqa: B018 (raises what is wrong with batch size, seed and start)
 
     @functools.cached_property
@@ -169,8 +175,7 @@ class StreamedBatches:
     @property
     def example(self) -> dict[str, np.ndarray]:
         """One example, [1, ...], of which only shapes and types count."""
-        image = np.zeros((1, self.records.size, self.records.size, CHANNELS), np.uint8)
-        return {"image": image, "index": np.zeros(1, np.int32)}
+        return {name: np.zeros_like(array) for name, array in self.records.empty(1).items()}
 
     @property
     def steps_per_epoch(self) -> int:
@@ -189,19 +194,24 @@ class StreamedBatches:
         """Reads the batch of `step` of the run, "image": uint8 [batch_size, S, S, 3] and "index": int32."""
         return self._order.batch_at(step)
 
-    def stream(self, first_step: int, end_step: int, chunk: int = 1) -> Stream:
+    def stream(
+        self, first_step: int, end_step: int, chunk: int = 1, rows: np.ndarray | None = None
+    ) -> contextlib.AbstractContextManager[Iterator[dict[str, np.ndarray]]]:
         """Reads the batches of consecutive steps ahead of their use.
 
         Args:
             first_step: of the run, at least `start`.
             end_step: after the last one.
             chunk: steps in what the iterator yields; the last chunk may have fewer.
+            rows: which of a chunk's examples to read, int [n] in [0, chunk * batch_size), increasing; None for all. The
+                last chunk gives those that it has.
 
         Returns:
-            An iterator over chunks, whose `take` gives as many steps as the caller likes.
+            A context manager, which ends the reading. Its value is an iterator over chunks, one step after the other:
+            "image", uint8 [n, S, S, 3], and "index", int32 [n].
 
         Raises:
-            ValueError: there are no such steps, or the chunk is empty.
+            ValueError: there are no such steps, or the chunk is empty; the iterator: a shard is damaged.
         """
         self.epoch_at(first_step)  # raises if it is before the start
         if end_step < first_step or chunk < 1:
@@ -209,97 +219,38 @@ class StreamedBatches:
                 f"first_step is {first_step}, end_step {end_step} and chunk {chunk}, expected an end that is not "
                 "before the first step, and at least one step in a chunk."
             )
-        steps = _Steps(self._order, first_step, end_step, self.records.example_bytes)
-        return Stream(steps, chunk, self.workers)
+        return self._read_ahead(range(first_step, end_step), chunk, rows)
 
+    @contextlib.contextmanager
+    def _read_ahead(
+        self, steps: range, chunk: int, rows: np.ndarray | None
+    ) -> Iterator[Iterator[dict[str, np.ndarray]]]:
+        threads = self.workers or os.cpu_count() or 1
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="stream")
 
-class Stream(Iterator[dict[str, np.ndarray]]):
-    """Batches of consecutive steps, one after the other.
+        def begin(part: range) -> tuple[dict[str, np.ndarray], list[Future[None]]]:
+            """Has each thread read an equal share of a chunk."""
+            indices = np.concatenate([self.indices_at(step) for step in part])
+            if rows is not None:
+                indices = indices[rows[rows < len(indices)]]
+            examples = self.records.empty(len(indices))
+            shares = itertools.starmap(slice, itertools.pairwise(np.linspace(0, len(indices), threads + 1, dtype=int)))
+            return examples, [
+                pool.submit(self.records.read, indices[share], {name: array[share] for name, array in examples.items()})
+                for share in shares
+            ]
 
-    Yields "image": uint8 [k * batch_size, S, S, 3] and "index": int32 [k * batch_size] for k steps in order, k being
-    the chunk. It is a context manager, which ends the reading; so does `close`.
+        def chunks() -> Iterator[dict[str, np.ndarray]]:
+            parts = (steps[first : first + chunk] for first in range(0, len(steps), chunk))
+            begun = collections.deque(map(begin, itertools.islice(parts, _AHEAD)))
+            while begun:
+                begun.extend(map(begin, itertools.islice(parts, 1)))
+                examples, reads = begun.popleft()
+                for read in reads:
+                    read.result()
+                yield examples
 
-    Attributes:
-        step: the next step of the run.
-    """
-
-    def __init__(self, steps: _Steps, chunk: int, workers: int) -> None:
-        self.step, self._end, self._chunk = steps.first, steps.end, chunk
-        self._batches = _read_ahead(steps, workers)
-
-    def take(self, steps: int) -> dict[str, np.ndarray]:
-        """Returns the batches of the next steps, one after the other.
-
-        Args:
-            steps: k, at least 1 and at most as many as are left; any number, from one call to the next.
-
-        Returns:
-            name -> host array [k * batch_size, ...].
-
-        Raises:
-            ValueError: so many steps are not left, or a shard is damaged.
-        """
-        if not 1 <= steps <= self._end - self.step:
-            raise ValueError(f"steps is {steps}, expected 1 to the {self._end - self.step} that are left.")
-        whole: dict[str, np.ndarray] = {}
-        for number in range(steps):
-            for name, array in next(self._batches).items():
-                if not number:
-                    whole[name] = np.empty((steps * len(array), *array.shape[1:]), array.dtype)
-                whole[name][number * len(array) : (number + 1) * len(array)] = array  # a worker's memory is let go
-            self.step += 1
-        return whole
-
-    def __next__(self) -> dict[str, np.ndarray]:
-        if self.step == self._end:
-            raise StopIteration
-        return self.take(min(self._chunk, self._end - self.step))
-
-    def close(self) -> None:
-        """Ends the reading: no step is left after it."""
-        self._end = self.step
-        if self._batches is not None:
-            self._batches.close()
-            self._batches = None
-            gc.collect()  # Grain's iterators are circular, and those of processes hold batches in shared memory
-
-    def __enter__(self) -> Stream:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Steps:
-    """Batches that Grain reads at random, one for every step from `first` to before `end`."""
-
-    order: Batches
-    first: int
-    end: int
-    image_bytes: int
-
-    def __len__(self) -> int:
-        return self.end - self.first
-
-    def __getitem__(self, number: int) -> dict[str, np.ndarray]:
-        return self.order.batch_at(self.first + int(number))
-
-
-def _read_ahead(steps: _Steps, workers: int) -> Any:
-    """Grain's iterator over batches, in order, read by threads or by processes that have one thread each."""
-    import grain
-
-    batch_bytes = steps.image_bytes * steps.order.batch_size
-    ahead = min(max(_AHEAD_BYTES // batch_bytes, _AHEAD[0]), _AHEAD[-1])
-    if not workers:
-        threads = min(os.cpu_count() or 1, ahead)
-        return iter(grain.MapDataset.source(steps).to_iter_dataset(grain.ReadOptions(threads, ahead)))
-
-    from absl import flags
-
-    if not flags.FLAGS.is_parsed():  # outside `absl.app.run` Grain cannot read its own flags
-        flags.FLAGS.mark_as_parsed()
-    ahead_of_each = max(ahead // workers, 1)
-    dataset = grain.MapDataset.source(steps).to_iter_dataset(grain.ReadOptions(1, 1))
-    return iter(dataset.mp_prefetch(grain.MultiprocessingOptions(workers, ahead_of_each)))
+        try:
+            yield chunks()
+        finally:
+            pool.shutdown(cancel_futures=True)
