@@ -31,30 +31,34 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
-import logging
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from _benchmark_worker import SUBJECTS
+from _measuring import (
+    Disagreement,
+    Record,
+    add_flags,
+    check_interpreter,
+    check_least,
+    finish,
+    take_turns,
+    used_sides,
+    write,
+)
 
-_ROOT = Path(__file__).parents[1]
-_TORCH = "2.13.0"
+_TORCH = {"torch": "2.13.0", "numpy": ""}
 _OURS = "jax"
 _EXAMPLES = 256
-Record = dict[str, Any]
-
-
-class Disagreement(RuntimeError):  # noqa: N818
-    """Two sides do not compute the same losses."""
 
 
 class Side:
@@ -116,22 +120,6 @@ class Side:
         self._process.communicate()
 
 
-def load_of_others(side: Side, work: Any) -> tuple[Any, float | None]:
-    """Does some work of a side; returns its result, and how many processors other programs kept busy meanwhile."""
-    if not os.path.exists("/proc/stat"):
-        return work(), None
-    start, busy, own = time.perf_counter(), _busy_seconds(), side.cpu_seconds()
-    result = work()
-    others = (_busy_seconds() - busy) - (side.cpu_seconds() - own)
-    return result, max(0.0, others / (time.perf_counter() - start))
-
-
-def _busy_seconds() -> float:
-    with open("/proc/stat") as file:
-        user, nice, system, _, _, *interrupts = map(int, file.readline().split()[1:8])
-    return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
-
-
 def measure(arguments: argparse.Namespace, config: Any, phase_name: str, devices: int) -> Record:
     """Measures one phase of one config on all sides."""
     subject = SUBJECTS[arguments.model]
@@ -185,7 +173,16 @@ def measure(arguments: argparse.Namespace, config: Any, phase_name: str, devices
                     losses = side.ask(f"losses {settings['export']}")["losses"]
                     # On an accelerator, and in bfloat16, products keep 8 to 11 bits.
                     differences[name] = compare(greeting["losses"], losses, name, 1e-3 if exact else 0.1)
-            rounds = take_turns(sides, arguments)
+            for side in sides.values():
+                side.ask(f"steps {2 * arguments.steps_per_dispatch}")
+            rounds = take_turns(
+                arguments,
+                {
+                    name: (functools.partial(side.ask, f"steps {arguments.steps}"), side.cpu_seconds)
+                    for name, side in sides.items()
+                },
+                lambda: {"product": sides[_OURS].ask("product")["flops_per_second"]},
+            )
         finally:
             for side in sides.values():
                 side.__exit__()
@@ -228,41 +225,9 @@ def _is_norm(name: str) -> bool:
     return name.endswith("gradient_norm")
 
 
-def take_turns(sides: Mapping[str, Side], arguments: argparse.Namespace) -> list[Record]:
-    """Rounds in which every side trains some steps, and ours also measures a matrix product."""
-    for side in sides.values():
-        side.ask(f"steps {2 * arguments.steps_per_dispatch}")
-    rounds: list[Record] = []
-    while len(rounds) < 2 * arguments.rounds and sum(turn["quiet"] for turn in rounds) < arguments.rounds:
-        _wait_for_quiet(arguments)
-        turn: Record = {"sides": {}, "product": sides[_OURS].ask("product")["flops_per_second"]}
-        for name, side in sides.items():
-            answer, others = load_of_others(side, lambda side=side: side.ask(f"steps {arguments.steps}"))
-            turn["sides"][name] = answer | {"others": others}
-        loads = [answer["others"] or 0.0 for answer in turn["sides"].values()]
-        turn["quiet"] = max(loads) <= _allowed(arguments)
-        rounds.append(turn)
-    return rounds
-
-
-def _wait_for_quiet(arguments: argparse.Namespace) -> None:
-    """Waits while other programs keep the processors busy, but not for ever."""
-    until = time.perf_counter() + arguments.patience
-    while os.path.exists("/proc/stat") and time.perf_counter() < until:
-        busy = _busy_seconds()
-        time.sleep(0.5)
-        if _busy_seconds() - busy <= 0.5 * _allowed(arguments):
-            break
-
-
-def _allowed(arguments: argparse.Namespace) -> float:
-    """Processors that other programs may use."""
-    return arguments.most_load * (os.cpu_count() or 1)
-
-
 def summarise(rounds: Sequence[Record], batch_size: int) -> Record:
     """Times of each side, and ratios of each other side's to ours; of quiet rounds if there were any."""
-    used = [turn["sides"] for turn in rounds if turn["quiet"]] or [turn["sides"] for turn in rounds]
+    used = used_sides(rounds)
     result: Record = {"sides": {}, "quiet_rounds": sum(turn["quiet"] for turn in rounds), "used_rounds": len(used)}
     for name in used[0]:
         seconds = [value for turn in used for value in turn[name]["seconds"]]
@@ -363,28 +328,6 @@ def markdown(records: Sequence[tuple[str, Record]]) -> Iterator[str]:
 # --- the command line ------------------------------------------------------------------------------------------------
 
 
-def check_torch(python: str) -> str:
-    """The version of PyTorch of an interpreter.
-
-    Raises:
-        ValueError: it is not the version that is compared with, or there is none.
-    """
-    recipe = f"make an environment by 'python -m venv DIR && DIR/bin/pip install torch=={_TORCH} numpy'"
-    if not python:
-        raise ValueError(f"--against=torch needs --torch-python=DIR/bin/python; {recipe}.")
-    try:
-        done = subprocess.run(
-            [python, "-c", "import numpy, torch; print(torch.__version__)"], capture_output=True, text=True
-        )
-    except OSError as error:
-        raise ValueError(f"--torch-python is {python}, which does not run: {error}; {recipe}.") from error
-    version = done.stdout.strip()
-    if done.returncode or version.partition("+")[0] != _TORCH:
-        found = f"has PyTorch {version}" if version else "has not both PyTorch and NumPy"
-        raise ValueError(f"--torch-python is {python}, which {found}; expected {_TORCH}: {recipe}.")
-    return version
-
-
 def changed(config: Any, settings: Mapping[str, str]) -> Any:
     """A config with some fields read from text, each as the type that it had."""
     changes = {}
@@ -415,14 +358,14 @@ def points(sweep: str) -> list[tuple[str, dict[str, str]]]:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measures all points and phases, and prints and writes what was found."""
-    for name in ("rounds", "steps", "steps_per_dispatch"):
-        if getattr(arguments, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} is {getattr(arguments, name)}; expected at least 1.")
+    check_least(arguments, {"rounds": 1, "steps": 1, "steps_per_dispatch": 1})
     if arguments.against and arguments.compile_only:
         raise ValueError("--compile-only runs nothing, so there is nothing to compare; leave out --against.")
     if arguments.against and arguments.model == "style_alae":
         raise ValueError("--model=style_alae has no counterpart in PyTorch here; leave out --against.")
-    torch_version = check_torch(arguments.torch_python) if arguments.against else None
+    theirs = {}
+    if arguments.against:
+        theirs = check_interpreter(arguments.torch_python, "--torch-python", "--against=torch", _TORCH)
     if arguments.threads:
         if not hasattr(os, "sched_setaffinity"):
             raise ValueError("--threads needs Linux.")
@@ -455,34 +398,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.markdown:
         print("", *(markdown_of_programs if arguments.compile_only else markdown)(records), sep="\n")
     if arguments.output:
-        found = {
-            "command": ["python", *sys.argv],
-            "commit": _commit(),
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-            "python": sys.version.split()[0],
-            "torch": torch_version,
-            "records": [record | {"point": label} for label, record in records],
-        }
-        arguments.output.write_text(json.dumps(found, indent=1))
-
-
-def _commit() -> str | None:
-    """The commit of this checkout, with a "+" if files differ from it."""
-    try:
-        git = ["git", "-C", str(_ROOT)]
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        clean = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True).returncode == 0
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head if clean else f"{head}+"
-
-
-def output_path(text: str) -> Path:
-    """The path of a file to write, in a folder that exists."""
-    path = Path(text).expanduser()
-    if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"there is no folder {path.parent}")
-    return path
+        points_of = [record | {"point": label} for label, record in records]
+        write(arguments.output, {"torch": theirs.get("torch"), "records": points_of})
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -497,32 +414,24 @@ def _parser() -> argparse.ArgumentParser:
     add("--sweep", default="", metavar="FIELD=VALUE,...", help="measure for each value of a field, or of devices")
     add("--shard-state", action="store_true", help="split the state over the devices")
     add("--threads", type=int, default=0, metavar="N", help="processors that each side may use (default: all)")
-    add("--rounds", type=int, default=5, metavar="N", help="turns of each side (default: %(default)s)")
     add("--steps", type=int, default=5, metavar="N", help="steps in a turn (default: %(default)s)")
     add("--steps-per-dispatch", type=int, default=1, metavar="N", help="steps of ours in one call (default: 1)")
-    add("--most-load", type=float, default=0.1, metavar="SHARE", help="of the processors (default: %(default)s)")
-    add("--patience", type=float, default=10, metavar="SECONDS", help="a round waits so long for quiet (default: 10)")
     add("--compile-only", action="store_true", help="run nothing: what does the program need?")
     add("--against", choices=("torch",), help="compare with PyTorch")
-    add("--torch-python", default="", metavar="PATH", help=f"an interpreter that has PyTorch {_TORCH} and NumPy")
+    add(
+        "--torch-python",
+        default="",
+        metavar="PATH",
+        help="an interpreter that has PyTorch and NumPy",
+    )
     add("--variants", default="default,tuned", help="of the PyTorch side (default: %(default)s)")
-    add("-o", "--output", type=output_path, metavar="FILE.json", help="write everything that was measured")
-    add("--markdown", action="store_true", help="also print a table for RESULTS.md")
+    add_flags(parser, rounds=5)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the benchmark."""
-    logging.getLogger("jax").setLevel(logging.WARNING)  # it lists the accelerators that are not there
-    arguments = _parser().parse_args(argv)
-    try:
-        run(arguments)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except Disagreement as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+    finish(run, _parser().parse_args(argv))
 
 
 if __name__ == "__main__":

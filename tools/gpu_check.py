@@ -34,6 +34,7 @@ import benchmark
 import jax
 import jax.numpy as jnp
 from _benchmark_worker import SUBJECTS
+from _measuring import output_path
 
 from mvae_jax.cpu.convolution import Formulation, convolution, transposed_convolution
 
@@ -160,9 +161,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="one small model and layer: does this script work?")
     parser.add_argument("--seconds", type=float, default=450, help="for all questions together (default: %(default)s)")
-    parser.add_argument(
-        "-o", "--output", type=benchmark.output_path, default="gpu_check.json", help="default: %(default)s"
-    )
+    parser.add_argument("-o", "--output", type=output_path, default="gpu_check.json", help="default: %(default)s")
     parser.add_argument("--layers", type=json.loads, help=argparse.SUPPRESS)  # the process that times layers
     arguments = parser.parse_args()
     if arguments.layers:
