@@ -69,6 +69,8 @@ class Dispatcher:
         steps: how many to send at once; 0 for as many as fill 0.2 s.
         host_signals: returns this host's signals of now.
         on_result: gets the result of each dispatch.
+        inline: whether the program runs when it is called, and its results are looked at at once: nothing is sent
+            ahead, and looked at later, together with others, they would seem to have taken no time.
 
     Attributes:
         dispatches: how often steps were sent.
@@ -81,7 +83,9 @@ class Dispatcher:
         steps: int,
         host_signals: Callable[[], HostSignals],
         on_result: Callable[[Result], None],
+        inline: bool = False,
     ) -> None:
+        self._ahead = 0 if inline else _IN_FLIGHT
         self.dispatches = self.starved = 0
         self._program, self._steps = program, steps
         self._host_signals, self._on_result = host_signals, on_result
@@ -127,7 +131,7 @@ class Dispatcher:
         state, sums, finite, agreed = self._program(state, self._sums, arrays, indices, signals)
         self._in_flight.append(_InFlight(end, len(indices), sums, finite, agreed, complete))
         self._sums = self._program.zeros if complete else sums
-        self._settle(_IN_FLIGHT)
+        self._settle(self._ahead)
         return state
 
     def drain(self) -> None:

@@ -396,7 +396,8 @@ class _Run:
             if result.complete:
                 self._write(phase, result.end, "train", **result.sums.means())
 
-        dispatcher = Dispatcher(compiled.train, settings.steps_per_dispatch, host_signals, on_result)
+        inline = runs_inline(self.placement.mesh)
+        dispatcher = Dispatcher(compiled.train, settings.steps_per_dispatch, host_signals, on_result, inline)
         validation_steps = settings.validate_every * steps_per_epoch
         periods = (settings.log_every, validation_steps, settings.checkpoint_every or phase.steps)
         while done < phase.end:
@@ -429,7 +430,7 @@ class _Run:
         self._write(phase, done, "speed", **measured)
         starved = f"{100 * dispatcher.starved / dispatcher.dispatches:.0f} % of {dispatcher.dispatches} dispatches"
         # Where the host itself computes, neither waits for the other.
-        waits = "" if runs_inline(self.placement.mesh) else f"; the device waited for the host before {starved}"
+        waits = "" if inline else f"; the device waited for the host before {starved}"
         _log.info("phase %s: %.4g steps/s%s", phase.name, speed, waits)
         return state
 

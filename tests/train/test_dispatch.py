@@ -34,9 +34,9 @@ def send(dispatcher, state, steps, complete=False):
     return dispatcher.send(state, {}, indices, end=state + steps, complete=complete)
 
 
-def make(device, steps=0, host_signals=HostSignals):
+def make(device, steps=0, host_signals=HostSignals, inline=False):
     results = []
-    return Dispatcher(device, steps, host_signals, results.append), results
+    return Dispatcher(device, steps, host_signals, results.append, inline), results
 
 
 def test_results_come_in_order_two_dispatches_later():
@@ -68,6 +68,15 @@ def test_a_dispatch_takes_as_many_steps_as_fill_its_time(seconds, expected):
     send(dispatcher, 0, 3)
     dispatcher.drain()
     assert dispatcher.steps_at_once == 64 if expected == 64 else 5 <= dispatcher.steps_at_once <= expected
+
+
+def test_a_program_that_runs_when_it_is_called_is_timed_by_its_calls():
+    dispatcher, results = make(Device(0.02), inline=True)
+    for state in (0, 3):
+        send(dispatcher, state, 3)
+        assert results[-1].end == state + 3
+    dispatcher.drain()  # of two dispatches looked at together, the second would have taken no time
+    assert 1 <= dispatcher.steps_at_once <= 9
 
 
 def test_the_number_of_steps_may_be_fixed():
