@@ -4,9 +4,11 @@ import math
 
 import numpy as np
 import pytest
+from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.model_selection import train_test_split
+from sklearn.svm import LinearSVC
 
-from mvae_jax.eval.disentanglement import dci, factor_vae_score, mig, sap
+from mvae_jax.eval.disentanglement import dci, factor_vae_score, mig, sap, threshold_gap
 
 
 def grid(*sizes, repeats=1):
@@ -46,11 +48,66 @@ def test_mig_equals_loop_over_histograms():
     assert (result.bins, result.samples) == (12, 700)
 
 
+def rotated():
+    """Fixed codes of two factors, of 3 and 4 values, that share a dimension."""
+    rng = np.random.default_rng(0)
+    factors = rng.integers([3, 4], size=(400, 2))
+    return factors @ [[1.0, 0.3, 0.0], [0.2, 0.0, 1.0]] + 0.3 * rng.normal(size=(400, 3)), factors
+
+
+def test_sap_is_the_literatures():
+    """disentanglement_lib in a loop: accuracy of a linear SVM on one code; thresholds, which it has not, give 2.7 x."""
+    codes, factors = rotated()
+    train, test, train_factors, test_factors = train_test_split(codes, factors, test_size=80, random_state=0)
+    gaps = []
+    for j in range(2):
+        scores = []
+        for i in range(3):
+            svm = LinearSVC(C=0.01, class_weight="balanced", random_state=0).fit(train[:, [i]], train_factors[:, j])
+            scores.append(np.mean(svm.predict(test[:, [i]]) == test_factors[:, j]))
+        gaps.append(sorted(scores)[-1] - sorted(scores)[-2])
+    result = sap(codes, factors)
+    assert result.per_factor == pytest.approx(gaps, abs=1e-12)
+    assert result.per_factor == pytest.approx((0.0625, 0.25), abs=1e-12)
+    assert (result.value, result.dimensions) == (pytest.approx(0.15625, abs=1e-12), (0, 2))
+    assert (result.train_samples, result.test_samples, result.seed) == (320, 80, 0)
+    assert threshold_gap(codes, factors).value == pytest.approx(0.424, abs=1e-3)
+
+
+def test_dci_is_the_literatures():
+    """disentanglement_lib in loops: importances by boosted trees, and both means weighted by importance."""
+    codes, factors = rotated()
+    train, test, train_factors, test_factors = train_test_split(codes, factors, test_size=80, random_state=0)
+    importance, right = np.zeros((3, 2)), []
+    for j in range(2):
+        model = GradientBoostingClassifier(random_state=0).fit(train, train_factors[:, j])
+        importance[:, j] = np.abs(model.feature_importances_)
+        right.append(np.mean(model.predict(test) == test_factors[:, j]))
+    expected = literature_dci(importance)
+    result = dci(codes, factors)
+    assert (result.disentanglement, result.completeness) == pytest.approx(expected, abs=1e-9)
+    assert expected == pytest.approx((0.6605, 0.7094), abs=1e-3)
+    assert result.informativeness == pytest.approx(np.mean(right), abs=1e-12)
+
+
+def literature_dci(importance):
+    """Disentanglement and completeness of importances, [D, F], in loops."""
+    scores = []
+    for matrix in (importance, importance.T):
+        score = 0.0
+        for row in matrix:
+            shares = (row + 1e-11) / (row + 1e-11).sum()
+            entropy = -sum(share * math.log(share, len(row)) for share in shares)
+            score += (1 - entropy) * row.sum() / importance.sum()
+        scores.append(score)
+    return tuple(scores)
+
+
 def test_codes_that_are_the_factors_score_one():
     factors = grid(3, 4, 5, repeats=10)
     assert mig(factors, factors).per_factor == pytest.approx((1, 1, 1), abs=1e-12)
     assert sap(factors, factors, estimator="linear").per_factor == pytest.approx((1, 1, 1), abs=1e-12)
-    for estimator in ("random_forest", "lasso"):
+    for estimator in ("gradient_boosting", "random_forest", "lasso"):
         result = dci(factors, factors, estimator=estimator)
         assert result.disentanglement == pytest.approx(1, abs=1e-12)
         assert result.completeness == pytest.approx(1, abs=1e-12)
@@ -66,6 +123,7 @@ def test_constant_and_unrelated_dimensions_do_not_count():
     assert mig(codes, factors).per_factor == pytest.approx((1, 1, 1), abs=0.1)
     assert mig(codes[:, :4], factors).per_factor == pytest.approx((1, 1, 1), abs=1e-12)
     assert mig(codes, factors).dimensions == sap(codes, factors).dimensions == (1, 2, 3)
+    assert threshold_gap(codes, factors).dimensions == (1, 2, 3)
     for estimator in ("random_forest", "lasso"):
         result = dci(codes, factors, estimator=estimator)
         assert result.disentanglement_per_dimension == pytest.approx((0, 1, 1, 1, 0), abs=1e-12)
@@ -84,22 +142,25 @@ def test_rotation_of_two_factors():
     codes = np.stack([first + second, first - second, third], axis=1)
     assert mig(codes, factors).per_factor == pytest.approx((0, 0, 1), abs=1e-9)
     assert sap(codes, factors, estimator="linear").per_factor == pytest.approx((0, 0, 1), abs=1e-9)
-    assert sap(codes, factors).per_factor[:2] == pytest.approx((0, 0), abs=0.07)
+    for metric in (sap, threshold_gap):
+        assert metric(codes, factors).per_factor[:2] == pytest.approx((0, 0), abs=0.07)
     result = dci(codes, factors, estimator="lasso")
     # Of three factors two count equally for the dimension, and the other way round.
     mixed = 1 - math.log(2) / math.log(3)
     assert result.disentanglement_per_dimension == pytest.approx((mixed, mixed, 1), abs=0.01)
     assert result.completeness_per_factor == pytest.approx((mixed, mixed, 1), abs=0.01)
-    assert dci(codes, factors, trees=5).disentanglement_per_dimension[:2] == pytest.approx((mixed, mixed), abs=0.02)
+    result = dci(codes, factors, estimator="random_forest", trees=5)
+    assert result.disentanglement_per_dimension[:2] == pytest.approx((mixed, mixed), abs=0.02)
 
 
 def test_duplicated_dimension():
     factors = grid(4, 4, 4, repeats=8)
     codes = factors[:, [0, 0, 1, 2]]
     assert mig(codes, factors).per_factor == pytest.approx((0, 1, 1), abs=1e-12)
-    assert mig(codes, factors).per_factor[0] == sap(codes, factors).per_factor[0] == 0
+    for metric in (mig, sap, threshold_gap):
+        assert metric(codes, factors).per_factor[0] == 0
     assert sap(codes, factors, estimator="linear").per_factor == pytest.approx((0, 1, 1), abs=1e-12)
-    result = dci(codes, factors, trees=200)
+    result = dci(codes, factors, estimator="random_forest", trees=200)
     assert result.disentanglement == pytest.approx(1, abs=1e-12)
     assert result.informativeness == 1
     # A tree takes either of the two: shares of one half among four dimensions.
@@ -111,8 +172,9 @@ def test_noise_scores_nothing():
     factors, codes = grid(3, 4, 5, repeats=40), noise(2400, 6)
     assert 0 <= mig(codes, factors).value < 0.01
     assert 0 <= sap(codes, factors).value < 0.04
+    assert 0 <= threshold_gap(codes, factors).value < 0.04
     assert 0 <= sap(codes, factors, estimator="linear").value < 0.002
-    result = dci(codes, factors)
+    result = dci(codes, factors, estimator="random_forest")
     assert result.disentanglement < 0.01
     assert result.completeness < 0.01
     assert result.informativeness == pytest.approx((1 / 3 + 1 / 4 + 1 / 5) / 3, abs=0.03)
@@ -140,7 +202,8 @@ def test_order_and_scale_of_dimensions_do_not_matter(change):
         ((2, 0, 3, 1), 1.0) if change == "permutation" else ((0, 1, 2, 3), np.array([-2.0, 0.7, 300.0, -3.0]))
     )
     changed = codes[:, order] * scale
-    for metric, options in ((mig, {}), (sap, {}), (sap, {"estimator": "linear"})):
+    scaled = [(mig, {}), (threshold_gap, {}), (sap, {"estimator": "linear"})]
+    for metric, options in [*scaled, *([(sap, {})] if change == "permutation" else [])]:
         before, after = metric(codes, factors, **options), metric(changed, factors, **options)
         assert after.per_factor == pytest.approx(before.per_factor, abs=1e-12)
         assert [order[dimension] for dimension in after.dimensions] == list(before.dimensions)
@@ -173,7 +236,10 @@ def test_dci_lasso_in_closed_form():
     expected = relevance.sum(1) / relevance.sum() @ per_dimension
     assert result.disentanglement == pytest.approx(expected, abs=0.01)
     assert result.completeness_per_factor == pytest.approx([1 - entropy(column) for column in relevance.T], abs=0.01)
-    assert result.completeness == pytest.approx((1 - entropy([3, 1]) + 1) / 2, abs=0.01)
+    # The first factor has sqrt(1.6) times the importance of the second.
+    weight = math.sqrt(1.6) / (1 + math.sqrt(1.6))
+    assert result.completeness == pytest.approx(weight * (1 - entropy([3, 1])) + 1 - weight, abs=0.01)
+    assert (result.disentanglement, result.completeness) == pytest.approx(literature_dci(relevance), abs=0.01)
     assert result.informativeness_per_factor == pytest.approx((1, 1), abs=1e-4)
     assert result.baseline_per_factor == pytest.approx((0, 0), abs=0.02)
 
@@ -181,25 +247,25 @@ def test_dci_lasso_in_closed_form():
 def test_informativeness_is_held_out_accuracy():
     factors = grid(2, 2, repeats=1000)
     flipped = np.random.default_rng(0).random(factors.shape) < (0.3, 0.1)
-    result = dci(np.where(flipped, 1 - factors, factors), factors)
+    result = dci(np.where(flipped, 1 - factors, factors), factors, estimator="random_forest")
     assert result.informativeness_per_factor == pytest.approx((0.7, 0.9), abs=4 * math.sqrt(0.21 / 800))
     # A forest that learns by heart would be right about its own samples, not about these.
-    result = dci(noise(1000, 2), factors[:1000], min_leaf=1)
+    result = dci(noise(1000, 2), factors[:1000], estimator="random_forest", min_leaf=1)
     assert result.informativeness_per_factor == pytest.approx((0.5, 0.5), abs=4 * math.sqrt(0.25 / 200))
 
 
-def test_sap_thresholds_balance_the_values():
+def test_thresholds_balance_the_values():
     # A constant dimension has one answer: balanced accuracy 1 / V, though it is right for 90 % of the samples.
     factor = np.repeat([0, 0, 0, 0, 0, 0, 0, 0, 0, 1], 60)[:, None]
     codes = np.concatenate([factor, np.zeros_like(factor)], axis=1)
-    assert sap(codes, factor).per_factor == (0.5,)
+    assert threshold_gap(codes, factor).per_factor == (0.5,)
     # Code 1 makes the rare value likelier, never likely: only with equal weights is it an answer.
     code, rare = np.repeat([[0, 0], [0, 1], [1, 0], [1, 1]], [2940, 60, 2460, 540], axis=0).T
-    result = sap(np.stack([code, np.zeros_like(code)], axis=1), rare[:, None])
+    result = threshold_gap(np.stack([code, np.zeros_like(code)], axis=1), rare[:, None])
     assert result.per_factor == pytest.approx(((540 / 600 + 2940 / 5400) / 2 - 0.5,), abs=0.04)
     four = grid(4, repeats=50)
-    assert sap(np.concatenate([np.zeros_like(four), four], axis=1), four).per_factor == (0.75,)
-    assert sap(np.concatenate([np.zeros_like(four), (four + 2) % 4], axis=1), four).per_factor == (0.75,)
+    assert threshold_gap(np.concatenate([np.zeros_like(four), four], axis=1), four).per_factor == (0.75,)
+    assert threshold_gap(np.concatenate([np.zeros_like(four), (four + 2) % 4], axis=1), four).per_factor == (0.75,)
 
 
 def test_sap_linear_is_the_squared_correlation():
@@ -262,7 +328,7 @@ def test_factor_vae_score_calls_with_one_shape_and_all_values():
 def test_seed_decides():
     factors = np.random.default_rng(0).integers([3, 5], size=(300, 2))
     codes = factors + noise(300, 2)
-    for metric in (dci, sap):
+    for metric in (dci, sap, threshold_gap):
         assert metric(codes, factors, seed=1) == metric(codes, factors, seed=1)
         assert metric(codes, factors, seed=1) != dataclasses.replace(metric(codes, factors, seed=2), seed=1)
     scores = [
@@ -280,13 +346,14 @@ def test_results_are_plain_numbers():
         mig(factors, factors),
         dci(factors, factors),
         sap(factors, factors),
+        threshold_gap(factors, factors),
         factor_vae_score(np.asarray, (3, 4)),
     ]
     for result in results:
         assert json.loads(json.dumps(result.to_dict())).keys() == {field.name for field in dataclasses.fields(result)}
 
 
-@pytest.mark.parametrize("metric", [mig, dci, sap])
+@pytest.mark.parametrize("metric", [mig, dci, sap, threshold_gap])
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -309,8 +376,9 @@ def test_bad_arrays_are_refused(metric, change, message):
 def test_bad_options_are_refused():
     factors = grid(3, 4, repeats=5)
     for metric in (dci, sap):
-        with pytest.raises(ValueError, match="estimator is 'svm'; choose one of "):
-            metric(factors, factors, estimator="svm")
+        with pytest.raises(ValueError, match="estimator is 'tree'; choose one of "):
+            metric(factors, factors, estimator="tree")
+    for metric in (dci, sap, threshold_gap):
         with pytest.raises(ValueError, match=r"60 samples with test_share=1.0 are too few"):
             metric(factors, factors, test_share=1.0)
         rare = np.eye(1, 60, 7, dtype=int).T

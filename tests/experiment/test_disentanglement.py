@@ -60,6 +60,8 @@ def test_a_model_per_setting_and_seed_is_trained_and_scored(workdir):
             mig = scoring.mig(mean, held_out["factors"])
             assert row["mig"] == pytest.approx(mig.value)
             assert row["details"]["mig"]["samples"] == 120
+            assert row["sap"] == pytest.approx(scoring.sap(mean, held_out["factors"]).value)
+            assert row["details"]["dci"]["estimator"].startswith("random forest, 2 trees")
             assert row["details"]["mig"]["dimensions"] == list(mig.dimensions)
             error = np.square(np.asarray(trained.decode(mean)) / 2 + 0.5 - x).mean()
             assert row["squared_error"] == pytest.approx(error, rel=1e-4)
@@ -93,6 +95,8 @@ def test_the_report_shows_tables_statement_and_figures(workdir):
 
 def test_the_models_by_folder():
     module = script("disentanglement")
+    presets = module.EXPERIMENT.presets
+    assert (presets["laptop"].evaluation.dci, presets["long"].evaluation.dci) == ("random_forest", "gradient_boosting")
     sizes = {"train_size": 1, "validation_size": 100}
     config = module.Config(data=shapes.Config(**sizes))
     members = module.members(config, sources.load(config.data, image_size=32))
@@ -134,6 +138,7 @@ def test_the_published_images_are_refused():
         (["betas=1.0,1.0"], "betas are (1.0, 1.0); expected at least one, and none twice"),
         (["betas=-2"], "beta is -2.0; expected at least 0"),
         (["evaluation.votes=9"], "evaluation.votes is 9; expected at least 10"),
+        (["evaluation.dci=lasso"], "evaluation.dci is 'lasso'; choose one of 'gradient_boosting', 'random_forest'"),
         (["model.latent_size=1"], "model.latent_size is 1; expected at least 2"),
         (["betas=1.0,1.0000001"], "expected values that differ in six digits"),
         (["data.source=faces", "evaluation.votes=10"], "evaluation.votes is 10; expected at least one per factor, 11"),
