@@ -24,6 +24,26 @@ class FrechetDistance(Comparison):
     value: float
     means: float
 
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """See `too_few`."""
+        return too_few(min(self.count_a, self.count_b), self.dimensions)
+
+
+def too_few(count: int, dimensions: int) -> tuple[str, ...]:
+    """What is wrong with a distance of so few images, a sentence; empty if there are enough.
+
+    Args:
+        count: images of the smaller set.
+        dimensions: F, features of each.
+    """
+    if count >= dimensions:
+        return ()
+    return (
+        f"The Frechet distance compares {count} images in {dimensions} features, expected at least as many images: the "
+        "covariances have no full rank, and the number is too large and says little. Compare more images.",
+    )
+
 
 def frechet_distance(
     features_a: npt.ArrayLike, features_b: npt.ArrayLike, *, features: Features, split: str = ""
@@ -31,7 +51,8 @@ def frechet_distance(
     """Fréchet distance of two sets of features, as if both were Gaussian; with Inception's features it is the FID.
 
     Few examples make it too large: two sets of N from the same distribution do not have distance 0, but one that falls
-    as 1 / N. Compare only what has equal counts; with fewer examples than features the numbers say little.
+    as 1 / N. Compare only what has equal counts; with fewer examples than features the numbers say little, and the
+    result's `problems` says so.
 
     Args:
         features_a: [N, F], N at least 2.

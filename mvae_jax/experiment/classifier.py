@@ -25,7 +25,6 @@ from mvae_jax.train.workdir import WorkdirBusy
 
 _log = logging.getLogger("experiment")
 FOLDER = "classifier"  # within the experiment's workdir
-FEATURES = Features("attribute classifier, last hidden layer")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +71,11 @@ class Classifier:
     def image_size(self) -> int:
         """Side of the squares that it reads, in pixels."""
         return self.run.config.image_size
+
+    @property
+    def origin(self) -> Features:
+        """Of its features."""
+        return Features("attribute classifier, last hidden layer", accuracy=self.held_out.accuracy)
 
     def logits(self, pictures: jax.Array) -> jax.Array:
         """Log odds of each attribute, [B, A], of images [B, H, W, 3] in [-1, 1] of any size."""

@@ -58,7 +58,7 @@ def test_a_comparison_carries_what_it_depends_on():
     found = Comparison.of(a, b, Features("mean colour", sha256="ab"), "test").to_dict()
     assert json.loads(json.dumps(found)) == found
     assert found == {
-        "features": {"network": "mean colour", "sha256": "ab", "preprocessing": None},
+        "features": {"network": "mean colour", "sha256": "ab", "preprocessing": None, "accuracy": None},
         "split": "test",
         "dimensions": 3,
         "count_a": 5,

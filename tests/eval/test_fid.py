@@ -108,7 +108,7 @@ def test_result_carries_what_it_depends_on():
     result = fid.frechet_distance(a, b, features=Features("mean colour"), split="held out")
     assert (result.count_a, result.count_b, result.dimensions, result.split) == (5, 4, 3, "held out")
     assert result.to_dict() | {"value": 0, "means": 0} == {
-        "features": {"network": "mean colour", "sha256": None, "preprocessing": None},
+        "features": {"network": "mean colour", "sha256": None, "preprocessing": None, "accuracy": None},
         "split": "held out",
         "dimensions": 3,
         "count_a": 5,
@@ -116,6 +116,14 @@ def test_result_carries_what_it_depends_on():
         "value": 0,
         "means": 0,
     }
+
+
+def test_fewer_images_than_features_are_a_problem():
+    rng = np.random.default_rng(0)
+    enough, few = (frechet_distance(rng.normal(size=(n, 8)), rng.normal(size=(20, 8))) for n in (8, 7))
+    assert enough.problems == ()
+    (problem,) = few.problems
+    assert problem.startswith("The Frechet distance compares 7 images in 8 features, expected at least as many")
 
 
 def test_sets_that_do_not_go_together_are_refused():

@@ -90,12 +90,18 @@ def test_numbers_are_those_of_held_out_images(trained, data):
         run = runs.load(trained / name)
         samples = run.decode(jax.random.normal(jax.random.key(42), (12, 3)))
         assert row["frechet_distance_of_samples"] == pytest.approx(
-            fid.frechet_distance(read(samples), read(x), features=Features("")).value, rel=1e-3
+            fid.frechet_distance(read(samples[:6]), read(x[6:]), features=Features("")).value, rel=1e-3
         )
         assert row["sharpness_of_samples"] == pytest.approx(sharpness.sharpness_ratio(samples, x), rel=1e-4)
         if name != "gan":
             output = np.asarray(run.decode(run.encode(x)[0]))
             assert row["squared_error"] == pytest.approx(np.square((x - output) / 2).mean(), rel=1e-4)
+            distance = fid.frechet_distance(read(output[:6]), read(x[6:]), features=Features("")).value
+            assert row["frechet_distance_of_reconstructions"] == pytest.approx(distance, rel=1e-3)
+    # Six images in 128 features.
+    report = (trained / "report.html").read_text()
+    assert "The Frechet distance compares 6 images in 128 features" in report
+    assert "accuracy of the classifier" in report
 
 
 def test_cosines_are_those_of_differences_of_means(trained, data):
@@ -123,7 +129,7 @@ def test_some_of_the_models_may_be_measured_again(trained):
     [
         ("--config.models=vae_gan,dcgan", "expected some of gan, vae, vae_dis, vae_gan"),
         ("--config.models=gan,gan", "none twice"),
-        ("--config.evaluation.images=1", "evaluation.images is 1; expected at least 2"),
+        ("--config.evaluation.images=1", "evaluation.images is 1; expected at least 4"),
         ("--config.model.image_size=60", "image_size is 60"),
         ("--config.classifier.epochs=0", "expected at least 1 epoch, or the folder of a classifier"),
         ("--config.data.validation_fraction=0.1", "there are 6 held-out images; expected at least 8"),

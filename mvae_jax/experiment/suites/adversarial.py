@@ -15,7 +15,6 @@ from mvae_jax import runs
 from mvae_jax.eval import directions, fid, reconstruction, sharpness
 from mvae_jax.eval.batched import in_chunks, pixels, to_bytes
 from mvae_jax.eval.stability import Stability, assess_stability
-from mvae_jax.experiment.classifier import FEATURES
 from mvae_jax.experiment.classifier import Config as ClassifierConfig
 from mvae_jax.experiment.declaration import Figures, Results, Trained
 from mvae_jax.viz import curves, grids, report, traversals
@@ -26,6 +25,7 @@ WORDS = {
     "frechet_distance_of_samples": "Frechet distance of samples",
     "sharpness_of_samples": "sharpness of samples",
     "frechet_distance_of_reconstructions": "Frechet distance of reconstructions",
+    "classifier_accuracy": "accuracy of the classifier",
     "sharpness_of_reconstructions": "sharpness of reconstructions",
     "squared_error": "squared error per value",
     "psnr": "PSNR, dB",
@@ -46,7 +46,7 @@ class Evaluation:
     """How the trained models are measured and drawn.
 
     Attributes:
-        images: held-out images, and as many samples of each model, at most.
+        images: held-out images, and as many samples of each model, at most. Frechet distances are of half of them.
         vector_images: training images from which attribute vectors are taken, at most; 0 for all (VG-05).
         sampled_vectors: take vectors from samples of the posteriors, as released, instead of their means (VG-05).
         sliders: edits go from minus to plus this many attribute vectors.
@@ -58,7 +58,7 @@ class Evaluation:
     sliders: float = 1.5
 
     def __post_init__(self) -> None:
-        for name, least in {"images": 2, "vector_images": 0}.items():
+        for name, least in {"images": 4, "vector_images": 0}.items():
             if getattr(self, name) < least:
                 raise ValueError(f"evaluation.{name} is {getattr(self, name)}; expected at least {least}.")
 
@@ -131,15 +131,22 @@ def measure(trained: Trained) -> dict[str, dict[str, float]]:
 
 
 def measure_run(run: runs.Run, trained: Trained) -> dict[str, float]:
-    """Numbers of one model."""
+    """Numbers of one model.
+
+    Sets are compared by the first half of the pictures and the second half of the held-out images: reconstructions and
+    their own originals would be closer than any two sets of images are.
+    """
     assert trained.classifier is not None  # `check` has seen to it
+    classifier, half = trained.classifier, count(trained) // 2
     x, samples = pixels(trained.data.validation.first(count(trained))), draw_samples(run, trained)
-    read = in_chunks(trained.classifier.features)
+    read = in_chunks(classifier.features)
 
     def distance(pictures: jax.Array) -> float:
-        return fid.frechet_distance(read(pictures), read(x), features=FEATURES, split="held-out images").value
+        sets = read(pictures[:half]), read(x[half:])
+        return fid.frechet_distance(*sets, features=classifier.origin, split="held-out images").value
 
     numbers = {
+        "classifier_accuracy": classifier.held_out.accuracy,
         "frechet_distance_of_samples": distance(samples),
         "sharpness_of_samples": sharpness.sharpness_ratio(samples, x),
     }
@@ -159,8 +166,9 @@ def explain(trained: Trained, rows: Any) -> str:
     return (
         f"Of {count(trained)} held-out images, reconstructed from the means of their posteriors, and as many samples "
         "from the prior. The Frechet distance is that of the last hidden layer of a classifier of the training images "
-        f"({trained.classifier}): lower is closer, but the numbers compare only within this table. Sharpness, the mean "
-        "absolute Laplacian, is relative to real images: 1 is right, above 1.2 is noise."
+        f"({trained.classifier}), of half of the samples, or of the reconstructions of half of the held-out images, "
+        "from the other held-out images: lower is closer, but the numbers compare only within this table. Sharpness, "
+        "the mean absolute Laplacian, is relative to real images: 1 is right, above 1.2 is noise."
     )
 
 
@@ -185,10 +193,12 @@ def stability_parts(trained: Trained, signs: Mapping[str, Stability]) -> list[re
 
 
 def problems(trained: Trained, results: Results) -> list[str]:
-    """Signs of collapse, a sentence each."""
-    return [
+    """Signs of collapse, and too few images to compare, a sentence each."""
+    collapsed = [
         f"{TITLES[label]}: {problem}" for label, signs in results["stability"].items() for problem in signs.problems
     ]
+    few = fid.too_few(count(trained) // 2, trained.classifier.run.config.hidden) if trained.classifier else ()
+    return [*collapsed, *few]
 
 
 def attribute_vectors(trained: Trained) -> AttributeVectors:

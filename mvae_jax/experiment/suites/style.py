@@ -19,7 +19,7 @@ from mvae_jax.eval.features import Features, inception_features
 from mvae_jax.eval.kernel_distance import kernel_distance
 from mvae_jax.eval.manifold import precision_and_recall
 from mvae_jax.eval.stability import Stability, assess_stability
-from mvae_jax.experiment.classifier import FEATURES, Classifier
+from mvae_jax.experiment.classifier import Classifier
 from mvae_jax.experiment.declaration import Figures, Results, Trained
 from mvae_jax.images import to_float
 from mvae_jax.models.alae import style as style_alae
@@ -32,6 +32,7 @@ STYLES = {"coarse": (0, 4), "middle": (4, 8), "fine": (8, None)}  # layers of th
 LEAST = 16  # held-out images, of which sheets show as many, and halves are compared
 WORDS = {
     "frechet_distance": "Frechet distance",
+    "classifier_accuracy": "accuracy of the classifier",
     "kernel_distance": "kernel distance",
     "standard_error_of_kernel_distance": "standard error of kernel distance",
     "inception_frechet_distance": "Frechet distance, Inception",
@@ -188,7 +189,7 @@ class Evaluator:
         """The evaluator of the model of an experiment; loads the networks that compare its images."""
         settings, classifier = trained.config.evaluation, trained.classifier
         inception, distance = settings.inception_features(), settings.perceptual_distance()
-        extractors = [(classifier.features, FEATURES)] if classifier else []
+        extractors = [(classifier.features, classifier.origin)] if classifier else []
         return cls(
             trained.run,
             trained.data,
@@ -279,7 +280,15 @@ class Evaluator:
                 f"{prefix}precision": manifold.precision,
                 f"{prefix}recall": manifold.recall,
             }
+            if features.accuracy is not None:
+                numbers["classifier_accuracy"] = features.accuracy
         return numbers
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Sets that are too small for the features in which they are compared, a sentence each."""
+        sizes = {features.shape for features in self._features_of_others}
+        return tuple(problem for size in sorted(sizes) for problem in fid.too_few(self.count // 2, size[1]))
 
     def of_reconstructions(self) -> dict[str, float]:
         """Numbers of the reconstructions, of which those of pairs are means over all held-out images."""
@@ -308,6 +317,8 @@ class Evaluator:
         if self.extractors:
             (extract, features), *_ = self.extractors
             pictures = self.samples if stage is self.run else self.sampled(stage, self.count)
+            if features.accuracy is not None:
+                row["classifier_accuracy"] = features.accuracy
             row["frechet_distance_of_samples"] = fid.frechet_distance(
                 self._features(extract, pictures[: self.count // 2]),
                 self._features_of_others[0],
@@ -398,6 +409,7 @@ class Quality:
         samples: numbers of the samples, by the keys of `WORDS`.
         reconstructions: likewise.
         perceptual_distance: name of the distance of two images; None without one.
+        problems: sets that are too small for their features, a sentence each.
     """
 
     images: int
@@ -405,6 +417,7 @@ class Quality:
     samples: Mapping[str, float]
     reconstructions: Mapping[str, float]
     perceptual_distance: str | None
+    problems: tuple[str, ...]
 
 
 def quality(trained: Trained) -> Quality:
@@ -416,6 +429,7 @@ def quality(trained: Trained) -> Quality:
         measured.compared(measured.samples),
         measured.of_reconstructions(),
         measured.perceived.name if measured.perceived else None,
+        measured.problems,
     )
 
 
@@ -474,11 +488,11 @@ def stability(trained: Trained) -> Stability:
 
 
 def problems(trained: Trained, results: Results) -> list[str]:
-    """Signs of collapse, and whether the model has come to its end, a sentence each."""
+    """Signs of collapse, too few images to compare, and whether the model has come to its end, a sentence each."""
     run = trained.run
     unfinished = run.step < style_alae.phases(run.config, 1)[-1].end
     text = f"The model is still growing: it draws images of {size_of(run)} px, as if the newest size were blended in."
-    return [*([text] if unfinished else []), *results["stability"].problems]
+    return [*([text] if unfinished else []), *results["stability"].problems, *results["quality"].problems]
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ import pytest
 
 from mvae_jax import gaussian, runs
 from mvae_jax.data.batches import Split, Splits
+from mvae_jax.eval import fid
+from mvae_jax.eval.features import Features
 from mvae_jax.experiment import ClassifierConfig, Trained
 from mvae_jax.experiment.suites import adversarial as suite
 from mvae_jax.models import vae_gan
@@ -116,6 +118,33 @@ def test_samples_of_one_image_are_a_problem(run):
     assert signs["vae_gan"].spread == pytest.approx(0, abs=1e-6)
     (problem,) = suite.problems(of_flat, {"stability": signs})
     assert problem.startswith("VAE/GAN: The samples are nearly one image")
+
+
+def test_reconstructions_are_compared_with_other_images_than_their_own_originals():
+    """A model that copies images is as far from them as they are from others, in features of which half is too few."""
+    x = DATA.validation["image"] / np.float32(127.5) - 1
+    copies = types.SimpleNamespace(
+        config=CONFIG,
+        model=types.SimpleNamespace(encode=True),
+        encode=lambda images: (images, None),
+        decode=lambda codes: (
+            codes if codes.ndim == 4 else codes[:, :1, None, None] * np.ones((1, 16, 16, 3), np.float32)
+        ),
+    )
+    classifier = types.SimpleNamespace(
+        run=types.SimpleNamespace(config=types.SimpleNamespace(hidden=5)),
+        features=lambda images: images[:, 0, 0],
+        held_out=types.SimpleNamespace(accuracy=0.75),
+        origin=Features("corner", accuracy=0.75),
+    )
+    of_copies = dataclasses.replace(trained(copies), classifier=classifier)
+    row = suite.measure(of_copies)["vae_gan"]
+    expected = fid.frechet_distance(x[:4, 0, 0], x[4:, 0, 0], features=Features("")).value
+    assert expected > 0.1
+    assert row["frechet_distance_of_reconstructions"] == pytest.approx(expected, rel=1e-5)
+    assert (row["squared_error"], row["classifier_accuracy"]) == (0, 0.75)
+    (problem,) = suite.problems(of_copies, {"stability": {}})
+    assert problem.startswith("The Frechet distance compares 4 images in 5 features")
 
 
 def test_images_that_cannot_be_measured_on_are_refused():

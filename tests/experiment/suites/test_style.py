@@ -12,6 +12,7 @@ from mvae_jax import runs
 from mvae_jax.data.batches import Split, Splits
 from mvae_jax.eval import directions
 from mvae_jax.eval.batched import to_bytes
+from mvae_jax.eval.cross_modal import score_attributes
 from mvae_jax.eval.stability import assess_stability
 from mvae_jax.experiment import Classifier, Trained
 from mvae_jax.experiment.suites import style as suite
@@ -51,7 +52,8 @@ def run():
 @pytest.fixture(scope="module")
 def classifier():
     config = attribute_classifier.Config(attributes=("bright",), image_size=8, widths=(4, 4))
-    return Classifier(untrained(attribute_classifier, config, "training"), None)
+    scores = score_attributes([[1.0], [-1.0], [1.0], [1.0]], [[1], [0], [1], [0]], ("bright",))
+    return Classifier(untrained(attribute_classifier, config, "training"), scores)
 
 
 def evaluator(run, classifier=None, extractors=(), perceived=None, **settings):
@@ -122,7 +124,10 @@ def test_speeds_are_those_of_the_phase(run):
 def test_measures_and_figures_share_an_evaluator(run, classifier):
     of_run = trained(run, classifier)
     result = suite.quality(of_run)
-    assert (result.images, len(result.features)) == (16, 1)
+    assert (result.images, [features.accuracy for features in result.features]) == (16, [0.75])
+    assert result.samples["classifier_accuracy"] == result.reconstructions["classifier_accuracy"] == 0.75
+    (problem,) = result.problems
+    assert problem.startswith("The Frechet distance compares 8 images in 128 features")
     (row,) = suite.growth(of_run).values()
     assert row["frechet_distance_of_samples"] == result.samples["frechet_distance"]
     assert suite.evaluator(of_run) is suite.evaluator(of_run)
@@ -133,7 +138,7 @@ def test_measures_and_figures_share_an_evaluator(run, classifier):
 
 
 def test_a_model_that_still_grows_is_noted(run):
-    signs = {"stability": assess_stability(X, X, [])}
+    signs = {"stability": assess_stability(X, X, []), "quality": suite.quality(trained(run))}
     (problem,) = suite.problems(trained(run), signs)
     assert problem == "The model is still growing: it draws images of 8 px, as if the newest size were blended in."
     end = style_alae.phases(CONFIG, 1)[-1].end
