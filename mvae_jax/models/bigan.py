@@ -1,7 +1,8 @@
 """BiGAN (Donahue et al., 2017; ALI, Dumoulin et al., 2017) and its two baselines, the latent regressors.
 
 BiGAN's discriminator tells pairs of image and latent apart: (x, E(x)) from (G(z), z). Encoder and generator together
-minimise the same error with the labels exchanged.
+minimise the same error with the labels exchanged. The encoder's output are logits: D and G see E(x) within the prior's
+support, 2 sigmoid(E(x)) - 1.
 
 A latent regressor is an ordinary GAN, and an encoder that regresses the latents of its images. In a joint latent
 regressor the generator minimises the regression's error too.
@@ -16,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -79,6 +80,15 @@ class NetworksConfig(common.SquareImages):
         """Whether the encoder gives a Gaussian rather than one latent."""
         return False
 
+    def latent(self, code: jax.Array) -> jax.Array:
+        """What discriminator and generator see of the encoder's output, logits of (z + 1) / 2, [B, D]."""
+        return 2.0 * jax.nn.sigmoid(code) - 1.0
+
+    @classmethod
+    def reference(cls) -> Self:
+        """As the released code, which the defaults are (AL-10)."""
+        return cls()
+
     def networks(self, axis_name: str | None = None) -> dict[str, Generator | Encoder | Discriminator]:
         """Networks by group."""
         heads, dtype = 2 if self.stochastic else 1, self.compute_dtype
@@ -95,9 +105,13 @@ class BiGANConfig(NetworksConfig):
 
     Attributes:
         encoder: "deterministic", or "gaussian": the encoder gives mean and log variance of a Gaussian, as in ALI.
+        squash_codes: discriminator and generator see 2 sigmoid(E(x)) - 1, within the prior's support, as released; else
+            the encoder's output as it is, as the paper writes it (AL-10). The discriminator then tells pairs apart by
+            |z| > 1 alone.
     """
 
     encoder: str = "deterministic"
+    squash_codes: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -112,6 +126,10 @@ class BiGANConfig(NetworksConfig):
     def stochastic(self) -> bool:
         """Whether the encoder gives a Gaussian rather than one latent."""
         return self.encoder == "gaussian"
+
+    def latent(self, code: jax.Array) -> jax.Array:
+        """What discriminator and generator see of the encoder's output, [B, D]."""
+        return super().latent(code) if self.squash_codes else code
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +159,7 @@ def joint_terms(real_logits: jax.Array, fake_logits: jax.Array) -> dict[str, jax
     """Terms of BiGAN: what generator and encoder minimise is the discriminator's error with the labels exchanged.
 
     Args:
-        real_logits: of images and their codes, (x, E(x)), [B].
+        real_logits: of images and their latents by the encoder, [B].
         fake_logits: of generated images and their latents, (G(z), z), [B].
 
     Returns:
@@ -226,7 +244,7 @@ def training_losses(
         code, *logvar = run("encoder", x)
         if config.stochastic:
             code = gaussian.sample(jax.random.fold_in(key, 2), code, logvar[0], axis_name)
-        real_logits, fake_logits = run("discriminator", x, code), run("discriminator", fake, z)
+        real_logits, fake_logits = run("discriminator", x, config.latent(code)), run("discriminator", fake, z)
         means = common.means(joint_terms(real_logits, fake_logits))
         objectives = {"generator": means.pop("generator/error") + means.pop("encoder/error")}
     else:
@@ -254,14 +272,14 @@ def rounds(config: NetworksConfig, phase: Phase, axis_name: str | None = None) -
 
 
 def encode(config: NetworksConfig, params: Params, state: ModelState, x: jax.Array) -> Posterior:
-    """Codes of images [B, H, W, C] in [-1, 1]; a regressor's are the logits of (z + 1) / 2."""
+    """Codes of images [B, H, W, C] in [-1, 1]: logits of (z + 1) / 2, with `squash_codes` also BiGAN's."""
     mean, *logvar = _run(config, "encoder", params, state, images.to_unit_interval(x))
     return Posterior(mean, logvar[0] if config.stochastic else None)
 
 
 def decode(config: NetworksConfig, params: Params, state: ModelState, code: jax.Array) -> jax.Array:
     """Images [B, H, W, C] in [-1, 1] of codes [B, D], as `encode` returns them."""
-    return _generate(config, params, state, code if config.joint else 2.0 * jax.nn.sigmoid(code) - 1.0)
+    return _generate(config, params, state, config.latent(code))
 
 
 def sample(config: NetworksConfig, params: Params, state: ModelState, key: jax.Array, count: int) -> jax.Array:
@@ -278,7 +296,7 @@ def features(config: NetworksConfig, params: Params, state: ModelState, x: jax.A
 def discriminate(config: NetworksConfig, params: Params, state: ModelState, x: jax.Array) -> jax.Array:
     """Log odds of being real, [B], of images [B, H, W, C] in [-1, 1]; BiGAN's are of the images with their codes."""
     x = images.to_unit_interval(x)
-    codes = _run(config, "encoder", params, state, x)[:1] if config.joint else ()
+    codes = (config.latent(_run(config, "encoder", params, state, x)[0]),) if config.joint else ()
     return _run(config, "discriminator", params, state, x, *codes)
 
 
@@ -301,8 +319,8 @@ def build(config: NetworksConfig) -> Model:
     """Builds the model's pure functions.
 
     Returns:
-        A `Model` that trains on batches {"image": uint8 [B, H, W, C]}. A regressor's `encode` returns the logits of
-        (z + 1) / 2, which `decode` takes back; `sample` draws z. Further functions: features(params, model_state,
+        A `Model` that trains on batches {"image": uint8 [B, H, W, C]}. `encode` returns the logits of (z + 1) / 2,
+        which `decode` takes back; `sample` draws z. Further functions: features(params, model_state,
         images) -> the encoder's last hidden layer, [B, F]; discriminate(params, model_state, images) -> logits [B].
     """
     return common.bind(

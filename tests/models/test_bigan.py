@@ -151,7 +151,8 @@ def test_the_joint_objectives_are_their_transcription(case):
         noise = np.asarray(random.standard_normal(jax.random.fold_in(KEY, 2), (BATCH, LATENT)), np.float64)
         code = code + np.exp(logvar[0] / 2) * noise
         assert np.abs(noise).min() > 1e-3
-    real_logits, fake_logits = forward.run("discriminator", forward.x, code), forward.run("discriminator", fake, z)
+    latent = 2 * sigmoid(code) - 1
+    real_logits, fake_logits = forward.run("discriminator", forward.x, latent), forward.run("discriminator", fake, z)
     out = results(case)
     expected = {
         "discriminator": (softplus(-real_logits) + softplus(fake_logits)).mean(),
@@ -345,7 +346,7 @@ COMMON = {
     "compute_dtype": ("bfloat16", {"losses"}),
 }
 OWN = {
-    "bigan": {"encoder": ("gaussian", SHAPED)},
+    "bigan": {"encoder": ("gaussian", SHAPED), "squash_codes": (False, {"losses"})},
     "latent_regressor": {},
     "joint_latent_regressor": {"regression_weight": (0.5, {"losses"})},
 }
@@ -444,7 +445,7 @@ def test_codes_and_images_in_evaluation_mode(case):
         assert_close(logvar, expected_logvar[0])
     else:
         assert logvar is None
-    z = code if case in ("bigan", "ali") else 2 * sigmoid(code) - 1  # a regressor's code is the logit of (z + 1) / 2
+    z = 2 * sigmoid(code) - 1  # a code is the logit of (z + 1) / 2
     output = forward.generate(z)
     assert_close(jax.jit(model.decode)(*values, mean), 2 * output - 1)
     error = ((output - forward.x) ** 2).mean((1, 2, 3))
@@ -452,13 +453,42 @@ def test_codes_and_images_in_evaluation_mode(case):
     assert_close(dict(found), {"loss": error, "mean_squared_error": error})
 
     assert set(model.functions) == {"features", "discriminate"}
-    logits = forward.run("discriminator", forward.x, *([code] if case in ("bigan", "ali") else []))
+    logits = forward.run("discriminator", forward.x, *([z] if case in ("bigan", "ali") else []))
     assert_close(jax.jit(model.functions["discriminate"])(*values, pixels), logits)
     net = ALI_ENCODER if case == "ali" else NETS["encoder"]
     x = jnp.asarray(forward.x, jnp.float32)
     hidden = nets.features(net, values[0]["encoder"], values[1]["encoder"], x)
     assert hidden.shape == (BATCH, WIDTHS[-1])
     assert_close(jax.jit(model.functions["features"])(*values, pixels), np.asarray(hidden))
+
+
+@pytest.mark.parametrize(("case", "squashed"), [*((case, True) for case in CASES), ("bigan", False), ("ali", False)])
+def test_discriminator_and_generator_see_codes_within_the_priors_support(case, squashed, monkeypatch):
+    """Of an encoder whose output is far outside (AL-10)."""
+    options = {} if squashed else {"squash_codes": False}
+    (model, _, round_), (params, state), seen, run = setup(case, **options), variables(case), [], nets.apply
+    params = {**params, "encoder": {**params["encoder"], "mean": {"kernel": 50 * params["encoder"]["mean"]["kernel"]}}}
+
+    def apply(net, params, stats, *inputs, train):
+        if not isinstance(net, networks.Encoder):
+            seen.extend(array for array in inputs if array.ndim == 2)
+        return run(net, params, stats, *inputs, train=train)
+
+    monkeypatch.setattr(nets, "apply", apply)
+    round_.losses(params, state, batch(), KEY, 0)
+    code = model.encode(params, state, batch()["image"] / jnp.float32(127.5) - 1)[0]
+    model.decode(params, state, code)
+    assert float(jnp.abs(code).max()) > 30
+    # G's z, what D sees of either side, and G's code.
+    assert len(seen) == (4 if case in ("bigan", "ali") else 2)
+    largest = max(float(jnp.abs(array).max()) for array in seen)
+    assert (largest <= 1) == squashed
+    assert squashed or largest > 30
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_defaults_are_the_released_code(name):
+    assert ZOO[name].config.reference() == ZOO[name].config()
 
 
 @pytest.mark.parametrize("case", ["bigan", "latent_regressor"])
