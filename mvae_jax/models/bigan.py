@@ -5,7 +5,8 @@ minimise the same error with the labels exchanged. The encoder's output are logi
 support, 2 sigmoid(E(x)) - 1.
 
 A latent regressor is an ordinary GAN, and an encoder that regresses the latents of its images. In a joint latent
-regressor the generator minimises the regression's error too.
+regressor the generator minimises the regression's error too. The encoder's running statistics are those of real images,
+on which it is used, though it never learns from them.
 
 `build` and `phases` take the config of any of them.
 
@@ -86,7 +87,7 @@ class NetworksConfig(common.SquareImages):
 
     @classmethod
     def reference(cls) -> Self:
-        """As the released code, which the defaults are (AL-10)."""
+        """As the released code, which the defaults are (AL-10, AL-11)."""
         return cls()
 
     def networks(self, axis_name: str | None = None) -> dict[str, Generator | Encoder | Discriminator]:
@@ -233,8 +234,10 @@ def training_losses(
     """The objectives "generator" and "discriminator", a regressor's "encoder", and new batch statistics."""
     networks, stats = config.networks(axis_name), dict(state)
 
-    def run(group: str, *inputs: jax.Array) -> Any:
-        output, stats[group] = nets.apply(networks[group], params[group], stats[group], *inputs, train=True)
+    def run(group: str, *inputs: jax.Array, keep: bool = True) -> Any:
+        output, new = nets.apply(networks[group], params[group], stats[group], *inputs, train=True)
+        if keep:
+            stats[group] = new
         return output
 
     x = images.to_unit_interval(batch["image"])
@@ -248,7 +251,9 @@ def training_losses(
         means = common.means(joint_terms(real_logits, fake_logits))
         objectives = {"generator": means.pop("generator/error") + means.pop("encoder/error")}
     else:
-        (code,) = run("encoder", fake)
+        # Statistics of generated images would leave the codes of real ones far outside: hundreds instead of 2 (AL-11).
+        (code,) = run("encoder", fake, keep=False)
+        run("encoder", x)
         real_logits, fake_logits = run("discriminator", x), run("discriminator", fake)
         means = common.means(regressor_terms(real_logits, fake_logits, code, z))
         means["encoder/error"] /= config.latent_size  # a mean over dimensions, as released

@@ -165,10 +165,13 @@ def test_the_joint_objectives_are_their_transcription(case):
 
 @pytest.mark.parametrize("case", ["latent_regressor", "joint_latent_regressor"])
 def test_the_regressors_are_their_transcription(case):
-    """The encoder sees generated images alone; its error is the mean cross-entropy of sigmoids with (z + 1) / 2."""
+    """The encoder learns from generated images alone; its error is the mean cross-entropy with (z + 1) / 2."""
     forward, z = Forward(case), uniform_draw()
     fake = forward.generate(z)
+    before = forward.state["encoder"]
     (code,) = forward.run("encoder", fake)
+    forward.state["encoder"] = before
+    forward.run("encoder", forward.x)
     real_logits, fake_logits = forward.run("discriminator", forward.x), forward.run("discriminator", fake)
     target, guess = (z + 1) / 2, sigmoid(code)
     regression = -(target * np.log(guess) + (1 - target) * np.log(1 - guess)).mean()
@@ -182,6 +185,20 @@ def test_the_regressors_are_their_transcription(case):
     assert_close(dict(out.objectives), expected)
     assert_close(dict(out.metrics), {"encoder/error": regression, **discriminator_metrics(real_logits, fake_logits)})
     assert_close(dict(out.state), jax.tree.map(np.asarray, forward.state))
+
+
+@pytest.mark.parametrize("case", ["latent_regressor", "joint_latent_regressor"])
+def test_statistics_of_the_encoder_are_those_of_real_images(case):
+    """After 900 steps, of which a momentum of .99 has forgotten the beginning (AL-11)."""
+    params, state = variables(case)
+    losses = losses_of(case)
+    for step in range(900):
+        state = losses(params, state, batch(), jax.random.fold_in(KEY, step), step).state
+    h = np.asarray(batch()["image"], np.float64).reshape(BATCH, -1) / 255
+    h = h @ np.asarray(params["encoder"]["Dense_0"]["kernel"], np.float64)
+    h = np.where(h > 0, h, 0.2 * h) @ np.asarray(params["encoder"]["Dense_1"]["kernel"], np.float64)
+    (norm,) = state["encoder"].values()
+    assert_close(norm, {"mean": h.mean(0), "var": h.var(0, ddof=1)}, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("case", CASES)
