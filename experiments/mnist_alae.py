@@ -44,6 +44,7 @@ class Config(experiment.Config):
         model: ALAE; its image size and channels are those of the data. The baselines have its widths, latent size,
             batch size, epochs and precision.
         baseline_learning_rate: of the baselines, Adam's; it falls to a hundredth over the second half of the epochs.
+        baseline_norm_epsilon: added to the variances of batch norms, of the baselines with a discriminator (AL-12).
         stochastic_bigan: BiGAN's encoder draws from a Gaussian, as in ALI.
         evaluation: what is classified.
     """
@@ -53,6 +54,7 @@ class Config(experiment.Config):
     models: tuple[str, ...] = tuple(suite.PUBLISHED)
     model: alae.ALAEConfig = alae.ALAEConfig()
     baseline_learning_rate: float = 2e-4
+    baseline_norm_epsilon: float = 1e-8
     stochastic_bigan: bool = False
     evaluation: suite.Evaluation = suite.Evaluation()
 
@@ -72,7 +74,7 @@ def members(config: Config, data: Any) -> dict[str, Member]:
     names = ("image_size", "channels", "widths", "latent_size", "batch_size", "epochs", "compute_dtype")
     common: dict[str, Any] = {name: getattr(first, name) for name in names}
     common["learning_rate"] = config.baseline_learning_rate
-    adversarial = common | {"decayed_epochs": first.epochs // 2}
+    adversarial = common | {"decayed_epochs": first.epochs // 2, "norm_epsilon": config.baseline_norm_epsilon}
     plain = common | {"network": "bigan", "optimizer": "bigan", "output": "sigmoid"}
     encoder = "gaussian" if config.stochastic_bigan else "deterministic"
     models: dict[str, tuple[str, Any]] = {

@@ -27,7 +27,7 @@ import optax
 from mvae_jax import gaussian, images, losses, nets, random
 from mvae_jax.models import common
 from mvae_jax.models.checks import check_at_least, check_choice, check_compute_dtype, check_positive, check_widths
-from mvae_jax.nets.bigan import Discriminator, Encoder, Generator
+from mvae_jax.nets.bigan import EPSILON, Discriminator, Encoder, Generator
 from mvae_jax.objective import Batch, Losses, Model, ModelState, Params, Phase, Posterior, Round
 from mvae_jax.optimizers import adam_with_l2, constant_then_exponential
 
@@ -48,6 +48,8 @@ class NetworksConfig(common.SquareImages):
         batch_size: examples per step.
         learning_rate: Adam's rate, with betas 0.5 and 0.999.
         l2: factor of the parameter that is added to the gradient; gains excepted.
+        norm_epsilon: added to the variances of batch norms, as released (AL-12). With a larger one a discriminator,
+            whose norms have neither gain nor bias, gives a collapsed batch the logit 0, and the generator stays there.
         compute_dtype: "float32", or "bfloat16" for the networks' products and activations.
     """
 
@@ -60,6 +62,7 @@ class NetworksConfig(common.SquareImages):
     batch_size: int = 128
     learning_rate: float = 2e-4
     l2: float = 2.5e-5
+    norm_epsilon: float = EPSILON
     compute_dtype: str = "float32"
 
     def __post_init__(self) -> None:
@@ -67,7 +70,7 @@ class NetworksConfig(common.SquareImages):
         check_widths(self, "widths")
         check_at_least(self, 1, "image_size", "channels", "latent_size", "epochs", "batch_size")
         check_at_least(self, 0, "decayed_epochs", "l2")
-        check_positive(self, "learning_rate")
+        check_positive(self, "learning_rate", "norm_epsilon")
         if self.decayed_epochs > self.epochs:
             raise ValueError(f"decayed_epochs is {self.decayed_epochs}; expected at most epochs, {self.epochs}.")
 
@@ -87,16 +90,17 @@ class NetworksConfig(common.SquareImages):
 
     @classmethod
     def reference(cls) -> Self:
-        """As the released code, which the defaults are (AL-10, AL-11)."""
+        """As the released code, which the defaults are (AL-10, AL-11, AL-12)."""
         return cls()
 
     def networks(self, axis_name: str | None = None) -> dict[str, Generator | Encoder | Discriminator]:
         """Networks by group."""
-        heads, dtype = 2 if self.stochastic else 1, self.compute_dtype
+        heads = 2 if self.stochastic else 1
+        shared: dict[str, Any] = {"axis_name": axis_name, "dtype": self.compute_dtype, "epsilon": self.norm_epsilon}
         return {
-            "generator": Generator(self.image_shape, self.widths[::-1], axis_name, dtype),
-            "encoder": Encoder(self.latent_size, self.widths, heads, not self.joint, axis_name, dtype),
-            "discriminator": Discriminator(self.widths, axis_name, dtype),
+            "generator": Generator(self.image_shape, self.widths[::-1], **shared),
+            "encoder": Encoder(self.latent_size, self.widths, heads, not self.joint, **shared),
+            "discriminator": Discriminator(self.widths, **shared),
         }
 
 

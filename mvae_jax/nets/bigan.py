@@ -1,6 +1,6 @@
 """Networks of BiGAN on images without structure, and of the models that are compared with it.
 
-As released, layers have no bias and norms neither gain nor bias.
+As released, layers have no bias and norms neither gain nor bias, and the epsilon of the norms is 1e-8 (AL-12).
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from mvae_jax.nets import keep_features
 from mvae_jax.nets.blocks import BatchNorm, Dense, leaky_relu
 
 _dense = functools.partial(Dense, use_bias=False, kernel_init=nn.initializers.normal(0.02))
-_norm = functools.partial(BatchNorm, momentum=0.99, affine=False)
+_norm = functools.partial(BatchNorm, momentum=0.99, affine=False, centred=True)
+EPSILON = 1e-8  # of the norms
 
 
 class Generator(nn.Module):
@@ -30,6 +31,7 @@ class Generator(nn.Module):
         widths: units of the hidden layers.
         axis_name: mapped axis over which the batch is split; None if arrays are the whole batch.
         dtype: of the computation.
+        epsilon: added to the variances of the norms.
 
     Reference:
         Donahue et al., 2017, arXiv:1605.09782, section 4.2.
@@ -39,6 +41,7 @@ class Generator(nn.Module):
     widths: tuple[int, ...] = (1024, 1024)
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
+    epsilon: float = EPSILON
 
     @nn.compact
     def __call__(self, z: jax.Array, train: bool) -> jax.Array:
@@ -48,7 +51,7 @@ class Generator(nn.Module):
             units = _dense(width, dtype=self.dtype)(h)
             if layer:
                 units = units + _dense(width, dtype=self.dtype)(z)
-            h = nn.relu(_norm(self.axis_name, dtype=self.dtype)(units, train))
+            h = nn.relu(_norm(self.axis_name, epsilon=self.epsilon, dtype=self.dtype)(units, train))
         return _dense(math.prod(self.shape), dtype=self.dtype)(h).reshape(-1, *self.shape).astype(jnp.float32)
 
 
@@ -62,6 +65,7 @@ class Encoder(nn.Module):
         zero_heads: the last layers start at 0, as those of latent regressors do.
         axis_name: mapped axis over which the batch is split; None if arrays are the whole batch.
         dtype: of the computation.
+        epsilon: added to the variances of the norms.
 
     Reference:
         Donahue et al., 2017, arXiv:1605.09782, section 4.2.
@@ -73,6 +77,7 @@ class Encoder(nn.Module):
     zero_heads: bool = False
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
+    epsilon: float = EPSILON
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> tuple[jax.Array, ...]:
@@ -96,6 +101,7 @@ class Discriminator(nn.Module):
         widths: units of the hidden layers.
         axis_name: mapped axis over which the batch is split; None if arrays are the whole batch.
         dtype: of the computation.
+        epsilon: added to the variances of the norms.
 
     Reference:
         Donahue et al., 2017, arXiv:1605.09782, section 4.2.
@@ -104,6 +110,7 @@ class Discriminator(nn.Module):
     widths: tuple[int, ...] = (1024, 1024)
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
+    epsilon: float = EPSILON
 
     @nn.compact
     def __call__(self, images: jax.Array, z: jax.Array | None = None, *, train: bool) -> jax.Array:
@@ -118,4 +125,4 @@ class Discriminator(nn.Module):
 
 
 def _hidden(net: Encoder | Discriminator, layer: int, h: jax.Array, train: bool) -> jax.Array:
-    return leaky_relu(_norm(net.axis_name, dtype=net.dtype)(h, train) if layer else h)
+    return leaky_relu(_norm(net.axis_name, epsilon=net.epsilon, dtype=net.dtype)(h, train) if layer else h)

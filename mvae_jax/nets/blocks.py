@@ -112,6 +112,9 @@ class BatchNorm(nn.Module):
         momentum: weight of the old running statistics; PyTorch's `momentum` is one minus this.
         epsilon: added to the variance.
         affine: multiply by a gain and add a bias.
+        centred: take the variance from deviations, by a further pass over the data. The difference of mean square and
+            squared mean has no digits left where the variance is a ten-millionth of the latter, which an epsilon of
+            1e-8 does not hide.
         dtype: of the output; statistics are float32.
 
     Reference:
@@ -122,6 +125,7 @@ class BatchNorm(nn.Module):
     momentum: float = 0.9
     epsilon: float = 1e-5
     affine: bool = True
+    centred: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -136,12 +140,20 @@ class BatchNorm(nn.Module):
         running_variance = self.variable("batch_stats", "var", jnp.ones, (channels,))
         x = x.astype(jnp.float32)
         if train:
-            axes = tuple(range(x.ndim - 1))
-            mean, square, count = x.mean(axes), (x * x).mean(axes), math.prod(x.shape[:-1])
-            if self.axis_name is not None and not self.is_initializing():
-                mean, square = lax.pmean((mean, square), self.axis_name)
+            axes, count = tuple(range(x.ndim - 1)), math.prod(x.shape[:-1])
+            split = self.axis_name is not None and not self.is_initializing()
+
+            def whole(parts: Any) -> Any:
+                return lax.pmean(parts, self.axis_name) if split else parts
+
+            if split:
                 count *= lax.axis_size(self.axis_name)
-            variance = jnp.maximum(square - mean * mean, 0.0)
+            if self.centred:
+                mean = whole(x.mean(axes))
+                variance = whole(jnp.square(x - _over_last_axis(mean, x)).mean(axes))
+            else:
+                mean, square = whole((x.mean(axes), (x * x).mean(axes)))
+                variance = jnp.maximum(square - mean * mean, 0.0)
             if not self.is_initializing():
                 unbiased = variance * (count / max(count - 1, 1))
                 running_mean.value = self.momentum * running_mean.value + (1.0 - self.momentum) * mean

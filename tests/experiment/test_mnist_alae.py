@@ -236,7 +236,7 @@ def test_the_published_settings():
         assert (chosen.image_size, chosen.epochs, chosen.batch_size, chosen.latent_size) == (8, 400, 128, 50)
         assert chosen.learning_rate == (2e-3 if row == "alae" else 2e-4)
         if row in ("bigan", "latent_regressor", "joint_latent_regressor"):
-            assert chosen.decayed_epochs == 200
+            assert (chosen.decayed_epochs, chosen.norm_epsilon) == (200, 1e-8)
         if member.model == "autoencoder":
             assert (chosen.network, chosen.optimizer, chosen.output) == ("bigan", "bigan", "sigmoid")
             assert chosen.error == row.removeprefix("autoencoder_")
@@ -269,6 +269,7 @@ def test_the_size_is_that_of_the_digits(tmp_path, capsys):
         (["--config.data.source="], "data.source is empty; expected"),
         (["--config.model.widths=4"], "encoder_slopes are (0.2, 0.2, 0.01); expected 2 of them for 1 widths"),
         (["--config.model.batch_size=1501"], "batch_size is 1501, expected between 1 and the 1500 examples"),
+        (["--config.baseline_norm_epsilon=0.0"], "norm_epsilon is 0.0; expected a number above 0"),
         (["--config.baseline_learning_rate=0.0"], "learning_rate is 0.0; expected a number above 0"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",

@@ -360,6 +360,7 @@ COMMON = {
     "batch_size": (5, {"schedule"}),
     "learning_rate": (0.1, {"rates"}),
     "l2": (0.5, {"optimiser"}),
+    "norm_epsilon": (1e-3, {"losses"}),
     "compute_dtype": ("bfloat16", {"losses"}),
 }
 OWN = {
@@ -404,6 +405,7 @@ def test_every_field_has_its_effect_and_no_other(name, field, value, expected):
         ({"epochs": 0}, r"epochs is 0; expected at least 1\."),
         ({"batch_size": 0}, r"batch_size is 0; expected at least 1\."),
         ({"l2": -1e-3}, r"l2 is -0\.001; expected at least 0\."),
+        ({"norm_epsilon": 0.0}, r"norm_epsilon is 0\.0; expected a number above 0\."),
         ({"learning_rate": float("nan")}, r"learning_rate is nan; expected a number above 0\."),
     ],
 )

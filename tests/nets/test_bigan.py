@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mvae_jax import nets
+from mvae_jax.nets import bigan
 from mvae_jax.nets.bigan import Discriminator, Encoder, Generator
 
 WIDTHS, LATENT, SHAPE = (6, 5, 4), 3, (2, 3, 2)
@@ -67,7 +68,7 @@ class Forward:
             "mean": 0.99 * old["mean"] + 0.01 * h.mean(0),
             "var": 0.99 * old["var"] + 0.01 * h.var(0, ddof=1),
         }
-        return (h - mean) / np.sqrt(variance + 1e-5) * affine["scale"] + affine["bias"]
+        return (h - mean) / np.sqrt(variance + 1e-8) * affine["scale"] + affine["bias"]
 
 
 applied = jax.jit(lambda net, train, *values: nets.apply(net, *values, train=train), static_argnums=(0, 1))
@@ -123,6 +124,26 @@ def test_networks_in_numpy(name, joint):
         if train:
             assert jax.tree.structure(dict(stats)) == jax.tree.structure(forward.new)
             jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), dict(stats), forward.new)
+
+
+@pytest.mark.parametrize(("options", "expected"), [({}, 0.9950), ({"epsilon": 1e-5}, 0.3015)])
+def test_a_discriminator_tells_the_images_of_a_collapsed_batch_apart(options, expected):
+    """Pixels of .5 -+ .001, passed through by kernels of 1: .001 / sqrt(.001^2 + epsilon) after the norm."""
+    net = Discriminator((1, 1), **options)
+    params = {f"Dense_{layer}": {"kernel": jnp.ones((1, 1))} for layer in range(3)}
+    stats = {"BatchNorm_0": {"mean": jnp.zeros(1), "var": jnp.ones(1)}}
+    logits = applied(net, True, params, stats, jnp.asarray([0.501, 0.499])[:, None, None, None])[0]
+    np.testing.assert_allclose(logits, [expected, -0.2 * expected], rtol=1e-3)
+
+
+def test_variances_keep_their_digits_far_from_zero():
+    """Units of mean 3 and deviation 3e-4, whose squares differ in the eighth digit."""
+    x = jnp.asarray(3 + 3e-4 * np.random.default_rng(0).normal(size=(128, 64)), jnp.float32)
+    exact = np.asarray(x, np.float64)
+    expected = (exact - exact.mean(0)) / np.sqrt(exact.var(0) + 1e-8)
+    stats = {"mean": jnp.zeros(64), "var": jnp.ones(64)}
+    found = nets.apply(bigan._norm(None, epsilon=1e-8), {}, stats, x, train=True)[0]
+    np.testing.assert_allclose(found, expected, atol=0.01)
 
 
 def test_features_are_the_last_hidden_layer_in_evaluation_mode():
