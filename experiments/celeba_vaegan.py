@@ -29,6 +29,7 @@ from mvae_jax.data.formats import celeba
 from mvae_jax.data.rendered import faces
 from mvae_jax.experiment import ClassifierConfig, Measure, Member
 from mvae_jax.experiment.suites import adversarial as suite
+from mvae_jax.experiment.suites import collapse
 from mvae_jax.models import autoencoders, vae_gan
 
 
@@ -153,9 +154,7 @@ EXPERIMENT = experiment.Experiment(
             "stability",
             suite.stability,
             title="Stability",
-            text="Spread is the variety of samples relative to real images. The discriminator's accuracies and the "
-            "shares of steps in which gates let a player move are of the last tenth of the steps; gradient norms are "
-            "medians.",
+            text=collapse.TEXT,
             parts=suite.stability_parts,
             lines=lambda trained, signs: (),
         ),

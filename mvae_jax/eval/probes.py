@@ -1,6 +1,7 @@
 """Probes of a representation, how much of the class it shows: the nearest neighbour, and a linear classifier.
 
-Features are [N, F] and labels integers [N]. Neither standardises: the scale of the features is a part of them.
+Features are [N, F] and labels integers [N]. The scale of the features is a part of them: neither standardises, but that
+the SVM may be asked to.
 
 The published protocol probes codes and the activations before them, from the encoder of images that are not augmented,
 by both probes; once on the images to test, and once on a sixth of the training images against the other five
@@ -81,16 +82,25 @@ def nearest_neighbour_accuracy(
     Raises:
         ValueError: shapes disagree, a set is empty, features are not finite, or labels are not integers.
     """
-    train, train_labels, test, test_labels = _checked(train_features, train_labels, test_features, test_labels)
-    nearest = _nearest_neighbours(train, test, chunk)
+    called = nearest_labels(train_features, train_labels, test_features, chunk=chunk)
+    train, _, test, test_labels = _checked(train_features, train_labels, test_features, test_labels)
     return ProbeScore(
-        accuracy=float((train_labels[nearest] == test_labels).mean()),
+        accuracy=float((called == test_labels).mean()),
         method="1 nearest neighbour, Euclidean",
         split=split,
         train_examples=len(train),
         test_examples=len(test),
         features=train.shape[1],
     )
+
+
+def nearest_labels(
+    train_features: npt.ArrayLike, train_labels: npt.ArrayLike, features: npt.ArrayLike, *, chunk: int = 256
+) -> np.ndarray:
+    """Label of the closest training example, [M], of each of `features`, [M, F]; see `nearest_neighbour_accuracy`."""
+    unknown = np.zeros(len(np.asarray(features)), int)
+    train, labels, test, _ = _checked(train_features, train_labels, features, unknown)
+    return labels[_nearest_neighbours(train, test, chunk)]
 
 
 def linear_svm_accuracy(
@@ -101,6 +111,7 @@ def linear_svm_accuracy(
     *,
     split: str = "",
     C: float = 0.02,
+    standardise: bool = False,
     max_iter: int = 5000,
 ) -> ProbeScore:
     """Accuracy of linear support vector machines, one label against the rest, with squared hinge loss.
@@ -116,6 +127,8 @@ def linear_svm_accuracy(
         test_labels: integers, [M].
         split: what the two sets are, for reports.
         C: weight of the losses, summed over examples, against that of the weights' squared norm / 2.
+        standardise: shift and scale each feature to mean 0 and deviation 1 over the training examples first. As
+            published it is not done; at so small a C, features of a small scale then hide what they tell.
         max_iter: most iterations of the solver; whether they were enough, the score tells.
 
     Returns:
@@ -126,18 +139,22 @@ def linear_svm_accuracy(
             on, of one value only.
     """
     from sklearn.exceptions import ConvergenceWarning
+    from sklearn.preprocessing import StandardScaler
     from sklearn.svm import LinearSVC
 
     train, train_labels, test, test_labels = _checked(train_features, train_labels, test_features, test_labels)
     if (train_labels == train_labels[0]).all():
         raise ValueError(f"all {len(train)} training examples have the label {train_labels[0]}, expected two at least.")
+    if standardise:
+        scaler = StandardScaler().fit(train)
+        train, test = scaler.transform(train), scaler.transform(test)
     model = LinearSVC(C=C, max_iter=max_iter, dual=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the score tells
         model.fit(train, train_labels)
     return ProbeScore(
         accuracy=float(model.score(test, test_labels)),
-        method=f"linear SVM, C {C:g}, squared hinge loss",
+        method=f"linear SVM, C {C:g}, squared hinge loss" + ", standardised features" * standardise,
         split=split,
         train_examples=len(train),
         test_examples=len(test),

@@ -1,4 +1,4 @@
-"""Signs of collapse of adversarial training, in the samples and in the run's metrics.jsonl."""
+"""Signs of collapse of adversarial training, in samples, reconstructions and the run's metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from mvae_jax.eval.cross_modal import diversity
 # Blur costs samples some of their variance, but a model that shows different images keeps well over half of the
 # deviation. At a tenth, all are one image to the eye.
 LEAST_SPREAD = 0.1
+# A grey picture, or always the same one, is as far from any image as from its own.
+MOST_ALIKE = 0.95
 # Players of one strength leave a discriminator errors on both sides. Without any it has nothing to learn, and its
 # gradient, all that a generator learns from, no longer tells better images from worse ones.
 SATURATED_ACCURACY = 0.99
@@ -45,7 +47,10 @@ class Stability:
 
     Attributes:
         spread: how much samples differ, relative to real images, see `cross_modal.diversity`: 1 is right, 0 is one
-            image over and over. None if samples are not finite.
+            image over and over. None if samples are not finite, or there are none.
+        reconstruction_error: squared error of reconstructions from their images, relative to that from all other
+            images: 0 is right, 1 tells nothing of them. None if they are not finite, or there are none.
+        label_share: share of the samples that have their most frequent label, in [0, 1]; None without labels.
         refused: share of the steps that were not taken because something was not finite, in [0, 1].
         updated: objective -> share of the steps in which its gate was open, in [0, 1]; without a gate it is missing.
         updated_late: the same, late.
@@ -56,6 +61,8 @@ class Stability:
     """
 
     spread: float | None
+    reconstruction_error: float | None
+    label_share: float | None
     refused: float | None
     updated: Mapping[str, float]
     updated_late: Mapping[str, float]
@@ -69,29 +76,44 @@ class Stability:
         return dataclasses.asdict(self)
 
 
-def assess_stability(samples: npt.ArrayLike, real: npt.ArrayLike, records: Sequence[Mapping[str, Any]]) -> Stability:
-    """Looks for collapse: one image only, a discriminator that always wins, a player at rest, values not finite.
+def assess_stability(
+    samples: npt.ArrayLike | None,
+    real: npt.ArrayLike,
+    records: Sequence[Mapping[str, Any]],
+    *,
+    reconstructions: npt.ArrayLike | None = None,
+    labels: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+) -> Stability:
+    """Looks for collapse: samples of one image or label, reconstructions that tell nothing of their images.
+
+    And for a discriminator that always wins, a player at rest, values not finite.
 
     It names what is certain to be wrong. A run without a problem may still be a bad one.
 
     Args:
-        samples: images from the prior, [N, H, W, C], N at least 2.
+        samples: images from the prior, [N, H, W, C], N at least 2; None of a model without a prior.
         real: real images on the same scale, [M, H, W, C], M at least 2.
         records: lines of metrics.jsonl, as `train.logging.read_metrics` returns them.
+        reconstructions: of the real images, [M, H, W, C]; None of a model that does not encode.
+        labels: of the samples, as a classifier calls them, [N], and of the real images, [M]; integers from 0.
 
     Returns:
         The signs, and what follows from them.
 
     Raises:
-        ValueError: `samples` or `real` are not [N, H, W, C] with N at least 2, or all real images are equal.
+        ValueError: `samples` or `real` are not [N, H, W, C] with N at least 2, all real images are equal, or
+            `reconstructions` have another shape than `real`.
     """
-    samples = np.asarray(samples)
-    strange = int((~np.isfinite(samples)).reshape(len(samples), -1).any(axis=1).sum())
-    spread = None if strange else diversity(samples[None], real).ratio
+    broken = {"samples": _not_finite_of(samples), "reconstructions": _not_finite_of(reconstructions)}
+    spread = None if samples is None or broken["samples"] else diversity(np.asarray(samples)[None], real).ratio
     series = _series(records)
     means, late = ({name: metric.mean(share) for name, metric in series.items()} for share in (1.0, 0.1))
     signs = Stability(
         spread=spread,
+        reconstruction_error=(
+            None if reconstructions is None or broken["reconstructions"] else _relative_error(reconstructions, real)
+        ),
+        label_share=None if labels is None else _most_frequent(labels[0])[1],
         refused=1.0 - means["step/finite"] if "step/finite" in means else None,
         updated=_ending(means, "/updated"),
         updated_late=_ending(late, "/updated"),
@@ -103,8 +125,47 @@ def assess_stability(samples: npt.ArrayLike, real: npt.ArrayLike, records: Seque
         },
         problems=(),
     )
-    problems = [f"{strange} of {len(samples)} samples hold values that are not finite."] if strange else []
+    problems = [f"{share} {name} hold values that are not finite." for name, share in broken.items() if share]
+    problems += [] if labels is None else _one_label(*labels)
     return dataclasses.replace(signs, problems=(*problems, *_problems(signs), *_not_finite(records)))
+
+
+def _not_finite_of(pictures: npt.ArrayLike | None) -> str:
+    """How many pictures hold values that are not finite, as "2 of 50"; "" if none does."""
+    pictures = np.zeros(0) if pictures is None else np.asarray(pictures)
+    count = sum(not np.isfinite(picture).all() for picture in pictures)
+    return f"{count} of {len(pictures)}" if count else ""
+
+
+def _relative_error(reconstructions: npt.ArrayLike, real: npt.ArrayLike) -> float:
+    """Mean squared error of reconstructions from their images, by that from all other images."""
+    a, b = (np.asarray(pictures, np.float64) for pictures in (reconstructions, real))
+    if a.shape != b.shape:
+        raise ValueError(
+            f"reconstructions have shape {a.shape} and real {b.shape}, expected the same: give one of each."
+        )
+    a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
+    own, count = np.square(a - b).sum(), len(a)
+    all_pairs = count * (np.square(a).sum() + np.square(b).sum()) - 2 * a.sum(axis=0) @ b.sum(axis=0)
+    return float(own * (count - 1) / (all_pairs - own))
+
+
+def _most_frequent(labels: npt.ArrayLike) -> tuple[int, float]:
+    """The most frequent label, and its share."""
+    counts = np.bincount(np.asarray(labels))
+    return int(counts.argmax()), float(counts.max() / counts.sum())
+
+
+def _one_label(samples: npt.ArrayLike, real: npt.ArrayLike) -> list[str]:
+    """A sentence where a label's share of the samples is more than halfway from that of real images to all of them."""
+    label, share = _most_frequent(samples)
+    expected = float((np.asarray(real) == label).mean())
+    if share <= (1 + expected) / 2:
+        return []
+    return [
+        f"The samples are nearly all of one kind: {share:.1%} are called {label}, which {expected:.1%} of the real "
+        f"images are, expected at most {(1 + expected) / 2:.0%}."
+    ]
 
 
 def _problems(signs: Stability) -> list[str]:
@@ -113,6 +174,11 @@ def _problems(signs: Stability) -> list[str]:
         problems.append(
             f"The samples are nearly one image: they differ {signs.spread:.1%} as much as real images, expected at "
             f"least {LEAST_SPREAD:.0%}."
+        )
+    if signs.reconstruction_error is not None and signs.reconstruction_error > MOST_ALIKE:
+        problems.append(
+            "The reconstructions tell nothing of their images: their squared error is "
+            f"{signs.reconstruction_error:.1%} of that from other images, expected at most {MOST_ALIKE:.0%}."
         )
     if min(signs.real_accuracy or 0.0, signs.fake_accuracy or 0.0) > SATURATED_ACCURACY:
         problems.append(

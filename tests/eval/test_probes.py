@@ -38,6 +38,7 @@ def test_nearest_neighbour_equals_a_loop_and_scikit_learn(count, chunk):
     train, test = clusters(count), clusters(70, seed=1)
     score = nearest_neighbour_accuracy(*train, *test, chunk=chunk)
     assert score.accuracy == loop(*train, *test)
+    assert (probes.nearest_labels(*train, test[0], chunk=chunk) == test[1]).mean() == score.accuracy
     assert score.accuracy == KNeighborsClassifier(1).fit(*train).score(*test)
     assert count == 3 or 0.4 < score.accuracy < 0.9  # neither chance nor all
 
@@ -122,6 +123,19 @@ def test_svm_weighs_losses_by_c():
     label = np.array([1] * 9 + [0])
     assert linear_svm_accuracy(x, label, x, label, C=1e-3).accuracy == 0.9
     assert linear_svm_accuracy(x, label, x, label, C=10.0).accuracy == 1.0
+
+
+def test_standardising_shows_what_a_small_scale_hides():
+    """Codes a thousand times as small: at C 0.02 the penalty hides what they tell; standardised, they have no scale."""
+    (train, labels), (test, test_labels) = clusters(300), clusters(500, seed=1)
+    mean, deviation = train.mean(0), train.std(0)
+    published = LinearSVC(C=0.02, dual=False).fit((train - mean) / deviation, labels)
+    expected = published.score((test - mean) / deviation, test_labels)
+    small = {scale: (scale * train, labels, scale * test, test_labels) for scale in (1, np.float32(1e-3))}
+    scores = {scale: linear_svm_accuracy(*arrays, standardise=True) for scale, arrays in small.items()}
+    assert [score.accuracy for score in scores.values()] == pytest.approx([expected] * 2, abs=0.004)
+    assert linear_svm_accuracy(*small[np.float32(1e-3)]).accuracy < expected - 0.1
+    assert scores[1].method == "linear SVM, C 0.02, squared hinge loss, standardised features"
 
 
 def test_svm_tells_that_it_was_stopped():

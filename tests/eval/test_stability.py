@@ -53,6 +53,53 @@ def test_spread_is_relative_to_real_images(spread, collapsed):
 
 
 @pytest.mark.parametrize(
+    ("share", "collapsed"), [(0.0, True), (0.1, False), (0.5, False)], ids=["grey", "hints", "halfway"]
+)
+def test_reconstructions_that_tell_nothing_are_named(share, collapsed):
+    """Grey, and a share of the image: the error is a loop over pairs."""
+    real = images()
+    pictures = share * real
+    own = np.mean([np.square(a - b).mean() for a, b in zip(pictures, real, strict=True)])
+    others = np.mean([np.square(a - b).mean() for i, a in enumerate(pictures) for j, b in enumerate(real) if i != j])
+    found = assess_stability(None, real, run({}), reconstructions=pictures)
+    assert found.spread is None
+    assert found.reconstruction_error == pytest.approx(own / others, rel=1e-5)
+    assert found.reconstruction_error == pytest.approx({0.0: 1.0, 0.1: 0.80, 0.5: 0.20}[share], abs=0.02)
+    assert bool(found.problems) == collapsed
+    if collapsed:
+        assert found.problems == (
+            "The reconstructions tell nothing of their images: their squared error is 100.0% of that from other "
+            "images, expected at most 95%.",
+        )
+
+
+def test_samples_of_one_digit_are_named():
+    """Halfway from a fifth to all of the images is .6."""
+    real = np.arange(50) % 5
+    for most, problem in ((30, False), (31, True)):
+        called = np.concatenate([np.zeros(most, int), 1 + np.arange(50 - most) % 4])
+        found = assess_stability(images(seed=1), images(), run({}), labels=(called, real))
+        assert found.label_share == most / 50
+        assert bool(found.problems) == problem
+    assert found.problems == (
+        "The samples are nearly all of one kind: 62.0% are called 0, which 20.0% of the real images are, expected at "
+        "most 60%.",
+    )
+
+
+def test_reconstructions_are_checked():
+    with pytest.raises(ValueError, match=r"reconstructions have shape \(49, 6, 5, 3\) and real \(50, 6, 5, 3\)"):
+        assess_stability(None, images(), run({}), reconstructions=images()[:49])
+    broken = images()
+    broken[3, 0] = np.nan
+    found = assess_stability(None, images(), run({}), reconstructions=broken)
+    assert (found.reconstruction_error, found.problems) == (
+        None,
+        ("1 of 50 reconstructions hold values that are not finite.",),
+    )
+
+
+@pytest.mark.parametrize(
     ("real", "fake", "saturated"), [(0.995, 0.999, True), (0.995, 0.98, False), (0.5, 1.0, False), (0.99, 0.99, False)]
 )
 def test_saturation_is_of_both_sides_over_the_last_tenth(real, fake, saturated):

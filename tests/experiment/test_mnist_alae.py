@@ -30,8 +30,10 @@ TINY = [
 ]
 DIGITS = [*TINY, "--config.model.batch_size=300", "--config.seeds=7", "--config.baseline_learning_rate=0.05"]
 MODELS = {row: "autoencoder" if row.startswith("autoencoder") else row for row in suite.PUBLISHED}
-SHORT = ["nearest_neighbour_sw_short", "svm_sw_short", "nearest_neighbour_dw_short", "svm_dw_short"]
-KEYS = [*SHORT, *(key.replace("short", "long") for key in SHORT)]
+SHORT = [
+    f"{probe}_{split}_short" for split in ("sw", "dw") for probe in ("nearest_neighbour", "svm", "standardised_svm")
+]
+KEYS = [*SHORT, *(key.replace("short", "long") for key in SHORT if "standardised" not in key)]
 
 
 def run(*arguments):
@@ -136,6 +138,14 @@ def test_the_report_shows_table_claim_and_figures(digits):
             assert f"{100 * value:.2f}" in report
     assert "(97.15)" not in report  # the paper's values are of other images
     assert html.escape(scores["statement"]) in report
+    # After five steps reconstructions tell nothing, which the report says.
+    signs = json.loads((digits / "scores.json").read_text())["stability"]
+    assert list(signs) == [f"{row}/seed_7" for row in MODELS]
+    assert [row.split("/")[0] for row, sign in signs.items() if sign["spread"] is None] == list(MODELS)[:2]
+    noted = {row: problem for row, sign in signs.items() for problem in sign["problems"]}
+    assert "latent_regressor/seed_7" in noted
+    for row, problem in noted.items():
+        assert html.escape(f"{suite.TITLES[row.split('/')[0]]}, seed_7: {problem}") in report
 
 
 @pytest.mark.parametrize("row", ["autoencoder_l1", "autoencoder_l2", "latent_regressor"])

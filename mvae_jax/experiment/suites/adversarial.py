@@ -17,6 +17,7 @@ from mvae_jax.eval.batched import in_chunks, pixels, to_bytes
 from mvae_jax.eval.stability import Stability, assess_stability
 from mvae_jax.experiment.classifier import Config as ClassifierConfig
 from mvae_jax.experiment.declaration import Figures, Results, Trained
+from mvae_jax.experiment.suites import collapse
 from mvae_jax.viz import curves, grids, report, traversals
 
 TITLES = {"gan": "GAN", "vae": "VAE", "vae_dis": "VAE, learned distance", "vae_gan": "VAE/GAN"}
@@ -183,22 +184,13 @@ def stability(trained: Trained) -> dict[str, Stability]:
 
 def stability_parts(trained: Trained, signs: Mapping[str, Stability]) -> list[report.Part | str]:
     """Table of `stability`."""
-    rows = []
-    for label, of_model in signs.items():
-        row = {"model": TITLES[label], "spread": of_model.spread}
-        row |= {"real images recognised": of_model.real_accuracy, "generated ones": of_model.fake_accuracy}
-        row |= {f"{objective} moves": share for objective, share in of_model.updated_late.items()}
-        rows.append(row | {f"{name}, gradient norm": norm.median for name, norm in of_model.gradient_norms.items()})
-    return [report.table(rows)]
+    return collapse.parts(TITLES, signs)
 
 
 def problems(trained: Trained, results: Results) -> list[str]:
     """Signs of collapse, and too few images to compare, a sentence each."""
-    collapsed = [
-        f"{TITLES[label]}: {problem}" for label, signs in results["stability"].items() for problem in signs.problems
-    ]
     few = fid.too_few(count(trained) // 2, trained.classifier.run.config.hidden) if trained.classifier else ()
-    return [*collapsed, *few]
+    return [*collapse.problems(TITLES, results["stability"]), *few]
 
 
 def attribute_vectors(trained: Trained) -> AttributeVectors:

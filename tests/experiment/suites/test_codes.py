@@ -1,6 +1,7 @@
 """Table, claim, and accuracies that are kept beside a trial."""
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -44,6 +45,8 @@ def test_the_table_by_hand():
     assert line["SVM DW short"] == "94.00 ± 1.41 (94.23)"
     (line,) = suite.table({"bigan": {5: {"nearest_neighbour_sw_long": 0.5}}}, published=True)
     assert line == {"model": "BiGAN", "1NN SW long": "50.00 (97.14)"}
+    (line,) = suite.table({"bigan": {5: {"standardised_svm_dw_short": 0.5}}}, published=True)
+    assert line == {"model": "BiGAN", "standardised SVM DW short": "50.00"}
 
 
 def test_the_claim_is_of_the_best_other_row():
@@ -65,7 +68,7 @@ def test_an_svm_that_has_not_converged_is_a_problem():
     assert score.converged
     stopped = probes.ProbeScore(**score.to_dict() | {"converged": False})
     readings = suite.Readings({"alae": {3: {"svm_sw_short": score}, 4: {"svm_sw_short": stopped}}})
-    assert suite.problems(None, {"codes": readings}) == [
+    assert suite.problems(None, {"codes": readings, "stability": {}}) == [
         "alae/seed_4, SVM SW short: the SVM has not converged; its accuracy may be too low."
     ]
     plain = pages.plain(readings)
@@ -144,6 +147,10 @@ def test_probes_are_kept_for_the_same_alone(trained, tmp_path, monkeypatch):
     more = suite.probed(run, data, suite.Evaluation(), path)
     assert (len(calls), more[KEY].accuracy, len(more)) == (4, 0.125, 4)  # what was there is not measured again
     assert suite.probed(run, data, settings, path) == again
+    # What an older file has not is added.
+    rewritten(path, lambda content: content["scores"].pop("nearest_neighbour_dw_short"))
+    assert suite.probed(run, data, settings, path) == again
+    assert (len(calls), calls[-1]) == (5, "DW")
     calls.clear()
     path.unlink()
     suite.probed(run, data, settings, path)
@@ -163,4 +170,27 @@ def test_the_accuracies_lie_beside_each_trial(trained, tmp_path):
     assert contents["of"] == {"step": 3, "data_sha256": data.sha256()}
     scores = {key: score.to_dict() for key, score in readings.scores["alae"][3].items()}
     assert contents["scores"] == scores
-    assert list(scores) == list(suite.WORDS)[:4]
+    assert list(scores) == list(suite.WORDS)[:6]
+
+
+def test_a_generator_of_one_digit_and_grey_reconstructions_are_named():
+    """Random images of ten labels; samples are copies of those of label 0, reconstructions are grey."""
+    data = digits()
+    zeros = data.train["image"][data.train["label"] == 0] / np.float32(127.5) - 1
+    copies = types.SimpleNamespace(
+        model=types.SimpleNamespace(sample=True),
+        sample=lambda key, count: np.resize(zeros, (count, 4, 4, 1)),
+        encode=lambda x: (x, None),
+        decode=lambda codes: codes,
+    )
+    grey = types.SimpleNamespace(
+        model=types.SimpleNamespace(sample=None), encode=lambda x: (x, None), decode=lambda codes: 0 * codes
+    )
+    fitted = {"bigan/seed_3": copies, "autoencoder_l1/seed_3": grey}
+    config = types.SimpleNamespace(seed=0)
+    of_both = experiment.Trained(config, fitted, data, None, dict.fromkeys(fitted, ()))
+    signs = suite.stability(of_both)
+    assert (signs["bigan/seed_3"].label_share, signs["bigan/seed_3"].reconstruction_error) == (1, 0)
+    first, second = suite.problems(of_both, {"codes": suite.Readings({}), "stability": signs})
+    assert first.startswith("BiGAN, seed_3: The samples are nearly all of one kind: 100.0% are called 0")
+    assert second.startswith("AE, l1, seed_3: The reconstructions tell nothing of their images")
