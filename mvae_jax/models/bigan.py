@@ -50,6 +50,7 @@ class NetworksConfig(common.SquareImages):
         l2: factor of the parameter that is added to the gradient; gains excepted.
         norm_epsilon: added to the variances of batch norms, as released (AL-12). With a larger one a discriminator,
             whose norms have neither gain nor bias, gives a collapsed batch the logit 0, and the generator stays there.
+            In bfloat16 the differences within such a batch are rounding.
         compute_dtype: "float32", or "bfloat16" for the networks' products and activations.
     """
 
