@@ -209,14 +209,15 @@ def titles(folders: Iterable[str]) -> dict[str, str]:
 
 def stability(trained: Trained) -> dict[str, Stability]:
     """Signs of collapse of each trial, by folder."""
-    labelled, held_out = trained.data.train.first(_LABELLED), trained.data.validation.first(_COMPARED)
+    train, held_out = trained.data.train.first(_LABELLED), trained.data.validation.first(_COMPARED)
+    labelled = _flat(pixels(train)), train["label"]
     real, key, signs = np.asarray(pixels(held_out)), jax.random.key(trained.config.seed), {}
     for folder, run in trained.runs.items():
         samples, labels = None, None
         if run.model.sample is not None:
             samples = np.asarray(run.sample(key, len(real)))
-            called = probes.nearest_labels(_flat(pixels(labelled)), labelled["label"], _flat(samples))
-            labels = (called, held_out["label"])
+            if np.isfinite(samples).all():  # others have no nearest image, and are named for that
+                labels = probes.nearest_labels(*labelled, _flat(samples)), held_out["label"]
         again = in_chunks(run.decode)(in_chunks(lambda x, run=run: run.encode(x)[0])(real))
         records = trained.records[folder]
         signs[folder] = assess_stability(samples, real, records, reconstructions=again, labels=labels)
