@@ -49,8 +49,8 @@ class NetworksConfig(common.SquareImages):
         learning_rate: Adam's rate, with betas 0.5 and 0.999.
         l2: factor of the parameter that is added to the gradient; gains excepted.
         norm_epsilon: added to the variances of batch norms, as released (AL-12). With a larger one a discriminator,
-            whose norms have neither gain nor bias, gives a collapsed batch the logit 0, and the generator stays there.
-            In bfloat16 the differences within such a batch are rounding.
+            whose norms have neither gain nor bias, gives a collapsed batch logits near 0. In bfloat16 the differences
+            within such a batch are rounding.
         compute_dtype: "float32", or "bfloat16" for the networks' products and activations.
     """
 
