@@ -8,8 +8,8 @@ Trains in three phases on rendered faces, on CelebAMask-HQ, or on your own image
 measures the model on held-out images and writes figures and `report.html` into the workdir. The same command resumes a
 run that was stopped; with more epochs for the last phase and --extend it goes on with one that is finished.
 
-The first command takes 8 minutes on two CPU cores. Expected on rendered faces: consistency F1 .997, image to text .961
-where the majority class has .706, PSNR of reconstructions 18.4 dB.
+The first command takes 7 to 10 minutes on two CPU cores. Expected on rendered faces: consistency F1 .994, image to text
+.962 where the majority class has .706, PSNR of reconstructions 18.4 dB.
 """
 
 from __future__ import annotations
