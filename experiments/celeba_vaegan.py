@@ -10,8 +10,7 @@ in the features of a classifier that is trained on the training images; looks fo
 reconstructions and edits along attribute vectors. The same command resumes a run that was stopped.
 
 On two CPU cores the first command takes 6 minutes, and ends at a squared error per value of about .028. In four epochs
-of 6,000 faces of CelebA at these widths, VAE/GAN has the smallest Frechet distances, and the VAE the
-smallest squared error (.017; VAE/GAN .043).
+of 6,000 faces of CelebA at these widths, the VAE has the smallest squared error (.017; VAE/GAN .043).
 
 Reference:
     Larsen et al., 2016, Autoencoding beyond pixels using a learned similarity metric, arXiv:1512.09300.

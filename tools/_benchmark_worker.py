@@ -30,6 +30,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
+from _measuring import resident_bytes
 
 from mvae_jax import attributes, augmentation, random, runs
 from mvae_jax.cpu import convolution
@@ -392,8 +393,7 @@ def _peak_bytes() -> int:
     """On an accelerator its memory's peak, on a CPU that of the process, both including the compiler's."""
     found: Iterable[Mapping[str, int]] = (device.memory_stats() or {} for device in jax.local_devices())
     peaks = [stats["peak_bytes_in_use"] for stats in found if "peak_bytes_in_use" in stats]
-    unit = 1 if sys.platform == "darwin" else 1024
-    return max(peaks) if peaks else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return max(peaks) if peaks else resident_bytes(resource.getrusage(resource.RUSAGE_SELF))
 
 
 def main() -> None:

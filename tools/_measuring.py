@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -81,6 +82,11 @@ def _allowed(arguments: argparse.Namespace) -> float:
     return arguments.most_load * (os.cpu_count() or 1)
 
 
+def resident_bytes(usage: resource.struct_rusage) -> int:
+    """Most memory that a process held, whose unit depends on the system."""
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 # --- interpreters, flags and files -----------------------------------------------------------------------------------
 
 
@@ -101,19 +107,19 @@ def check_interpreter(python: str, flag: str, asked: str, packages: Mapping[str,
     if not python:
         raise ValueError(f"{asked} needs {flag}=DIR/bin/python; {recipe}.")
     program = (
-        "import sys, json; from importlib import metadata; found = {d.name.lower(): d.version for d in "
-        "metadata.distributions()}; print(json.dumps({name: found.get(name, '') for name in sys.argv[1:]}))"
+        "import sys, json; from importlib import metadata; versions = {d.name.lower(): d.version for d in "
+        "metadata.distributions()}; print(json.dumps({name: versions.get(name, '') for name in sys.argv[1:]}))"
     )
     try:
         done = subprocess.run([python, "-c", program, *packages], capture_output=True, text=True)
-        found: dict[str, str] = json.loads(done.stdout)
+        versions: dict[str, str] = json.loads(done.stdout)
     except (OSError, ValueError) as error:
         raise ValueError(f"{flag} is {python}, which does not run: {error}; {recipe}.") from error
     for name, version in packages.items():
-        if not found[name] or version not in ("", found[name].partition("+")[0]):
-            has = f"has {name} {found[name]}" if found[name] else f"has no {name}"
+        if not versions[name] or version not in ("", versions[name].partition("+")[0]):
+            has = f"has {name} {versions[name]}" if versions[name] else f"has no {name}"
             raise ValueError(f"{flag} is {python}, which {has}; expected {' and '.join(wanted)}: {recipe}.")
-    return found
+    return versions
 
 
 def output_path(text: str) -> Path:
@@ -142,15 +148,15 @@ def check_least(arguments: argparse.Namespace, least: Mapping[str, int]) -> None
             raise ValueError(f"--{flag} is {getattr(arguments, name)}; expected at least {bound}.")
 
 
-def write(path: Path, found: Record) -> None:
+def write(path: Path, record: Record) -> None:
     """Writes what was measured, with command, commit, cores and Python."""
-    told = {
+    circumstances = {
         "command": ["python", *sys.argv],
         "commit": _commit(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "python": sys.version.split()[0],
     }
-    path.write_text(json.dumps(told | found, indent=1))
+    path.write_text(json.dumps(circumstances | record, indent=1))
 
 
 def _commit() -> str | None:

@@ -137,15 +137,15 @@ def main() -> None:
         )
         generator, step = np.random.default_rng(0), 0
         for _ in range(config["epochs"]):
-            order, found = generator.permutation(len(images)), []
+            order, step_losses = generator.permutation(len(images)), []
             for begin in range(0, len(images), batch_size):
                 batch = images[order[begin : begin + batch_size]]
                 state, loss = train_step(state, batch, jax.random.fold_in(key, step))
-                found.append(loss)
+                step_losses.append(loss)
                 step += 1
             for begin in range(0, len(held_out), batch_size):
                 validation_step(state, held_out[begin : begin + batch_size], key).block_until_ready()
-            losses.append(float(np.mean(jax.device_get(found))))
+            losses.append(float(np.mean(jax.device_get(step_losses))))
             ends.append(time.perf_counter())
         Path(settings["folder"], "model.msgpack").write_bytes(serialization.to_bytes(state))
         params = state.params

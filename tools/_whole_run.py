@@ -16,13 +16,13 @@ def settings() -> dict[str, Any]:
     return json.loads(sys.argv[1])
 
 
-def images(asked: dict[str, Any]) -> np.ndarray:
+def images(settings: dict[str, Any]) -> np.ndarray:
     """The images, uint8 [N, S, S, C]: those to train on, then those to validate on."""
-    with np.load(asked["images"]) as file:
+    with np.load(settings["images"]) as file:
         return file["image"]
 
 
-def answer(asked: dict[str, Any], sizes: Iterable[int], losses: list[float], ends: list[float]) -> None:
+def answer(settings: dict[str, Any], sizes: Iterable[int], losses: list[float], ends: list[float]) -> None:
     """Tells the sizes of all parameters, and of each epoch the mean training loss and the time of its end."""
-    found = {"parameters": sum(sizes), "losses": losses, "epoch_ends": ends}
-    Path(asked["folder"], "found.json").write_text(json.dumps(found))
+    values = {"parameters": sum(sizes), "losses": losses, "epoch_ends": ends}
+    Path(settings["folder"], "answer.json").write_text(json.dumps(values))

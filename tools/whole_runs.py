@@ -59,6 +59,7 @@ from _measuring import (
     check_interpreter,
     check_least,
     finish,
+    resident_bytes,
     take_turns,
     used_sides,
     write,
@@ -108,8 +109,8 @@ def run_side(python: str, script: str, settings: Mapping[str, Any]) -> Record:
         if process.returncode:
             last = Path(printed.name).read_text(errors="replace").strip()[-1000:]
             raise RuntimeError(f"{script} ended with status {process.returncode}:\n{last}")
-        found: Record = json.loads(Path(folder, "found.json").read_text())
-    return found | {"seconds": seconds, "peak_bytes": 1024 * usage.ru_maxrss}
+        answer: Record = json.loads(Path(folder, "answer.json").read_text())
+    return answer | {"seconds": seconds, "peak_bytes": resident_bytes(usage)}
 
 
 def check_counts(counts: Mapping[str, int]) -> int:
@@ -122,8 +123,8 @@ def check_counts(counts: Mapping[str, int]) -> int:
 
 def check_losses(losses: Mapping[str, float]) -> None:
     """Refuses training losses that are further apart than chance explains."""
-    found = losses.values()
-    if not all(one <= 2 * other for one in found for other in found):  # nor is any so that is not a number
+    values = losses.values()
+    if not all(one <= 2 * other for one in values for other in values):  # nor is any so that is not a number
         listed = ", ".join(f"{name} {loss:.4g}" for name, loss in losses.items())
         raise Disagreement(f"the training losses are {listed}; expected all within a factor of two.")
 
@@ -135,10 +136,10 @@ def measure(arguments: argparse.Namespace, config: Any, pythons: Mapping[str, st
         settings = settings_of(config, arguments.images, Path(folder)) | {"programs": str(programs)}
 
         def run(side: str, count_only: bool = False) -> Record:
-            found = run_side(pythons[side], _SCRIPTS[side], settings | {"count_only": count_only})
+            answer = run_side(pythons[side], _SCRIPTS[side], settings | {"count_only": count_only})
             if not count_only:  # what is known should others take long, or fail
-                print(f"{side}: {found['seconds']:.1f} s, {found['peak_bytes'] / 2**20:.0f} MiB", flush=True)
-            return found
+                print(f"{side}: {answer['seconds']:.1f} s, {answer['peak_bytes'] / 2**20:.0f} MiB", flush=True)
+            return answer
 
         def cold() -> Record:
             shutil.rmtree(programs, ignore_errors=True)
@@ -151,9 +152,9 @@ def measure(arguments: argparse.Namespace, config: Any, pythons: Mapping[str, st
             work = {_COLD: cold, _CACHED: work.pop("ours"), **work}
         rounds = take_turns(arguments, {side: (does, _cpu_seconds_of_children) for side, does in work.items()})
     record = summarise(rounds, settings["train"])
-    check_losses({side: found["loss"] for side, found in record["sides"].items()})
-    told = {"config": settings["config"], "images": settings["train"], "parameters": parameters}
-    return told | record | {"rounds": rounds}
+    check_losses({name: side["loss"] for name, side in record["sides"].items()})
+    setup = {"config": settings["config"], "images": settings["train"], "parameters": parameters}
+    return setup | record | {"rounds": rounds}
 
 
 def _cpu_seconds_of_children() -> float:
@@ -177,9 +178,9 @@ def summarise(rounds: Sequence[Record], images: int) -> Record:
             "peak_bytes": max(run["peak_bytes"] for run in runs),
             "loss": statistics.median(run["losses"][-1] for run in runs),
             "ratios": {
-                own: statistics.median(turn[name]["seconds"] / turn[own]["seconds"] for turn in used)
-                for own in (_COLD, _CACHED)
-                if own in used[0]
+                ours: statistics.median(turn[name]["seconds"] / turn[ours]["seconds"] for turn in used)
+                for ours in (_COLD, _CACHED)
+                if ours in used[0]
             },
         }
     return result
@@ -188,7 +189,7 @@ def summarise(rounds: Sequence[Record], images: int) -> Record:
 def markdown(record: Record) -> Iterator[str]:
     """Rows of a table."""
     heads = ["side", "whole run (s)", "images/s", "memory (MiB)", "loss"]
-    heads += [f"of {own}" for own in next(iter(record["sides"].values()))["ratios"]]
+    heads += [f"of {ours}" for ours in next(iter(record["sides"].values()))["ratios"]]
     yield f"| {' | '.join(heads)} |"
     yield "|" + "---|" * len(heads)
     for name, side in record["sides"].items():
@@ -209,7 +210,7 @@ def describe(record: Record) -> Iterator[str]:
             f"  {name:12} {side['median']:7.1f} s ({side['least']:.1f} to {side['most']:.1f}) "
             f"{side['images_per_second']:8.1f} images/s {side['peak_bytes'] / 2**20:6.0f} MiB, loss {side['loss']:.1f}"
         )
-        ratios = [f"{ratio:.2f} of {own}" for own, ratio in side["ratios"].items() if own != name]
+        ratios = [f"{ratio:.2f} of {ours}" for ours, ratio in side["ratios"].items() if ours != name]
         yield line + (f"; takes {', '.join(ratios)}" if ratios else "")
 
 

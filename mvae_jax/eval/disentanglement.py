@@ -148,7 +148,7 @@ def dci(
     * "gradient_boosting": trees of depth 3, fitted one after another with rate 0.1, for factors of any kind, as
       disentanglement_lib has it. Importance is the mean decrease of the squared error, informativeness the share of
       right predictions. A tree per value and round: minutes for factors of many values.
-    * "random_forest": the same with a forest, hundreds of times as quick; importance is the decrease in Gini impurity.
+    * "random_forest": the same with a forest, forty times as quick; importance is the decrease in Gini impurity.
       Every split may choose among all dimensions: were some hidden from it, as is usual in forests, unrelated
       dimensions would get importance.
     * "lasso": linear regression with the penalty chosen by cross-validation, for factors whose values are ordered.

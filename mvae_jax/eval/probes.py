@@ -82,10 +82,10 @@ def nearest_neighbour_accuracy(
     Raises:
         ValueError: shapes disagree, a set is empty, features are not finite, or labels are not integers.
     """
-    called = nearest_labels(train_features, train_labels, test_features, chunk=chunk)
-    train, _, test, test_labels = _checked(train_features, train_labels, test_features, test_labels)
+    train, train_labels, test, test_labels = _checked(train_features, train_labels, test_features, test_labels)
+    nearest = _nearest_neighbours(train, test, chunk)
     return ProbeScore(
-        accuracy=float((called == test_labels).mean()),
+        accuracy=float((train_labels[nearest] == test_labels).mean()),
         method="1 nearest neighbour, Euclidean",
         split=split,
         train_examples=len(train),
@@ -97,7 +97,10 @@ def nearest_neighbour_accuracy(
 def nearest_labels(
     train_features: npt.ArrayLike, train_labels: npt.ArrayLike, features: npt.ArrayLike, *, chunk: int = 256
 ) -> np.ndarray:
-    """Label of the closest training example, [M], of each of `features`, [M, F]; see `nearest_neighbour_accuracy`."""
+    """Label of the closest training example, [M], of each of `features`, [M, F].
+
+    Arguments and errors are those of `nearest_neighbour_accuracy`.
+    """
     unknown = np.zeros(len(np.asarray(features)), int)
     train, labels, test, _ = _checked(train_features, train_labels, features, unknown)
     return labels[_nearest_neighbours(train, test, chunk)]

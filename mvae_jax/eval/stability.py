@@ -145,9 +145,9 @@ def _relative_error(reconstructions: npt.ArrayLike, real: npt.ArrayLike) -> floa
             f"reconstructions have shape {a.shape} and real {b.shape}, expected the same: give one of each."
         )
     a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
-    own, count = np.square(a - b).sum(), len(a)
-    all_pairs = count * (np.square(a).sum() + np.square(b).sum()) - 2 * a.sum(axis=0) @ b.sum(axis=0)
-    return float(own * (count - 1) / (all_pairs - own))
+    of_pairs, count = np.square(a - b).sum(), len(a)
+    of_all = count * (np.square(a).sum() + np.square(b).sum()) - 2 * a.sum(axis=0) @ b.sum(axis=0)
+    return float(of_pairs * (count - 1) / (of_all - of_pairs))
 
 
 def _most_frequent(labels: npt.ArrayLike) -> tuple[int, float]:

@@ -54,7 +54,7 @@ class Config:
 
     image_size: int = 64
     attributes: tuple[str, ...] = face_attributes.FACE
-    widths: tuple[int, ...] = (16, 48, 96, 128)
+    widths: tuple[int, ...] = (32, 64, 96, 128)
     hidden: int = 128
     dropout: float = 0.1
     augmentation: Augmentation = Augmentation()

@@ -233,6 +233,7 @@ def max_pool(x: jax.Array) -> jax.Array:
     """Largest of each 2x2 pixels, [B, H, W, C] to [B, H // 2, W // 2, C]; an odd last row or column is dropped.
 
     Of equal ones the first, by rows, takes the gradient, as in PyTorch. 20 times as fast on CPU as `nn.max_pool`.
+    Its derivative serves reverse mode alone, as that of convolutions on CPU does.
     """
     h, w = (size // 2 * 2 for size in x.shape[1:3])
     return _pool_even(x[:, :h, :w])

@@ -26,7 +26,7 @@ class ImageClassifier(nn.Module):
     """
 
     outputs: int
-    widths: tuple[int, ...] = (16, 48, 96, 128)
+    widths: tuple[int, ...] = (32, 64, 96, 128)
     hidden: int = 128
     dropout: float = 0.1
     axis_name: str | None = None

@@ -39,10 +39,10 @@ def test_parameter_count_of_the_default():
         params, _ = jax.eval_shape(lambda x: nets.init(ImageClassifier(10), jax.random.key(0), x), shape)
         return sum(leaf.size for leaf in jax.tree.leaves(params))
 
-    convolutions = 9 * (3 * 16 + 16 * 48 + 48 * 96 + 96 * 128)
-    norms, dense = 2 * (16 + 48 + 96 + 128), (4 * 4 * 128 + 1) * 128
-    assert count(64) == convolutions + norms + dense + 129 * 10 == 423_546
-    assert count(32) == 423_546 - 12 * 128 * 128
+    convolutions = 9 * (3 * 32 + 32 * 64 + 64 * 96 + 96 * 128)
+    norms, dense = 2 * (32 + 64 + 96 + 128), (4 * 4 * 128 + 1) * 128
+    assert count(64) == convolutions + norms + dense + 129 * 10 == 449_386
+    assert count(32) == 449_386 - 12 * 128 * 128
 
 
 def test_the_network_is_its_layers_in_order():

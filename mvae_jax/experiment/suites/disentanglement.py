@@ -63,8 +63,7 @@ class Evaluation:
     """How the trained models are scored.
 
     Attributes:
-        dci: its estimator, "gradient_boosting" as in the literature, or "random_forest", which takes seconds per model
-            instead of minutes.
+        dci: its estimator, "gradient_boosting" as in the literature, or "random_forest", which is forty times as quick.
         trees: rounds of boosting, or trees of the forest.
         votes: of the FactorVAE score, to fit and as many to test.
         scale_samples: images from which it takes the scale of each dimension.
