@@ -140,6 +140,7 @@ class Multimodal(nn.Module):
         "score_reduction": "example",
         "discriminator_penalty": "r1",
         "joint_decoding": True,
+        "released_averages": False,
     }
 
     def __init__(self, config: Mapping[str, Any], weights: Mapping[str, float]) -> None:

@@ -43,9 +43,13 @@ SWITCHES = {
     "score of the batch": {"score_reduction": "batch"},
     "modalities decoded apart": {"joint_decoding": False},
     "VGG on raw images": {"normalise_vgg_input": False},
+    "released averages": {"released_averages": True},
     "released code": {
         name: getattr(Config.reference(), name)
-        for name in ("score_direction", "score_reduction", "joint_decoding", "normalise_vgg_input")
+        for name in (
+            *("score_direction", "score_reduction", "joint_decoding", "normalise_vgg_input"),
+            "released_averages",
+        )
     },
 }
 
@@ -148,8 +152,13 @@ def transcribe(config, *, train, cross=True):
         made["image_from_image"], made["image_from_text"] = both[:BATCH], both[BATCH:]
     else:
         made["image_from_image"] = run("image_decoder", z_image)
-        if cross:
+        if cross or (train and config.released_averages):
             made["image_from_text"] = run("image_decoder", z_text)
+    if train and config.released_averages:
+        for pixels in (x, made["image_from_image"], x, made["image_from_text"]):
+            run("image_encoder", pixels)
+    if not cross:
+        made.pop("image_from_text", None)
     straight, crossed = sigmoid(run("text_decoder", z_text)), sigmoid(run("text_decoder", z_image))
 
     def pixels(name, generated):
@@ -301,7 +310,7 @@ def test_terms_of_the_published_phases():
         assert without == {name: weight for name, weight in weights.items() if not name.endswith("perceptual")}
 
 
-def test_the_released_code_differs_in_five_choices():
+def test_the_released_code_differs_in_six_choices():
     default, reference = dataclasses.asdict(Config()), dataclasses.asdict(Config.reference())
     assert {name: (default[name], reference[name]) for name in default if default[name] != reference[name]} == {
         "normalise_vgg_input": (True, False),
@@ -309,6 +318,7 @@ def test_the_released_code_differs_in_five_choices():
         "score_reduction": ("example", "batch"),
         "discriminator_penalty": ("r1", "interpolation"),
         "joint_decoding": (True, False),
+        "released_averages": (False, True),
     }
     assert default["attention"]
     assert not default["penalise_text_errors"]
@@ -386,7 +396,10 @@ def test_image_sizes_and_numbers_of_attributes(size, count):
 
 @pytest.mark.parametrize(
     ("index", "switch"),
-    [(0, "default"), (1, "default"), *((2, switch) for switch in SWITCHES)],
+    [
+        *((index, switch) for index in (0, 1) for switch in ("default", "released averages")),
+        *((2, switch) for switch in SWITCHES),
+    ],
 )
 def test_terms_and_their_sum_in_training(index, switch):
     config = change(**SWITCHES[switch])
@@ -399,9 +412,34 @@ def test_terms_and_their_sum_in_training(index, switch):
     out = losses_of(config, index, "vae")
     assert_close(dict(out.objectives), {"vae": total})
     assert_close(dict(out.metrics), {"loss": total - adversarial, **means})
-    # Every network that is trained counts its pass; identity passes and the discriminator's pass do not count.
+    # Every network that is trained counts its pass; the discriminator's pass does not count, and identity passes only
+    # with the released averages.
     del stats["discriminator"], stats["vgg"]
     assert_close(dict(out.state), {"vae": stats})
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_released_averages_are_those_of_a_loop_over_all_image_sets(index):
+    config = change(released_averages=True, joint_decoding=False)
+    data, run, (params, state) = batch(), Runner(config, train=True), variables()
+    x, bits = np.asarray(data["image"], np.float64) / 127.5 - 1, data["attributes"]
+    sets = {"image": x}
+    for number, (name, value) in enumerate((("image", x), ("text", bits)), start=1):
+        mean, logvar = run(f"{name}_encoder", value)
+        z = mean + np.exp(logvar / 2) * noise_of(number, mean.shape)
+        sets[f"from_{name}"] = run("image_decoder", z)  # the decoder counts both, in this order
+    encoder = jax.tree.map(lambda p: np.asarray(p, np.float64), params["vae"]["image_encoder"]["Conv_0"])
+    averages = state["vae"]["image_encoder"]["BatchNorm_0"]
+    average, variance = (np.asarray(averages[name], np.float64) for name in ("mean", "var"))
+    for name in ("image", "image", "from_image", "image", "from_text"):
+        channels = (convolve(sets[name], encoder["kernel"], 2) + encoder["bias"]).reshape(-1, 4)
+        average = 0.9 * average + 0.1 * channels.mean(0)
+        variance = 0.9 * variance + 0.1 * channels.var(0, ddof=1)
+    found = losses_of(config, index, "vae").state["vae"]
+    assert_close(dict(found["image_encoder"]["BatchNorm_0"]), {"mean": average, "var": variance})
+    assert_close(dict(found["image_decoder"]), dict(run.stats["image_decoder"]))
+    without = losses_of(change(joint_decoding=False), index, "vae").state["vae"]
+    assert abs(without["image_encoder"]["BatchNorm_0"]["mean"] - average).max() > 1e-3
 
 
 @pytest.mark.parametrize("switch", SWITCHES)
@@ -845,7 +883,10 @@ def effects(config):
     given = [(jax.tree_util.keystr(path), leaf.shape) for path, leaf in jax.tree.leaves_with_path(variables()[0])]
     if shapes == given:
         for group in ("vae", "discriminator"):
-            result[f"{group} loss"] = float(losses_of(config, -1, group, step=STEPS).objectives[group])
+            out = losses_of(config, -1, group, step=STEPS)
+            result[f"{group} loss"] = float(out.objectives[group])
+            if group == "vae":
+                result["averages"] = [float(leaf.sum()) for leaf in jax.tree.leaves(out.state)]
     return result
 
 
@@ -860,7 +901,7 @@ EFFECTS = {
     "text_hidden": (12, {"shapes"}),
     "discriminator_widths": ((4,), {"shapes"}),
     "attention": (False, {"shapes"}),
-    "attention_heads": (4, BOTH_LOSSES),
+    "attention_heads": (4, {*BOTH_LOSSES, "averages"}),
     "unimodal": (dataclasses.replace(CONFIG.unimodal, epochs=5), {"phases"}),
     "alignment": (dataclasses.replace(CONFIG.alignment, epochs=5), {"phases"}),
     "adversarial": (dataclasses.replace(CONFIG.adversarial, epochs=5), {"phases"}),
@@ -880,10 +921,11 @@ EFFECTS = {
     "score_reduction": ("batch", {"vae loss"}),
     "discriminator_penalty": ("interpolation", {"discriminator loss"}),
     "discriminator_penalty_weight": (1.0, {"discriminator loss"}),
-    "joint_decoding": (False, BOTH_LOSSES),
+    "joint_decoding": (False, {*BOTH_LOSSES, "averages"}),
+    "released_averages": (True, {"averages"}),
     "instance_noise": (0.5, {"discriminator loss"}),
     "instance_noise_decay": (0.1, {"discriminator loss"}),
-    "compute_dtype": ("bfloat16", BOTH_LOSSES),
+    "compute_dtype": ("bfloat16", {*BOTH_LOSSES, "averages"}),
 }
 PHASE_EFFECTS = {
     "epochs": (5, {"phases"}),

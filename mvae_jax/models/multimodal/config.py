@@ -87,6 +87,8 @@ class Config:
         joint_decoding: decode the latents of both modalities as one batch, so that the decoder's batch norm trains on
             the mixture whose statistics it has in evaluation; the released code decodes them one after the other,
             and its running statistics then fit neither.
+        released_averages: keep the running statistics of image encoder and decoder as the released code does (MM-15):
+            those of the encoder also count generated images, and in every phase the decoder decodes the texts too.
         instance_noise: standard deviation of the noise on the discriminator's inputs in the phase's first epoch.
         instance_noise_decay: factor of that deviation per epoch.
         compute_dtype: "float32", or "bfloat16" for the networks' products and activations; parameters, statistics,
@@ -125,6 +127,7 @@ class Config:
     discriminator_penalty: str = "r1"
     discriminator_penalty_weight: float = 10.0
     joint_decoding: bool = True
+    released_averages: bool = False
     instance_noise: float = 0.01
     instance_noise_decay: float = 0.9
     compute_dtype: str = "float32"
@@ -158,4 +161,5 @@ class Config:
             score_reduction="batch",
             discriminator_penalty="interpolation",
             joint_decoding=False,
+            released_averages=True,
         )

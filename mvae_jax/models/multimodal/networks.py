@@ -106,7 +106,8 @@ def reconstruct(
 
     Args:
         networks: the networks.
-        weights: names of the terms to compute: without "image_from_text" no image is decoded from text.
+        weights: names of the terms to compute: without "image_from_text" no image is decoded from text, unless the
+            decoder's running statistics count those images (MM-15).
         params: parameters of group "vae".
         stats: its batch statistics.
         x: images, [B, H, W, 3] in [-1, 1].
@@ -127,11 +128,12 @@ def reconstruct(
 
     image, text = run("image_encoder", x), run("text_encoder", attributes)
     z_image, z_text = latent(1, *image), latent(2, *text)
-    from_text = None
-    if "image_from_text" not in weights:
-        from_image = run("image_decoder", z_image)
-    elif networks.config.joint_decoding:
+    needed = "image_from_text" in weights
+    from_text: jax.Array | None = None
+    if needed and networks.config.joint_decoding:
         from_image, from_text = jnp.split(run("image_decoder", jnp.concatenate([z_image, z_text])), 2)
     else:
-        from_image, from_text = run("image_decoder", z_image), run("image_decoder", z_text)
+        from_image = run("image_decoder", z_image)
+        if needed or (train and networks.config.released_averages):
+            from_text = run("image_decoder", z_text)
     return Reconstructions(image, text, z_image, z_text, from_image, from_text, new_stats)
