@@ -135,7 +135,6 @@ class Multimodal(nn.Module):
     """The multimodal VAE of faces and attributes (Kim, 2024) and its losses."""
 
     only: ClassVar = {
-        "penalise_text_errors": False,
         "score_direction": "img||txt",
         "score_reduction": "example",
         "discriminator_penalty": "r1",
@@ -176,6 +175,14 @@ class Multimodal(nn.Module):
             for group, prefix in settings.items()
         }
 
+    def attribute_error(self, logits: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+        """Mean cross-entropy, in which large errors count more where the config says so."""
+        errors = F.binary_cross_entropy_with_logits(logits, a, reduction="none")
+        if self.config["penalise_text_errors"]:
+            penalised = self.config["text_error_factor"] * errors
+            errors = torch.where(errors > self.config["text_error_limit"], penalised, errors)
+        return errors.mean()
+
     def noise(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """A step's random numbers: of the two latents, and on the discriminator's inputs."""
         latents = {name: torch.randn(len(x), self.config["latent_size"], device=x.device) for name in ("image", "text")}
@@ -209,7 +216,7 @@ class Multimodal(nn.Module):
         if "adversarial" in weights:
             metrics |= self._discriminator_step(x, from_image.detach(), noise, optimizers, amp)
 
-        terms = {name: F.binary_cross_entropy_with_logits(value, a) for name, value in logits.items()}
+        terms = {name: self.attribute_error(value, a) for name, value in logits.items()}
         for name, generated in zip(("image_from_image", "image_from_text"), pixels.split(len(x)), strict=False):
             terms[name] = F.mse_loss(generated, x)
             if f"{name}_identity" in weights:

@@ -39,6 +39,11 @@ VGG = (nets.init(VGG_NET, jax.random.key(1), jnp.zeros((1, 32, 32, 3)))[0], vgg.
 SWITCHES = {
     "default": {},
     "penalised text errors": {"penalise_text_errors": True},
+    "text errors penalised otherwise": {
+        "penalise_text_errors": True,
+        "text_error_factor": 3.0,
+        "text_error_limit": 0.5,
+    },
     "score from text to image": {"score_direction": "txt||img"},
     "score of the batch": {"score_reduction": "batch"},
     "modalities decoded apart": {"joint_decoding": False},
@@ -172,7 +177,8 @@ def transcribe(config, *, train, cross=True):
 
     def text_error(probability):
         errors = cross_entropy(probability, bits)
-        return np.where((errors > 0.15) & config.penalise_text_errors, 8 * errors, errors).mean(1)
+        factor, limit = config.text_error_factor, config.text_error_limit
+        return np.where((errors > limit) & config.penalise_text_errors, factor * errors, errors).mean(1)
 
     score_kl = kl(image, text) if config.score_direction == "img||txt" else kl(text, image)
     if config.score_reduction == "batch" and train:
@@ -337,6 +343,10 @@ def test_the_released_code_differs_in_six_choices():
         ({"attention_heads": 0}, r"attention_heads is 0; expected at least 1\."),
         ({"encoder_widths": ()}, r"encoder_widths are \(\); expected at least one, and each at least 1\."),
         ({"discriminator_widths": (4, 0)}, r"discriminator_widths are \(4, 0\); expected at least one, and each at"),
+        ({"text_error_factor": 0.5}, r"text_error_factor is 0\.5; expected at least 1\."),
+        ({"text_error_limit": -0.1}, r"text_error_limit is -0\.1; expected at least 0\."),
+        ({"text_error_factor": 4.0}, r"text_error_factor is 4\.0, but no error .*: set penalise_text_errors=true, or"),
+        ({"text_error_limit": 0.3}, r"text_error_limit is 0\.3, but no error .* expected 0\.15, .*_text_errors=true"),
         ({"learning_rate": 0.0}, r"learning_rate is 0\.0; expected a number above 0\."),
         ({"gradient_clip": float("nan")}, r"gradient_clip is nan; expected a number above 0\."),
         ({"attributes": ()}, r"attributes are \(\); expected at least one name"),
@@ -771,6 +781,11 @@ def test_terms_are_functions_of_arrays():
     entropy = -(bits * np.log(p) + (1 - bits) * np.log(1 - p)).mean(1)
     logits, other, bits = (jnp.asarray(value, jnp.float32) for value in (logits, other, bits))
     assert_close(multimodal.attribute_error(CONFIG, logits, bits), entropy)
+    errors = -np.log(np.where(np.asarray(bits) == 1, p, 1 - p))
+    for factor, limit in ((8.0, 0.15), (3.0, 0.6)):
+        penalised = change(penalise_text_errors=True, text_error_factor=factor, text_error_limit=limit)
+        expected = np.where(errors > limit, factor * errors, errors).mean(1)
+        assert_close(multimodal.attribute_error(penalised, logits, bits), expected)
     assert_close(multimodal.attribute_agreement(logits, other), ((p - q) ** 2).mean(1))
 
 
@@ -917,6 +932,8 @@ EFFECTS = {
     "cross_identity_weight": (1.0, {"vae loss"}),
     "normalise_vgg_input": (False, {"vae loss"}),
     "penalise_text_errors": (True, {"vae loss"}),
+    "text_error_factor": (4.0, {"vae loss"}),
+    "text_error_limit": (0.5, {"vae loss"}),
     "score_direction": ("txt||img", {"vae loss"}),
     "score_reduction": ("batch", {"vae loss"}),
     "discriminator_penalty": ("interpolation", {"discriminator loss"}),
@@ -927,6 +944,8 @@ EFFECTS = {
     "instance_noise_decay": (0.1, {"discriminator loss"}),
     "compute_dtype": ("bfloat16", {*BOTH_LOSSES, "averages"}),
 }
+PENALISED = {"penalise_text_errors": True}
+BASES = {"text_error_factor": PENALISED, "text_error_limit": PENALISED}  # what these fields need
 PHASE_EFFECTS = {
     "epochs": (5, {"phases"}),
     "reconstruction": (2.0, {"vae loss"}),
@@ -944,19 +963,19 @@ def test_the_tables_of_effects_are_complete():
 
 
 @functools.cache
-def unchanged():
-    return effects(CONFIG)
+def unchanged(**base):
+    return effects(change(**base))
 
 
-def assert_changes(config, expected):
+def assert_changes(config, expected, **base):
     changed = effects(config)
-    assert {name for name, value in changed.items() if value != unchanged()[name]} == expected
+    assert {name for name, value in changed.items() if value != unchanged(**base)[name]} == expected
 
 
 @pytest.mark.parametrize("name", EFFECTS)
 def test_every_field_has_its_effect_and_no_other(name):
-    value, expected = EFFECTS[name]
-    assert_changes(change(**{name: value}), expected)
+    (value, expected), base = EFFECTS[name], BASES.get(name, {})
+    assert_changes(change(**{name: value}, **base), expected, **base)
 
 
 @pytest.mark.parametrize("name", PHASE_EFFECTS)

@@ -77,7 +77,9 @@ class Config:
         cross_perceptual_weight: weight of the VGG term of the image from text (MM-13).
         cross_identity_weight: weight of the identity term of the image from text (MM-13).
         normalise_vgg_input: give VGG the ImageNet-normalised images it was trained on; the released code does not.
-        penalise_text_errors: multiply an attribute's error by 8 where it is above 0.15 (MM-03).
+        penalise_text_errors: let large errors of attributes count more (MM-03).
+        text_error_factor: how often such an error counts, at least 1.
+        text_error_limit: cross-entropy of an attribute, in nats, above which it does.
         score_direction: KL of the training score, "img||txt" or "txt||img" (MM-02).
         score_reduction: "example" takes the mean of the scores, "batch" the score of the mean KL (MM-14); evaluation,
             which gives one number per example, always does the former.
@@ -122,6 +124,8 @@ class Config:
     cross_identity_weight: float = 0.1
     normalise_vgg_input: bool = True
     penalise_text_errors: bool = False
+    text_error_factor: float = 8.0
+    text_error_limit: float = 0.15
     score_direction: str = "img||txt"
     score_reduction: str = "example"
     discriminator_penalty: str = "r1"
@@ -142,10 +146,18 @@ class Config:
         for name, allowed in choices.items():
             check_choice(self, name, allowed)
         check_at_least(self, 1, "latent_size", "batch_size", "decoder_hidden", "text_hidden", "attention_heads")
+        check_at_least(self, 1, "text_error_factor")
+        check_at_least(self, 0, "text_error_limit")
         check_widths(self, "encoder_widths", "decoder_widths", "discriminator_widths")
         check_positive(self, "learning_rate", "discriminator_learning_rate", "gradient_clip")
         check_attributes(self)
         check_compute_dtype(self)
+        for name in ("text_error_factor", "text_error_limit"):
+            if not self.penalise_text_errors and getattr(self, name) != getattr(Config, name):
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, but no error of the texts is penalised; expected "
+                    f"{getattr(Config, name)}, which is not used then: set penalise_text_errors=true, or leave it out."
+                )
         if self.attention and self.decoder_widths[0] % self.attention_heads:
             raise ValueError(
                 f"decoder_widths[0] is {self.decoder_widths[0]}; expected a multiple of attention_heads, "

@@ -74,9 +74,16 @@ def image_terms(
 
 
 def attribute_error(config: Config, logits: jax.Array, attributes: jax.Array) -> jax.Array:
-    """Cross-entropy per attribute of logits [B, A] and attributes [B, A] in {0, 1}: [B], in nats."""
-    error = losses.penalised_bernoulli_nll if config.penalise_text_errors else losses.bernoulli_nll
-    return error(logits, attributes) / attributes.shape[1]
+    """Cross-entropy per attribute of logits [B, A] and attributes [B, A] in {0, 1}: [B], in nats.
+
+    Where the config says so, an attribute's cross-entropy above a limit is multiplied by a factor (MM-03).
+    """
+    if config.penalise_text_errors:
+        penalty = {"threshold": config.text_error_limit, "factor": config.text_error_factor}
+        error = losses.penalised_bernoulli_nll(logits, attributes, **penalty)
+    else:
+        error = losses.bernoulli_nll(logits, attributes)
+    return error / attributes.shape[1]
 
 
 def attribute_agreement(first_logits: jax.Array, second_logits: jax.Array) -> jax.Array:
