@@ -41,12 +41,14 @@ class Config(experiment.Config):
         data: the images.
         model: the model and its three phases.
         classifier: what reads attributes from generated images.
+        evaluation: how image and text are compared.
     """
 
     vgg_weights: str = ""
     data: sources.Config = faces.Config()
     model: multimodal.Config = multimodal.Config()
     classifier: ClassifierConfig = ClassifierConfig()
+    evaluation: suite.Evaluation = suite.Evaluation()
 
     def __post_init__(self) -> None:
         super().__post_init__()

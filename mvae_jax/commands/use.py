@@ -73,9 +73,9 @@ def check(arguments: argparse.Namespace) -> int:
     """Agreement of a sentence with an image; status 1 for a mismatch."""
     run = _load(arguments)
     attributes = _attributes(run, arguments.caption)
-    threshold = _threshold(run, arguments)
+    threshold, divergence = _decision(run, arguments)
     posterior = run.encode_image(_pixels(run, arguments.image))
-    score = float(consistency.consistency_score(posterior, run.encode_attributes(attributes))[0])
+    score = float(consistency.consistency_score(posterior, run.encode_attributes(attributes), **divergence)[0])
     match = score > threshold
     # What the text decoder reads from the image names a wrong attribute more reliably than the score does.
     in_image = _probabilities(run, posterior[0])
@@ -166,30 +166,36 @@ def _encode(run: runs.Run, text: str) -> Posterior:
     return run.encode_attributes(_attributes(run, text))
 
 
-def _threshold(run: runs.Run, arguments: argparse.Namespace) -> float:
-    """The threshold that the run's evaluation took from the calibration images."""
-    if arguments.threshold is not None:
-        if not 0 <= arguments.threshold <= 1:
-            raise ValueError(f"--threshold is {arguments.threshold}; expected 0 to 1, as scores are.")
-        return arguments.threshold
-    folder = Path(arguments.workdir).expanduser()
+def _decision(run: runs.Run, arguments: argparse.Namespace) -> tuple[float, dict[str, str]]:
+    """The given threshold, or that which the run's evaluation took from the calibration images; and its divergence.
+
+    Where a threshold is given and the checkpoint was never evaluated, the divergence is the default one.
+    """
+    given, folder = arguments.threshold, Path(arguments.workdir).expanduser()
+    if given is not None and not 0 <= given <= 1:
+        raise ValueError(f"--threshold is {given}; expected 0 to 1, as scores are.")
     for path in (folder / "finished.json", folder / "evaluation" / "scores.json"):
-        thresholds = _thresholds(path)
-        if (run.phase, run.step) in thresholds:
-            return thresholds[run.phase, run.step]
+        decisions = _decisions(path)
+        if (run.phase, run.step) in decisions:
+            threshold, divergence = decisions[run.phase, run.step]
+            return threshold if given is None else given, divergence
+    if given is not None:
+        return given, {}
     raise ValueError(
         f"{folder} has no threshold for its checkpoint of phase {run.phase} at step {run.step}: evaluate it by "
         f"'mvae-jax experiments celebahq_mvae --evaluate --workdir={folder}', or give --threshold."
     )
 
 
-def _thresholds(path: Path) -> dict[tuple[str, int], float]:
-    """Threshold in a file of scores, by phase and step of the evaluated checkpoint; {} without one."""
+def _decisions(path: Path) -> dict[tuple[str, int], tuple[float, dict[str, str]]]:
+    """Threshold in a file of scores, and the divergence, by phase and step of the checkpoint; {} without one."""
     try:
         content = json.loads(path.read_text())
         scores = content.get("scores", content)  # finished.json has them beside the time
         checkpoint = scores.get("checkpoints", {"": scores})[""]  # in the first format, phase and step are scores
-        return {(checkpoint["phase"], checkpoint["step"]): float(scores["consistency"]["threshold"])}
+        measured = scores["consistency"]
+        divergence = {name: measured[name] for name in ("direction", "reduction") if name in measured}
+        return {(checkpoint["phase"], checkpoint["step"]): (float(measured["threshold"]), divergence)}
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 

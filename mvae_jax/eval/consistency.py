@@ -30,6 +30,8 @@ GENDER = ("male", "female")
 HAIR = ("black_hair", "blond_hair", "bald")
 GROUPS = (GENDER, ("smiling", "eyeglasses", "wearing_lipstick"), HAIR, ("mustache",))
 UNTOUCHED = ("young",)
+DIRECTIONS = ("img||txt", "txt||img")
+REDUCTIONS = ("mean", "sum")
 
 
 def consistency_score(
@@ -59,8 +61,8 @@ def consistency_score(
     image, text = (tuple(map(jnp.asarray, posterior)) for posterior in (image_posterior, text_posterior))
     chex.assert_rank([*image, *text], 2)
     chex.assert_equal_shape([*image, *text])
-    pairs = {"img||txt": (*image, *text), "txt||img": (*text, *image)}
-    reductions = {"mean": jnp.mean, "sum": jnp.sum}
+    pairs = dict(zip(DIRECTIONS, ((*image, *text), (*text, *image)), strict=True))
+    reductions = dict(zip(REDUCTIONS, (jnp.mean, jnp.sum), strict=True))
     divergence = gaussian.kl_divergence(*_choose("direction", direction, pairs))
     return 1.0 / (1.0 + _choose("reduction", reduction, reductions)(divergence, axis=-1))
 
@@ -231,6 +233,38 @@ def threshold(match_scores: npt.ArrayLike, mismatch_scores: npt.ArrayLike, weigh
     return float(weight * match.mean() + (1.0 - weight) * mismatch.mean())
 
 
+def most_accurate_threshold(match_scores: npt.ArrayLike, mismatch_scores: npt.ArrayLike) -> float:
+    """Decision threshold that is right for most of the given pairs.
+
+    Args:
+        match_scores: scores of matching pairs, [N], at least 0; not of the pairs to be decided.
+        mismatch_scores: scores of mismatched pairs, [M], likewise.
+
+    Returns:
+        The threshold, halfway between two neighbouring scores, below all of them or the highest; of several that are
+        right equally often the lowest. A pair is accepted if its score is greater.
+
+    Raises:
+        ValueError: there are no matching or no mismatched pairs.
+
+    Reference:
+        Kim, 2024, section 5.2.4: "selected to optimize classification accuracy" (MM-16).
+    """
+    match, mismatch = np.sort(np.asarray(match_scores, float)), np.sort(np.asarray(mismatch_scores, float))
+    if not len(match) or not len(mismatch):
+        raise ValueError(
+            f"there are {len(match)} matching and {len(mismatch)} mismatched pairs; expected at least one of each, to "
+            "choose a threshold between them."
+        )
+    scores = np.unique([*match, *mismatch])
+    halfway = (scores[:-1] + scores[1:]) / 2
+    between = np.where(halfway < scores[1:], halfway, scores[:-1])  # of two adjacent floats rounding may give the upper
+    thresholds = np.concatenate([scores[:1] / 2, between, scores[-1:]])
+    accepted = len(match) - np.searchsorted(match, thresholds, side="right")
+    rejected = np.searchsorted(mismatch, thresholds, side="right")
+    return float(thresholds[(accepted + rejected).argmax()])
+
+
 @dataclasses.dataclass(frozen=True)
 class EditScores:
     """Change of some images' scores when one thing in their text is made wrong.
@@ -375,6 +409,10 @@ class Result(Outcome):
     Attributes:
         calibration_images: images that gave the thresholds.
         curations: how often the mismatches were curated.
+        most_accurate_threshold: the one that is right for most calibration pairs (MM-16), beside `threshold`, the
+            published weighted mean.
+        most_accurate_confusion: counts of the validation pairs' decisions at it.
+        most_accurate_rates: their rates, match positive.
         intervals: 95 % bootstrap intervals over images and curations together, as in `bootstrap_intervals`.
         over_curations: spread over the curations alone, of the same images; each has its own threshold.
         sensitivity: how well one wrong attribute is noticed, at the threshold of the first curation.
@@ -382,6 +420,9 @@ class Result(Outcome):
 
     calibration_images: int
     curations: int
+    most_accurate_threshold: float
+    most_accurate_confusion: Confusion
+    most_accurate_rates: Rates
     intervals: Mapping[str, tuple[float, float]]
     over_curations: Mapping[str, Spread]
     sensitivity: tuple[Sensitivity, ...]
@@ -457,7 +498,7 @@ def benchmark(
             not finite, or what `consistency_score` and `curate_mismatches` raise.
 
     Reference:
-        Kim, 2024, section 7.1 (MM-01, MM-04 to MM-07).
+        Kim, 2024, section 7.1 (MM-01, MM-04 to MM-07, MM-16).
     """
     if curations < 1:
         raise ValueError(f"curations is {curations}, expected at least 1: the first gives the figures.")
@@ -475,6 +516,8 @@ def benchmark(
     calibration_match, calibration_mismatch, *_ = score("calibration", calibration, 0)
     match, mismatch, mismatches, posterior = score("validation", validation, 1)
     thresholds = [threshold(calibration_match, scores, threshold_weight) for scores in calibration_mismatch]
+    most_accurate = most_accurate_threshold(calibration_match, calibration_mismatch[0])
+    confusion = Confusion.at(most_accurate, match, mismatch[0])
     result = Result(
         protocol=PROTOCOL,
         direction=direction,
@@ -485,6 +528,9 @@ def benchmark(
         **_outcome_fields(thresholds[0], match, mismatch[0], validation[1], mismatches),
         calibration_images=len(calibration_match),
         curations=curations,
+        most_accurate_threshold=most_accurate,
+        most_accurate_confusion=confusion,
+        most_accurate_rates=confusion.rates(),
         intervals=bootstrap_intervals(thresholds, match, mismatch, seed=(seed, 2)),  # 0 and 1 curated the mismatches
         over_curations=spreads(thresholds, match, mismatch),
         sensitivity=sensitivity(

@@ -126,6 +126,19 @@ def test_check_compares_with_the_runs_threshold(command, workdir, run):
     assert set(result["disagreeing"]) == wrong
 
 
+@pytest.mark.parametrize("threshold", [[], ["--threshold=0.2"]])
+def test_check_scores_as_the_runs_evaluation_did(command, workdir, run, finished, threshold):
+    divergence = {"direction": "txt||img", "reduction": "sum"}
+    finished.write_text(json.dumps({"scores": {**SCORES, "consistency": {"threshold": 0.4, **divergence}}}))
+    attributes = captions.read(CAPTION, run.config.attributes)[None]
+    posteriors = run.encode_image(pixels(workdir / "square.png")), run.encode_attributes(attributes)
+    result = json.loads(command("check", "run", "square.png", CAPTION, "--json", *threshold)[1])
+    expected = float(consistency.consistency_score(*posteriors, **divergence)[0])
+    assert result["score"] == pytest.approx(expected, abs=1e-6)
+    assert abs(expected - float(consistency.consistency_score(*posteriors)[0])) > 1e-3
+    assert result["threshold"] == (0.2 if threshold else 0.4)
+
+
 @pytest.mark.parametrize(("threshold", "answer", "status"), [(0.0, "match", 0), (1.0, "mismatch", 1)])
 def test_check_takes_a_threshold_and_answers_by_its_status(command, threshold, answer, status):
     code, out, _ = command("check", "run", "square.png", "bald", f"--threshold={threshold}")

@@ -193,6 +193,35 @@ def test_threshold_by_hand():
     assert consistency.threshold([0.8, 1.0], [0.1, 0.3], weight=0.5) == pytest.approx(0.55)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_the_most_accurate_threshold_is_the_best_of_all(seed):
+    rng = np.random.default_rng(seed)
+    # Few different values make ties within and between the classes.
+    match, mismatch = rng.integers(3, 12, 40) / 12, rng.integers(1, 9, 30) / 12
+    tried = sorted({0.0, *match, *mismatch})
+    right = [sum(s > t for s in match) + sum(s <= t for s in mismatch) for t in tried]
+    found = consistency.most_accurate_threshold(match, mismatch)
+    assert sum(match > found) + sum(mismatch <= found) == max(right)
+    lowest = tried[right.index(max(right))]  # between it and the next score decisions are the same
+    assert lowest <= found < min(s for s in (*match, *mismatch, 2.0) if s > lowest)
+
+
+def test_the_most_accurate_threshold_by_hand():
+    assert consistency.most_accurate_threshold([0.8, 0.9], [0.1, 0.3]) == pytest.approx(0.55)  # halfway
+    assert consistency.most_accurate_threshold([0.8, 0.9], [0.1, 0.85]) == pytest.approx(0.45)  # the lowest of two
+    assert consistency.most_accurate_threshold([0.4], [0.4]) == 0.2  # all are accepted
+    assert consistency.most_accurate_threshold([0.1], [0.5, 0.6]) == 0.6  # none is
+    upper = np.nextafter(0.5, 1)
+    assert consistency.most_accurate_threshold([upper], [0.5]) == 0.5
+
+
+@pytest.mark.parametrize(("match", "mismatch"), [([], [0.1]), ([0.1], [])])
+def test_a_threshold_needs_pairs_of_both_kinds(match, mismatch):
+    message = f"there are {len(match)} matching and {len(mismatch)} mismatched pairs; expected at least one of each"
+    with pytest.raises(ValueError, match=message):
+        consistency.most_accurate_threshold(match, mismatch)
+
+
 def encode(attributes):
     """A code that keeps all bits: log variance 0, so that KL per dimension is half a squared difference."""
     attributes = np.asarray(attributes, np.float32)
@@ -262,11 +291,16 @@ def test_every_curation_has_its_own_threshold_and_stream():
         )
         if curation == 0:
             np.testing.assert_array_equal(mismatches, texts[1])
+            of_calibration = [scores(images["calibration"], bits) for bits in (calibration, texts[0])]
     assert match.dtype == mismatch.dtype == np.float64
     np.testing.assert_allclose(match, scores(images["validation"], validation), rtol=1e-6)
     np.testing.assert_allclose(mismatch, rows[0], rtol=1e-6)
     assert result.threshold == pytest.approx(thresholds[0], rel=1e-6)
     assert dataclasses.asdict(result.rates) | {"auroc": result.auroc} == pytest.approx(rates[0], rel=1e-6)
+    most_accurate = consistency.most_accurate_threshold(*of_calibration)
+    assert result.most_accurate_threshold == pytest.approx(most_accurate, rel=1e-6)
+    assert result.most_accurate_confusion == Confusion.at(result.most_accurate_threshold, match, mismatch)
+    assert result.most_accurate_rates == result.most_accurate_confusion.rates() != result.rates
     for name, spread in result.over_curations.items():
         values = [row[name] for row in rates]
         expected = (np.mean(values), np.std(values), min(values), max(values))

@@ -1,12 +1,83 @@
-"""What the multimodal VAE's experiment declares, without training it."""
+"""What the multimodal VAE's experiment declares and measures, on a run that is as small as one can be."""
+
+import dataclasses
+from types import SimpleNamespace
 
 import pytest
+import zoo
 from command_lines import script
 
+from mvae_jax import runs
+from mvae_jax.data import sources
+from mvae_jax.data.rendered import faces
+from mvae_jax.eval import consistency
+from mvae_jax.eval.batched import pixels
+from mvae_jax.experiment.declaration import Trained
+from mvae_jax.experiment.suites import multimodal as suite
+
 EXPERIMENT = script("celebahq_mvae").EXPERIMENT
+MODEL = dataclasses.replace(zoo.MULTIMODAL, adversarial=dataclasses.replace(zoo.MULTIMODAL.adversarial, epochs=0))
+
+
+@pytest.fixture(scope="module")
+def data():
+    chosen = faces.Config(subset_size=48, validation_fraction=0.25, calibration_size=12)
+    return sources.load(chosen, image_size=32, attributes=MODEL.attributes)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory, data):
+    """A run of two phases."""
+    folder = tmp_path_factory.mktemp("multimodal") / "run"
+    runs.train(folder, "multimodal", MODEL, data)
+    return folder
+
+
+def trained(run, data, **evaluation):
+    config = SimpleNamespace(seed=3, evaluation=suite.Evaluation(**evaluation))
+    return Trained(config, {"": run}, data, None, {"": []})
 
 
 @pytest.mark.parametrize(("preset", "penalised"), [("laptop", False), ("paper", True), ("reference", False)])
 def test_the_papers_preset_alone_penalises_errors_of_texts(preset, penalised):
     model = EXPERIMENT.presets[preset].model
     assert (model.penalise_text_errors, model.text_error_factor, model.text_error_limit) == (penalised, 8.0, 0.15)
+
+
+@pytest.mark.parametrize("evaluation", [{}, {"direction": "txt||img"}, {"direction": "txt||img", "reduction": "sum"}])
+def test_direction_and_reduction_of_the_score_are_settings(workdir, data, evaluation):
+    run = runs.load(workdir)
+    measured = suite.evaluate(trained(run, data, **evaluation)).benchmark
+    expected, match, mismatch, _ = consistency.benchmark(
+        run.encode_image,
+        run.encode_attributes,
+        *((pixels(split), split["attributes"]) for split in (data.calibration, data.validation)),
+        data.attributes,
+        seed=3,
+        **evaluation,
+    )
+    assert (measured.result.direction, measured.result.reduction) == (expected.direction, expected.reduction)
+    assert measured.match_scores == pytest.approx(match, rel=1e-5)
+    assert measured.mismatch_scores == pytest.approx(mismatch, rel=1e-5)
+    assert measured.result.threshold == pytest.approx(expected.threshold, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"direction": "both"}, r"evaluation\.direction is 'both'; choose one of 'img\|\|txt', 'txt\|\|img'\."),
+        ({"reduction": "max"}, r"evaluation\.reduction is 'max'; choose one of 'mean', 'sum'\."),
+    ],
+)
+def test_other_scores_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        suite.Evaluation(**fields)
+
+
+def test_both_thresholds_stand_in_the_table(workdir, data):
+    measured = trained(runs.load(workdir), data)
+    result = suite.evaluate(measured).benchmark.result
+    rows = [row("run", measured) for row in (suite.consistency_row, suite.most_accurate_row)]
+    assert [row["threshold"] for row in rows] == [result.threshold, result.most_accurate_threshold]
+    assert rows[1]["accuracy"] == result.most_accurate_rates.accuracy
+    assert [row["divergence"] for row in rows] == ["mean KL(image || text)"] * 2
