@@ -3,6 +3,7 @@
     python experiments/celebahq_mvae.py
     python experiments/celebahq_mvae.py --preset=paper --config.data.source=CelebAMask-HQ.zip --workdir=runs/paper
     python experiments/celebahq_mvae.py --evaluate --workdir=runs/paper
+    python experiments/celebahq_mvae.py --evaluate --phase=alignment --workdir=runs/paper
 
 Trains in three phases on rendered faces, on CelebAMask-HQ, or on your own images with a CSV of attributes; then
 measures the model on held-out images and writes figures and `report.html` into the workdir. The same command resumes a
@@ -118,6 +119,7 @@ EXPERIMENT = experiment.Experiment(
     figures=(suite.figures,),
     comparison=suite.compare,
     may_change=("config.vgg_weights",),
+    stages=True,
 )
 
 if __name__ == "__main__":

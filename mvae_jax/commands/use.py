@@ -174,7 +174,8 @@ def _decision(run: runs.Run, arguments: argparse.Namespace) -> tuple[float, dict
     given, folder = arguments.threshold, Path(arguments.workdir).expanduser()
     if given is not None and not 0 <= given <= 1:
         raise ValueError(f"--threshold is {given}; expected 0 to 1, as scores are.")
-    for path in (folder / "finished.json", folder / "evaluation" / "scores.json"):
+    evaluation = folder / "evaluation"
+    for path in (folder / "finished.json", evaluation / "scores.json", evaluation / run.phase / "scores.json"):
         decisions = _decisions(path)
         if (run.phase, run.step) in decisions:
             threshold, divergence = decisions[run.phase, run.step]
@@ -183,7 +184,7 @@ def _decision(run: runs.Run, arguments: argparse.Namespace) -> tuple[float, dict
         return given, {}
     raise ValueError(
         f"{folder} has no threshold for its checkpoint of phase {run.phase} at step {run.step}: evaluate it by "
-        f"'mvae-jax experiments celebahq_mvae --evaluate --workdir={folder}', or give --threshold."
+        f"'mvae-jax experiments celebahq_mvae --evaluate --phase={run.phase} --workdir={folder}', or give --threshold."
     )
 
 

@@ -44,7 +44,7 @@ class Trained:
         runs: folder -> model.
         data: the images.
         classifier: reads attributes from images; None where there is none.
-        records: folder -> lines of metrics.jsonl.
+        records: folder -> lines of metrics.jsonl up to the model's step.
         stages: folder -> phase -> the model at the end of that phase; empty unless the experiment asks for it.
         interruption: polled between measures.
         workdir: where the models lie, each in its folder.

@@ -47,6 +47,7 @@ class Arguments:
         extend: the last phase may be longer than when the run was started.
         evaluate: measure the newest checkpoint, and train nothing; the config started from the workdir's instead of
             the preset.
+        phase: with `evaluate`, the phase whose last checkpoint is measured; "" for the newest of all.
         given: dotted names of the config's fields that were set, in their order.
         base: the config before they were.
     """
@@ -56,6 +57,7 @@ class Arguments:
     dry_run: bool
     extend: bool = False
     evaluate: bool = False
+    phase: str = ""
     given: tuple[str, ...] = dataclasses.field(default=(), compare=False)
     base: Any = dataclasses.field(default=None, compare=False)
 
@@ -99,6 +101,12 @@ def parse(
         flag_values=values,
     )
     flags.DEFINE_string(
+        "phase",
+        "",
+        "With --evaluate: measure the last checkpoint of this phase instead, into `evaluation/PHASE`.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
         "compilation_cache",
         str(runs.default_programs_folder()),
         "Folder that keeps compiled programs, so that the same program is compiled once; empty for none.",
@@ -134,6 +142,11 @@ def parse(
                 default = _with_source(default, settings, data)
             print(_help(values, default, description, data if values.help == "all" else ()))
             sys.exit(0)
+        if values["phase"].present and not (values.evaluate and values.phase):
+            raise ValueError(
+                f"--phase is {values.phase!r}; expected the name of a phase, and --evaluate beside it: it says which "
+                "phase is measured, and a run trains all of its phases."
+            )
         if values.evaluate:
             for name in ("preset", "extend", "dry_run"):
                 if values[name].present:
@@ -151,7 +164,14 @@ def parse(
     if values.compilation_cache:
         _log.info("compiled programs are kept in %s", runs.keep_compiled_programs(values.compilation_cache))
     return config, Arguments(
-        values.workdir, values.preset, values.dry_run, values.extend, values.evaluate, tuple(settings), base
+        values.workdir,
+        values.preset,
+        values.dry_run,
+        values.extend,
+        values.evaluate,
+        values.phase,
+        tuple(settings),
+        base,
     )
 
 

@@ -151,14 +151,19 @@ def train(
     return planned.fit(workdir, interruption=interruption, on_validation=on_validation, start_from=start_from or None)
 
 
-def load(member: Member, folder: Path) -> runs.Run:
+def load(member: Member, folder: Path, phase: str = "") -> runs.Run:
     """Loads a member that was trained.
 
+    Args:
+        member: the model.
+        folder: its workdir.
+        phase: the phase whose last checkpoint is taken; "" for the newest of all.
+
     Raises:
-        FileNotFoundError: there is no run in that folder.
-        ValueError: it is another model, or of another config.
+        FileNotFoundError: there is no run in that folder, or no checkpoint of the phase yet.
+        ValueError: it is another model, or of another config, or has no such phase.
     """
-    run = runs.load(folder)
+    run = runs.load(folder, phase=phase or None)
     if run.settings["model"] != member.model:
         raise ValueError(f"{folder} is a run of the model {run.settings['model']!r}; expected {member.model!r}.")
     for field in dataclasses.fields(member.config):

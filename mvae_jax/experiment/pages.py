@@ -114,10 +114,9 @@ def write(
     """Writes scores.json, the figures and report.html."""
     paths = report.save_figures(figures, folder / "figures")
     atomic_write(folder / "scores.json", json.dumps(scores, indent=2) + "\n")
-    workdir = folder.parent if folder.name == "evaluation" else folder
     report.write(
         folder / "report.html",
-        f"{experiment.title}: {workdir.resolve().name}",
+        f"{experiment.title}: {trained.workdir.resolve().name}",
         [
             *map(report.note, notes),
             *(part for measure in experiment.measures for part in parts(measure, trained, results[measure.name])),

@@ -50,7 +50,7 @@ def run(experiment: Experiment, argv: Sequence[str]) -> None:
         chosen = experiment.members(config, data)
         _refuse_unused(experiment, config, arguments, data, chosen)
         if arguments.evaluate:
-            loaded = {folder: members.load(member, root / folder) for folder, member in chosen.items()}
+            loaded = {folder: members.load(member, root / folder, arguments.phase) for folder, member in chosen.items()}
         else:
             plans = members.plan(chosen, data, config.training)
             starts = members.starts(plans, config.start_from, root)
@@ -68,7 +68,7 @@ def run(experiment: Experiment, argv: Sequence[str]) -> None:
     members.log_weights(chosen)
     if arguments.evaluate:
         trained = gather(experiment, config, loaded, data, root)
-        _report(experiment, argv, trained, root / "evaluation", notes)
+        _report(experiment, argv, trained, root / "evaluation" / arguments.phase, notes)
         return
     with session.session(
         arguments.workdir,
@@ -192,11 +192,16 @@ def gather(
         fitted,
         data,
         reader,
-        {folder: read_metrics(workdir / folder / "metrics.jsonl") for folder in fitted},
+        {folder: _records(workdir / folder, run.step) for folder, run in fitted.items()},
         stages,
         interruption or Interruption(),
         workdir,
     )
+
+
+def _records(folder: Path, step: int) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl up to a step: what comes later is of other parameters."""
+    return [line for line in read_metrics(folder / "metrics.jsonl") if line["step"] <= step]
 
 
 def _stages(run: runs.Run, folder: Path) -> dict[str, runs.Run]:

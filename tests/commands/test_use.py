@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -154,7 +155,7 @@ def finished(workdir):
     content = path.read_bytes()
     yield path
     path.write_bytes(content)
-    (workdir / "run" / "evaluation" / "scores.json").unlink(missing_ok=True)
+    shutil.rmtree(workdir / "run" / "evaluation", ignore_errors=True)
 
 
 FIRST_FORMAT = {"phase": "unimodal", "step": 6, "consistency": {"threshold": 0.3}}
@@ -166,12 +167,13 @@ FIRST_FORMAT = {"phase": "unimodal", "step": 6, "consistency": {"threshold": 0.3
         ("finished.json", {"finished": "today", **FIRST_FORMAT}, 0.3),
         ("evaluation/scores.json", FIRST_FORMAT, 0.3),
         ("evaluation/scores.json", SCORES, 0.4),
+        ("evaluation/unimodal/scores.json", SCORES, 0.4),
     ],
 )
 def test_the_threshold_is_in_either_file_of_either_format(command, finished, file, content, threshold):
     finished.unlink()
     path = finished.parent / file
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(exist_ok=True, parents=True)
     path.write_text(json.dumps(content))
     assert json.loads(command("check", "run", "square.png", "bald", "--json")[1])["threshold"] == threshold
 
@@ -192,7 +194,7 @@ def test_check_without_a_threshold_says_how_to_get_one(command, finished, conten
     code, _, err = command("check", "run", "square.png", "bald")
     assert code == 2
     assert "has no threshold for its checkpoint of phase unimodal at step 6" in err
-    assert "'mvae-jax experiments celebahq_mvae --evaluate --workdir=run'" in err
+    assert "'mvae-jax experiments celebahq_mvae --evaluate --phase=unimodal --workdir=run'" in err
 
 
 def test_interpolation_goes_from_end_to_end(command, workdir, run):

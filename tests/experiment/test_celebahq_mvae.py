@@ -66,6 +66,7 @@ def rendered(tmp_path_factory):
         "first": command,
         "plan": [name, *TINY, "--dry-run", "--workdir=runs/none"],
         "evaluated": [name, "--evaluate", "--workdir=runs/one"],
+        "phase": [name, "--evaluate", "--phase=alignment", "--workdir=runs/one"],
         "misfit": [name, *TINY, "--dry-run", "--config.start_from=runs/one", "--config.model.latent_size=5"],
         "started": started,
         "longer": longer,
@@ -146,6 +147,21 @@ def test_measuring_the_workdir_again_gives_the_same_numbers(rendered):
     again = json.loads((workdir / "evaluation" / "scores.json").read_text())
     assert_close(again, json.loads((workdir / "scores.json").read_text()))
     assert len(list((workdir / "classifier").iterdir())) == 1  # both were read by the same
+
+
+def test_a_phase_is_measured_at_its_last_checkpoint(rendered):
+    folder, results = rendered
+    workdir = folder / "runs" / "one"
+    assert results["phase"]["code"] == 0
+    page = workdir / "evaluation" / "alignment"
+    check_pictures(page, 13)
+    assert "Measured at step 12, in phase alignment." in (page / "report.html").read_text()
+    measured = json.loads((page / "scores.json").read_text())
+    table = json.loads((workdir / "scores.json").read_text())["phases"]
+    assert list(table) == ["unimodal", "alignment", "adversarial"]
+    assert_close(table["alignment"]["f1"], measured["consistency"]["rates"]["f1"])
+    assert_close(table["alignment"]["psnr"], measured["quality"]["psnr"])
+    assert_close({name: table[name] for name in ("unimodal", "alignment")}, measured["phases"])
 
 
 def test_a_running_workdir_may_be_measured(rendered, capsys):

@@ -170,6 +170,18 @@ def write_config(workdir, **config):
     (workdir / "config.json").write_text(json.dumps({"model": "multimodal", "config": config}))
 
 
+def test_the_phase_to_evaluate(tmp_path):
+    write_config(tmp_path, model={})
+    arguments = parse("--evaluate", "--phase=alignment", f"--workdir={tmp_path}", presets=EXPERIMENTS)[1]
+    assert arguments == flags.Arguments(str(tmp_path), "small", False, evaluate=True, phase="alignment")
+
+
+@pytest.mark.parametrize("given", [["--phase=alignment"], ["--evaluate", "--phase="]])
+def test_a_phase_goes_with_evaluate_alone(tmp_path, capsys, given):
+    message = refused(capsys, *given, f"--workdir={tmp_path}", presets=EXPERIMENTS)
+    assert "expected the name of a phase, and --evaluate beside it" in message
+
+
 def test_extend():
     assert parse("--extend")[1] == flags.Arguments("runs/x", "small", False, extend=True)
 

@@ -136,6 +136,13 @@ def test_all_members_are_trained_measured_drawn_and_reported(run, tmp_path):
     assert status == 0
     assert_close(json.loads((workdir / "evaluation" / "scores.json").read_text()), scores)
     assert f"Measured at step {STEPS}, in phase training." in (workdir / "evaluation" / "report.html").read_text()
+    # The end of a phase, in a folder of its own.
+    assert run("--evaluate", "--phase=training")[0] == 0
+    assert_close(json.loads((workdir / "evaluation" / "training" / "scores.json").read_text()), scores)
+    assert "Two autoencoders: two_autoencoders" in (workdir / "evaluation" / "training" / "report.html").read_text()
+    status, _, err = run("--evaluate", "--phase=alignment")
+    assert status == 2
+    assert "has no phase 'alignment'; its phases are training." in err
     assert (
         "was trained with other latent_size than is asked for: 2, not 3"
         in run("--evaluate", "--config.model.latent_size=3")[2]

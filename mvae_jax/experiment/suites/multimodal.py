@@ -52,6 +52,13 @@ QUALITY = {
     "ssim_from_text": "SSIM of images from text",
     "well_formed": "texts from the prior with one gender and at most one hair colour",
 }
+PHASES = {
+    "image_to_text": "image to text, accuracy",
+    "text_to_image": "text to image, accuracy by the classifier",
+    "auroc": "AUROC",
+    "f1": "F1",
+    **{name: QUALITY[name] for name in ("psnr", "psnr_from_text")},
+}
 DIVERSITY = {"pixels": "pixels", "classifier_features": "the attribute classifier's features"}
 
 
@@ -193,6 +200,26 @@ def _several(run: runs.Run, attributes: np.ndarray, key: jax.Array, most: int = 
     mean, logvar = run.encode_attributes(texts)
     draws = [gaussian.sample(jax.random.fold_in(key, draw), mean, logvar) for draw in range(_DRAWS)]
     return jnp.stack([run.decode_image(z) for z in draws], axis=1), texts
+
+
+def phases(trained: Trained) -> dict[str, dict[str, Any]]:
+    """Numbers of the model at the end of each phase; the paper's claim is that they improve (section 8.1)."""
+    rows = {}
+    for phase, stage in trained.stages[""].items():
+        of_stage = trained if stage is trained.run else dataclasses.replace(trained, runs={"": stage}, stages={})
+        scores = evaluate(of_stage)
+        result, read = scores.benchmark.result, scores.classified.get("text_to_image")
+        rows[phase] = {
+            "step": stage.step,
+            "threshold": result.threshold,
+            **{name: getattr(result.rates, name) for name in ("accuracy", "precision", "recall", "f1")},
+            "auroc": result.auroc,
+            "image_to_text": scores.image_to_text.accuracy,
+            **({"text_to_image": read.accuracy} if read else {}),
+            "psnr": scores.quality["psnr"],
+            "psnr_from_text": scores.quality["psnr_from_text"],
+        }
+    return rows
 
 
 # --- pictures -------------------------------------------------------------------------------------------------------
@@ -494,6 +521,15 @@ MEASURES = (
             report.values(posteriors.to_dict(), "Distance of the two posteriors of a pair")
         ],
         lines=lambda *_: (),
+    ),
+    Measure(
+        "phases",
+        phases,
+        title="From phase to phase (section 8.1)",
+        text="The paper finds consistent improvements over the phases. Each phase by its last checkpoint, on the same "
+        "images, mismatches and calibration images, with a threshold of its own.",
+        words=PHASES,
+        label="phase",
     ),
 )
 

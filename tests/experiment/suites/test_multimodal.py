@@ -12,6 +12,7 @@ from mvae_jax.data import sources
 from mvae_jax.data.rendered import faces
 from mvae_jax.eval import consistency
 from mvae_jax.eval.batched import pixels
+from mvae_jax.experiment import Member, members, runner
 from mvae_jax.experiment.declaration import Trained
 from mvae_jax.experiment.suites import multimodal as suite
 
@@ -72,6 +73,38 @@ def test_direction_and_reduction_of_the_score_are_settings(workdir, data, evalua
 def test_other_scores_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         suite.Evaluation(**fields)
+
+
+def test_scores_of_a_phase_are_those_of_its_last_checkpoint(workdir, data):
+    last = runs.load(workdir)
+    stages = {"": {"unimodal": runs.load(workdir, phase="unimodal"), "alignment": last}}
+    rows = suite.phases(dataclasses.replace(trained(last, data), stages=stages))
+    assert list(rows) == ["unimodal", "alignment"]
+    for phase, row in rows.items():
+        scores = suite.evaluate(trained(runs.load(workdir, phase=phase), data))
+        result = scores.benchmark.result
+        expected = dataclasses.asdict(result.rates) | {
+            "threshold": result.threshold,
+            "auroc": result.auroc,
+            "image_to_text": scores.image_to_text.accuracy,
+            "psnr": scores.quality["psnr"],
+            "psnr_from_text": scores.quality["psnr_from_text"],
+        }
+        assert {name: row[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+        assert "text_to_image" not in row  # without a classifier
+    steps = len(data.train) // zoo.BATCH
+    assert [row["step"] for row in rows.values()] == [steps, 2 * steps]
+    assert rows["unimodal"]["psnr"] != rows["alignment"]["psnr"]
+
+
+def test_a_run_is_gathered_with_the_ends_of_its_phases(workdir, data):
+    config = SimpleNamespace(seed=3, evaluation=suite.Evaluation())
+    for phase, expected in (("", ["unimodal", "alignment"]), ("unimodal", ["unimodal"])):
+        fitted = {"": members.load(Member("multimodal", MODEL, 42), workdir, phase)}
+        gathered = runner.gather(EXPERIMENT, config, fitted, data, workdir)
+        assert list(gathered.stages[""]) == expected
+        assert gathered.run.phase == expected[-1]
+        assert max(line["step"] for line in gathered.records[""]) == gathered.run.step
 
 
 def test_both_thresholds_stand_in_the_table(workdir, data):
