@@ -225,6 +225,12 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(","))
 
 
+def _truth(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return text.lower() == "true"
+
+
 def _settings() -> dict[str, list[tuple[str, Any, str]]]:
     """The settings of all kinds of data sets but their source: {field: [(kind, default, meaning)]}."""
     fields: dict[str, list[tuple[str, Any, str]]] = {}
@@ -289,7 +295,8 @@ def _parser() -> argparse.ArgumentParser:
     def settings(added: argparse.ArgumentParser, *names: str) -> None:
         for name, uses in _settings().items():
             if name in names or not names:
-                flag, kind = f"--{name.replace('_', '-')}", type(uses[0][1])
+                flag, default = f"--{name.replace('_', '-')}", uses[0][1]
+                kind = _truth if isinstance(default, bool) else type(default)  # bool("false") is true
                 # One that is not given keeps the default of the kind of data set.
                 added.add_argument(flag, type=kind, default=argparse.SUPPRESS, help=_explained(uses), metavar="X")
 

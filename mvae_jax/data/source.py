@@ -90,11 +90,11 @@ class Subset(Split):
         return round(self.subset_size * self.validation_fraction)
 
     def check_not_all(self) -> None:
-        """Raises ValueError if the subset is everything, which only CelebA's partitions say."""
+        """Raises ValueError if the subset is everything there is, of images that are drawn without end."""
         if not self.subset_size:
             raise ValueError(
-                f"data.subset_size is 0, all images of CelebA, but data.source is {self.kind}; give the path of "
-                "CelebA's folder or zip, --config.data.source=PATH, or a number of images."
+                f"data.subset_size is 0, all images of CelebA or CelebAMask-HQ, but data.source is {self.kind}; give "
+                "the path of CelebA's folder or zip, or the other's, --config.data.source=PATH, or a number of images."
             )
 
 

@@ -160,6 +160,18 @@ def test_statistics_of_celebamask_hq_takes_the_settings_of_experiments(run, sour
     assert "male and female: correlation -1.00; 0.0% of images with male have female, 100.0%" in out
 
 
+def test_statistics_of_all_eligible_images_of_celebamask_hq(run, sources):
+    arguments = ("--image-size=8", "--subset-size=0", "--calibration-size=2", "--minimum-attributes=2")
+    everybody = run(
+        "statistics", sources / "published", *arguments, "--balanced=false", "--attributes=male,young,female"
+    )
+    assert everybody[0] == 0
+    assert ["images", "25", "3", "2"] in [line.split() for line in everybody[1].splitlines()]  # 30 are eligible
+    status, _, err = run("statistics", sources / "published", *arguments, "--balanced=no")
+    assert status == 2
+    assert "'no' is neither true nor false" in err
+
+
 def test_statistics_of_celeba_and_of_cub(run, sources):
     arguments = ("--image-size=109", "--crop=none", "--subset-size=0", "--partitions=train+validation/test")
     status, out, _ = run("statistics", sources / "celeba", *arguments)

@@ -107,14 +107,15 @@ def test_kinds_have_the_fields_that_they_use():
     drawn = {"source", "validation_fraction", "calibration_size", "seed", "subset_size"}
     cached = {*drawn, "cache_folder"}
     factors = {"source", "train_size", "validation_size", "seed"}
+    frontal = {"minimum_attributes", "maximum_yaw", "maximum_pitch", "maximum_roll", "balanced"}
     expected = {
         "rendered faces": drawn,
         "faces with factors": factors,
         "images at every resolution": {"source", "held_out", "resident_gib", "workers"},
-        "CelebAMask-HQ prepared for TFDS": {*drawn, "minimum_attributes"},
+        "CelebAMask-HQ prepared for TFDS": {*drawn, *frontal},
         "CelebA prepared for TFDS": {*drawn, "crop", "partitions"},
         "images with a CSV": {*cached, "csv"} - {"subset_size"},
-        "CelebAMask-HQ": {*cached, "minimum_attributes"},
+        "CelebAMask-HQ": {*cached, *frontal},
         "CUB-200-2011": {"source", "cache_folder", "crop"},
         "CelebA": {*cached, "crop", "partitions"},
         "dSprites": factors,
@@ -166,9 +167,17 @@ def test_defaults_are_these():
         (shapes.Config, {"train_size": 0}, "data.train_size is 0 .*; expected at least 1, and 100"),
         (binned_faces.Config, {"validation_size": 99}, "data.validation_size 99; expected at least 1, and 100"),
         (shapes.Config, {"train_size": 737_280}, "there are no more combinations"),
+        (faces.Config, {"subset_size": 0}, r"subset_size is 0, all images of CelebA .*source=PATH, or a number"),
         *(
-            (kind, {"subset_size": 0}, r"subset_size is 0, all images of CelebA, .*source=PATH, or a number")
-            for kind in (faces.Config, celebamask_hq.Config, catalogue.CelebAMaskHQConfig)
+            (kind, change, message)
+            for kind in (celebamask_hq.Config, catalogue.CelebAMaskHQConfig)
+            for change, message in (
+                ({"maximum_yaw": -1.0}, "maximum_yaw is -1.0, expected degrees from 0 to 180"),
+                ({"maximum_roll": 181.0}, "maximum_roll is 181.0, expected degrees from 0 to 180"),
+                ({"minimum_attributes": -1}, "minimum_attributes is -1, expected at least 0"),
+                ({"calibration_size": 3}, "calibration_size 3, expected even numbers: .*unless balanced=false"),
+                ({"subset_size": 0, "validation_fraction": 1.0}, "validation_fraction is 1.0 of subset_size 0"),
+            )
         ),
     ],
 )
@@ -273,8 +282,9 @@ def test_every_form_of_celebamask_hq_gives_the_same(root, cache):
     digests = {sources.load(form, attributes=NAMES, image_size=8).sha256() for form in forms}
     settings = celebamask_hq.Settings(8, NAMES, **choice)
     assert digests == {celebamask_hq.load(root / "published", settings, cache_folder=cache).sha256()}
-    other = dataclasses.replace(published, minimum_attributes=3)
-    assert sources.load(other, attributes=NAMES, image_size=8).sha256() not in digests
+    for change in ({"minimum_attributes": 3}, {"balanced": False}):
+        other = dataclasses.replace(published, **change)
+        assert sources.load(other, attributes=NAMES, image_size=8).sha256() not in digests
 
 
 def test_every_form_of_celeba_gives_the_same(root, cache):

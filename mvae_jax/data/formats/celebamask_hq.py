@@ -1,4 +1,4 @@
-"""CelebAMask-HQ: frontal faces with attributes, a gender-balanced subset for training, validation and calibration.
+"""CelebAMask-HQ: frontal faces with attributes, as many women as men or all of them, for training and evaluation.
 
 Reads the layout as published, from a folder or straight from the zip:
 
@@ -42,7 +42,8 @@ IMAGE_FOLDER = "CelebA-HQ-img"
 
 _IMAGE_NAME = re.compile(r"(0|[1-9][0-9]{0,8})\.jpg")
 _CACHE_FORMAT = 2  # raise it when the same inputs give other pixels
-_FEMALE, _MALE, _SUBSET, _CALIBRATION = range(4)  # streams of the selection's draws
+_FEMALE, _MALE, _SUBSET, _CALIBRATION, _EVERYBODY = range(5)  # streams of the selection's draws
+_LIMITS = ("maximum_yaw", "maximum_pitch", "maximum_roll")  # in the order of the pose
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,15 +54,17 @@ class Settings:
         image_size: height and width to which images are resized (Lanczos), in pixels.
         attributes: names in the order of the attribute vector: any of the file's 40 in snake case, and `female`,
             which the data set understands as not `male`.
-        maximum_yaw: largest |yaw| of the head, in degrees.
-        maximum_pitch: largest |pitch|, in degrees.
-        maximum_roll: largest |roll|, in degrees.
-        minimum_attributes: how many of `attributes` an image must have. Where both `male` and `female` are listed,
-            gender is one that everybody has.
-        subset_size: images for training and validation together; even, half of them men.
+        maximum_yaw: largest |yaw| of the head, in degrees, from 0 to 180.
+        maximum_pitch: largest |pitch|, likewise.
+        maximum_roll: largest |roll|, likewise.
+        minimum_attributes: how many of `attributes` an image must have, at least 0. Where both `male` and `female` are
+            listed, gender is one that everybody has.
+        balanced: choose as many women as men; otherwise everybody is as likely.
+        subset_size: images for training and validation together; 0 for all that are eligible, but for those of the
+            calibration. If balanced even, half of them men.
         validation_fraction: part of the subset that is kept for validation, in (0, 1).
-        calibration_size: further images, neither trained on nor scored, from which thresholds are calibrated;
-            even, half of them men.
+        calibration_size: further images, neither trained on nor scored, from which thresholds are calibrated; if
+            balanced even, half of them men.
         seed: of the random choice; not negative.
     """
 
@@ -71,6 +74,7 @@ class Settings:
     maximum_pitch: float = 15.0
     maximum_roll: float = 15.0
     minimum_attributes: int = 3
+    balanced: bool = True
     subset_size: int = 5000
     validation_fraction: float = 0.1
     calibration_size: int = 500
@@ -80,23 +84,38 @@ class Settings:
         if self.image_size < 1:
             raise ValueError(f"image_size is {self.image_size}, expected a number of pixels such as 64.")
         listing.check_chosen(self.attributes)
-        if self.subset_size < 2 or self.subset_size % 2 or self.calibration_size < 0 or self.calibration_size % 2:
+        for name in _LIMITS:
+            if not 0 <= getattr(self, name) <= 180:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected degrees from 0 to 180, which is no limit.")
+        if self.minimum_attributes < 0:
             raise ValueError(
-                f"subset_size is {self.subset_size} and calibration_size {self.calibration_size}, expected even "
-                "numbers, the subset's at least 2: half of the images show men."
+                f"minimum_attributes is {self.minimum_attributes}, expected at least 0, which is no limit."
             )
-        if not 1 <= self.validation_size < self.subset_size:
+        sizes = f"subset_size is {self.subset_size} and calibration_size {self.calibration_size}"
+        if self.subset_size < 0 or self.subset_size == 1 or self.calibration_size < 0:
             raise ValueError(
-                f"validation_fraction is {self.validation_fraction} of subset_size {self.subset_size}, expected to "
-                "leave images for training and for validation: choose it between 0 and 1."
+                f"{sizes}, expected at least 2 for the subset, or 0 for all eligible images, and at least 0."
             )
+        if self.balanced and (self.subset_size % 2 or self.calibration_size % 2):
+            raise ValueError(f"{sizes}, expected even numbers: half of the images show men, unless balanced=false.")
+        if not 0 < self.validation_fraction < 1 or self.subset_size:
+            self.validation_of(self.subset_size)
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}, expected a number that is not negative.")
 
-    @property
-    def validation_size(self) -> int:
-        """Images for validation."""
-        return round(self.subset_size * self.validation_fraction)
+    def validation_of(self, subset_size: int) -> int:
+        """Images of a subset of this size that are for validation.
+
+        Raises:
+            ValueError: none would be left for training, or for validation.
+        """
+        size = round(subset_size * self.validation_fraction)
+        if not 1 <= size < subset_size:
+            raise ValueError(
+                f"validation_fraction is {self.validation_fraction} of subset_size {subset_size}, expected to leave "
+                "images for training and for validation: choose it between 0 and 1."
+            )
+        return size
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -218,10 +237,11 @@ def defects(path: str | Path, *, workers: int | None = None) -> Iterator[str]:
 def select(table: Table, settings: Settings) -> Selection:
     """Chooses the images of each split.
 
-    Eligible are frontal faces with enough attributes. Women and men are each put into a random order; the first
-    `subset_size` / 2 of both are the subset and the next `calibration_size` / 2 the calibration images. A random
-    part of the subset is the validation split, so only subset and calibration are balanced exactly.
-    `calibration_size` changes neither training nor validation images.
+    Eligible are frontal faces with enough attributes. Balanced, women and men are each put into a random order; the
+    first `subset_size` / 2 of both are the subset and the next `calibration_size` / 2 the calibration images; otherwise
+    all are put into one order, and subset and calibration follow each other in it. A random part of the subset is the
+    validation split, so only subset and calibration are balanced exactly. `calibration_size` changes neither training
+    nor validation images, unless the subset is all others.
 
     Args:
         table: the annotations.
@@ -231,13 +251,17 @@ def select(table: Table, settings: Settings) -> Selection:
         Rows of the table for each split, in random order.
 
     Raises:
-        ValueError: too few women or men are eligible, or an attribute is unknown.
+        ValueError: too few images are eligible, the minimum is greater than the number of attributes, or an attribute
+            is unknown.
     """
-    frontal = np.all(
-        np.abs(table.pose) <= [settings.maximum_yaw, settings.maximum_pitch, settings.maximum_roll], axis=1
-    )
-    described = table.vectors(settings.attributes).sum(axis=1) >= settings.minimum_attributes
-    eligible = frontal & described
+    frontal = np.all(np.abs(table.pose) <= [getattr(settings, name) for name in _LIMITS], axis=1)
+    vectors = table.vectors(settings.attributes)
+    if settings.minimum_attributes > vectors.shape[1]:
+        raise ValueError(
+            f"minimum_attributes is {settings.minimum_attributes}, expected at most {vectors.shape[1]}, the number of "
+            f"attributes ({', '.join(settings.attributes)}): lower it, or choose more attributes."
+        )
+    eligible = frontal & (vectors.sum(axis=1) >= settings.minimum_attributes)
     male = table.column("male")
     rows = {_FEMALE: np.flatnonzero(eligible & ~male), _MALE: np.flatnonzero(eligible & male)}
     counts = {
@@ -247,21 +271,27 @@ def select(table: Table, settings: Settings) -> Selection:
         "eligible_female": len(rows[_FEMALE]),
         "eligible_male": len(rows[_MALE]),
     }
-    half, further = settings.subset_size // 2, settings.calibration_size // 2
-    fewest = min(map(len, rows.values()))
-    if fewest < half + further:
+    if not settings.balanced:
+        rows = {_EVERYBODY: np.flatnonzero(eligible)}
+    groups = len(rows)
+    fewest, further = min(map(len, rows.values())), settings.calibration_size // groups
+    share = settings.subset_size // groups or fewest - further
+    least = 1 if settings.balanced else 2  # of each group, for a subset of two images
+    if not least <= share <= fewest - further:
+        needed = f"{max(share, least) + further} {'of each' if settings.balanced else 'images'}"
         raise ValueError(
             f"{counts['eligible_female']} women and {counts['eligible_male']} men are eligible (of "
             f"{counts['annotated']} images {counts['frontal']} are frontal, {counts['eligible']} of these have "
             f"{settings.minimum_attributes} or more of the attributes), but subset_size {settings.subset_size} and "
-            f"calibration_size {settings.calibration_size} need {half + further} of each: choose sizes that add up "
-            f"to at most {2 * fewest}, or relax minimum_attributes or the limits on the pose."
+            f"calibration_size {settings.calibration_size} need {needed}: choose sizes that add up to at most "
+            f"{groups * fewest}, or relax minimum_attributes, {_LIMITS[0]}, {_LIMITS[1]} or {_LIMITS[2]}"
+            f"{', or set balanced=false' if settings.balanced else ''}."
         )
-    order = {gender: rows[gender][permutation(len(rows[gender]), settings.seed, gender)] for gender in rows}
-    subset = np.concatenate([order[gender][:half] for gender in order])
+    order = {stream: rows[stream][permutation(len(rows[stream]), settings.seed, stream)] for stream in rows}
+    subset = np.concatenate([order[stream][:share] for stream in order])
     subset = subset[permutation(len(subset), settings.seed, _SUBSET)]
-    train, validation = np.split(subset, [len(subset) - settings.validation_size])
-    calibration = np.concatenate([order[gender][half : half + further] for gender in order])
+    train, validation = np.split(subset, [len(subset) - settings.validation_of(len(subset))])
+    calibration = np.concatenate([order[stream][share : share + further] for stream in order])
     calibration = calibration[permutation(len(calibration), settings.seed, _CALIBRATION)]
     counts |= {"train": len(train), "validation": len(validation), "calibration": len(calibration)}
     return Selection(train, validation, calibration, counts)
@@ -370,28 +400,32 @@ class Choice(source.Subset):
     """Images of CelebAMask-HQ, however they are stored.
 
     Attributes:
-        subset_size: images for training and validation together; even, half of them men.
-        calibration_size: further images, from which the threshold of the consistency check is taken; even.
+        subset_size: images for training and validation together, 0 for all eligible ones; if balanced even.
+        calibration_size: further images, from which the threshold of the consistency check is taken; if balanced even.
         minimum_attributes: how many of the attributes an image must have (MM-10).
+        maximum_yaw: largest |yaw| of the head in degrees, 180 for no limit (MM-10).
+        maximum_pitch: largest |pitch|, likewise (MM-10).
+        maximum_roll: largest |roll|, likewise (MM-10).
+        balanced: choose as many women as men; otherwise everybody is as likely (MM-10).
     """
 
     minimum_attributes: int = Settings.minimum_attributes
+    maximum_yaw: float = Settings.maximum_yaw
+    maximum_pitch: float = Settings.maximum_pitch
+    maximum_roll: float = Settings.maximum_roll
+    balanced: bool = Settings.balanced
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_not_all()
-        self.settings(source.Request())  # raises what is wrong with the sizes
+        self.settings(source.Request())  # raises what is wrong with sizes and limits
 
     def settings(self, request: source.Request) -> Settings:
         """Returns the loader's settings."""
+        shared = {field.name for field in dataclasses.fields(Settings)} - {"image_size", "attributes"}
         return Settings(
             image_size=request.side(self.kind),
             attributes=faces.ATTRIBUTES if request.attributes is None else request.attributes,
-            minimum_attributes=self.minimum_attributes,
-            subset_size=self.subset_size,
-            validation_fraction=self.validation_fraction,
-            calibration_size=self.calibration_size,
-            seed=self.seed,
+            **{name: getattr(self, name) for name in shared},
         )
 
 

@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import os
+import re
 import shutil
 import struct
 import zipfile
@@ -192,6 +193,63 @@ def test_selection_follows_the_rule():
     assert male[chosen.calibration].sum() == 5
 
 
+def eligible_rows(table, settings):
+    """The rule in a loop."""
+    rows = []
+    for row in range(len(table.index)):
+        has = dict(zip(table.names, table.attributes[row], strict=True))
+        has["female"] = not has["male"]
+        limits = settings.maximum_yaw, settings.maximum_pitch, settings.maximum_roll
+        frontal = all(abs(angle) <= limit for angle, limit in zip(table.pose[row], limits, strict=True))
+        if frontal and sum(has.get(name, False) for name in settings.attributes) >= settings.minimum_attributes:
+            rows.append(row)
+    return rows
+
+
+@pytest.mark.parametrize(
+    "limits", [{}, {"maximum_yaw": 8.0}, {"maximum_pitch": 5.0, "maximum_roll": 180.0}, {"minimum_attributes": 0}]
+)
+def test_all_eligible_images_can_be_chosen(limits):
+    table, settings = make_table(), Settings(balanced=False, subset_size=0, calibration_size=11, **limits)
+    chosen, eligible = select(table, settings), eligible_rows(table, settings)
+    assert chosen.counts["eligible"] == len(eligible)
+    assert sorted(chosen.rows.tolist()) == eligible
+    assert len(chosen.calibration) == 11
+    assert len(chosen.validation) == round((len(eligible) - 11) * 0.1)
+    assert chosen.counts["train"] == len(chosen.train) == len(eligible) - 11 - len(chosen.validation)
+    balanced = select(table, dataclasses.replace(settings, balanced=True, calibration_size=10))
+    fewest = min(chosen.counts["eligible_female"], chosen.counts["eligible_male"])
+    assert len(balanced.rows) == 2 * fewest < len(eligible)
+    men = table.attributes[:, NAMES.index("Male")]
+    assert men[balanced.rows].sum() == fewest
+    assert men[balanced.calibration].sum() == 5
+
+
+def test_without_balance_everybody_is_as_likely():
+    table = dataclasses.replace(make_table(40), pose=np.zeros((40, 3)), attributes=np.ones((40, len(NAMES)), bool))
+    table.attributes[:30, NAMES.index("Male")] = False
+    settings = Settings(balanced=False, subset_size=9, calibration_size=3)
+    times = collections.Counter(
+        row for seed in range(400) for row in select(table, dataclasses.replace(settings, seed=seed)).rows.tolist()
+    )
+    # Each is drawn with probability 12/40: mean 120, standard deviation 9.2.
+    assert min(times[row] for row in range(40)) > 120 - 5 * 9.2
+    assert max(times.values()) < 120 + 5 * 9.2
+    more = select(table, dataclasses.replace(settings, calibration_size=20))
+    np.testing.assert_array_equal(more.train, select(table, settings).train)
+
+
+def test_all_eligible_images_of_an_archive(folder, cache):
+    everybody = dataclasses.replace(SMALL, balanced=False, subset_size=0, calibration_size=3)
+    # Yaw runs from -10.5 to -1.5 degrees and from 0.5 to 9.5, twice.
+    yaw = [float(line.split()[1]) for line in FILES[POSE_FILE].decode().splitlines()[2:]]
+    for limit, count in ((20.0, 40), (3.5, 14)):
+        data = load(folder, dataclasses.replace(everybody, maximum_yaw=limit), cache_folder=cache)
+        assert data.provenance["counts"]["eligible"] == count
+        index = np.concatenate([split["index"] for split in (data.train, data.validation, data.calibration)])
+        assert sorted(index.tolist()) == [i for i in range(COUNT) if abs(yaw[i]) <= limit]
+
+
 def test_limits_of_the_pose_are_inclusive():
     table = make_table(12)
     limits = np.array([20.0, 15.0, 15.0])
@@ -238,6 +296,34 @@ def test_attributes_may_be_any_of_the_file():
         table.column("eye_glasses")
 
 
+@pytest.mark.parametrize("balanced", [True, False])
+def test_advice_names_settings_that_exist(balanced):
+    with pytest.raises(ValueError, match="women and") as error:
+        select(make_table(), Settings(subset_size=800, balanced=balanced))
+    advice = str(error.value).partition(": choose")[2]
+    names = set(re.findall(r"[a-z]+_[a-z]+", advice)) | ({"balanced"} if balanced else set())
+    assert {"minimum_attributes", "maximum_yaw", "maximum_pitch", "maximum_roll"} <= names
+    assert names <= {field.name for field in dataclasses.fields(celebamask_hq.Config)}
+    assert ("set balanced=false" in advice) == balanced
+
+
+def test_a_minimum_above_the_number_of_attributes_says_so():
+    settings = Settings(attributes=("young", "smiling"), minimum_attributes=3)
+    with pytest.raises(
+        ValueError,
+        match=r"minimum_attributes is 3, expected at most 2, the number of attributes \(young, smiling\): lower",
+    ):
+        select(make_table(), settings)
+    assert select(make_table(), dataclasses.replace(settings, minimum_attributes=2, subset_size=10, calibration_size=0))
+
+
+def test_all_images_must_be_enough_for_every_split():
+    with pytest.raises(ValueError, match=r"subset_size 0 and calibration_size 398 need 400 images: choose"):
+        select(make_table(), Settings(balanced=False, subset_size=0, calibration_size=398))
+    with pytest.raises(ValueError, match=r"subset_size 0 and calibration_size 398 need 200 of each: choose"):
+        select(make_table(), Settings(subset_size=0, calibration_size=398))
+
+
 def test_too_few_images_are_reported_with_the_remedy():
     message = "need 175 of each: choose sizes that add up to at most"
     with pytest.raises(ValueError, match=message) as error:
@@ -260,6 +346,10 @@ def test_too_few_images_are_reported_with_the_remedy():
         ({"validation_fraction": 0.0}, "validation_fraction is 0.0"),
         ({"validation_fraction": 1.0}, "validation_fraction is 1.0"),
         ({"seed": -1}, "seed is -1"),
+        ({"maximum_pitch": float("nan")}, "maximum_pitch is nan, expected degrees"),
+        ({"subset_size": 1, "balanced": False}, "subset_size is 1 .*expected at least 2 for the subset, or 0 for all"),
+        ({"subset_size": -2}, "subset_size is -2 .*expected at least 2"),
+        ({"calibration_size": -2}, "calibration_size -2, expected at least 2 for the subset, .* and at least 0"),
     ],
 )
 def test_settings_are_checked(change, message):
@@ -268,7 +358,7 @@ def test_settings_are_checked(change, message):
 
 
 def test_defaults_give_the_published_sizes():
-    assert (Settings().subset_size - Settings().validation_size, Settings().validation_size) == (4500, 500)
+    assert (Settings().subset_size, Settings().validation_of(5000)) == (5000, 500)
 
 
 # Damaged annotations: which file, which line, what to do
@@ -603,6 +693,10 @@ def test_real_data_set(cache):
     index = np.concatenate([s["index"] for s in (data.train, data.validation, data.calibration)])
     assert len(set(index.tolist())) == 5500
     assert data.provenance["counts"]["annotated"] == 24000
+    assert data.provenance["counts"]["eligible"] == 13253
+    with celebamask_hq.open_published(path) as published:
+        everybody = select(published.table, Settings(balanced=False, subset_size=0))
+    assert len(everybody.rows) == 13253
     male = data.attributes.index("male")
     attributes = np.concatenate([data.train["attributes"], data.validation["attributes"]])
     assert attributes[:, male].sum() == 2500
