@@ -68,7 +68,13 @@ def grid(
 
 
 def comparison(
-    versions: Mapping[str, npt.ArrayLike], *, columns: int = 6, title: str = "", scale: int | None = None
+    versions: Mapping[str, npt.ArrayLike],
+    *,
+    columns: int = 6,
+    title: str = "",
+    scale: int | None = None,
+    headings: Sequence[str] | None = None,
+    captions: Mapping[str, Sequence[str]] | None = None,
 ) -> Image.Image:
     """Examples in several versions, one row beneath the other, such as originals above reconstructions.
 
@@ -77,12 +83,14 @@ def comparison(
         columns: examples side by side; more of them continue in a further block of rows.
         title: heading of the sheet.
         scale: enlargement; None chooses one.
+        headings: N texts above the examples; None for none.
+        captions: label of the row -> N texts beneath its pictures; None for none.
 
     Returns:
         The sheet.
 
     Raises:
-        ValueError: images are not uint8 [N, H, W, C] with N > 0, or the versions differ in N.
+        ValueError: images are not uint8 [N, H, W, C] with N > 0, the versions differ in N, or texts are not N.
     """
     if not versions:
         raise ValueError("there are no versions to compare, expected at least one.")
@@ -90,12 +98,24 @@ def comparison(
     count = len(next(iter(pictures.values())))
     for label, row in pictures.items():
         _check_count(f"images of {label!r}", row, count)
-    width = min(_COLUMN, max(load_font(_TEXT).getlength(drawable(label)) for label in pictures) + 1)
+    width = int(min(_COLUMN, max(load_font(_TEXT).getlength(drawable(label)) for label in pictures) + 1))
+    for label, texts in (captions or {}).items():
+        _check_count(f"captions of {label!r}", texts, count)
+        pictures[label] = [
+            _stack([picture, _paragraph(_words(text), picture.width)], gap=4)
+            for picture, text in zip(pictures[label], texts, strict=True)
+        ]
+    rows = {label: (_paragraph(_words(label), width), row) for label, row in pictures.items()}
+    if headings is not None:
+        _check_count("headings", headings, count)
+        sides = [picture.width for picture in next(iter(pictures.values()))]
+        above = [_paragraph(_words(text), side) for text, side in zip(headings, sides, strict=True)]
+        rows = {"": (_paragraph([], width), above), **rows}
     blocks = [
         _stack(
             [
-                _beside([_centred(_paragraph(_words(label), int(width)), row[0].height), *(row[i] for i in indices)])
-                for label, row in pictures.items()
+                _beside([_centred(label, row[indices[0]].height), *(row[i] for i in indices)])
+                for label, row in rows.values()
             ],
             gap=4,
         )

@@ -12,6 +12,7 @@ from PIL import Image
 from mvae_jax.viz import grids
 
 _MILLISECONDS = 120  # per frame
+_LEAST = 64  # pixels of height of a picture among those of several models
 
 
 def sheet(rows: Mapping[str, npt.ArrayLike], *, title: str = "", scale: int | None = None) -> Image.Image:
@@ -23,6 +24,35 @@ def sheet(rows: Mapping[str, npt.ArrayLike], *, title: str = "", scale: int | No
         scale: enlargement; None chooses one.
     """
     return grids.comparison(rows, columns=len(next(iter(map(np.asarray, rows.values())))), title=title, scale=scale)
+
+
+def by_model(
+    rows: Mapping[str, Mapping[str, tuple[str, npt.ArrayLike]]], *, title: str = "", scale: int | None = None
+) -> Image.Image:
+    """One sheet of several models: a row per feature, a column per model, in each place a traversal from left to right.
+
+    Args:
+        rows: feature -> model -> what the dimension is and its range, and uint8 [V, H, W, C], the pictures of V values;
+            models and V are the same in all.
+        title: heading of the sheet.
+        scale: enlargement; None makes pictures 64 pixels high at least.
+
+    Reference:
+        Schik, overview of variational autoencoders, figure 1.
+    """
+    strips = {
+        feature: np.stack([np.concatenate(list(np.asarray(pictures)), axis=1) for _, pictures in models.values()])
+        for feature, models in rows.items()
+    }
+    first = next(iter(rows))
+    return grids.comparison(
+        strips,
+        columns=len(rows[first]),
+        title=title,
+        scale=scale or -(-_LEAST // strips[first].shape[1]),
+        headings=list(rows[first]),
+        captions={feature: [text for text, _ in models.values()] for feature, models in rows.items()},
+    )
 
 
 def animation(rows: Mapping[str, npt.ArrayLike], *, columns: int = 6, title: str = "") -> bytes:

@@ -25,6 +25,7 @@ TINY = [
     "--config.data.calibration_size=1",
     "--config.evaluation.samples=2",
     "--config.evaluation.images=4",
+    "--config.classifier.epochs=1",
 ]
 MODELS = {"autoencoder": "autoencoder", "vae": "vae", "beta_vae_5": "beta_vae", "beta_tcvae_3": "beta_tcvae"}
 
@@ -41,7 +42,7 @@ def trained(tmp_path_factory):
 def test_all_models_are_trained_measured_and_drawn(trained):
     folder, results = trained
     assert results["run"]["code"] == 0
-    check_pictures(folder / "run", 13)
+    check_pictures(folder / "run", 19)
     for label, name in MODELS.items():
         assert runs.load(folder / "run" / label).settings["model"] == name
     assert runs.load(folder / "run" / "beta_tcvae_3").config.total_correlation_weight == 3.0
@@ -58,6 +59,10 @@ def test_all_models_are_trained_measured_and_drawn(trained):
         assert 0 <= row["active_dimensions"] <= 4
         # Over training images the one, over held-out ones the other.
         assert row["dependence"] + row["dimension_wise_kl"] == pytest.approx(row["kl"], rel=0.5, abs=0.01)
+    assert list(scores["samples"]) == ["autoencoder", "autoencoder_fitted", *list(MODELS)[1:]]
+    assert all(row["frechet_distance"] > 0 for row in scores["samples"].values())
+    assert "The Frechet distance compares 16 images in 128 features" in results["run"]["err"]
+    assert all(list(row) == list(MODELS) for row in scores["common_features"].values())
     # 5 * 2 * scale^2 * 4 / (32 * 32 * 3), with a scale of 1 / sqrt(2)
     assert scores["divergence_weights"]["beta_vae_5"] == {"kl": {"weight": 5.0, "effective": pytest.approx(20 / 3072)}}
 
@@ -84,7 +89,7 @@ def test_other_images_are_noted(trained):
     note = "These are other images than those of the run, which may have been trained on some of them."
     assert note in results["elsewhere"]["err"]
     assert note not in results["run"]["err"]
-    with pytest.raises(FileNotFoundError, match="runs of its own: autoencoder, beta_tcvae_3, beta_vae_5, vae"):
+    with pytest.raises(FileNotFoundError, match=r"its own: autoencoder, beta_tcvae_3, beta_vae_5, classifier/.*, vae"):
         runs.load(folder / "run")
 
 

@@ -84,6 +84,24 @@ def test_comparison_puts_versions_above_each_other():
     assert (sheet[16 : 16 + 64, 16 : left - 12] < 128).any()  # the label
 
 
+def test_a_comparison_may_have_headings_and_captions():
+    images = pixels(2, 64, 64, 3)
+    texts = {"headings": ["first", "second"], "captions": {"row": ["left", "right"]}}
+    sheet = np.asarray(grids.comparison({"row": images}, columns=2, scale=1, **texts))
+    plain = np.asarray(grids.comparison({"row": images}, columns=2, scale=1))
+    assert sheet.shape == (plain.shape[0] + (20 + 4) + (4 + 20), plain.shape[1], 3)
+    left = sheet.shape[1] - 16 - 2 * 64 - 12
+    for column, start in enumerate((left, left + 64 + 12)):
+        cell = sheet[16:-16, start : start + 64]
+        assert (cell[:20] < 128).any()
+        np.testing.assert_array_equal(cell[24 : 24 + 64], images[column])
+        assert (cell[24 + 64 + 4 :] < 128).any()
+    with pytest.raises(ValueError, match="got 1 headings, expected 2"):
+        grids.comparison({"row": images}, headings=["first"])
+    with pytest.raises(ValueError, match="got 1 captions of 'row', expected 2"):
+        grids.comparison({"row": images}, captions={"row": ["left"]})
+
+
 def test_text_to_image_puts_samples_under_their_caption():
     samples = pixels(2, 3, 64, 64, 3)
     sheet = np.asarray(grids.text_to_image(["a man", "a woman"], samples))

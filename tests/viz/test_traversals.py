@@ -27,3 +27,24 @@ def test_an_animation_goes_there_and_back_for_ever():
     assert brightness[:4] == sorted(set(brightness))
     for there, back in ((1, 5), (2, 4)):
         np.testing.assert_array_equal(frames[there], frames[back])
+
+
+def test_a_sheet_of_several_models_has_a_row_per_feature_and_a_column_per_model():
+    rows = {
+        feature: {
+            model: (f"z{row} of {model}", np.full((3, 8, 6, 3), 50 * row + 20 * column, np.uint8))
+            for column, model in enumerate(("vae", "beta_vae"))
+        }
+        for row, feature in enumerate(("bald", "smiling"))
+    }
+    strips = {
+        feature: [np.concatenate(list(strip), axis=1) for _, strip in row.values()] for feature, row in rows.items()
+    }
+    expected = grids.comparison(
+        strips,
+        columns=2,
+        scale=8,
+        headings=["vae", "beta_vae"],
+        captions={"bald": ["z0 of vae", "z0 of beta_vae"], "smiling": ["z1 of vae", "z1 of beta_vae"]},
+    )
+    assert traversals.by_model(rows).tobytes() == expected.tobytes()

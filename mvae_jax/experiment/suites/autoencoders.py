@@ -1,4 +1,8 @@
-"""Autoencoders and variational autoencoders of images: likelihood, reconstructions and latent space."""
+"""Autoencoders and variational autoencoders of images: likelihood, reconstructions, samples and latent space.
+
+The autoencoder has no prior. Its samples are of codes from N(0, I), as the overview draws them, and in a row of their
+own, `autoencoder_fitted`, of codes from a Gaussian fitted to those of training images.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mvae_jax import runs
+from mvae_jax import random, runs
 from mvae_jax.data.batches import Splits
-from mvae_jax.eval import likelihood, reconstruction
+from mvae_jax.eval import fid, likelihood, reconstruction
 from mvae_jax.eval.batched import in_chunks, pixels, to_bytes
 from mvae_jax.experiment.declaration import Figures, Results, Trained
 from mvae_jax.experiment.suites import latents
-from mvae_jax.viz import curves, grids, report
+from mvae_jax.viz import curves, grids, report, traversals
 
 WORDS = {
     "psnr": "PSNR, dB",
@@ -30,7 +34,10 @@ WORDS = {
     "mutual_information": "mutual information",
     "total_correlation": "total correlation",
 }
+SAMPLE_WORDS = {"frechet_distance": "Frechet distance of samples"}
+_FITTED = "_fitted"  # ends the row of samples from a Gaussian fitted to codes
 _SHOWN = 8
+_FEATURES = 6  # of figure 1, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +47,10 @@ class Evaluation:
     Attributes:
         samples: per image of the importance-weighted bound.
         images: held-out images of that bound, at most.
-        posteriors: training images whose posteriors make up the aggregated one, at most.
-        traversal_range: traversals go from minus to plus this value; the prior's standard deviation is 1.
+        posteriors: training images whose posteriors make up the aggregated one, and to whose codes a Gaussian is
+            fitted for an autoencoder, at most.
+        traversal_range: traversals go from minus to plus this many standard deviations: of the prior, which has 1, or
+            of an autoencoder's codes.
         traversal_steps: pictures per traversal.
     """
 
@@ -116,6 +125,118 @@ def explain(trained: Trained, rows: Any) -> str:
     )
 
 
+# --- samples ---------------------------------------------------------------------------------------------------------
+
+
+def drawn_codes(run: runs.Run, trained: Trained, count: int) -> dict[str, jax.Array]:
+    """Codes to sample images from, [count, D], by the ending of the row; the same noise for all models.
+
+    Those of the prior under "". A model without one has N(0, I) there, and under "_fitted" the Gaussian that has the
+    mean and the covariance of its codes of training images.
+    """
+    noise = random.standard_normal(jax.random.key(trained.config.seed), (count, run.config.latent_size))
+    if run.model.sample is not None:
+        return {"": noise}
+    examples = pixels(trained.data.train.first(trained.config.evaluation.posteriors))
+    return {"": noise, _FITTED: latents.fitted_codes(in_chunks(run.encode)(examples)[0], noise)}
+
+
+def draw_samples(trained: Trained, count: int) -> dict[str, jax.Array]:
+    """Samples of every model, row -> [count, H, W, C] in [-1, 1]."""
+    return {
+        f"{label}{ending}": jnp.clip(in_chunks(run.decode)(z), -1, 1)  # an autoencoder's may have no bound
+        for label, run in trained.runs.items()
+        for ending, z in drawn_codes(run, trained, count).items()
+    }
+
+
+def sample_distances(trained: Trained) -> dict[str, dict[str, float]]:
+    """Frechet distance of samples from held-out images, of which there are as many; {} without a classifier."""
+    if trained.classifier is None:
+        return {}
+    x, read = pixels(trained.data.validation), in_chunks(trained.classifier.features)
+    held_out, origin = read(x), trained.classifier.origin
+    return {
+        label: {
+            "frechet_distance": fid.frechet_distance(
+                read(drawn), held_out, features=origin, split="held-out images"
+            ).value
+        }
+        for label, drawn in draw_samples(trained, len(x)).items()
+    }
+
+
+def explain_samples(trained: Trained, rows: Any) -> str:
+    """How the distances were measured, in words."""
+    if trained.classifier is None:
+        return (
+            "Not measured: samples are compared in the features of an attribute classifier, and there is none, because "
+            "the images have no attributes or classifier.epochs is 0."
+        )
+    return (
+        f"As many samples as held-out images, {len(trained.data.validation)}, in the last hidden layer of a classifier "
+        f"of the training images ({trained.classifier}): lower is closer, but the numbers compare only within this "
+        "table. The autoencoder has no prior: it samples from N(0, I), and in the row that ends in "
+        f"{_FITTED} from a Gaussian with mean and covariance of its codes of training images."
+    )
+
+
+def problems(trained: Trained, results: Results) -> list[str]:
+    """Too few images to compare, a sentence."""
+    if trained.classifier is None:
+        return []
+    return list(fid.too_few(len(trained.data.validation), trained.classifier.run.config.hidden))
+
+
+# --- features that latent dimensions follow --------------------------------------------------------------------------
+
+
+def common_features(trained: Trained) -> dict[str, dict[str, dict[str, Any]]]:
+    """Attributes that a dimension of every model follows, see `latents.common_features`; {} without attributes."""
+    data = trained.data
+    if not data.attributes:
+        return {}
+    x = pixels(data.validation)
+    codes = {label: in_chunks(run.encode)(x)[0] for label, run in trained.runs.items()}
+    return latents.common_features(codes, data.validation["attributes"], data.attributes, _FEATURES)
+
+
+def feature_parts(trained: Trained, features: Any) -> list[report.Part | str]:
+    """Table of `common_features`."""
+    if not features:
+        return [report.note("These images have no attributes that a dimension could be compared with.")]
+    rows = [
+        {"attribute": name} | {label: f"z{best['dimension']}, {best['correlation']:.2f}" for label, best in row.items()}
+        for name, row in features.items()
+    ]
+    return [report.table(rows)]
+
+
+def feature_sheet(trained: Trained, results: Results) -> Figures:
+    """One sheet of all models: the dimension of each that follows an attribute, from less of it to more."""
+    features, settings = results["common_features"], trained.config.evaluation
+    if not features:
+        return {}
+    x = pixels(trained.data.validation)
+    rows: dict[str, dict[str, tuple[str, Any]]] = {name: {} for name in features}
+    for label, run in trained.runs.items():
+        mean, logvar = in_chunks(run.encode)(x)
+        low, high = latents.ends(mean, logvar, settings.traversal_range)
+        for name, row in features.items():
+            dimension, sign = row[label]["dimension"], row[label]["correlation"]
+            start, end = (float(side[dimension]) for side in ((low, high) if sign > 0 else (high, low)))
+            text = f"z{dimension} ({start:.3g}, {end:.3g}), correlation {sign:.2f}"
+            rows[name][label] = text, latents.along(run, mean[0], dimension, start, end, settings.traversal_steps)
+    caption = (
+        "The dimension of each model that follows an attribute best, from less of it to more; in brackets where it "
+        "starts and ends (figure 1)"
+    )
+    return {"common_features": (caption, traversals.by_model(rows))}
+
+
+# --- weights and figures ---------------------------------------------------------------------------------------------
+
+
 def weights(trained: Trained) -> dict[str, dict[str, dict[str, float]]]:
     """Weight of each model's divergences, and what it would be beside means: model -> divergence -> both."""
     return {
@@ -165,20 +286,30 @@ def reconstructions(trained: Trained, results: Results) -> Figures:
 
 
 def samples_and_traversals(trained: Trained, results: Results) -> Figures:
-    """Samples from the prior and traversals of each model that has a prior."""
-    settings, key = trained.config.evaluation, jax.random.key(trained.config.seed)
-    x, span = pixels(trained.data.validation), f"from {-settings.traversal_range:g} to {settings.traversal_range:g}"
-    figures: dict[str, tuple[str, Any]] = {}
-    for label, run in trained.runs.items():
-        if run.model.sample is None:
-            continue
-        figures[f"samples_{label}"] = (
-            f"{label}: samples from the prior (figure 2)",
-            grids.grid(to_bytes(run.sample(key, 25)), columns=5),
+    """Samples of every model, on one sheet and on sheets of their own, and traversals of each."""
+    settings = trained.config.evaluation
+    x, reach = pixels(trained.data.validation), settings.traversal_range
+    drawn = {label: to_bytes(pictures) for label, pictures in draw_samples(trained, 25).items()}
+    figures: dict[str, tuple[str, Any]] = {
+        "samples": (
+            "Samples of each model, of the same noise; the autoencoder's, which has no prior, of codes from N(0, I) "
+            "and from a Gaussian fitted to its codes (figure 2)",
+            grids.comparison({label: pictures[:_SHOWN] for label, pictures in drawn.items()}, columns=_SHOWN),
         )
-        caption = f"{label}: one latent dimension at a time {span}, those of the largest KL first (figure 1)"
+    }
+    for label, pictures in drawn.items():
+        origin = "a Gaussian fitted to its codes" if label.endswith(_FITTED) else "N(0, I)"
+        caption = f"{label}: samples of codes from {origin} (figure 2)"
+        figures[f"samples_{label}"] = caption, grids.grid(pictures, columns=5)
+    for label, run in trained.runs.items():
+        prior = run.model.sample is not None
+        unit = "" if prior else " standard deviations of its codes"
+        order = "largest KL" if prior else "largest deviation"
+        caption = (
+            f"{label}: one latent dimension at a time from {-reach:g} to {reach:g}{unit}, those of the {order} first"
+        )
         figures |= latents.traversal_figures(
-            f"traversals_{label}", caption, run, x[:1], x, settings.traversal_range, settings.traversal_steps
+            f"traversals_{label}", caption, run, x[:1], x, reach, settings.traversal_steps
         )
     return figures
 

@@ -1,42 +1,95 @@
-"""Latent spaces drawn: one dimension at a time."""
+"""Latent spaces drawn: one dimension at a time, and codes to sample from."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 
 from mvae_jax import gaussian, runs
+from mvae_jax.eval import fid
 from mvae_jax.eval.batched import in_chunks, to_bytes
 from mvae_jax.viz import traversals
+
+_ALIKE = 0.95  # correlation of two attributes, male and female, that are one feature
+
+
+def fitted_codes(codes: npt.ArrayLike, noise: npt.ArrayLike) -> jax.Array:
+    """Draws from the Gaussian that has the mean and the covariance of codes.
+
+    Args:
+        codes: [N, D], N at least 2; their covariance may be singular.
+        noise: draws from N(0, I), [M, D].
+
+    Returns:
+        mean + A noise with A A^T the unbiased covariance, float32 [M, D].
+
+    Raises:
+        ValueError: there are fewer than two codes, or one is not finite.
+    """
+    mean, covariance = fid.moments_of(codes)
+    variances, directions = np.linalg.eigh(covariance)
+    factor = directions * np.sqrt(np.maximum(variances, 0.0))  # rounding may have made a zero negative
+    return jnp.asarray(mean + np.asarray(noise, np.float64) @ factor.T, jnp.float32)
+
+
+def ends(mean: npt.ArrayLike, logvar: npt.ArrayLike | None, reach: float) -> tuple[np.ndarray, np.ndarray]:
+    """Both ends of a traversal of each dimension.
+
+    Args:
+        mean: codes of examples, [N, D].
+        logvar: their log variances, [N, D]; None for an encoder without a distribution.
+        reach: how far to go, in standard deviations.
+
+    Returns:
+        Two [D]: minus and plus `reach`, since the prior's standard deviation is 1; without a distribution there is no
+        prior, and it is the codes' mean minus and plus `reach` of their standard deviations.
+    """
+    codes = np.asarray(mean)
+    centre, deviation = (codes.mean(0), codes.std(0)) if logvar is None else (0.0, np.ones(codes.shape[1]))
+    return centre - reach * deviation, centre + reach * deviation
+
+
+def along(run: runs.Run, code: jax.Array, dimension: int, start: float, end: float, steps: int) -> np.ndarray:
+    """Pictures of a code [D] one dimension of which goes from start to end: uint8 [steps, H, W, C]."""
+    codes = jnp.tile(code, (steps, 1)).at[:, dimension].set(jnp.linspace(start, end, steps))
+    return to_bytes(run.decode(codes))
 
 
 def traversal(
     run: runs.Run, x: jax.Array, examples: jax.Array, reach: float, steps: int, rows: int = 6
 ) -> dict[str, np.ndarray]:
-    """Pictures along the latent dimensions with the largest KL, from the code of one image.
+    """Pictures along the latent dimensions that are used most, from the code of one image.
 
     Args:
-        run: a trained variational autoencoder.
+        run: a trained autoencoder.
         x: the image, [1, H, W, C] in [-1, 1].
-        examples: images that tell the KL of each dimension, [N, H, W, C].
-        reach: each dimension goes from minus to plus this value; the prior's standard deviation is 1.
+        examples: images that tell the use of each dimension, its mean KL, or the standard deviation of its codes where
+            they have no distribution; [N, H, W, C].
+        reach: as for `ends`.
         steps: V, pictures per dimension.
         rows: how many dimensions.
 
     Returns:
-        {name and KL of the dimension: uint8 [V, H, W, C]}.
+        {name and use of the dimension: uint8 [V, H, W, C]}.
     """
     mean, logvar = in_chunks(run.encode)(examples)
-    kl = np.asarray(gaussian.kl_divergence(mean, logvar, 0.0, 0.0).mean(0))
-    values, code = jnp.linspace(-reach, reach, steps), run.encode(x)[0][0]
-    pictures = {}
-    for dimension in np.argsort(-kl)[:rows]:
-        codes = jnp.tile(code, (steps, 1)).at[:, dimension].set(values)
-        pictures[f"z{dimension}, KL {kl[dimension]:.2f}"] = to_bytes(run.decode(codes))
-    return pictures
+    if logvar is None:
+        use, word, form = mean.std(0), "deviation", ".3g"
+    else:
+        use, word, form = np.asarray(gaussian.kl_divergence(mean, logvar, 0.0, 0.0).mean(0)), "KL", ".2f"
+    low, high = ends(mean, logvar, reach)
+    code = run.encode(x)[0][0]
+    return {
+        f"z{dimension}, {word} {use[dimension]:{form}}": along(
+            run, code, dimension, low[dimension], high[dimension], steps
+        )
+        for dimension in np.argsort(-use)[:rows]
+    }
 
 
 def traversal_figures(
@@ -47,4 +100,57 @@ def traversal_figures(
     return {
         name: (caption, traversals.sheet(rows)),
         f"{name}_animated": (f"{caption}, animated", traversals.animation(rows)),
+    }
+
+
+# --- dimensions that follow attributes -------------------------------------------------------------------------------
+
+
+def correlations(codes: npt.ArrayLike, attributes: npt.ArrayLike) -> np.ndarray:
+    """Pearson correlation of each attribute with each dimension, [A, D]; 0 where either of the two is constant.
+
+    Args:
+        codes: [N, D].
+        attributes: [N, A].
+    """
+    z, a = (np.asarray(values, np.float64) for values in (codes, attributes))
+    z, a = z - z.mean(0), a - a.mean(0)
+    scales = np.sqrt(np.outer(np.square(a).sum(0), np.square(z).sum(0)))
+    return np.divide(a.T @ z, scales, out=np.zeros(scales.shape), where=scales > 1e-9)
+
+
+def common_features(
+    codes: Mapping[str, npt.ArrayLike], attributes: npt.ArrayLike, names: Sequence[str], count: int
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """The attributes that a dimension of every model follows best, and that dimension of each.
+
+    The paper picks dimensions by hand; here it is the one whose codes correlate most with the attribute. An attribute
+    ranks by the model in which it correlates least. What correlates by more than .95 with one before is left out.
+
+    Args:
+        codes: model -> [N, D], of the same examples.
+        attributes: [N, A] in {0, 1}.
+        names: A names.
+        count: attributes to return, at most.
+
+    Returns:
+        Attribute -> model -> "dimension", int, and "correlation", in [-1, 1].
+
+    Reference:
+        Schik, overview of variational autoencoders, figure 1.
+    """
+    by_model = {model: correlations(z, attributes) for model, z in codes.items()}
+    least = np.min([np.abs(table).max(1) for table in by_model.values()], axis=0)
+    alike = np.abs(correlations(attributes, attributes)) > _ALIKE
+    chosen: list[int] = []
+    for row in np.argsort(-least.round(6), kind="stable"):  # of male and female, which rounding parts, the first
+        if len(chosen) < count and least[row] > 0 and not alike[row, chosen].any():
+            chosen.append(int(row))
+    best = {model: np.abs(table).argmax(1) for model, table in by_model.items()}
+    return {
+        names[row]: {
+            model: {"dimension": int(best[model][row]), "correlation": float(table[row, best[model][row]])}
+            for model, table in by_model.items()
+        }
+        for row in chosen
     }
