@@ -10,6 +10,7 @@ import base64
 import dataclasses
 import html
 import io
+import math
 import numbers
 import os
 import pathlib
@@ -86,15 +87,18 @@ def table(rows: Sequence[Mapping[str, Any]], caption: str = "") -> Part:
 
     Args:
         rows: column -> value, one mapping per row. Columns are those of all rows, in order of appearance; a value
-            that is missing or None shows as a dash, floats with four significant digits.
+            that is missing or None shows as a dash. The numbers of a column have one format, see `_format_of`.
         caption: text above the table.
     """
     columns = list(dict.fromkeys(column for row in rows for column in row))
     numeric = {c for c in columns if all(_is_number(row.get(c)) or row.get(c) is None for row in rows)}
     classes = {column: ' class="number"' if column in numeric else "" for column in columns}
+    formats = {c: _format_of([row.get(c) for row in rows]) if c in numeric else None for c in columns}
     head = "".join(f'<th scope="col"{classes[c]}>{_escape(c)}</th>' for c in columns)
     body = "".join(
-        "<tr>" + "".join(f"<td{classes[c]}>{_escape(_rounded(row.get(c)))}</td>" for c in columns) + "</tr>\n"
+        "<tr>"
+        + "".join(f"<td{classes[c]}>{_escape(_written(row.get(c), formats[c]))}</td>" for c in columns)
+        + "</tr>\n"
         for row in rows
     )
     return _scrolling_table(f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>", caption)
@@ -227,9 +231,30 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)  # NumPy's scalars too
 
 
-def _rounded(value: Any) -> Any:
+def _format_of(values: Iterable[Any]) -> str | None:
+    """The format of a column of numbers, None for integers, which are exact.
+
+    As many decimals as give the largest number four significant digits, and the smallest two, less the zeros in which
+    all end; with an exponent where that is more than six decimals. Those that are not finite have no say.
+    """
+    given = [value for value in values if value is not None]
+    if all(isinstance(value, numbers.Integral) for value in given):
+        return None
+    sizes = [math.floor(math.log10(abs(value))) for value in given if value and math.isfinite(value)]
+    decimals = max(0, 3 - max(sizes), 1 - min(sizes)) if sizes else 0
+    if decimals > 6:
+        return ".3e"
+    written = [f"{value:.{decimals}f}" for value in given if math.isfinite(value)]
+    while decimals and all(text.endswith("0") for text in written):
+        decimals, written = decimals - 1, [text[:-1] for text in written]
+    return f".{decimals}f"
+
+
+def _written(value: Any, form: str | None) -> Any:
     if value is None:
         return "–"
+    if form:
+        return format(float(value), form)
     return f"{value:.4g}" if _is_number(value) and not isinstance(value, numbers.Integral) else value
 
 

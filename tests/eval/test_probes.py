@@ -4,11 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import LinearSVC
 
 from mvae_jax.eval import probes
-from mvae_jax.eval.probes import linear_svm_accuracy, nearest_neighbour_accuracy
+from mvae_jax.eval.probes import linear_discriminant, linear_svm_accuracy, nearest_neighbour_accuracy
 
 PROBES = [nearest_neighbour_accuracy, linear_svm_accuracy]
 
@@ -189,3 +190,42 @@ def test_what_only_one_probe_refuses():
         linear_svm_accuracy(x, np.full(4, 3), x, np.arange(4))
     with pytest.raises(ValueError, match="chunk is 0"):
         nearest_neighbour_accuracy(x, np.arange(4), x, np.arange(4), chunk=0)
+
+
+# --- linear discriminant ---------------------------------------------------------------------------------------------
+
+
+def coded_attributes(count, seed):
+    """Codes of four dimensions: the second holds the first attribute, none the others, of which the last is rare."""
+    rng = np.random.default_rng(seed)
+    attributes = (rng.random((count, 3)) < [0.5, 0.5, 0.05]).astype(np.float32)
+    codes = rng.normal(size=(count, 4)) * [1, 0.3, 1000, 0.001]
+    codes[:, 1] += 3 * attributes[:, 0]
+    return codes.astype(np.float32), attributes
+
+
+def test_a_discriminant_reads_what_codes_contain_and_nothing_else():
+    train, (codes, truth) = coded_attributes(4000, 0), coded_attributes(2000, 1)
+    read = linear_discriminant(*train, codes) > 0
+    balanced = [np.mean([(read[truth[:, a] == bit, a] == bit).mean() for bit in (0, 1)]) for a in range(3)]
+    assert balanced[0] == 1.0
+    np.testing.assert_allclose(balanced[1:], 0.5, atol=0.06)
+    assert 0.2 < read[:, 2].mean() < 0.8  # however rare it is
+
+
+def test_a_discriminant_equals_scikit_learns_of_equal_priors():
+    (train, labels), (test, _) = clusters(300, labels=2), clusters(200, labels=2, seed=1)
+    theirs = LinearDiscriminantAnalysis(priors=[0.5, 0.5]).fit(train[:200], labels[:200])
+    scores = linear_discriminant(train[:200], labels[:200, None], test)[:, 0]
+    expected = theirs.decision_function(test)
+    np.testing.assert_array_equal(scores > 0, expected > 0)
+    assert np.corrcoef(scores, expected)[0, 1] == pytest.approx(1)
+
+
+def test_attributes_and_features_that_never_vary_tell_nothing():
+    codes, attributes = np.full((6, 2), 7.0), np.array([[0, 1, i % 2] for i in range(6)])
+    np.testing.assert_array_equal(linear_discriminant(codes, attributes, codes), [[-1, 1, 0]] * 6)
+    with pytest.raises(ValueError, match=r"expected \[N, A\] with values in \{0, 1\}"):
+        linear_discriminant(codes, 2 * attributes, codes)
+    with pytest.raises(ValueError, match="train_features have shape"):
+        linear_discriminant(codes, attributes[:5], codes)

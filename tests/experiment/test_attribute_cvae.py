@@ -50,7 +50,7 @@ def sentence(scores):
 def test_a_cvae_for_each_beta_is_trained_measured_and_drawn(tmp_path, capsys):
     workdir = tmp_path / "run"
     log = run(capsys, *FACES, f"--workdir={workdir}")
-    check_pictures(workdir, 10)
+    check_pictures(workdir, 11)
     assert "beta_0.9: kl weighs 9, which is 0.0117 per dimension and pixel value" in log  # 9 * 4 / (32 * 32 * 3)
     scores = scores_of(workdir)
     labels = ["beta_0.9", "beta_0.25"]
@@ -66,6 +66,9 @@ def test_a_cvae_for_each_beta_is_trained_measured_and_drawn(tmp_path, capsys):
         assert agreement["attributes"]["count"] == 16
         assert agreement["attributes"]["majority_accuracy"] == pytest.approx(majority)
         assert agreement["species"] is None
+    assert list(scores["probe"]) == labels
+    probed = scores["probe"]["beta_0.25"]["balanced_accuracy"]
+    assert f"a linear probe reads from z of beta 0.25: balanced accuracy {probed:.3f}" in log
     report = (workdir / "report.html").read_text()
     assert "all images are resized to 16 x 16 pixels" in report
     assert sentence(scores) in report
@@ -100,7 +103,7 @@ def test_birds_have_the_attributes_of_the_data_and_species_that_the_classifier_t
     birds = ["--preset=cub", f"--config.data.source={tmp_path / 'birds'}", "--config.model.image_size=11,10"]
     birds += ["--config.model.batch_size=4", f"--config.data.cache_folder={tmp_path / 'cache'}"]
     run(capsys, *birds, f"--workdir={tmp_path / 'run'}")
-    check_pictures(tmp_path / "run", 10)
+    check_pictures(tmp_path / "run", 11)
     assert runs.load(tmp_path / "run" / "beta_0.25").config.attributes == ("has_wings::yes", "001.Bird", "002.Bird")
     scores = scores_of(tmp_path / "run")
     for agreement in scores["agreements"].values():

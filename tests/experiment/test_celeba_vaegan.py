@@ -114,7 +114,7 @@ def test_cosines_are_those_of_differences_of_means(trained, data):
     np.testing.assert_allclose([abs(pair["cosine"]) for pair in pairs], np.sort(cosines)[::-1], atol=1e-4)
     # The ten least alike are in the report.
     report = (trained / "report.html").read_text()
-    assert [f"{pair['cosine']:.4g}" in report for pair in pairs[:10]] == [True] * 10
+    assert [f"{pair['cosine']:.4f}" in report for pair in pairs[:10]] == [True] * 10
 
 
 def test_some_of_the_models_may_be_measured_again(trained):

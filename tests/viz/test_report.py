@@ -136,11 +136,29 @@ def test_table_aligns_and_rounds():
         '<th scope="col">name</th><th scope="col" class="number">accuracy</th><th scope="col" class="number">count'
         '</th><th scope="col" class="number">auroc</th>',
         '<td>bald</td><td class="number">0.9877</td><td class="number">12345</td><td class="number">–</td>',
-        '<td>young</td><td class="number">0.5</td><td class="number">7</td><td class="number">–</td>',
+        '<td>young</td><td class="number">0.5000</td><td class="number">7</td><td class="number">–</td>',
     ]
     for row in expected:
         assert f"<tr>{row}</tr>" in part.html
     assert "<figcaption>Accuracy</figcaption>" in part.html
+
+
+@pytest.mark.parametrize(
+    ("column", "shown"),
+    [
+        ([0.9, 0.75, 0.5, 0.25], ["0.90", "0.75", "0.50", "0.25"]),
+        ([316.94, 8.0, None], ["316.9", "8.0", "–"]),
+        ([97.6123, 0.0123], ["97.612", "0.012"]),  # two digits of the smallest
+        ([20129.4, 482.0], ["20129", "482"]),
+        ([1.0, 2, np.float32(4)], ["1", "2", "4"]),
+        ([0.0, 0.5, float("nan")], ["0.0", "0.5", "nan"]),
+        ([0.2, 1.5e-7], ["2.000e-01", "1.500e-07"]),
+        ([3, 10**9], ["3", "1000000000"]),
+    ],
+)
+def test_numbers_of_a_column_have_one_format(column, shown):
+    html = report.table([{"name": "row", "value": value} for value in column]).html
+    assert re.findall(r'<td class="number">([^<]*)</td>', html) == shown
 
 
 def test_values_are_exact_and_flat():

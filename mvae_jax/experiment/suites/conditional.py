@@ -1,4 +1,6 @@
-"""Images from attributes: error and KL, attributes of samples, and edits; table 1 and figures 3 to 5 of Debbagh, 2023.
+"""Images from attributes: error and KL, attributes of samples and in codes, and edits.
+
+These are table 1, section 5.3 and figures 3 to 5 of Debbagh, 2023.
 
 Models come in the order from the largest beta to the smallest.
 """
@@ -18,7 +20,7 @@ import numpy as np
 from mvae_jax import attributes as face_attributes
 from mvae_jax import gaussian, images, losses, runs
 from mvae_jax.data.batches import Split, Splits
-from mvae_jax.eval import consistency, cross_modal
+from mvae_jax.eval import consistency, cross_modal, probes
 from mvae_jax.eval.batched import in_chunks, pixels, to_bytes
 from mvae_jax.experiment.classifier import Classifier
 from mvae_jax.experiment.declaration import Figures, Results, Trained
@@ -48,6 +50,8 @@ WORDS = {
 }
 _SHOWN = 6  # examples of a sheet, and samples from one attribute vector
 _EDITS = 10  # of one sheet, at most
+_CHAIN = 5  # attributes that are added and removed one after the other, at most
+_PROBED = 5000  # training images that a probe learns from, at most
 _BARS = 40  # attributes of one chart, at most
 _CHUNK = 64  # examples at a time: images may be large
 _SPECIES = re.compile(r"\d{3}\..+")  # as in 001.Black_footed_Albatross
@@ -85,7 +89,7 @@ def measure(trained: Trained) -> Terms:
 
 
 def _key(trained: Trained, draw: int) -> jax.Array:
-    """The key of one kind of draws: 0 of posterior codes, 1 of samples that are read, 2 of samples that are shown."""
+    """The key of one kind of draws: 0 of codes, 1 of samples that are read, 2 of samples shown, 3 of codes probed."""
     return jax.random.fold_in(jax.random.key(trained.config.seed), draw)
 
 
@@ -208,7 +212,7 @@ class Species:
     chance: float
 
     @classmethod
-    def of(cls, logits: jax.Array, attributes: np.ndarray, names: Sequence[str]) -> Species | None:
+    def of(cls, logits: jax.Array | np.ndarray, attributes: np.ndarray, names: Sequence[str]) -> Species | None:
         """Compares, both [N, A]; None if the attributes do not say each image's species."""
         columns = species_of(names)
         if len(columns) < 2 or (attributes[:, columns].sum(axis=1) != 1).any():
@@ -232,7 +236,7 @@ class Agreement:
     species: Species | None
 
     @classmethod
-    def of(cls, logits: jax.Array, attributes: np.ndarray, names: Sequence[str]) -> Agreement:
+    def of(cls, logits: jax.Array | np.ndarray, attributes: np.ndarray, names: Sequence[str]) -> Agreement:
         """Compares, both [N, A]."""
         scored = cross_modal.score_attributes(logits, attributes, names)
         shares = [score.balanced_accuracy for score in scored.attributes if score.balanced_accuracy is not None]
@@ -322,6 +326,65 @@ def agreement_parts(trained: Trained, by_label: Mapping[str, Agreement]) -> list
     ]
 
 
+# --- attributes in codes ---------------------------------------------------------------------------------------------
+
+
+def probe(trained: Trained) -> dict[str, Agreement]:
+    """Attributes that a linear probe reads from codes of held-out images, model -> agreement (section 5.3).
+
+    A code is drawn from the posterior: what the noise hides is not in z, however well the mean would tell it.
+    """
+    data, keys = trained.data, jax.random.split(_key(trained, 3))
+    train = data.train.first(_PROBED)
+    agreements = {}
+    for label, run in trained.runs.items():
+        codes = [drawn_codes(run, split, key) for split, key in zip((train, data.validation), keys, strict=True)]
+        read = probes.linear_discriminant(codes[0], train["attributes"], codes[1])
+        agreements[label] = Agreement.of(read, data.validation["attributes"], data.attributes)
+        trained.interruption.check()
+    return agreements
+
+
+def drawn_codes(run: runs.Run, split: Split, key: jax.Array) -> np.ndarray:
+    """One code from the posterior of each image of a split and its attributes, [N, D]."""
+
+    def of_chunk(x: Any, a: Any, keys: jax.Array) -> jax.Array:
+        return gaussian.sample(keys[0], *run.encode(images.to_float(x), a))
+
+    return in_chunks(of_chunk, _CHUNK)(split["image"], split["attributes"], jax.random.split(key, len(split)))
+
+
+def probe_lines(trained: Trained, by_label: Mapping[str, Agreement]) -> list[str]:
+    """`probe` in the log."""
+    return [
+        f"a linear probe reads from z of {_words(label)}: balanced accuracy {agreement.balanced_accuracy:.3f}"
+        for label, agreement in by_label.items()
+        if agreement.balanced_accuracy is not None
+    ]
+
+
+def probe_parts(trained: Trained, by_label: Mapping[str, Agreement]) -> list[report.Part | str]:
+    """Tables of `probe`, of all attributes together and of each."""
+    train, names = min(_PROBED, len(trained.data.train)), trained.data.attributes
+    scored = {_words(label): agreement.attributes.attributes for label, agreement in by_label.items()}
+    by_attribute = [
+        {"attribute": name} | {label: scores[i].balanced_accuracy for label, scores in scored.items()}
+        for i, name in enumerate(names)
+    ]
+    rows = [
+        {"beta": trained.runs[label].config.beta, WORDS["balanced_accuracy"]: agreement.balanced_accuracy}
+        for label, agreement in by_label.items()
+    ]
+    return [
+        f"Fisher's linear discriminant learns each attribute from codes of {train} training images and reads it from "
+        f"those of {len(trained.data.validation)} held-out ones, a code drawn from the posterior of each. The decoder "
+        "is told the attributes, so that a code need not hold them: guessing gives .5, and an edit has to overcome "
+        "what is above it.",
+        report.table(rows),
+        report.details("Balanced accuracy by attribute", [report.table(by_attribute)]),
+    ]
+
+
 # --- pictures --------------------------------------------------------------------------------------------------------
 
 
@@ -344,7 +407,7 @@ def samples(trained: Trained, results: Results) -> Figures:
         )
     } | {
         f"samples_{label}": (
-            f"{_words(label)}: {_SHOWN} samples from each of some held-out attribute vectors (figure 5)",
+            f"{_words(label)}: {_SHOWN} samples from each of some held-out attribute vectors",
             grids.text_to_image(texts, drawn),
         )
         for label, drawn in pictures.items()
@@ -372,7 +435,7 @@ def edits(trained: Trained, results: Results) -> Figures:
     """Held-out images with other attributes, by each model."""
     return {
         f"edits_{label}": (
-            f"{_words(label)}: held-out images, decoded from their own latent code with other attributes (figure 5)",
+            f"{_words(label)}: held-out images, decoded from their own latent code with other attributes",
             grids.comparison(edited(run, trained.data)),
         )
         for label, run in trained.runs.items()
@@ -403,6 +466,49 @@ def edited(run: runs.Run, data: Splits) -> dict[str, np.ndarray]:
     code, _ = run.encode(x, present)
     pictures = {label: to_bytes(run.decode(code, a)) for label, a in {"reconstruction": present, **vectors}.items()}
     return {"original": shown["image"], **pictures}
+
+
+def added_and_removed(trained: Trained, results: Results) -> Figures:
+    """Attributes added one after the other, and removed again, at a fixed z: a row per model, all of the same noise."""
+    data, key = trained.data, jax.random.fold_in(_key(trained, 2), 1)
+    columns = chain_columns(data)
+    if not columns:
+        return {}
+    vectors = chain(data.validation["attributes"][0], columns)
+    names = [_plain(data.attributes[column]) for column in columns]
+    rows = {}
+    for label, run in trained.runs.items():
+        z = np.repeat(gaussian.sample(key, *run.prior(vectors[:1])), len(vectors), axis=0)
+        rows[_words(label)] = to_bytes(run.decode(z, vectors))
+    headings = ["without them", *(f"+ {name}" for name in names), *(f"- {name}" for name in names)]
+    caption = (
+        f"Attributes added one after the other, and removed again, at a fixed z; besides them: "
+        f"{describe(vectors[0], data.attributes)} (figure 5)"
+    )
+    return {"added_and_removed": (caption, grids.comparison(rows, columns=len(vectors), headings=headings))}
+
+
+def chain_columns(data: Splits) -> list[int]:
+    """Attributes that can be added to any image: no gender, hair colour or species, of which others would be untrue.
+
+    Those of the ten that rendered faces have come first, then those that split the training images most evenly.
+    """
+    names, imbalance = data.attributes, np.abs(data.train["attributes"].mean(axis=0) - 0.5)
+    free = [
+        column
+        for column, name in enumerate(names)
+        if name not in (*consistency.GENDER, *consistency.HAIR) and not _SPECIES.fullmatch(name)
+    ]
+    return sorted(free, key=lambda column: (names[column] not in face_attributes.FACE, imbalance[column]))[:_CHAIN]
+
+
+def chain(present: np.ndarray, columns: Sequence[int]) -> np.ndarray:
+    """Attributes [A] with K columns added one after the other, and removed in the same order: [2 K + 1, A]."""
+    vectors = np.repeat(present[None], 2 * len(columns) + 1, axis=0)
+    for place, column in enumerate(columns):
+        vectors[:, column] = 0
+        vectors[place + 1 : place + 1 + len(columns), column] = 1
+    return vectors
 
 
 def agreement_bars(trained: Trained, results: Results) -> Figures:

@@ -101,3 +101,56 @@ def test_an_image_is_described_by_its_species_or_else_by_its_attributes():
     assert suite.describe(np.array([1, 1, 1]), names) == "001.Black Bird"
     assert suite.describe(np.array([1, 1, 0]), names) == "has wings::yes, red eyes"
     assert suite.describe(np.array([0, 0, 0]), names) == "none of the attributes"
+
+
+def test_a_probe_reads_from_drawn_codes_what_a_model_leaves_in_them():
+    """One model's codes hold the first of two attributes, another's mean does, beneath noise of the posterior."""
+    bits = np.random.default_rng(0).integers(0, 2, (900, 2)).astype(np.float32)
+    split = Split({"image": np.zeros((900, 2, 2, 3), np.uint8), "attributes": bits})
+    data = Splits.cut(split.arrays, 600, 300, ("held", "left_out"), {})
+
+    def encode(logvar):
+        return lambda x, a: (jnp.pad(a[:, :1], ((0, 0), (0, 1))), jnp.full((len(a), 2), logvar))
+
+    runs = {"beta_0.9": SimpleNamespace(encode=encode(8.0)), "beta_0.25": SimpleNamespace(encode=encode(-8.0))}
+    trained = SimpleNamespace(
+        runs=runs, data=data, config=SimpleNamespace(seed=0), interruption=SimpleNamespace(check=lambda: None)
+    )
+    result = suite.probe(trained)
+    read = {
+        label: [score.balanced_accuracy for score in agreement.attributes.attributes]
+        for label, agreement in result.items()
+    }
+    assert read["beta_0.25"][0] == 1.0
+    np.testing.assert_allclose([*read["beta_0.9"], read["beta_0.25"][1]], 0.5, atol=0.1)
+    assert suite.probe_lines(trained, result)[1].startswith(
+        "a linear probe reads from z of beta 0.25: balanced accuracy"
+    )
+
+
+def test_attributes_are_added_one_after_the_other_and_removed_in_the_same_order():
+    vectors = suite.chain(np.array([1.0, 1.0, 0.0, 0.0]), [2, 1])
+    np.testing.assert_array_equal(vectors, [[1, 0, 0, 0], [1, 0, 1, 0], [1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0]])
+
+
+def test_the_sheet_of_added_and_removed_attributes_keeps_z():
+    names = ("male", "001.Bird", "smiling", "bald", "goatee", "young", "bangs")
+    attributes = np.random.default_rng(0).integers(0, 2, (40, 7)).astype(np.float32)
+    attributes[:, 4] = np.arange(40) < 3  # rarer than bangs
+    split = Split({"image": np.zeros((40, 2, 2, 3), np.uint8), "attributes": attributes})
+    data = Splits(split, split, split.first(0), names, {})
+    columns = suite.chain_columns(data)
+    assert [names[column] for column in columns[2:]] == ["bangs", "goatee"]
+    assert {names[column] for column in columns[:2]} == {"smiling", "young"}
+    decoded = []
+    run = SimpleNamespace(
+        prior=standard_prior, decode=lambda z, a: decoded.append((np.array(z), np.array(a))) or jnp.zeros((9, 2, 2, 3))
+    )
+    trained = SimpleNamespace(runs={"beta_0.9": run, "beta_0.5": run}, data=data, config=SimpleNamespace(seed=0))
+    ((caption, _),) = suite.added_and_removed(trained, {}).values()
+    assert "figure 5" in caption
+    (z, a), (other, _) = decoded
+    np.testing.assert_array_equal(z, np.repeat(z[:1], 9, axis=0))
+    np.testing.assert_array_equal(z, other)
+    np.testing.assert_array_equal(a, suite.chain(attributes[0], columns))
+    np.testing.assert_array_equal(np.abs(np.diff(a, axis=0)).sum(1), 1)
