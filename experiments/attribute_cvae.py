@@ -8,7 +8,7 @@ Trains a CVAE for each of `betas` on the same images, rendered faces, CelebA or 
 within the workdir; all attributes that the data set has, or those named in `model.attributes`. Then measures squared
 error and KL on held-out images, has a classifier read the attributes of images drawn from them and a linear probe
 those that are left in the codes, and draws samples, edits and reconstructions. The same command resumes a run that was
-stopped.
+stopped; `mvae-jax use generate` and `mvae-jax use edit` apply a model.
 
 The first command takes four minutes on two CPU cores. Expected of beta .9, .75, .5 and .25: squared errors 187.7,
 136.2, 103.7 and 71.8; KL 8.1, 17.0, 33.4 and 72.2 nats; accuracies of the attributes of samples .798, .791, .771 and

@@ -1,4 +1,4 @@
-"""A trained multimodal VAE at work, one line each:
+"""A trained multimodal VAE or attribute CVAE at work, one line each:
 
     mvae-jax use generate runs/celebahq_mvae "a smiling young woman with blond hair" -o faces.png
     mvae-jax use caption runs/celebahq_mvae photo.jpg
@@ -6,14 +6,25 @@
     mvae-jax use interpolate runs/celebahq_mvae "a young man" photo.jpg -o between.png
     mvae-jax use fuse runs/celebahq_mvae photo.jpg "a smiling woman" -o fused.png
 
-Any JPEG, PNG or WebP will do: it is cropped to its central square and resized to what the model was trained on, and a
-line says so. The model knows faces as its training images show them: upright, frontal, filling the picture.
+    mvae-jax use generate runs/attribute_cvae/beta_0.9 "a smiling young woman with blond hair"
+    mvae-jax use edit runs/attribute_cvae/beta_0.5 photo.jpg "a young man" --add smiling,eyeglasses --remove young
+    mvae-jax use generate runs/cvae_cub/beta_0.9 "001.Black_footed_Albatross, has_wing_color::brown"
+    mvae-jax use attributes runs/cvae_cub/beta_0.9
+
+The first five are the multimodal VAE's, the others the CVAE's; `generate` and `attributes` serve both. Attributes that
+no sentence can say, as those of birds, are given by their names, with commas between. `edit` encodes the image with
+the attributes that it shows, and decodes the mean of that with others.
+
+Any JPEG, PNG or WebP will do: the central part that has the proportions of the training images is resized to their
+size, and a line says so. The model knows images as its training images show them: faces upright, frontal, filling the
+picture.
 `check` ends with status 0 for a match and 1 for a mismatch; mistakes end with one line and status 2.
 """
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import logging
 import os
@@ -38,9 +49,11 @@ _MOST = 256  # pictures of one sheet
 
 
 def generate(arguments: argparse.Namespace) -> int:
-    """Images from a sentence."""
-    run = _load(arguments)
-    mean, logvar = run.encode_attributes(_attributes(run, arguments.caption))
+    """Images from a sentence or from names of attributes."""
+    run = _load(arguments, "multimodal", "cvae")
+    attributes = _attributes(run, arguments.caption)
+    conditional = run.settings["model"] == "cvae"
+    mean, logvar = (run.prior if conditional else run.encode_attributes)(attributes)
     _check_count("--count", arguments.count)
     if not 0 <= arguments.seed < 2**32:
         raise ValueError(f"--seed is {arguments.seed}; expected a number from 0 to 2**32 - 1.")
@@ -48,8 +61,34 @@ def generate(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--temperature is {arguments.temperature}; expected 0 (the mean of the caption) or more.")
     shape = (arguments.count, mean.shape[1])
     noise = random.standard_normal(jax.random.key(arguments.seed), shape)
-    samples = run.decode_image(mean + arguments.temperature * jnp.exp(logvar / 2) * noise)
+    z = mean + arguments.temperature * jnp.exp(logvar / 2) * noise
+    samples = run.decode(z, np.repeat(attributes, len(z), axis=0)) if conditional else run.decode_image(z)
     _save(arguments.output, _bytes(samples), title=arguments.caption)
+    return 0
+
+
+def edit(arguments: argparse.Namespace) -> int:
+    """Image with other attributes than those that it shows, by a CVAE."""
+    run = _load(arguments, "cvae")
+    shown = _attributes(run, arguments.caption)
+    other = _changed(run, shown, arguments.add, arguments.remove)
+    pixels = _pixels(run, arguments.image)
+    code = run.encode(pixels, shown)[0]
+    edited = _bytes(run.decode(code, other))
+    if _is_folder(arguments.output):
+        _save(arguments.output, edited)
+        return 0
+    changes = {"with": arguments.add, "without": arguments.remove}
+    changed = " and ".join(f"{word} {', '.join(_names(run, texts))}" for word, texts in changes.items() if texts)
+    pictures = np.concatenate([_bytes(pixels), _bytes(run.decode(code, shown)), edited])
+    captions = ["the image", "its reconstruction", changed]
+    _write(arguments.output, grids.grid(pictures, captions, columns=3, title=arguments.caption))
+    return 0
+
+
+def attributes(arguments: argparse.Namespace) -> int:
+    """Names of the attributes that a model was trained on, one a line."""
+    print("\n".join(_load(arguments, "multimodal", "cvae").config.attributes))
     return 0
 
 
@@ -130,20 +169,64 @@ def fuse(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _load(arguments: argparse.Namespace) -> runs.Run:
+def _load(arguments: argparse.Namespace, *models: str) -> runs.Run:
+    """The run, of one of the models, by default of the multimodal VAE."""
     try:
         run = runs.load(arguments.workdir, phase=arguments.phase, best=arguments.best)
     except RuntimeError as error:  # "~someone" whom nobody knows
         raise ValueError(f"{arguments.workdir}: {error}") from error
-    if run.settings["model"] != "multimodal":
+    models = models or ("multimodal",)
+    if run.settings["model"] not in models:
         raise ValueError(
-            f"{arguments.workdir} holds a run of the model {run.settings['model']!r}; expected 'multimodal'."
+            f"{arguments.workdir} holds a run of the model {run.settings['model']!r}; expected "
+            f"{' or '.join(map(repr, models))} for this command: name another run, or see `mvae-jax use --help`."
         )
     return run
 
 
-def _attributes(run: runs.Run, sentence: str) -> np.ndarray:
-    return captions.read(sentence, run.config.attributes)[None]
+def _attributes(run: runs.Run, text: str) -> np.ndarray:
+    """Attributes, [1, A], of a sentence; of a list of names where the model has some that no sentence can say."""
+    names = run.config.attributes
+    try:
+        captions.check_names(names)
+    except ValueError:
+        given = _names(run, [text])
+        return np.array([[name in given for name in names]], np.float32)
+    return captions.read(text, names)[None]
+
+
+def _names(run: runs.Run, texts: Sequence[str]) -> list[str]:
+    """Names of attributes of the model from texts that have them with commas between."""
+    given = [name.strip() for text in texts for name in text.split(",") if name.strip()]
+    known = run.config.attributes
+    for name in given:
+        if name not in known:
+            close = " or ".join(map(repr, difflib.get_close_matches(name, known))) or repr(known[0])
+            raise ValueError(
+                f"{name!r} is not an attribute of the model; expected names with commas between, such as {close}: "
+                "`mvae-jax use attributes` lists all."
+            )
+    if not given:
+        raise ValueError(f"{', '.join(texts)!r} names no attribute; expected names such as {known[0]!r}.")
+    return given
+
+
+def _changed(run: runs.Run, shown: np.ndarray, add: Sequence[str], remove: Sequence[str]) -> np.ndarray:
+    """Attributes [1, A] with those of --add and without those of --remove."""
+    if not add and not remove:
+        raise ValueError("neither --add nor --remove is given; expected the attributes that are to change.")
+    other, flags = shown.copy(), {"--add": (add, 1), "--remove": (remove, 0)}
+    for flag, (texts, value) in flags.items():
+        for name in _names(run, texts) if texts else ():
+            column = run.config.attributes.index(name)
+            if shown[0, column] == value:
+                having = "has already" if value else "does not have"
+                raise ValueError(
+                    f"{flag} is {name!r}, which the image {having} by its caption; expected an attribute that changes: "
+                    "correct the caption, or leave it out."
+                )
+            other[0, column] = value
+    return other
 
 
 def _pixels(run: runs.Run, path: str) -> jax.Array:
@@ -265,7 +348,11 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(function=function)
         return command
 
-    sentence = ("caption", 'a sentence or keywords, such as "a smiling man with a mustache"')
+    sentence = (
+        "caption",
+        'a sentence or keywords, such as "a smiling man with a mustache"; names of attributes with commas between '
+        "where the model has some that no sentence can say",
+    )
     image = ("image", "a JPEG, PNG or WebP of any size")
     command = add(generate, sentence, output="generated.png")
     command.add_argument("--count", type=int, default=12, help="how many images (default: %(default)s)")
@@ -283,6 +370,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--steps", type=int, default=8, help="pictures, both ends among them (default: %(default)s)")
     command.add_argument("--spherical", action="store_true", help="along a great circle in place of a straight line")
     add(fuse, image, sentence, output="fused.png")
+    command = add(edit, image, sentence, output="edited.png")
+    for flag, what in (("--add", "that the image is to get"), ("--remove", "that it is to lose")):
+        text = f"attributes {what}, by their names with commas between; may be given several times"
+        command.add_argument(flag, action="append", default=[], metavar="NAMES", help=text)
+    add(attributes)
     return parser
 
 

@@ -52,10 +52,29 @@ def square(image: Image.Image, size: int) -> Image.Image:
     Returns:
         Mode RGB, size x size.
     """
+    return central(image, (size, size))
+
+
+def central(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The largest central part of the image, as it is meant to be seen, that has the proportions of a size, resized.
+
+    Args:
+        image: any mode and size.
+        size: height and width of the result, in pixels.
+
+    Returns:
+        Mode RGB, by Lanczos' kernel.
+    """
     image = to_rgb(image)
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS)
+    width, height = _part(image.size, size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height)).resize(size[::-1], Image.Resampling.LANCZOS)
+
+
+def _part(whole: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """Width and height of the largest part of an image, of whole width and height, with the proportions of a size."""
+    (width, height), (rows, columns) = whole, size
+    return min(width, max(1, round(height * columns / rows))), min(height, max(1, round(width * rows / columns)))
 
 
 def height_and_width(size: int | tuple[int, int], proportions: tuple[int, int] = (1, 1)) -> tuple[int, int]:
@@ -74,16 +93,16 @@ def height_and_width(size: int | tuple[int, int], proportions: tuple[int, int] =
     return height, width
 
 
-def read_image(path: str | os.PathLike[str], size: int) -> tuple[np.ndarray, str]:
+def read_image(path: str | os.PathLike[str], size: int | tuple[int, int]) -> tuple[np.ndarray, str]:
     """Reads a user's image for a model, whatever its size.
 
     Args:
         path: a JPEG, PNG or WebP.
-        size: height and width of the result, in pixels.
+        size: height and width of the result, in pixels; a number alone is both.
 
     Returns:
-        uint8 [size, size, 3], and what was done to the image, such as "cropped 640 x 480 to the central 480 x 480,
-        resized to 64 x 64"; "" for nothing.
+        uint8 [H, W, 3], and what was done to the image, such as "cropped 640 x 480 to the central 480 x 480,
+        resized to 64 x 64", width first; "" for nothing.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -93,22 +112,23 @@ def read_image(path: str | os.PathLike[str], size: int) -> tuple[np.ndarray, str
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}: give the path of a JPEG, PNG or WebP image.")
     check_size(str(path), path.stat().st_size)
+    sides = height_and_width(size)
     with _opened(path.read_bytes(), str(path)) as image:
-        return np.asarray(square(image, size)), ", ".join(_changes(image, size))
+        return np.asarray(central(image, sides)), ", ".join(_changes(image, sides))
 
 
-def _changes(image: Image.Image, size: int) -> Iterator[str]:
-    """Yields what `square` does to an image, in words."""
+def _changes(image: Image.Image, size: tuple[int, int]) -> Iterator[str]:
+    """Yields what `central` does to an image, in words."""
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         yield "turned upright as its EXIF orientation says"
     if image.has_transparency_data:
         yield "put on white where it is transparent"
-    width, height = ImageOps.exif_transpose(image).size
-    side = min(width, height)
-    if width != height:
-        yield f"cropped {width} x {height} to the central {side} x {side}"
-    if side != size:
-        yield f"resized to {size} x {size}" if width != height else f"resized {side} x {side} to {size} x {size}"
+    whole = ImageOps.exif_transpose(image).size
+    part, result = _part(whole, size), size[::-1]
+    if part != whole:
+        yield "cropped {} x {} to the central {} x {}".format(*whole, *part)
+    if part != result:
+        yield "{} to {} x {}".format("resized {} x {}".format(*part) if part == whole else "resized", *result)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from PIL import Image
 
 from mvae_jax import images, random, runs
 from mvae_jax.commands import use
-from mvae_jax.data import captions
+from mvae_jax.data import captions, decode
 from mvae_jax.data.rendered import faces
 from mvae_jax.eval import consistency
 from mvae_jax.train.workdir import Workdir
@@ -26,6 +26,7 @@ CONFIG = dataclasses.replace(
     alignment=dataclasses.replace(zoo.MULTIMODAL.alignment, epochs=0),
     adversarial=dataclasses.replace(zoo.MULTIMODAL.adversarial, epochs=0),
 )
+BIRDS = ("has_wing_color::brown", "has_size::small_(5_-_9_in)", "001.Black_footed_Albatross", "002.Laysan_Albatross")
 SCORES = {"checkpoints": {"": {"phase": "unimodal", "step": 6}}, "consistency": {"f1": 0.9, "threshold": 0.4}}
 
 
@@ -37,6 +38,9 @@ def workdir(tmp_path_factory):
     arrays = {"image": renders.images[:, ::2, ::2], "attributes": renders.attributes}
     runs.train(folder / "run", "multimodal", CONFIG, arrays)
     Workdir(folder / "run").finish(scores=SCORES)
+    runs.train(folder / "cvae", "cvae", zoo.CVAE, zoo.faces(16, zoo.CVAE.image_size))
+    birds = dataclasses.replace(zoo.CVAE, attributes=BIRDS)
+    runs.train(folder / "birds", "cvae", birds, zoo.faces(16, birds.image_size, len(BIRDS)))
     face = faces.sample(3, 1).images[0]
     Image.fromarray(face).resize((90, 70)).save(folder / "face.png")
     Image.fromarray(face).resize((32, 32)).save(folder / "square.png")
@@ -47,6 +51,11 @@ def workdir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(workdir):
     return runs.load(workdir / "run")
+
+
+@pytest.fixture(scope="module")
+def conditional(workdir):
+    return runs.load(workdir / "cvae")
 
 
 @pytest.fixture
@@ -219,9 +228,62 @@ def test_fuse_decodes_the_product_of_both_posteriors(command, workdir, run):
     assert command("fuse", "run", "square.png", CAPTION)[1].endswith("fused.png\n")
 
 
+def test_a_cvae_generates_from_the_prior_of_the_attributes(command, workdir, conditional):
+    assert command("generate", "cvae", CAPTION, "--count=3", "--seed=5", "-o", "conditional")[0] == 0
+    attributes = captions.read(CAPTION, conditional.config.attributes)[None]
+    expected = images.to_uint8(conditional.sample(jax.random.key(5), np.tile(attributes, (3, 1))))
+    result = [picture(workdir / f"conditional/{number:03d}.png") for number in range(3)]
+    np.testing.assert_array_equal(result, expected)
+    command("generate", "cvae", CAPTION, "--count=1", "--temperature=0", "-o", "mean")
+    mean, _ = conditional.prior(attributes)
+    expected = images.to_uint8(conditional.decode(mean, attributes))
+    np.testing.assert_array_equal([picture(workdir / "mean/000.png")], expected)
+
+
+def test_birds_have_their_attributes_by_name(command, workdir):
+    birds = runs.load(workdir / "birds")
+    assert command("attributes", "birds") == (0, "".join(f"{name}\n" for name in BIRDS), "")
+    names = "002.Laysan_Albatross, has_wing_color::brown"
+    assert command("generate", "birds", names, "--count=2", "-o", "birds_drawn")[0] == 0
+    expected = birds.sample(jax.random.key(0), np.array([[1, 0, 0, 1]] * 2, np.float32))
+    result = [picture(workdir / f"birds_drawn/00{number}.png") for number in range(2)]
+    np.testing.assert_array_equal(result, images.to_uint8(expected))
+
+
+def test_an_edit_decodes_the_mean_of_the_image_with_other_attributes(command, workdir, conditional):
+    names = conditional.config.attributes
+    edit = ["edit", "cvae", "square.png", "a smiling man", "--add=bald,eyeglasses", "--remove=smiling"]
+    code, out, err = command(*edit, "-o", "edited")
+    assert (code, out) == (0, "edited/000.png\n")
+    assert err == "square.png: cropped 32 x 32 to the central 25 x 32, resized to 14 x 18\n"
+    x, _ = decode.read_image(workdir / "square.png", conditional.config.image_size)
+    x = images.to_float(jnp.asarray(x[None]))
+    shown, other = (captions.read(text, names)[None] for text in ("a smiling man", "a bald man with eyeglasses"))
+    expected = images.to_uint8(conditional.decode(conditional.encode(x, shown).mean, other))
+    np.testing.assert_array_equal([picture(workdir / "edited/000.png")], expected)
+    assert (expected != images.to_uint8(conditional.decode(conditional.encode(x, shown).mean, shown))).any()
+    assert command(*edit)[:2] == (0, "edited.png\n")
+    assert picture(workdir / "edited.png").shape[1] > 3 * 160
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["caption", "cvae", "square.png"], "cvae holds a run of the model 'cvae'; expected 'multimodal'"),
+        (["edit", "run", "square.png", "bald", "--add=young"], "of the model 'multimodal'; expected 'cvae'"),
+        (["edit", "cvae", "square.png", "bald"], "neither --add nor --remove is given"),
+        (["edit", "cvae", "square.png", "bald", "--add=bald"], "--add is 'bald', which the image has already"),
+        (
+            ["edit", "cvae", "square.png", "bald", "--add=young", "--remove=young"],
+            "--remove is 'young', which the image",
+        ),
+        (["edit", "cvae", "square.png", "bald", "--add=smilling"], "'smilling' is not an attribute of the model"),
+        (["edit", "cvae", "square.png", "bald", "--add=smilling"], "such as 'smiling'"),
+        (["edit", "cvae", "square.png", "bald", "--add=,"], "names no attribute; expected names such as 'young'"),
+        (["edit", "cvae", "square.png", "bald", "--add=young", "-o", "square.png"], "square.png, an input"),
+        (["generate", "birds", "brown wings"], "'brown wings' is not an attribute of the model"),
+        (["generate", "birds", "Laysan_Albatross"], "such as '002.Laysan_Albatross'"),
+        (["generate", "cvae", "gray hair"], "the model has no attribute 'gray_hair'"),
         (["caption", "none", "square.png"], "none/config.json does not exist"),
         (["caption", "run", "none.png"], "none.png"),
         (["caption", "run", "text.png"], "text.png"),

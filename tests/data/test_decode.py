@@ -139,6 +139,25 @@ def test_read_image_says_what_was_done(shape, size, note, kind, tmp_path):
     assert np.abs(pixels - np.array([200.0, 100, 50])).max() <= 2
 
 
+@pytest.mark.parametrize(
+    ("shape", "size", "part", "note"),
+    [
+        ((20, 20), (10, 8), np.s_[:, 2:18], "cropped 20 x 20 to the central 16 x 20, resized to 8 x 10"),
+        ((20, 16), (10, 8), np.s_[:], "resized 16 x 20 to 8 x 10"),
+        ((30, 16), (10, 8), np.s_[5:25], "cropped 16 x 30 to the central 16 x 20, resized to 8 x 10"),
+        ((12, 8), (10, 8), np.s_[1:11], "cropped 8 x 12 to the central 8 x 10"),
+        ((10, 8), (10, 8), np.s_[:], ""),
+    ],
+)
+def test_read_image_takes_the_central_part_of_the_sizes_proportions(shape, size, part, note, tmp_path):
+    pixels = noise(*shape)
+    (tmp_path / "a.png").write_bytes(encoded(Image.fromarray(pixels)))
+    read, said = decode.read_image(tmp_path / "a.png", size)
+    expected = Image.fromarray(pixels[part]).resize(size[::-1], Image.Resampling.LANCZOS)
+    np.testing.assert_array_equal(read, np.asarray(expected))
+    assert said == note
+
+
 def test_read_image_says_that_it_turned_and_filled(tmp_path):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
