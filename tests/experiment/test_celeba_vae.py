@@ -4,11 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from command_lines import check_pictures, refused, run_all
+from command_lines import check_pictures, refused, run_all, script
 from PIL import Image
 
 from mvae_jax import runs
 from mvae_jax.experiment.suites import autoencoders as suite
+from mvae_jax.models import autoencoders
 
 pytestmark = pytest.mark.slow  # trains a whole experiment
 
@@ -84,6 +85,14 @@ def test_traversals_move(trained):
     assert (frames[0] != frames[5]).any()
 
 
+@pytest.mark.parametrize(("preset", "output"), [("laptop", "sigmoid"), ("paper", "sigmoid"), ("reference", "linear")])
+def test_the_autoencoder_is_bounded_as_the_others_are_but_in_the_reference(preset, output):
+    module = script("celeba_vae")
+    models = module.models_of(module.EXPERIMENT.presets[preset])
+    assert models["autoencoder"][1].output == output
+    assert autoencoders.AutoencoderConfig.reference().output == "linear"
+
+
 def test_other_images_are_noted(trained):
     folder, results = trained
     note = "These are other images than those of the run, which may have been trained on some of them."
@@ -98,6 +107,7 @@ def test_other_images_are_noted(trained):
     [
         ("--config.model.widths=4,4", "image_size is 32; expected 8 for 2 widths"),
         ("--config.beta=-1.0", "beta is -1.0; expected at least 0"),
+        ("--config.autoencoder_output=tanh", "output is 'tanh'; choose one of 'linear', 'sigmoid'"),
         ("--config.total_correlation_weights=5.0,5.0000001", "none twice to six digits"),
         ("--config.total_correlation_weights=1,2,3,4,5,6,7,8", "expected at most 7"),
         ("--config.data.subset_size=0", "data.source is rendered faces; give the path of CelebA's folder or zip"),

@@ -501,7 +501,7 @@ RELEASED = {
     "observation_scale": (2**-0.5, pytest.approx(0.698160, abs=5e-7)),
 }
 REFERENCES = {
-    "autoencoder": {"batch_statistics": (True, False)},
+    "autoencoder": {"batch_statistics": (True, False), "output": ("sigmoid", "linear")},
     "vae": RELEASED,
     "beta_vae": {**RELEASED, "beta": (5.0, 1.0)},
     "beta_tcvae": {**RELEASED, "total_correlation_weight": (20.0, 1.0), "variance_as_scale": (False, True)},
@@ -797,7 +797,7 @@ VARIATIONAL = {
     "posterior_scale": ("softplus", {"loss"}),
 }
 OWN = {
-    "autoencoder": {"error": ("l1", {"loss"}), "output": ("sigmoid", {"loss"})},
+    "autoencoder": {"error": ("l1", {"loss"}), "output": ("linear", {"loss"})},
     "vae": {},
     "beta_vae": {"beta": (2.0, {"loss"})},
     "beta_tcvae": {

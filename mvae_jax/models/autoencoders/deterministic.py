@@ -34,12 +34,13 @@ class AutoencoderConfig(NetworksConfig):
 
     Attributes:
         error: "l2" for squared, "l1" for absolute differences.
-        output: "linear", or "sigmoid", which bounds the decoder's output to [0, 1].
+        output: "sigmoid", which bounds the decoder's output to [0, 1] as that of a VAE is, or "linear", as released
+            (SC-06).
     """
 
     heads: ClassVar[int] = 1
     error: str = "l2"
-    output: str = "linear"
+    output: str = "sigmoid"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,8 +49,8 @@ class AutoencoderConfig(NetworksConfig):
 
     @classmethod
     def reference(cls) -> AutoencoderConfig:
-        """As the released code (SC-04)."""
-        return cls(batch_statistics=False)
+        """As the released code (SC-04, SC-06)."""
+        return cls(batch_statistics=False, output="linear")
 
 
 def terms(config: AutoencoderConfig, output: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
