@@ -69,10 +69,87 @@ def frechet_distance(
     Reference:
         Heusel et al., 2017, arXiv:1706.08500, equation 6.
     """
-    a, b = check_pair(features_a, features_b)
-    (mean_a, covariance_a), (mean_b, covariance_b) = moments_of(a), moments_of(b)
-    value = frechet_distance_of_moments(mean_a, covariance_a, mean_b, covariance_b)
-    return FrechetDistance.of(a, b, features, split, value=value, means=float(np.square(mean_a - mean_b).sum()))
+    moments = []
+    for examples in check_pair(features_a, features_b):
+        moments.append(RunningMoments())
+        moments[-1].add(examples)
+    return frechet_distance_of_sets(*moments, features=features, split=split)
+
+
+def frechet_distance_of_sets(
+    moments_a: RunningMoments, moments_b: RunningMoments, *, features: Features, split: str = ""
+) -> FrechetDistance:
+    """`frechet_distance` of sets whose features came in blocks.
+
+    Args:
+        moments_a: of the first set, of at least 2 examples.
+        moments_b: of the second set, likewise.
+        features: what made them, for reports.
+        split: which images they are, for reports.
+
+    Raises:
+        ValueError: a set has fewer than two examples, or F differs.
+    """
+    mean_a, mean_b = moments_a.mean, moments_b.mean
+    return FrechetDistance(
+        features=features,
+        split=split,
+        dimensions=mean_a.size,
+        count_a=moments_a.count,
+        count_b=moments_b.count,
+        value=frechet_distance_of_moments(mean_a, moments_a.covariance, mean_b, moments_b.covariance),
+        means=float(np.square(mean_a - mean_b).sum()),
+    )
+
+
+class RunningMoments:
+    """Mean and covariance of features that come in blocks of any size: memory holds F * F numbers, whatever N is.
+
+    Sums are float64, of deviations from the mean of what has come so far: an offset costs no digits.
+
+    Reference:
+        Chan, Golub and LeVeque, 1979, Updating formulae and a pairwise algorithm for computing sample variances.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._mean = self._scatter = np.zeros(0)
+
+    def add(self, features: npt.ArrayLike) -> None:
+        """Takes further examples, [n, F], n at least 1.
+
+        Raises:
+            ValueError: they are not [n, F] with the F of those before, or not finite.
+        """
+        block = check_features(features, least=1)
+        count, size = block.shape
+        if not self.count:
+            self._mean, self._scatter = np.zeros(size), np.zeros((size, size))
+        if size != self._mean.size:
+            raise ValueError(f"features have shape {block.shape}, expected {self._mean.size} per example, as before.")
+        mean = block.mean(axis=0, dtype=np.float64)
+        total, shift = self.count + count, mean - self._mean
+        between = shift * np.sqrt(self.count * count / total)
+        rows = np.concatenate([block - mean, between[None]])
+        self._scatter += rows.T @ rows
+        self._mean += shift * (count / total)
+        self.count = total
+
+    @property
+    def mean(self) -> np.ndarray:
+        """[F]; empty before there are features."""
+        return self._mean
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """The unbiased one, [F, F].
+
+        Raises:
+            ValueError: there are fewer than two examples.
+        """
+        if self.count < 2:
+            raise ValueError(f"there are features of {self.count} examples, expected at least 2 for a covariance.")
+        return self._scatter / (self.count - 1)
 
 
 def moments_of(features: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -81,10 +158,9 @@ def moments_of(features: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         ValueError: the features are not [N, F] with N at least 2, or not finite.
     """
-    features = check_features(features)
-    mean = features.mean(axis=0, dtype=np.float64)
-    centred = features - mean
-    return mean, centred.T @ centred / (len(features) - 1)
+    moments = RunningMoments()
+    moments.add(check_features(features))
+    return moments.mean, moments.covariance
 
 
 def frechet_distance_of_moments(

@@ -7,7 +7,7 @@ import pytest
 
 from mvae_jax.eval import fid
 from mvae_jax.eval.features import Features
-from mvae_jax.eval.fid import frechet_distance_of_moments, moments_of
+from mvae_jax.eval.fid import RunningMoments, frechet_distance_of_moments, moments_of
 
 frechet_distance = functools.partial(fid.frechet_distance, features=Features("pixels"))
 
@@ -94,6 +94,59 @@ def test_moments_are_numpys_and_survive_an_offset():
     np.testing.assert_allclose(mean, features.mean(0), atol=1e-7)
     np.testing.assert_allclose(covariance, np.cov(features, rowvar=False), rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(moments_of(features + 1e6)[1], np.cov(features, rowvar=False), rtol=1e-8, atol=1e-9)
+
+
+def running(features, *sizes):
+    """Moments of features that come in blocks of the sizes, the rest in one more."""
+    moments = RunningMoments()
+    for block in np.split(features, np.cumsum(sizes)):
+        moments.add(block)
+    return moments
+
+
+@pytest.mark.parametrize("sizes", [(), (1,), (1,) * 199, (50, 50, 50), (3, 120, 1, 40), (199,)])
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_moments_of_blocks_are_those_of_the_whole_set(sizes, offset):
+    features = np.random.default_rng(9).normal(size=(200, 7)) @ np.random.default_rng(10).normal(size=(7, 7)) + offset
+    moments = running(features, *sizes)
+    assert moments.count == 200
+    np.testing.assert_allclose(moments.mean, features.mean(0), rtol=1e-13, atol=1e-13)
+    np.testing.assert_allclose(moments.covariance, np.cov(features, rowvar=False), rtol=1e-9, atol=1e-10)
+
+
+def test_moments_of_float32_blocks_are_summed_in_float64():
+    """A sum of squares in float32 would lose all digits of a variance of 1 around 4096."""
+    features = (np.random.default_rng(11).normal(size=(5000, 3)) + 4096).astype(np.float32)
+    expected = np.cov(features.astype(np.float64), rowvar=False)
+    np.testing.assert_allclose(running(features, *(7,) * 714).covariance, expected, rtol=1e-9, atol=1e-10)
+
+
+def test_distance_of_sets_in_blocks_is_that_of_the_sets():
+    rng = np.random.default_rng(12)
+    a, b = rng.normal(size=(60, 5)), 2 * rng.normal(size=(40, 5)) + 1
+    whole = frechet_distance(a, b, split="held out")
+    parts = fid.frechet_distance_of_sets(
+        running(a, 13, 1), running(b, 20), features=Features("pixels"), split="held out"
+    )
+    assert parts.value == pytest.approx(whole.value, rel=1e-12)
+    assert parts.means == pytest.approx(whole.means, rel=1e-12)
+    assert parts.to_dict() | {"value": 0, "means": 0} == whole.to_dict() | {"value": 0, "means": 0}
+    few = fid.frechet_distance_of_sets(running(a[:4], 1), running(b), features=Features("pixels"))
+    assert few.problems == fid.too_few(4, 5) != ()
+
+
+def test_blocks_that_do_not_go_together_are_refused():
+    moments = RunningMoments()
+    with pytest.raises(ValueError, match="features of 0 examples, expected at least 2"):
+        moments.covariance  # noqa: B018
+    moments.add(np.zeros((1, 3)))
+    with pytest.raises(ValueError, match="features of 1 examples, expected at least 2"):
+        moments.covariance  # noqa: B018
+    with pytest.raises(ValueError, match=r"shape \(1, 4\), expected 3 per example"):
+        moments.add(np.zeros((1, 4)))
+    with pytest.raises(ValueError, match="1 of 3 features are not finite"):
+        moments.add([[0.0, np.nan, 0.0]])
+    assert moments.count == 1
 
 
 def test_few_examples_make_it_too_large():
