@@ -87,6 +87,17 @@ class Dataset(Protocol):
             shuffle: otherwise the order is that of the training images.
         """
 
+    def examples(self, split: str, image_size: int | tuple[int, int]) -> Examples:
+        """All images of a split in their order, which need not be in memory.
+
+        Args:
+            split: "train", "validation" or "calibration".
+            image_size: as for `batches`.
+
+        Raises:
+            ValueError: there is no such split, or not of such a size.
+        """
+
     def sha256(self) -> str:
         """Returns a checksum, hexadecimal, of all images and what is known of them: a resumed run must see them."""
 
@@ -150,6 +161,13 @@ class Splits:
             shuffle: otherwise the order is that of the split.
         """
         return Batches(self.train, batch_size, seed, start, shuffle)
+
+    def examples(self, split: str, image_size: int | tuple[int, int]) -> Split:
+        """All images of a split; of their one size, whatever is asked for. See `Dataset.examples`."""
+        splits = dict(self)
+        if split not in splits:
+            raise ValueError(f"split is {split!r}, expected {', '.join(splits)}.")
+        return splits[split]
 
     def sha256(self) -> str:
         """Returns a checksum, hexadecimal, of images, attributes, factors and labels: a resumed run must see them."""

@@ -151,6 +151,13 @@ def test_cut_makes_three_splits_in_order():
     assert len(Splits.cut(arrays, 5, 4, ("a", "b"), {}).calibration) == 0
 
 
+def test_examples_of_a_split_are_all_of_it():
+    splits = Splits.cut(arrays_of(9), 5, 1, ("a", "b"), {})
+    assert {name: splits.examples(name, 2) for name, _ in splits} == dict(splits)
+    with pytest.raises(ValueError, match="split is 'held-out', expected train, validation, calibration"):
+        splits.examples("held-out", 2)
+
+
 def test_sha256_is_of_images_and_attributes():
     arrays = arrays_of(6)
     splits = Splits.cut(arrays, 3, 2, ("a", "b"), {})

@@ -722,6 +722,19 @@ def test_each_phase_has_images_of_its_size_on_the_devices_or_on_the_disk(made):
         splits.batches((16, 8), 6, 3)
 
 
+def test_all_examples_of_a_split_stay_on_the_disk(made):
+    """Also the held-out ones that are not read at the beginning."""
+    splits = pyramid.PyramidData.of(made, 16, held_out=5)
+    for split, count in (("train", 42), ("validation", 11)):
+        found = splits.examples(split, 8)
+        assert (len(found), "arrays" in found.__dict__) == (count, False)
+        expected = made.split(split, 8)["image"]
+        np.testing.assert_array_equal(found.take(np.array([2, 0, 9]))["image"], expected[[2, 0, 9]])
+    assert splits.batches(8, 4, 3).split is splits.examples("train", 8)  # a phase shares its open shards
+    with pytest.raises(ValueError, match="split is 'calibration', expected train or validation"):
+        splits.examples("calibration", 8)
+
+
 def test_a_run_has_the_same_batches_from_the_disk_and_from_the_devices(made):
     """Through the feed of the training loop, in blocks whose steps do not divide those of the phase."""
     resident = Batches(made.split("train", 8), 6, 3, 4)

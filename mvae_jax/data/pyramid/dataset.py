@@ -33,7 +33,7 @@ class PyramidData:
     resident_bytes: float
     workers: int
     attributes: tuple[str, ...] = dataclasses.field(default=(), init=False)
-    _records: dict[int, Records] = dataclasses.field(default_factory=dict, init=False, repr=False)
+    _records: dict[tuple[str, int], Records] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of(cls, pyramid: Pyramid, size: int, *, held_out: int, resident_bytes: float = 2**31, workers: int = 0) -> Self:
@@ -60,12 +60,20 @@ class PyramidData:
         self, image_size: int | tuple[int, int], batch_size: int, seed: int, start: int = 0, shuffle: bool = True
     ) -> Batches | StreamedBatches:
         """The training images of a size in the order in which a phase visits them."""
-        if not isinstance(image_size, int):
-            raise ValueError(f"image_size is {image_size}, expected one number: the images of a pyramid are square.")
-        records = self._records.setdefault(image_size, self.pyramid.records("train", image_size))
+        records = self.examples("train", image_size)
         if len(records) * records.example_bytes > self.resident_bytes:
             return StreamedBatches(records, batch_size, seed, start, self.workers, shuffle)
         return Batches(records, batch_size, seed, start, shuffle)  # read when they are asked for, and once
+
+    def examples(self, split: str, image_size: int | tuple[int, int]) -> Records:
+        """All images of a split at a size, on the disk: of "validation" more than the `validation` that is read.
+
+        Raises:
+            ValueError: there is no such split or size.
+        """
+        if not isinstance(image_size, int):
+            raise ValueError(f"image_size is {image_size}, expected one number: the images of a pyramid are square.")
+        return self._records.setdefault((split, image_size), self.pyramid.records(split, image_size))
 
     def sha256(self) -> str:
         """Returns the checksum of the pyramid."""
