@@ -186,8 +186,7 @@ def generated_images(
     size = config.sizes[phase.options["level"]]
     layers = layered(w, size)
     if "first" in draws:
-        first_latent = jnp.arange(layers.shape[1])[None] < draws["first"][:, None]
-        layers = jnp.where(first_latent[..., None], layers, layered(_to_latent(config, params, draws["z"]), size))
+        layers = _mixed(layers, layered(_to_latent(config, params, draws["z"]), size), draws["first"])
     return _generate(config, params, layers, Noise(draws["noise"]), blend_of(phase, step))
 
 
@@ -331,6 +330,36 @@ def build(config: Config) -> Model:
 def layered(w: jax.Array, size: int) -> jax.Array:
     """One latent for all layers of images of so many pixels, [B, D] to [B, L, D]."""
     return jnp.broadcast_to(w[:, None], (len(w), 2 * (size.bit_length() - 2), w.shape[1]))
+
+
+def mixed_at_random(w: jax.Array, others: jax.Array, keys: jax.Array, probability: float) -> jax.Array:
+    """Latents of which, with a probability, those from a random layer on are another's, as in training.
+
+    The released code tosses one coin for a batch. Here each sample has its own: one sample is distributed alike, and
+    sets of samples vary less.
+
+    Args:
+        w: [B, L, D].
+        others: likewise.
+        keys: [B], of coins and layers. The first layer that changes is uniform on 1 to L, of which L changes none.
+        probability: in [0, 1].
+
+    Returns:
+        [B, L, D].
+    """
+    count = w.shape[1]
+
+    def first_layer(key: jax.Array) -> jax.Array:
+        coin, layer = jax.random.split(key)
+        return jnp.where(jax.random.bernoulli(coin, probability), jax.random.randint(layer, (), 1, count + 1), count)
+
+    return _mixed(w, others, jax.vmap(first_layer)(keys))
+
+
+def _mixed(w: jax.Array, others: jax.Array, first: jax.Array) -> jax.Array:
+    """Latents w before the layer `first`, [B], and others from there on; [B, L, D]."""
+    before = jnp.arange(w.shape[1])[None] < first[:, None]
+    return jnp.where(before[..., None], w, others)
 
 
 def shrunk(x: jax.Array, size: int) -> jax.Array:

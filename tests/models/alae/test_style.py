@@ -199,6 +199,20 @@ def test_mixing_gives_layers_from_a_random_one_on_another_latent(monkeypatch):
     assert 18 <= counts[4] <= 48  # 32.5: uncut by the coin, or cut behind the last
 
 
+def test_samples_are_mixed_as_often_as_asked_each_by_its_own_key():
+    """Of 4,000 with six layers, by .9: each cut from 1 to 5 has .15 of them, no cut .1 + .15."""
+    keys = random.example_keys(jax.random.key(3), 4000)
+    ones, twos = (jnp.full((4000, 6, 2), value) for value in (1.0, 2.0))
+    found = np.asarray(style_alae.mixed_at_random(ones, twos, keys, 0.9))
+    assert (np.diff(found, axis=1) >= 0).all()  # the other latent has all of the layers from a first one on
+    counts = np.bincount((found[..., 0] == 1).sum(1), minlength=7)
+    assert counts[0] == 0
+    expected = 4000 * np.array([0.15] * 5 + [0.25])
+    assert (np.abs(counts[1:] - expected) < 4 * np.sqrt(expected)).all()
+    np.testing.assert_array_equal(style_alae.mixed_at_random(ones[:9], twos[:9], keys[:9], 0.9), found[:9])
+    np.testing.assert_array_equal(style_alae.mixed_at_random(ones, twos, keys, 0.0), ones)
+
+
 def test_truncation_pulls_the_first_eight_layers_to_the_mean():
     config = dataclasses.replace(STYLE_ALAE, image_size=64, first_width=2)
     model, state = style_alae.build(config), {"mapping": {"mean_latent": jnp.asarray([1.0, 2.0, 3.0, 4.0])}}
