@@ -2,12 +2,19 @@
 
     python experiments/stylealae.py
     python experiments/stylealae.py --preset=celeba --config.data.source=CelebA --workdir=runs/stylealae_celeba
-    python experiments/stylealae.py --preset=ffhq --config.data.source=ffhq --workdir=runs/stylealae_ffhq
+    python experiments/stylealae.py --preset=ffhq --config.data.source=ffhq --workdir=runs/stylealae_ffhq \
+        --config.evaluation.inception=pt_inception-2015-12-05-6726825d.pth \
+        --config.evaluation.vgg=vgg16-397923af.pth --config.evaluation.lpips=vgg.pth
 
 Trains on rendered faces, on other data sets of faces with attributes, or on a folder that `mvae-jax data pyramid` has
 made of any images. Then compares samples and reconstructions with held-out images, at every stage of growth; measures
 perceptual path lengths in Z and in W; and draws samples, reconstructions, styles mixed from two faces, interpolations,
 and edits along attribute directions. The same command resumes a run that was stopped.
+
+The presets ffhq, lsun_bedroom and celebahq256 measure as published: Frechet distances of 50,000 samples with mixed
+styles and of reconstructions from training images, and path lengths over 50,000 pairs, of faces within the published
+crop. That takes the weights of the networks that compare images. To compare with all test images instead:
+--config.evaluation.frechet.reference=held-out --config.evaluation.frechet.reference_images=0.
 
 On two CPU cores the first command takes 10 minutes, and ends at a Frechet distance of samples of about 61, a PSNR of
 reconstructions of 17 dB and an SSIM of .51.
@@ -29,6 +36,7 @@ from mvae_jax.data.pyramid import dataset as pyramid
 from mvae_jax.data.rendered import faces
 from mvae_jax.experiment import ClassifierConfig, Measure, Member
 from mvae_jax.experiment.suites import style as suite
+from mvae_jax.experiment.suites import style_frechet
 from mvae_jax.models.alae import style as style_alae
 
 
@@ -57,6 +65,11 @@ class Config(experiment.Config):
 def members(config: Config, data: Any) -> dict[str, Member]:
     """The model, in a folder of its own."""
     return {suite.FOLDER: Member("style_alae", config.model, config.seed)}
+
+
+def notes(config: Config) -> tuple[str, ...]:
+    """What is not measured for want of weights."""
+    return suite.notes(config.evaluation)
 
 
 def check(config: Config, data: Any) -> None:
@@ -99,16 +112,61 @@ def _celeba() -> Config:
     return Config(data=data, model=model)
 
 
+# 50,000 images of each kind, as the released code has them; of CelebA-HQ, whose 27,000 training images are fewer, all.
+_FRECHET = style_frechet.Protocol(samples=50_000, reference_images=50_000, reconstructions=50_000)
+_ALL = dataclasses.replace(_FRECHET, reference_images=0, reconstructions=0)
+_FACES = suite.Evaluation(frechet=_FRECHET, path_pairs=50_000, path_seeds=1, path_crop="face")
+
+
+def _ffhq() -> Config:
+    """FFHQ at 1024 pixels. What is kept at full size, to be drawn and compared in pairs, is less: it takes memory."""
+    return Config(data=pyramid.Config(source="ffhq"), evaluation=dataclasses.replace(_FACES, images=200))
+
+
+def _lsun_bedroom() -> Config:
+    """LSUN's bedrooms at 256 pixels, each phase as long as in the released code, but for a shorter beginning at 4."""
+    model = style_alae.Config(
+        image_size=256,
+        first_width=32,
+        fade_images=758_000,  # an epoch of the released code, a quarter of the images (AL-07)
+        stabilise_images=758_000,
+        last_images=75_000_000,
+    )
+    evaluation = dataclasses.replace(_FACES, path_crop="")
+    return Config(data=pyramid.Config(source="lsun_bedroom"), model=model, evaluation=evaluation)
+
+
+def _celebahq256() -> Config:
+    """CelebA-HQ at 256 pixels, likewise."""
+    model = style_alae.Config(
+        image_size=256,
+        first_width=64,
+        learning_rates=(0.0015,),
+        fade_images=435_000,  # 15 epochs of the released code
+        stabilise_images=435_000,
+        last_images=2_465_000,
+    )
+    evaluation = dataclasses.replace(_FACES, frechet=_ALL)
+    return Config(data=pyramid.Config(source="celeba_hq"), model=model, evaluation=evaluation)
+
+
 EXPERIMENT = experiment.Experiment(
     name="stylealae",
     title="StyleALAE",
     description=__doc__ or "",
-    presets={"laptop": _laptop(), "celeba": _celeba(), "ffhq": Config(data=pyramid.Config(source="ffhq"))},
+    presets={
+        "laptop": _laptop(),
+        "celeba": _celeba(),
+        "ffhq": _ffhq(),
+        "lsun_bedroom": _lsun_bedroom(),
+        "celebahq256": _celebahq256(),
+    },
     data=(*sources.with_attributes("alae"), pyramid.Config(source="pyramid")),
     model="style_alae",
     members=members,
     request=lambda config: sources.Request(config.model.image_size, growing=True),
     check=check,
+    notes=notes,
     measures=(
         Measure(
             "quality",
@@ -116,6 +174,14 @@ EXPERIMENT = experiment.Experiment(
             title="Samples and reconstructions",
             text=suite.explain_quality,
             words=suite.WORDS,
+            label="",
+        ),
+        Measure(
+            "frechet_distances",
+            suite.frechet_distances,
+            title="Frechet distances over many images",
+            text=suite.explain_frechet_distances,
+            words=suite.WORDS | style_frechet.WORDS,
             label="",
         ),
         Measure(

@@ -42,6 +42,7 @@ TINY = [
 ]
 CLASSIFIER = "--config.classifier.epochs=20"
 STREAMED = ["--config.data.source=pyramid", "--config.data.resident_gib=0", "--config.model.image_size=4"]
+PROTOCOL = ["--config.evaluation.frechet.samples=40", "--config.evaluation.frechet.reference_images=30"]
 PHASES = ["stabilise_4", "fade_8", "stabilise_8"]
 
 
@@ -69,7 +70,7 @@ def trained(tmp_path_factory):
     pyramid.prepare(folder / "photos", folder / "pyramid", settings)
     results = run_all(
         folder,
-        [name, *TINY, CLASSIFIER, "--workdir=run"],
+        [name, *TINY, CLASSIFIER, *PROTOCOL, "--workdir=run"],
         [name, *TINY, *STREAMED, "--workdir=streamed"],
     )
     for result in results:
@@ -93,10 +94,22 @@ def test_all_resolutions_are_trained_measured_and_drawn(trained):
     assert all(row["images_per_second"] > 0 for row in scores["growth"].values())
     assert list(scores["path_lengths"]) == ["z_full", "z_end", "w_full", "w_end"]
     assert all(row["mean"] > 0 and row["deviation"] > 0 for row in scores["path_lengths"].values())
+    many = scores["frechet_distances"]
+    for row, count in ((many["samples"], 40), (many["reconstructions"], 64)):
+        assert (row["images"], row["reference_images"]) == (count, 30)
+        assert row["frechet_distance"] > 0
     samples = scores["quality"]["samples"]
     assert scores["growth"]["stabilise_8"]["frechet_distance_of_samples"] == samples["frechet_distance"]
     report = (trained / "run" / "report.html").read_text()
-    for text in ("Frechet distance", "images/s", "Z, whole path", *PHASES, *scores["stability"]["problems"]):
+    for text in (
+        "Frechet distance",
+        "Frechet distances over many images",
+        "30 training images",
+        "images/s",
+        "Z, whole path",
+        *PHASES,
+        *scores["stability"]["problems"],
+    ):
         assert text in report
 
 
@@ -153,7 +166,11 @@ def test_what_saves_memory_may_change(trained, data, tmp_path):
         (["--config.evaluation.images=15"], "evaluation.images is 15; expected at least 16"),
         (["--config.evaluation.truncation=1.5"], "evaluation.truncation is 1.5; expected from 0 to 1"),
         (["--config.evaluation.path_crop=eyes"], "evaluation.path_crop is 'eyes'; expected 'face', 'celeba' or ''"),
-        (["--config.evaluation.path_crop=face"], "give the file of its weights, evaluation.vgg"),
+        (["--config.evaluation.lpips=no.pth"], "give the file of its weights, evaluation.vgg"),
+        (
+            ["--config.evaluation.frechet.samples=50", "--config.evaluation.frechet.reference_images=65"],
+            "evaluation.frechet.reference_images is 65, but there are 64 training images",
+        ),
         (["--config.evaluation.vgg=no.pth"], "no.pth"),
         (["--config.evaluation.inception=no.pth"], "no.pth"),
         (["--config.model.channels=1"], "model.channels is 1; expected 3"),

@@ -21,6 +21,8 @@ from mvae_jax.eval.manifold import precision_and_recall
 from mvae_jax.eval.stability import Stability, assess_stability
 from mvae_jax.experiment.classifier import Classifier
 from mvae_jax.experiment.declaration import Figures, Results, Trained
+from mvae_jax.experiment.suites import style_frechet
+from mvae_jax.experiment.suites.style_frechet import prefix_of
 from mvae_jax.images import to_float
 from mvae_jax.models.alae import style as style_alae
 from mvae_jax.models.alae.style import layered, shrunk
@@ -70,20 +72,22 @@ class Evaluation:
     """How much is measured and drawn.
 
     Attributes:
-        images: held-out images, at most, and as many samples.
+        images: held-out images, at most, and as many samples: those of every measure without counts of its own.
+        frechet: Frechet distances over as many images as published.
         truncation: of the latents of the sheet of truncated samples; 1 for none.
         direction_images: samples, labelled by the classifier, from which the directions of attributes are learned.
         sliders: edits go from minus to plus this many standard deviations along a direction.
         path_pairs: pairs of latents of each perceptual path length.
         path_seeds: how often it is measured.
-        path_crop: part of the images that is compared along paths: "face" for aligned faces, "celeba" for CelebA at 128
-            px, or "" for all.
+        path_crop: part of the images that VGG compares along paths: "face" for aligned faces, "celeba" for CelebA at
+            128 px, or "" for all (AL-14).
         inception: weights of the FID's Inception, a file, in whose features images are compared as well; "" for none.
         vgg: weights of VGG, a file, for perceptual distances; "" for features of the classifier instead.
         lpips: weights of LPIPS, a file, in addition to those of VGG-16.
     """
 
     images: int = 1000
+    frechet: style_frechet.Protocol = style_frechet.Protocol()
     truncation: float = 0.7
     direction_images: int = 5000
     sliders: float = 3.0
@@ -103,10 +107,8 @@ class Evaluation:
         if self.path_crop not in ("", *perceptual_path.CROPS):
             known = ", ".join(map(repr, perceptual_path.CROPS))
             raise ValueError(f"evaluation.path_crop is {self.path_crop!r}; expected {known} or ''.")
-        if not self.vgg and (self.lpips or self.path_crop):
-            raise ValueError(
-                "evaluation.lpips and evaluation.path_crop go with VGG; give the file of its weights, evaluation.vgg."
-            )
+        if self.lpips and not self.vgg:
+            raise ValueError("evaluation.lpips goes with VGG; give the file of its weights, evaluation.vgg.")
 
     def perceptual_distance(self) -> perceptual_path.Distance | None:
         """The distance whose weights are named; None if none are. Raises as `load_perceptual_distance` does."""
@@ -127,11 +129,12 @@ def check(data: Any, settings: Evaluation, image_size: int) -> None:
 
     Raises:
         FileNotFoundError: a file of weights is missing.
-        ValueError: there are fewer held-out images than are compared, a file is of another network, or images are too
-            small for the network that compares them.
+        ValueError: there are fewer images than are compared, a file is of another network, or images are too small for
+            the network that compares them.
     """
     if len(data.validation) < LEAST:
         raise ValueError(f"there are {len(data.validation)} held-out images; expected at least {LEAST}.")
+    style_frechet.check(data, settings.frechet, image_size)
     settings.inception_features()
     distance = settings.perceptual_distance()
     if distance is None:
@@ -142,6 +145,15 @@ def check(data: Any, settings: Evaluation, image_size: int) -> None:
         return distance(part, part) + distance(x, x)
 
     jax.eval_shape(compared, jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32))  # by shapes alone
+
+
+def notes(settings: Evaluation) -> tuple[str, ...]:
+    """What is not measured for want of a file, a sentence each."""
+    cropped = "No perceptual path length is measured: its crop needs the weights of VGG, evaluation.vgg."
+    return (
+        *style_frechet.notes(settings.frechet, settings.inception),
+        *((cropped,) if settings.path_crop and not settings.vgg else ()),
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -212,9 +224,14 @@ class Evaluator:
         """Height and width of the model's images."""
         return size_of(self.run)
 
+    @property
+    def chunk(self) -> int:
+        """Images that are in the networks at a time."""
+        return max(1, min(250, _CHUNK_PIXELS // self.size**2))
+
     def in_chunks(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function on as many examples at a time as have so many pixels."""
-        return in_chunks(function, max(1, min(250, _CHUNK_PIXELS // self.size**2)))
+        """The function on so many examples at a time."""
+        return in_chunks(function, self.chunk)
 
     def keys(self, stream: int, count: int) -> jax.Array:
         """Keys of examples, [N]."""
@@ -257,10 +274,10 @@ class Evaluator:
     @functools.cached_property
     def _features_of_others(self) -> list[Any]:
         """Features of the second half of the held-out images."""
-        return [self._features(extract, self.held_out[self.count // 2 :]) for extract, _ in self.extractors]
+        return [self.features(extract, self.held_out[self.count // 2 :]) for extract, _ in self.extractors]
 
-    def _features(self, extract: Callable[[Any], Any], pictures: np.ndarray) -> Any:
-        """Features at the full resolution, for which the classifier was trained."""
+    def features(self, extract: Callable[[Any], Any], pictures: Any) -> Any:
+        """Features [N, F] of pictures [N, S, S, C] at the full resolution, for which the classifier was trained."""
         full = self.run.config.image_size
         return self.in_chunks(lambda x: extract(enlarged(x, full)))(pictures)
 
@@ -268,13 +285,14 @@ class Evaluator:
         """Distances of pictures, the first half of a set, from the second half of the held-out images."""
         numbers: dict[str, float] = {}
         for (extract, features), real in zip(self.extractors, self._features_of_others, strict=True):
-            generated = self._features(extract, pictures[: self.count // 2])
+            generated = self.features(extract, pictures[: self.count // 2])
             origin: dict[str, Any] = {"features": features, "split": "held-out images"}
             manifold = precision_and_recall(real, generated, **origin)
             kernel = kernel_distance(generated, real, **origin)
-            prefix = "inception_" if features.sha256 else ""
+            prefix = prefix_of(features)
+            if self._compares_few(features):
+                numbers[f"{prefix}frechet_distance"] = fid.frechet_distance(generated, real, **origin).value
             numbers |= {
-                f"{prefix}frechet_distance": fid.frechet_distance(generated, real, **origin).value,
                 f"{prefix}kernel_distance": kernel.value,
                 f"{prefix}standard_error_of_kernel_distance": kernel.standard_error,
                 f"{prefix}precision": manifold.precision,
@@ -284,11 +302,16 @@ class Evaluator:
                 numbers["classifier_accuracy"] = features.accuracy
         return numbers
 
+    def _compares_few(self, features: Features) -> bool:
+        """Whether these features serve for Frechet distances of half of the images, where more are not measured."""
+        return not (features.sha256 and self.settings.frechet.samples)
+
     @property
     def problems(self) -> tuple[str, ...]:
         """Sets that are too small for the features in which they are compared, a sentence each."""
-        sizes = {features.shape for features in self._features_of_others}
-        return tuple(problem for size in sorted(sizes) for problem in fid.too_few(self.count // 2, size[1]))
+        pairs = zip(self.extractors, self._features_of_others, strict=True)
+        sizes = {values.shape[1] for (_, origin), values in pairs if self._compares_few(origin)}
+        return tuple(problem for size in sorted(sizes) for problem in fid.too_few(self.count // 2, size))
 
     def of_reconstructions(self) -> dict[str, float]:
         """Numbers of the reconstructions, of which those of pairs are means over all held-out images."""
@@ -316,20 +339,24 @@ class Evaluator:
         }
         if self.extractors:
             (extract, features), *_ = self.extractors
-            pictures = self.samples if stage is self.run else self.sampled(stage, self.count)
             if features.accuracy is not None:
                 row["classifier_accuracy"] = features.accuracy
-            row["frechet_distance_of_samples"] = fid.frechet_distance(
-                self._features(extract, pictures[: self.count // 2]),
-                self._features_of_others[0],
-                features=features,
-                split="held-out images",
-            ).value
+            if self._compares_few(features):
+                pictures = self.samples if stage is self.run else self.sampled(stage, self.count)
+                row["frechet_distance_of_samples"] = fid.frechet_distance(
+                    self.features(extract, pictures[: self.count // 2]),
+                    self._features_of_others[0],
+                    features=features,
+                    split="held-out images",
+                ).value
         return row
 
     def path_lengths(self) -> dict[str, dict[str, Any]]:
-        """Perceptual path lengths in Z and in W, over the whole path and at its ends; {} without a distance."""
-        if self.perceived is None:
+        """Perceptual path lengths in Z and in W, over the whole path and at its ends; {} without a distance.
+
+        Nor is there one for a crop without VGG: the classifier knows whole images alone.
+        """
+        if self.perceived is None or (self.settings.path_crop and isinstance(self.perceived, ClassifierDistance)):
             return {}
         # The effect of a step is smaller than bfloat16's rounding.
         exact = style_alae.build(dataclasses.replace(self.run.config, compute_dtype="float32"))
@@ -459,6 +486,16 @@ def _how_compared(classifier: Classifier | None, result: Quality) -> str:
     )
 
 
+def frechet_distances(trained: Trained) -> style_frechet.Distances:
+    """Frechet distances by the published protocol."""
+    return style_frechet.measure(evaluator(trained), trained.interruption.check)
+
+
+def explain_frechet_distances(trained: Trained, result: style_frechet.Distances) -> str:
+    """How they were measured, in words."""
+    return style_frechet.explain(trained.config.evaluation.frechet, result)
+
+
 def growth(trained: Trained) -> dict[str, dict[str, Any]]:
     """Numbers of the model at the end of each phase."""
     records = trained.records[FOLDER]
@@ -492,7 +529,8 @@ def problems(trained: Trained, results: Results) -> list[str]:
     run = trained.run
     unfinished = run.step < style_alae.phases(run.config, 1)[-1].end
     text = f"The model is still growing: it draws images of {size_of(run)} px, as if the newest size were blended in."
-    return [*([text] if unfinished else []), *results["stability"].problems, *results["quality"].problems]
+    measured = (results[name] for name in ("stability", "quality", "frechet_distances"))
+    return [*([text] if unfinished else []), *(problem for result in measured for problem in result.problems)]
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------

@@ -138,7 +138,12 @@ def test_measures_and_figures_share_an_evaluator(run, classifier):
 
 
 def test_a_model_that_still_grows_is_noted(run):
-    signs = {"stability": assess_stability(X, X, []), "quality": suite.quality(trained(run))}
+    of_run = trained(run)
+    signs = {
+        "stability": assess_stability(X, X, []),
+        "quality": suite.quality(of_run),
+        "frechet_distances": suite.frechet_distances(of_run),
+    }
     (problem,) = suite.problems(trained(run), signs)
     assert problem == "The model is still growing: it draws images of 8 px, as if the newest size were blended in."
     end = style_alae.phases(CONFIG, 1)[-1].end
