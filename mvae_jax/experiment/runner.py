@@ -207,7 +207,9 @@ def _records(folder: Path, step: int) -> list[dict[str, Any]]:
 def _stages(run: runs.Run, folder: Path) -> dict[str, runs.Run]:
     """The model at the end of each phase up to that of the run."""
     names = [phase.name for phase in ZOO[run.settings["model"]].phases(run.config, 1)]
-    return {name: runs.load(folder, phase=name) for name in names[: names.index(run.phase)]} | {run.phase: run}
+    earlier = {name: runs.load(folder, phase=name) for name in names[: names.index(run.phase)]}
+    # Functions of one model are compiled once, whatever the parameters.
+    return {name: dataclasses.replace(stage, model=run.model) for name, stage in earlier.items()} | {run.phase: run}
 
 
 def _report(

@@ -160,7 +160,7 @@ def test_a_phase_is_measured_at_its_last_checkpoint(rendered):
     table = json.loads((workdir / "scores.json").read_text())["phases"]
     assert list(table) == ["unimodal", "alignment", "adversarial"]
     assert_close(table["alignment"]["f1"], measured["consistency"]["rates"]["f1"])
-    assert_close(table["alignment"]["psnr"], measured["quality"]["psnr"])
+    assert_close(table["alignment"]["image_to_text"], measured["image_to_text"]["accuracy"])
     assert_close({name: table[name] for name in ("unimodal", "alignment")}, measured["phases"])
 
 

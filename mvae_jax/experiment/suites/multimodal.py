@@ -57,7 +57,6 @@ PHASES = {
     "text_to_image": "text to image, accuracy by the classifier",
     "auroc": "AUROC",
     "f1": "F1",
-    **{name: QUALITY[name] for name in ("psnr", "psnr_from_text")},
 }
 DIVERSITY = {"pixels": "pixels", "classifier_features": "the attribute classifier's features"}
 
@@ -141,19 +140,8 @@ def evaluate(trained: Trained) -> Scores:
     """Measures a trained model on images that it was not trained on; once, however many measures ask for it."""
     run, data, classifier, seed = trained.run, trained.data, trained.classifier, trained.config.seed
     names, x, a = data.attributes, pixels(data.validation), data.validation["attributes"]
-    encode_image, decode_image = in_chunks(run.encode_image), in_chunks(run.decode_image)
-    benchmark = consistency.benchmark(
-        encode_image,
-        run.encode_attributes,
-        (pixels(data.calibration), data.calibration["attributes"]),
-        (x, a),
-        names,
-        seed=seed,
-        direction=trained.config.evaluation.direction,
-        reduction=trained.config.evaluation.reduction,
-        minimum_changes=_changes(names),
-    )
-    posterior, text_posterior = encode_image(x), run.encode_attributes(a)
+    codes, decode_image = _codes(trained, run)["validation"], in_chunks(run.decode_image)
+    posterior, text_posterior = _apart(codes), run.encode_attributes(a)
     keys = [jax.random.fold_in(jax.random.key(seed), draw) for draw in range(3)]
     draws = gaussian.sample(keys[0], *text_posterior)
     prior = random.standard_normal(keys[1], draws.shape)
@@ -178,8 +166,8 @@ def evaluate(trained: Trained) -> Scores:
         diversity["classifier_features"] = cross_modal.diversity(flat, features(x))
     from_image, from_text = list(decoded.values())[:2]
     return Scores(
-        benchmark=benchmark,
-        released=consistency.released_benchmark(encode_image, run.encode_attributes, (x, a), names, seed=seed),
+        benchmark=_benchmark(trained, run),
+        released=consistency.released_benchmark(_apart, run.encode_attributes, (codes, a), names, seed=seed),
         image_to_text=cross_modal.score_attributes(run.decode_attributes(posterior[0]), a, names),
         classified=classified,
         quality={
@@ -191,6 +179,35 @@ def evaluate(trained: Trained) -> Scores:
         },
         posteriors=cross_modal.posterior_distance(posterior, text_posterior, a),
         diversity=diversity,
+    )
+
+
+@functools.lru_cache(maxsize=32)
+def _codes(trained: Trained, run: runs.Run) -> dict[str, np.ndarray]:
+    """Posteriors of the images of both splits, mean and log variance [N, 2, D]; encoded once, whoever asks for them."""
+    splits = {"calibration": trained.data.calibration, "validation": trained.data.validation}
+    encode = in_chunks(run.encode_image)
+    return {name: np.stack(encode(pixels(split)), axis=1) for name, split in splits.items()}
+
+
+def _apart(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return codes[:, 0], codes[:, 1]
+
+
+def _benchmark(trained: Trained, run: runs.Run, curations: int = 20) -> consistency.Benchmark:
+    """The benchmark of a model; its codes stand for the images."""
+    data, settings, codes = trained.data, trained.config.evaluation, _codes(trained, run)
+    return consistency.benchmark(
+        _apart,
+        run.encode_attributes,
+        (codes["calibration"], data.calibration["attributes"]),
+        (codes["validation"], data.validation["attributes"]),
+        data.attributes,
+        seed=trained.config.seed,
+        direction=settings.direction,
+        reduction=settings.reduction,
+        minimum_changes=_changes(data.attributes),
+        curations=curations,
     )
 
 
@@ -206,20 +223,39 @@ def phases(trained: Trained) -> dict[str, dict[str, Any]]:
     """Numbers of the model at the end of each phase; the paper's claim is that they improve (section 8.1)."""
     rows = {}
     for phase, stage in trained.stages[""].items():
-        of_stage = trained if stage is trained.run else dataclasses.replace(trained, runs={"": stage}, stages={})
-        scores = evaluate(of_stage)
-        result, read = scores.benchmark.result, scores.classified.get("text_to_image")
+        trained.interruption.check()
+        result, image_to_text, text_to_image = _of_stage(trained, stage)
         rows[phase] = {
             "step": stage.step,
             "threshold": result.threshold,
             **{name: getattr(result.rates, name) for name in ("accuracy", "precision", "recall", "f1")},
             "auroc": result.auroc,
-            "image_to_text": scores.image_to_text.accuracy,
-            **({"text_to_image": read.accuracy} if read else {}),
-            "psnr": scores.quality["psnr"],
-            "psnr_from_text": scores.quality["psnr_from_text"],
+            "image_to_text": image_to_text.accuracy,
+            **({"text_to_image": text_to_image.accuracy} if text_to_image else {}),
         }
     return rows
+
+
+def _of_stage(
+    trained: Trained, stage: runs.Run
+) -> tuple[consistency.Result, cross_modal.AttributeScores, cross_modal.AttributeScores | None]:
+    """Consistency, attributes of texts from images, and of images from texts; the latter None without a classifier.
+
+    At the end of the run these are its scores. Of an earlier phase nothing else is computed: it is a row of a table.
+    """
+    if stage is trained.run:
+        scores = evaluate(trained)
+        return scores.benchmark.result, scores.image_to_text, scores.classified.get("text_to_image")
+    a, names, classifier = trained.data.validation["attributes"], trained.data.attributes, trained.classifier
+    means, text_to_image = _codes(trained, stage)["validation"][:, 0], None
+    if classifier:
+        pictures = in_chunks(stage.decode_image)(stage.encode_attributes(a)[0])
+        text_to_image = cross_modal.score_attributes(in_chunks(classifier.logits)(pictures), a, names)
+    return (
+        _benchmark(trained, stage, curations=1).result,
+        cross_modal.score_attributes(stage.decode_attributes(means), a, names),
+        text_to_image,
+    )
 
 
 # --- pictures -------------------------------------------------------------------------------------------------------
@@ -246,7 +282,7 @@ def figures(trained: Trained, results: Results) -> Figures:
     result = benchmark.result
     count = min(_SHOWN // 2, len(data.validation))
     pair_scores = np.concatenate([benchmark.match_scores[:count], benchmark.mismatch_scores[:count]])
-    image_codes = in_chunks(run.encode_image)(pixels(data.validation))[0]
+    image_codes = _codes(trained, run)["validation"][:, 0]
     text_codes = run.encode_attributes(data.validation["attributes"])[0]
     confusion = result.confusion
     figures: dict[str, tuple[str, Any]] = {
@@ -382,7 +418,8 @@ def most_accurate_row(label: str, trained: Trained) -> dict[str, Any]:
     """The same decisions at the threshold that is right for most calibration pairs (MM-16)."""
     result = evaluate(trained).benchmark.result
     rates = {
-        "F1" if name == "f1" else name: value for name, value in dataclasses.asdict(result.most_accurate_rates).items()
+        "F1" if name == "f1" else name: f"{value:.3f}"  # as those that have an interval
+        for name, value in dataclasses.asdict(result.most_accurate_rates).items()
     }
     head = {"": f"{label}, most accurate threshold", "latent size": trained.run.config.latent_size}
     return head | {"divergence": _divergence(result), "threshold": result.most_accurate_threshold} | rates
