@@ -103,9 +103,10 @@ def frechet_distance_of_sets(
 
 
 class RunningMoments:
-    """Mean and covariance of features that come in blocks of any size: memory holds F * F numbers, whatever N is.
+    """Mean and covariance of features that come in blocks of any size: memory holds some F * F numbers, whatever N is.
 
-    Sums are float64, of deviations from the mean of what has come so far: an offset costs no digits.
+    Sums are float64, of deviations from the mean of what has come so far: an offset costs no digits. Blocks wait until
+    they have F examples together, for each addition to the sums reads and writes F * F numbers.
 
     Reference:
         Chan, Golub and LeVeque, 1979, Updating formulae and a pairwise algorithm for computing sample variances.
@@ -113,6 +114,8 @@ class RunningMoments:
 
     def __init__(self) -> None:
         self.count = 0
+        self._waiting: list[np.ndarray] = []
+        self._summed = 0
         self._mean = self._scatter = np.zeros(0)
 
     def add(self, features: npt.ArrayLike) -> None:
@@ -127,17 +130,29 @@ class RunningMoments:
             self._mean, self._scatter = np.zeros(size), np.zeros((size, size))
         if size != self._mean.size:
             raise ValueError(f"features have shape {block.shape}, expected {self._mean.size} per example, as before.")
+        self.count += count
+        enough = self.count - self._summed >= size
+        self._waiting.append(block if enough else block.copy())  # the caller may use the array again
+        if enough:
+            self._sum()
+
+    def _sum(self) -> None:
+        """Adds the blocks that wait to the sums."""
+        if not self._waiting:
+            return
+        block, count = np.concatenate(self._waiting), self.count - self._summed
         mean = block.mean(axis=0, dtype=np.float64)
-        total, shift = self.count + count, mean - self._mean
-        between = shift * np.sqrt(self.count * count / total)
+        shift = mean - self._mean
+        between = shift * np.sqrt(self._summed * count / self.count)
         rows = np.concatenate([block - mean, between[None]])
         self._scatter += rows.T @ rows
-        self._mean += shift * (count / total)
-        self.count = total
+        self._mean += shift * (count / self.count)
+        self._waiting, self._summed = [], self.count
 
     @property
     def mean(self) -> np.ndarray:
         """[F]; empty before there are features."""
+        self._sum()
         return self._mean
 
     @property
@@ -149,6 +164,7 @@ class RunningMoments:
         """
         if self.count < 2:
             raise ValueError(f"there are features of {self.count} examples, expected at least 2 for a covariance.")
+        self._sum()
         return self._scatter / (self.count - 1)
 
 

@@ -114,6 +114,25 @@ def test_moments_of_blocks_are_those_of_the_whole_set(sizes, offset):
     np.testing.assert_allclose(moments.covariance, np.cov(features, rowvar=False), rtol=1e-9, atol=1e-10)
 
 
+def test_blocks_wait_until_they_have_as_many_examples_as_features():
+    """An addition to the sums costs F * F numbers: of 100 blocks of two, seven features make 25 additions."""
+    together = []
+
+    class Watched(RunningMoments):
+        def _sum(self):
+            together.extend([sum(map(len, self._waiting))] if self._waiting else [])
+            super()._sum()
+
+    features, moments, block = np.random.default_rng(13).normal(size=(201, 7)), Watched(), np.empty((2, 7))
+    for first in range(0, 200, 2):
+        block[:] = features[first : first + 2]  # the same array again
+        moments.add(block)
+    moments.add(features[200:])
+    np.testing.assert_allclose(moments.covariance, np.cov(features, rowvar=False), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(moments.mean, features.mean(0), rtol=1e-12, atol=1e-13)
+    assert together == [8] * 25 + [1]
+
+
 def test_moments_of_float32_blocks_are_summed_in_float64():
     """A sum of squares in float32 would lose all digits of a variance of 1 around 4096."""
     features = (np.random.default_rng(11).normal(size=(5000, 3)) + 4096).astype(np.float32)
