@@ -40,7 +40,7 @@ from PIL import Image
 from mvae_jax import gaussian, images, random, runs
 from mvae_jax.commands._parser import Parser, fail
 from mvae_jax.data import captions, decode
-from mvae_jax.eval import consistency
+from mvae_jax.eval import consistency, cross_modal
 from mvae_jax.viz import grids
 
 Posterior = tuple[jax.Array, jax.Array]
@@ -226,6 +226,14 @@ def _changed(run: runs.Run, shown: np.ndarray, add: Sequence[str], remove: Seque
                     "correct the caption, or leave it out."
                 )
             other[0, column] = value
+    names = run.config.attributes
+    if cross_modal.well_formed(shown, names)[0] and not cross_modal.well_formed(other, names)[0]:
+        groups = (*consistency.GENDER, *consistency.HAIR)
+        left = [repr(name) for name, value in zip(names, other[0], strict=True) if value and name in groups]
+        raise ValueError(
+            f"after the changes the image would be {' and '.join(left) or 'of no gender'}; expected one gender and at "
+            "most one hair colour: --remove what an attribute replaces, or --add what replaces it."
+        )
     return other
 
 

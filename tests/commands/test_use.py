@@ -277,6 +277,12 @@ def test_an_edit_decodes_the_mean_of_the_image_with_other_attributes(command, wo
             ["edit", "cvae", "square.png", "bald", "--add=young", "--remove=young"],
             "--remove is 'young', which the image",
         ),
+        (["edit", "cvae", "square.png", "a woman", "--add=male"], "would be 'male' and 'female'; expected one gender"),
+        (["edit", "cvae", "square.png", "a man", "--remove=male"], "would be of no gender; expected one gender and at"),
+        (
+            ["edit", "cvae", "square.png", "a bald man", "--add=blond_hair"],
+            "would be 'male' and 'blond_hair' and 'bald'; expected one gender and at most one hair colour: --remove",
+        ),
         (["edit", "cvae", "square.png", "bald", "--add=smilling"], "'smilling' is not an attribute of the model"),
         (["edit", "cvae", "square.png", "bald", "--add=smilling"], "such as 'smiling'"),
         (["edit", "cvae", "square.png", "bald", "--add=,"], "names no attribute; expected names such as 'young'"),
