@@ -254,12 +254,12 @@ class Evaluator:
 
     @functools.cached_property
     def reconstructions(self) -> np.ndarray:
-        """The held-out images from their codes, with noise, as the paper measures them."""
+        """The held-out images from their codes."""
+        return self.in_chunks(self.reconstructed)(self.held_out, self.keys(2, self.count))
 
-        def again(x: jax.Array, keys: jax.Array) -> jax.Array:
-            return jnp.clip(self.run.draw(layered(self.run.encode(x)[0], self.size), keys), -1, 1)
-
-        return self.in_chunks(again)(self.held_out, self.keys(2, self.count))
+    def reconstructed(self, x: jax.Array, keys: jax.Array) -> jax.Array:
+        """Images [B, S, S, C] from their codes, with noise, as the paper measures them."""
+        return jnp.clip(self.run.draw(layered(self.run.encode(x)[0], self.size), keys), -1, 1)
 
     def sampled(self, run: runs.Run, count: int, truncation: float = 1.0) -> np.ndarray:
         """Samples of a stage of growth at its resolution; the same draws for all stages."""

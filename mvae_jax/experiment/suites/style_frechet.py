@@ -185,12 +185,12 @@ def samples(measured: Evaluator) -> Iterator[jax.Array]:
 
 def reconstructions(measured: Evaluator) -> Iterator[jax.Array]:
     """Blocks of images from their codes, likewise, with noise."""
-    protocol, run = measured.settings.frechet, measured.run
+    protocol = measured.settings.frechet
     # From the other end of the order than the reference, so that they share as few images as can be.
     rows = _order(measured, protocol.reconstructed)[-protocol.reconstructions :]
     noise, images = measured.keys(8, len(rows)), _images(measured, protocol.reconstructed, rows, stream=9)
     for part, x in zip(_parts(measured, len(rows)), images, strict=True):
-        yield jnp.clip(run.draw(layered(run.encode(x)[0], measured.size), noise[part]), -1, 1)
+        yield measured.reconstructed(x, noise[part])
 
 
 def _order(measured: Evaluator, chosen: str) -> np.ndarray:
