@@ -47,6 +47,21 @@ class Distance(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class SquaredPixelDistance:
+    """Squared difference of values in [0, 1], summed: for images that no perceptual network knows, such as digits.
+
+    In it the shortest path between two images fades from one to the other.
+    """
+
+    name: str = "squared difference of pixel values in [0, 1], summed"
+    sha256: tuple[str, ...] = ()
+
+    def __call__(self, images_a: jax.Array, images_b: jax.Array) -> jax.Array:
+        """Distances of images [B, H, W, C] in [-1, 1] and others, [B]."""
+        return jnp.square((images_a - images_b) / 2).sum((1, 2, 3))
+
+
+@dataclasses.dataclass(frozen=True)
 class PerceptualPathLength:
     """Mean length of a path, and what it depends on.
 
@@ -192,6 +207,46 @@ def perceptual_path_length(
         distance=distance.name,
         sha256=distance.sha256,
     )
+
+
+def lengths_of_both_spaces(
+    draw: Callable[[jax.Array, jax.Array], jax.Array],
+    to_w: Callable[[jax.Array], jax.Array],
+    sample_z: Callable[[jax.Array], jax.Array],
+    distance: Distance,
+    **options: Any,
+) -> dict[str, PerceptualPathLength]:
+    """Path lengths of a generator with a mapping network: in Z along arcs, in W along lines, whole and at the start.
+
+    All four are of the same pairs of z. Where W is the less entangled space, its paths are the shorter ones.
+
+    Args:
+        draw: (w [B, D], keys [B]) -> images [B, H, W, C], as for `perceptual_path_length`.
+        to_w: the mapping network, z [B, D] -> w [B, D].
+        sample_z: keys [B] -> z [B, D].
+        distance: of images.
+        **options: further ones of `perceptual_path_length`.
+
+    Returns:
+        "z_full", "z_end", "w_full" and "w_end" -> the length.
+
+    Raises:
+        ValueError: as `perceptual_path_length`.
+
+    Reference:
+        Karras et al., 2019, arXiv:1812.04948, table 3; Pidhorskyi et al., 2020, arXiv:2004.04467, table 4.
+    """
+    spaces: dict[str, tuple[str, Callable[..., Any], Callable[..., Any]]] = {
+        "z": ("slerp", lambda z, keys: draw(to_w(z), keys), sample_z),
+        "w": ("lerp", draw, lambda keys: to_w(sample_z(keys))),
+    }
+    return {
+        f"{name}_{sampling}": perceptual_path_length(
+            decode, sample, distance, space=space, sampling=sampling, **options
+        )
+        for name, (space, decode, sample) in spaces.items()
+        for sampling in SAMPLINGS
+    }
 
 
 def line_step(

@@ -11,7 +11,15 @@ import pytest
 from safetensors.numpy import save_file
 
 from mvae_jax import gaussian
-from mvae_jax.eval.perceptual_path import arc_step, comparable, line_step, perceptual_path_length, trimmed_mean
+from mvae_jax.eval.perceptual_path import (
+    SquaredPixelDistance,
+    arc_step,
+    comparable,
+    lengths_of_both_spaces,
+    line_step,
+    perceptual_path_length,
+    trimmed_mean,
+)
 from mvae_jax.nets.lpips import load_perceptual_distance
 
 KEY = jax.random.key(7)
@@ -125,6 +133,32 @@ def test_arcs_between_normal_latents(size, mean_square_angle):
     )
     assert found.value == pytest.approx(size * mean_square_angle, abs=4 * found.standard_error)
     assert found.standard_error < 0.02 * found.value
+
+
+def test_both_spaces_of_a_linear_generator():
+    """With w = c z and an isometry: c^2 D w^2 / 4 along arcs at the angle w, c^2 |b - a|^2 / 4 along lines.
+
+    A quarter, for differences of pixels in [-1, 1] count half.
+    """
+    scale, (a, b) = 0.5, latents(3, 3)
+    lengths = lengths_of_both_spaces(
+        linear(jnp.eye(3, 48)),
+        lambda z: scale * z,
+        fixed(a, b),
+        SquaredPixelDistance(),
+        key=KEY,
+        epsilon=1e-2,
+        pairs=4,
+        percentiles=EVERY,
+    )
+    cosine = float(a @ b / jnp.linalg.norm(a) / jnp.linalg.norm(b))
+    arc, line = scale**2 * 3 * np.arccos(cosine) ** 2 / 4, scale**2 * float(jnp.square(b - a).sum()) / 4
+    assert abs(arc / line - 1) > 0.2
+    expected = {"z_full": arc, "z_end": arc, "w_full": line, "w_end": line}
+    assert {name: length.value for name, length in lengths.items()} == pytest.approx(expected, rel=1e-3)
+    described = [(length.space, length.sampling) for length in lengths.values()]
+    assert described == [("slerp", "full"), ("slerp", "end"), ("lerp", "full"), ("lerp", "end")]
+    assert lengths["w_end"].distance == "squared difference of pixel values in [0, 1], summed"
 
 
 def double_precision_points(space, start, end, place):

@@ -125,6 +125,37 @@ def test_scores_are_those_of_scikit_learn(digits):
     assert accuracies["nearest_neighbour_dw_long"] > 0.2
 
 
+def test_labels_of_reconstructions_are_those_of_scikit_learn(digits):
+    data = mnist.load("digits")
+    x, test = (split["image"] / np.float32(127.5) - 1 for split in (data.train, data.validation))
+    classifier = KNeighborsClassifier(1, algorithm="brute").fit(x.reshape(1500, -1), data.train["label"])
+    scores = json.loads((digits / "scores.json").read_text())["labels"]
+    report, tolerance = (digits / "report.html").read_text(), 1.5 / 297
+    expected = classifier.score(test.reshape(297, -1), data.validation["label"])
+    assert scores["originals"]["accuracy"] == pytest.approx(expected, abs=tolerance)
+    assert expected > 0.95
+    assert list(scores["reconstructions"]) == list(MODELS)
+    for row, by_seed in scores["reconstructions"].items():
+        trained = runs.load(digits / row / "seed_7")
+        again = np.asarray(trained.decode(trained.encode(test)[0])).reshape(297, -1)
+        (share,) = by_seed["7"].values()
+        assert share == pytest.approx(classifier.score(again, data.validation["label"]), abs=tolerance)
+        assert f"{100 * share:.2f}" in report
+
+
+def test_path_lengths_are_in_scores_and_report(digits, files):
+    report = (digits / "report.html").read_text()
+    lengths = json.loads((digits / "scores.json").read_text())["path_lengths"]
+    assert list(lengths) == ["alae/seed_7", "mean"]
+    assert lengths["mean"] == lengths["alae/seed_7"]
+    assert min(lengths["mean"].values()) > 0
+    assert "Whole paths are shorter in W in" in report
+    assert "W, its start" in report
+    several = json.loads((files / "scores.json").read_text())["path_lengths"]
+    assert list(several) == ["alae/seed_3", "alae/seed_4", "mean"]
+    assert several["alae/seed_3"]["w_full"] != several["alae/seed_4"]["w_full"]
+
+
 def test_the_report_shows_table_claim_and_figures(digits):
     check_pictures(digits, 7)
     names = {path.stem for path in (digits / "figures").iterdir()}

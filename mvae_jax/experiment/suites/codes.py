@@ -1,4 +1,4 @@
-"""Codes of digits, read by simple classifiers: table 2 of ALAE, and what the models draw.
+"""Codes of digits, read by simple classifiers: table 2 of ALAE. Labels of what the models draw, and their path lengths.
 
 Each row of the table is a model, trained from several seeds (`trials`).
 
@@ -23,11 +23,12 @@ import numpy as np
 from mvae_jax import gaussian, images, runs
 from mvae_jax.data.batches import Split, Splits
 from mvae_jax.data.formats import mnist
-from mvae_jax.eval import probes
+from mvae_jax.eval import perceptual_path, probes
 from mvae_jax.eval.batched import in_chunks, pixels, to_bytes
 from mvae_jax.eval.stability import Stability, assess_stability
 from mvae_jax.experiment.declaration import Figures, Results, Trained
-from mvae_jax.experiment.suites import collapse, trials
+from mvae_jax.experiment.suites import collapse, latents, trials
+from mvae_jax.models.alae import mlp
 from mvae_jax.train.workdir import atomic_write
 from mvae_jax.viz import curves, grids, report
 
@@ -55,6 +56,8 @@ _NAMES = {"nearest_neighbour": "1NN", "svm": "SVM", "standardised_svm": "standar
 WORDS = {
     key: f"{_NAMES[probe]} {split} {kind}" for kind in ("short", "long") for key, (probe, split) in _keys(kind).items()
 }
+LABELS = {"labels_kept": "labels kept"}
+_COLUMNS = WORDS | LABELS
 # Table 2 of the paper, accuracies in percent: row -> key of `WORDS` -> mean of five trials. Which autoencoder is which
 # is not certain.
 PUBLISHED: dict[str, dict[str, float]] = {
@@ -86,8 +89,10 @@ _LABELLED = 10_000  # training images by which samples are labelled
 _SHOWN = 10  # digits of a sheet
 _SAMPLES = 50
 _STEPS = 9  # of an interpolation
+_PATHS = 5000  # pairs of latents of a path length
+_PATHS_AT_ONCE = 1000
 
-Rows = Mapping[str, Mapping[int, Mapping[str, float]]]  # row -> seed -> key of `WORDS` -> accuracy
+Rows = Mapping[str, Mapping[int, Mapping[str, float]]]  # row -> seed -> key of `_COLUMNS` -> accuracy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,7 +286,7 @@ def table(rows: Rows, *, published: bool) -> list[dict[str, Any]]:
             values = [100 * accuracies[key] for accuracies in by_seed.values()]
             spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
             paper = f" ({PUBLISHED[row][key]:.2f})" if published and key in PUBLISHED[row] else ""
-            cells[WORDS[key]] = f"{np.mean(values):.2f}{spread}{paper}"
+            cells[_COLUMNS[key]] = f"{np.mean(values):.2f}{spread}{paper}"
         table_rows.append(cells)
     return table_rows
 
@@ -303,6 +308,125 @@ def claim(rows: Rows) -> str:
             f"so it {'holds' if mean > means[best] else 'does not hold'}"
         )
     return f"The paper's claim, that a linear SVM reads ALAE's codes best: {'; '.join(comparisons)}."
+
+
+# --- labels of reconstructions ---------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    """Held-out digits whose label a classifier reads from their reconstructions.
+
+    Attributes:
+        originals: how well it reads the digits themselves.
+        reconstructions: row -> seed -> "labels_kept" -> share of the digits, in [0, 1].
+    """
+
+    originals: probes.ProbeScore
+    reconstructions: Rows
+
+
+def labels(trained: Trained) -> Labels:
+    """Labels that the nearest training image, in pixels, gives to held-out digits and to their reconstructions.
+
+    So the classifier knows no model. A reconstruction that is not finite has no label.
+    """
+    train, held_out = trained.data.train, trained.data.validation
+    known, truth = (_flat(pixels(train)), train["label"]), held_out["label"]
+    x = np.asarray(pixels(held_out))
+    kept: dict[str, dict[int, dict[str, float]]] = {}
+    for row, by_seed in trials.by_name(trained.runs).items():
+        kept[row] = {}
+        for seed, run in by_seed.items():
+            again = _flat(in_chunks(run.decode)(in_chunks(lambda x, run=run: run.encode(x)[0])(x)))
+            finite = np.isfinite(again).all(axis=1)
+            read = probes.nearest_labels(*known, np.where(finite[:, None], again, 0))
+            kept[row][seed] = {"labels_kept": float(((read == truth) & finite).mean())}
+            trained.interruption.check()
+    return Labels(probes.nearest_neighbour_accuracy(*known, _flat(x), truth, split="DW"), kept)
+
+
+def explain_labels(trained: Trained, result: Labels) -> str:
+    """How they were read, in words."""
+    score = result.originals
+    return (
+        f"Share of {score.test_examples} held-out digits, in percent, whose label is that of the training image "
+        f"({score.train_examples} of them) nearest to their reconstruction in pixels: mean and standard deviation over "
+        "the trials. The first row is the accuracy of this classifier on the digits themselves. It has learnt nothing "
+        "from the models, but it sees as they do who are trained by errors of pixels."
+    )
+
+
+def label_rows(result: Labels) -> list[dict[str, Any]]:
+    """Rows of a report, the originals first."""
+    originals = {"model": "originals", _COLUMNS["labels_kept"]: f"{100 * result.originals.accuracy:.2f}"}
+    return [originals, *table(result.reconstructions, published=False)]
+
+
+def label_parts(trained: Trained, result: Labels) -> list[report.Part | str]:
+    """Table of the rows."""
+    return [report.table(label_rows(result))]
+
+
+def label_lines(trained: Trained, result: Labels) -> list[str]:
+    """The rows in the log."""
+    return [f"{row['model']}: labels kept {row[_COLUMNS['labels_kept']]} %" for row in label_rows(result)]
+
+
+# --- path lengths ----------------------------------------------------------------------------------------------------
+
+
+def path_lengths(trained: Trained) -> dict[str, dict[str, float]]:
+    """Path lengths of each trial of ALAE, by folder, and their "mean"; {} without ALAE.
+
+    The keys are those of `latents.PATHS`. Squared distances are of pixels, and the draws the same for all trials.
+    """
+    key, rows = jax.random.fold_in(jax.random.key(trained.config.seed), 1), {}
+    for seed, run in trials.by_name(trained.runs).get("alae", {}).items():
+        rows[trials.folder("alae", seed)] = _path_lengths_of(run, key)
+        trained.interruption.check()
+    if rows:
+        rows["mean"] = {name: float(np.mean([row[name] for row in rows.values()])) for name in latents.PATHS}
+    return rows
+
+
+def _path_lengths_of(run: runs.Run, key: jax.Array) -> dict[str, float]:
+    # The effect of a step is smaller than bfloat16's rounding.
+    exact = dataclasses.replace(run, model=mlp.build(dataclasses.replace(run.config, compute_dtype="float32")))
+
+    def draw(w: jax.Array, keys: jax.Array) -> jax.Array:
+        return exact.decode(w)
+
+    lengths = perceptual_path.lengths_of_both_spaces(
+        draw,
+        exact.map,
+        functools.partial(_latents, size=run.config.latent_size),
+        perceptual_path.SquaredPixelDistance(),
+        key=key,
+        pairs=_PATHS,
+        batch_size=_PATHS_AT_ONCE,
+    )
+    return {name: length.value for name, length in lengths.items()}
+
+
+@functools.partial(jax.jit, static_argnames="size")
+def _latents(keys: jax.Array, size: int) -> jax.Array:
+    """Draws from N(0, I), one of each key, [B, size]."""
+    return jax.vmap(lambda key: jax.random.normal(key, (size,)))(keys)
+
+
+def explain_path_lengths(trained: Trained, rows: Mapping[str, Mapping[str, float]]) -> str:
+    """How path lengths were measured, in words, and whether W is the smoother space."""
+    if not rows:
+        return "ALAE alone has two spaces of latents, and is not among these models."
+    of_trials = [row for name, row in rows.items() if name != "mean"]
+    shorter = sum(row["w_full"] < row["z_full"] for row in of_trials)
+    return (
+        f"ALAE's digits between {_PATHS} pairs of draws, along arcs in Z and along lines in W: mean over pairs of the "
+        "squared difference of two neighbouring images on the way, by the square of the step, a ten thousandth of the "
+        "path. Differences are of pixel values in [0, 1], summed: an even fade from one digit to the other would have "
+        f"the shortest path. Whole paths are shorter in W in {shorter} of {len(of_trials)} trials."
+    )
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ from mvae_jax.eval import fid
 from mvae_jax.eval.batched import in_chunks, to_bytes
 from mvae_jax.viz import traversals
 
+# Of path lengths in the two spaces of a generator with a mapping network.
+PATHS = {"z_full": "Z, whole path", "z_end": "Z, its start", "w_full": "W, whole path", "w_end": "W, its start"}
 _ALIKE = 0.95  # correlation of two attributes, male and female, that are one feature
 
 

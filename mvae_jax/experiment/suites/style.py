@@ -21,7 +21,7 @@ from mvae_jax.eval.manifold import precision_and_recall
 from mvae_jax.eval.stability import Stability, assess_stability
 from mvae_jax.experiment.classifier import Classifier
 from mvae_jax.experiment.declaration import Figures, Results, Trained
-from mvae_jax.experiment.suites import style_frechet
+from mvae_jax.experiment.suites import latents, style_frechet
 from mvae_jax.experiment.suites.style_frechet import prefix_of
 from mvae_jax.images import to_float
 from mvae_jax.models.alae import style as style_alae
@@ -51,11 +51,7 @@ WORDS = {
     "batch_size": "batch",
     "images_per_second": "images/s",
     "frechet_distance_of_samples": "Frechet distance of samples",
-    # path lengths
-    "z_full": "Z, whole path",
-    "z_end": "Z, its start",
-    "w_full": "W, whole path",
-    "w_end": "W, its start",
+    **latents.PATHS,
     "standard_error": "standard error of one",
 }
 _SHOWN = 8
@@ -365,30 +361,25 @@ class Evaluator:
         def draw(w: jax.Array, keys: jax.Array) -> jax.Array:
             return enlarged(run.draw(layered(w, self.size), keys), run.config.image_size)
 
-        spaces = {
-            "z": ("slerp", lambda z, keys: draw(run.map(z), keys), self.latents),
-            "w": ("lerp", draw, lambda keys: run.map(self.latents(keys))),
-        }
+        lengths = [
+            perceptual_path.lengths_of_both_spaces(
+                draw,
+                run.map,
+                self.latents,
+                self.perceived,
+                key=jax.random.fold_in(jax.random.key(self.seed), 100 + number),
+                pairs=self.settings.path_pairs,
+                crop=self.settings.path_crop or None,
+            )
+            for number in range(self.settings.path_seeds)
+        ]
         rows = {}
-        for (name, (space, decode, sample)), sampling in itertools.product(spaces.items(), perceptual_path.SAMPLINGS):
-            lengths = [
-                perceptual_path.perceptual_path_length(
-                    decode,
-                    sample,
-                    self.perceived,
-                    key=jax.random.fold_in(jax.random.key(self.seed), 100 + number),
-                    space=space,
-                    sampling=sampling,
-                    pairs=self.settings.path_pairs,
-                    crop=self.settings.path_crop or None,
-                )
-                for number in range(self.settings.path_seeds)
-            ]
-            values = [length.value for length in lengths]
-            rows[f"{name}_{sampling}"] = {
+        for name, first in lengths[0].items():
+            values = [of_seed[name].value for of_seed in lengths]
+            rows[name] = {
                 "mean": float(np.mean(values)),
                 "deviation": float(np.std(values, ddof=1)) if len(values) > 1 else None,
-                "standard_error": lengths[0].standard_error,
+                "standard_error": first.standard_error,
                 "pairs": self.settings.path_pairs,
                 "distance": self.perceived.name,
             }

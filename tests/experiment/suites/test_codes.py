@@ -1,13 +1,15 @@
 """Table, claim, and accuracies that are kept beside a trial."""
 
+import dataclasses
 import json
 import types
 
+import jax
 import numpy as np
 import pytest
 
 from mvae_jax import experiment, runs
-from mvae_jax.data.batches import Splits
+from mvae_jax.data.batches import Split, Splits
 from mvae_jax.eval import probes
 from mvae_jax.experiment import pages
 from mvae_jax.experiment.suites import codes as suite
@@ -196,3 +198,114 @@ def test_a_generator_of_one_digit_and_grey_reconstructions_are_named():
     assert second.startswith("AE, l1, seed_3: The reconstructions tell nothing of their images")
     copies.sample = lambda key, count: np.full((count, 4, 4, 1), np.nan)
     assert suite.stability(of_both)["bigan/seed_3"].problems == ("20 of 20 samples hold values that are not finite.",)
+
+
+# --- labels of reconstructions ---------------------------------------------------------------------------------------
+
+
+def coder(decode, seed=3):
+    """A run whose codes are images."""
+    return types.SimpleNamespace(
+        encode=lambda x: (x, None), decode=decode, settings={"config": {"seed": seed}}, model=types.SimpleNamespace()
+    )
+
+
+def labelled(**decoders):
+    """Labels of digits whose held-out ones have their true neighbour among the training images in nine of ten cases."""
+    data = digits(train=60, validation=20)
+    images = data.train["image"][:20].copy()
+    images[0, 0, 0] ^= 1
+    truth = data.train["label"][:20].copy()
+    truth[[4, 9]] += 1
+    data = dataclasses.replace(data, validation=Split({"image": images, "label": truth}))
+    fitted = {f"{row}/seed_{seed}": coder(decode, seed) for row, of in decoders.items() for seed, decode in of.items()}
+    of_all = experiment.Trained(None, fitted, data, None, {})
+    return of_all, suite.labels(of_all)
+
+
+def test_what_gives_back_the_original_keeps_as_many_labels_as_the_classifier_reads():
+    def one_is_another(x):
+        """The first digit is drawn as the second; the others are brighter."""
+        return np.concatenate([x[1:2], x[1:] + 0.01])
+
+    def broken(x):
+        return np.where(np.arange(len(x))[:, None, None, None] < 5, np.nan, x)
+
+    trained, result = labelled(alae={3: lambda x: x}, bigan={1: one_is_another, 2: lambda x: 0 * x, 4: broken})
+    assert (result.originals.accuracy, result.originals.train_examples, result.originals.test_examples) == (0.9, 60, 20)
+    kept = {row: [share["labels_kept"] for share in of.values()] for row, of in result.reconstructions.items()}
+    x, truth = trained.data.train["image"].reshape(60, -1) / 127.5 - 1, trained.data.validation["label"]
+    grey = trained.data.train["label"][np.square(x).sum(1).argmin()]
+    assert kept == {"alae": [0.9], "bigan": [0.85, (truth == grey).mean(), (20 - 5 - 1) / 20]}
+    assert kept["bigan"][1] < 0.3
+    rows = suite.label_rows(result)
+    assert rows[:2] == [{"model": "originals", "labels kept": "90.00"}, {"model": "ALAE", "labels kept": "90.00"}]
+    spread = 100 * np.std(kept["bigan"], ddof=1)
+    assert rows[2]["labels kept"].endswith(f" ± {spread:.2f}")
+    assert suite.label_lines(trained, result)[1] == "ALAE: labels kept 90.00 %"
+    plain = pages.plain(result)
+    assert plain["originals"]["method"] == "1 nearest neighbour, Euclidean"
+    assert plain["reconstructions"]["alae"] == {"3": {"labels_kept": 0.9}}
+
+
+# --- path lengths ----------------------------------------------------------------------------------------------------
+
+
+def test_path_lengths_of_a_linear_generator_are_those_of_a_loop():
+    """G(w) = A w / 2 in [0, 1] has the length |A (b - a)|^2 everywhere on a line; in Z the bends of F count as well."""
+    config = alae.ALAEConfig(
+        image_size=4, channels=1, widths=(6, 5), generator_slopes=(1.0, 1.0), latent_size=3, compute_dtype="bfloat16"
+    )
+    model, batch = alae.mlp.build(config), digits().train.first(2).arrays
+    fitted = {}
+    for seed in (3, 4):
+        params, state = jax.jit(model.init)(jax.random.key(seed), batch)
+        settings = {"model": "alae", "config": {"seed": seed}}
+        fitted[f"alae/seed_{seed}"] = runs.Run(model, config, params, state, "training", 0, settings)
+    of_both = experiment.Trained(types.SimpleNamespace(seed=0), fitted, None, None, {})
+    rows = suite.path_lengths(of_both)
+    assert list(rows) == ["alae/seed_3", "alae/seed_4", "mean"]
+    for folder, run in fitted.items():
+        kernels = [np.float64(run.params["generator"][f"Dense_{layer}"]["kernel"]) for layer in range(3)]
+        matrix = kernels[0] @ kernels[1] @ kernels[2]
+        z = np.random.default_rng(0).normal(size=(2, 100_000, 3))
+        along_z = z / np.linalg.norm(z, axis=-1, keepdims=True)
+        a, b = (mapped(run, end) for end in along_z)
+        expected = trimmed(np.square((b - a) @ matrix).sum(1))
+        assert rows[folder]["w_full"] == pytest.approx(expected, rel=0.05)
+        assert rows[folder]["w_end"] == pytest.approx(rows[folder]["w_full"], rel=2e-3)
+        # Z, at the start: the step of an arc of 1e-3 of the way, in double precision.
+        u, to = along_z
+        angle = np.arccos((u * to).sum(1, keepdims=True))
+        across = (to - np.cos(angle) * u) / np.sin(angle)
+        ahead = np.cos(1e-3 * angle) * u + np.sin(1e-3 * angle) * across
+        steps = np.square((mapped(run, ahead) - mapped(run, u)) @ matrix).sum(1) / 1e-6
+        assert rows[folder]["z_end"] == pytest.approx(trimmed(steps), rel=0.2)  # speeds have a heavy tail
+        assert abs(rows[folder]["z_end"] / rows[folder]["w_end"] - 1) > 0.1
+    for name in ("z_full", "z_end", "w_full", "w_end"):
+        assert rows["mean"][name] == pytest.approx((rows["alae/seed_3"][name] + rows["alae/seed_4"][name]) / 2)
+
+
+def mapped(run, z):
+    """F in double precision: pixel norm and six layers with leaky ReLUs of slope .2."""
+    h = z / np.sqrt(np.square(z).mean(1, keepdims=True) + 1e-8)
+    for layer in range(6):
+        dense = {name: np.float64(value) for name, value in run.params["mapping"][f"Dense_{layer}"].items()}
+        h = h @ dense["kernel"] + dense["bias"]
+        h = np.where(h > 0, h, 0.2 * h)
+    return h
+
+
+def trimmed(values):
+    """Mean of those within the first and the last percent."""
+    ordered = np.sort(values)
+    return ordered[len(values) // 100 : -len(values) // 100].mean()
+
+
+def test_only_alae_has_two_spaces_of_latents():
+    of_bigan = experiment.Trained(types.SimpleNamespace(seed=0), {"bigan/seed_3": coder(None)}, None, None, {})
+    assert suite.path_lengths(of_bigan) == {}
+    assert suite.explain_path_lengths(of_bigan, {}).startswith("ALAE alone has two spaces of latents")
+    lengths = {"alae/seed_3": {"z_full": 2.0, "w_full": 1.0}, "alae/seed_4": {"z_full": 1.0, "w_full": 2.0}}
+    text = suite.explain_path_lengths(of_bigan, lengths | {"mean": {"z_full": 1.5, "w_full": 1.5}})
+    assert "Whole paths are shorter in W in 1 of 2 trials." in text
