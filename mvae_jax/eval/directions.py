@@ -1,4 +1,4 @@
-"""Directions of a latent space that stand for attributes: found from labelled images, compared, and followed.
+"""Directions of a latent space that stand for attributes: found from labelled images, compared, followed, and read.
 
 Reference:
     Larsen et al., 2016, arXiv:1512.09300, section 4.1.2; Pidhorskyi et al., 2020, arXiv:2004.04467.
@@ -6,8 +6,9 @@ Reference:
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import chex
@@ -165,3 +166,68 @@ def edited(
     direction = jnp.asarray(vector, z.dtype)
     chex.assert_shape(direction, z.shape[1:])
     return jnp.stack([decode(z + strength * direction[None]) for strength in np.asarray(strengths, float).tolist()])
+
+
+@dataclasses.dataclass(frozen=True)
+class EditScore:
+    """What a classifier reads from images without an attribute, before and after their codes move along its vector.
+
+    Attributes:
+        images: number of images without the attribute.
+        read_before: share of their reconstructions from which the attribute is read all the same, in [0, 1].
+        read_after: share of the edited ones from which it is read.
+        others_unchanged: share of the other attributes, over all of these images, that are read as before; None if
+            there are no others. Those that the attribute excludes ought to change.
+    """
+
+    images: int
+    read_before: float
+    read_after: float
+    others_unchanged: float | None
+
+
+def edit_scores(
+    read: Callable[[jax.Array], npt.ArrayLike],
+    z: jax.Array,
+    attributes: npt.ArrayLike,
+    vectors: Mapping[str, npt.ArrayLike],
+    names: Sequence[str],
+) -> dict[str, EditScore]:
+    """How often a classifier reads an attribute whose vector is added to codes of images without it.
+
+    Args:
+        read: codes [N, D] to the classifier's logits of their images, [N, A]; called once, and once for each vector,
+            always with N codes, so that nothing is compiled twice.
+        z: codes of images, [N, D].
+        attributes: those that the images have, [N, A] in {0, 1}.
+        vectors: attribute -> vector [D], which is added once, as published.
+        names: the A attributes.
+
+    Returns:
+        {attribute: score}, of the vectors' attributes that some image lacks.
+
+    Raises:
+        ValueError: attributes are not [N, A], or neither 0 nor 1, or there is a vector of none of them.
+
+    Reference:
+        Larsen et al., 2016, arXiv:1512.09300, section 4.1.2 and figure 5.
+    """
+    lacking = ~_binary(attributes, len(z), names)
+    if unknown := [name for name in vectors if name not in names]:
+        raise ValueError(f"there is a vector of {unknown[0]!r}, expected vectors of some of {', '.join(names)}.")
+    before, scores = np.asarray(read(z)) > 0, {}
+    chex.assert_equal_shape([before, lacking])
+    for name, vector in vectors.items():
+        column = names.index(name)
+        rows = lacking[:, column]
+        if not rows.any():
+            continue
+        after = np.asarray(read(z + jnp.asarray(vector, z.dtype)[None])) > 0
+        same = np.delete(before[rows] == after[rows], column, axis=1)
+        scores[name] = EditScore(
+            images=int(rows.sum()),
+            read_before=float(before[rows, column].mean()),
+            read_after=float(after[rows, column].mean()),
+            others_unchanged=float(same.mean()) if same.size else None,
+        )
+    return scores

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mvae_jax import gaussian
-from mvae_jax.eval.directions import attribute_vectors, cosines, edited, svm_directions
+from mvae_jax.eval.directions import attribute_vectors, cosines, edit_scores, edited, svm_directions
 
 SHAPE = (4, 3, 2)
 
@@ -115,6 +115,54 @@ def test_edits_follow_the_vector():
         np.testing.assert_allclose(row, decode(z) + strength * step, atol=1e-5)
     with pytest.raises(AssertionError):
         edited(decode, jnp.asarray(z), np.ones((2, 5)), strengths)
+
+
+def test_an_edit_that_sets_the_pixel_of_its_attribute_is_always_read():
+    """Code, image and logits are one: an attribute is read from its own pixel alone."""
+    has = every_combination()
+    z = jnp.asarray(has - 0.5, jnp.float32)
+    vectors = {"bald": np.array([1.0, 0, 0]), "young": np.array([0, -1.0, 1.0]), "male": np.zeros(3)}
+    scores = edit_scores(lambda codes: codes, z, has, vectors, ("bald", "male", "young"))
+    assert [(s.images, s.read_before, s.read_after) for s in scores.values()] == [(4, 0, 1), (4, 0, 1), (4, 0, 0)]
+    # The second takes "male" from the half of its images that have it.
+    assert [s.others_unchanged for s in scores.values()] == [1, 0.75, 1]
+    (alone,) = edit_scores(lambda codes: codes, z[:, :1], has[:, :1], {"bald": [1.0]}, ("bald",)).values()
+    assert (alone.read_after, alone.others_unchanged) == (1, None)
+
+
+def test_edits_equal_a_loop_over_images():
+    """With a linear decoder and classifier that read attributes wrongly too; an attribute that all have is left out."""
+    rng = np.random.default_rng(0)
+    z, weights = rng.normal(size=(50, 4)).astype(np.float32), rng.normal(size=(4, 3)).astype(np.float32)
+    has = rng.integers(0, 2, (50, 3))
+    has[:, 1] = 1
+    names, vectors = ("a", "b", "c"), dict(zip("cba", rng.normal(size=(3, 4)), strict=True))
+    shapes = []
+
+    def read(codes):
+        shapes.append(codes.shape)
+        return codes @ weights
+
+    scores = edit_scores(read, jnp.asarray(z), has, vectors, names)
+    assert list(scores) == ["c", "a"]
+    assert set(shapes) == {(50, 4)}  # one program serves all
+    for name, score in scores.items():
+        column = names.index(name)
+        before, after, same = [], [], []
+        for code, bits in zip(z.astype(float), has, strict=True):
+            if not bits[column]:
+                plain, changed = (x @ weights > 0 for x in (code, code + vectors[name]))
+                before.append(plain[column])
+                after.append(changed[column])
+                same += [plain[other] == changed[other] for other in range(3) if other != column]
+        expected = (np.mean(before), np.mean(after), np.mean(same))
+        assert score.images == len(before)
+        np.testing.assert_allclose((score.read_before, score.read_after, score.others_unchanged), expected, atol=1e-12)
+        assert 0 < score.read_before != score.read_after
+    with pytest.raises(ValueError, match="there is a vector of 'd', expected vectors of some of a, b, c"):
+        edit_scores(read, jnp.asarray(z), has, {"d": np.zeros(4)}, names)
+    with pytest.raises(ValueError, match=r"attributes have shape \(49, 3\), expected \[50, 3\]"):
+        edit_scores(read, jnp.asarray(z), has[1:], vectors, names)
 
 
 def test_svm_directions_are_the_normals_of_planes_between_codes():

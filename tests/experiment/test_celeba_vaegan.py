@@ -117,10 +117,34 @@ def test_cosines_are_those_of_differences_of_means(trained, data):
     assert [f"{pair['cosine']:.4f}" in report for pair in pairs[:10]] == [True] * 10
 
 
+def test_edits_are_read_by_the_classifier(trained, data):
+    run, bits, x = runs.load(trained / "vae_gan"), data.train["attributes"], data.train["image"]
+    (path,) = (trained / "classifier").iterdir()
+    read = runs.load(path).logits
+    held_out = data.validation.first(12)
+    codes, z = (np.asarray(run.encode(part / np.float32(127.5) - 1)[0]) for part in (x, held_out["image"]))
+    edits = json.loads((trained / "scores.json").read_text())["attribute_vectors"]["edits"]
+    report, before = (trained / "report.html").read_text(), np.asarray(read(run.decode(z))) > 0
+    right = (read(data.validation["image"] / np.float32(127.5) - 1) > 0) == data.validation["attributes"]
+    assert len(edits) > 5
+    for name, row in edits.items():
+        n = data.attributes.index(name)
+        vector = codes[bits[:, n] == 1].mean(0) - codes[bits[:, n] == 0].mean(0)
+        lacking = held_out["attributes"][:, n] == 0
+        after = np.asarray(read(run.decode(z + vector))) > 0
+        assert row["images"] == lacking.sum()
+        # A logit that is nearly 0 may fall on either side.
+        assert row["read_before"] == pytest.approx(before[lacking, n].mean(), abs=1.5 / lacking.sum())
+        assert row["read_after"] == pytest.approx(after[lacking, n].mean(), abs=1.5 / lacking.sum())
+        assert row["classifier_accuracy"] == pytest.approx(right[:, n].mean(), abs=1.5 / len(right))
+        assert name in report
+    assert "recall of the classifier" in report
+
+
 def test_some_of_the_models_may_be_measured_again(trained):
     first, again = (json.loads((trained / part / "scores.json").read_text()) for part in ("", "evaluation"))
     assert list(again["models"]) == ["gan"]
-    assert again["attribute_vectors"] == {"cosines": []}
+    assert again["attribute_vectors"] == {"cosines": [], "edits": {}}
     assert_close(again["models"]["gan"], first["models"]["gan"])
 
 

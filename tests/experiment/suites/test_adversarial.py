@@ -9,7 +9,7 @@ import pytest
 
 from mvae_jax import gaussian, runs
 from mvae_jax.data.batches import Split, Splits
-from mvae_jax.eval import fid
+from mvae_jax.eval import cross_modal, fid
 from mvae_jax.eval.features import Features
 from mvae_jax.experiment import ClassifierConfig, Trained
 from mvae_jax.experiment.suites import adversarial as suite
@@ -103,10 +103,80 @@ def test_pairs_of_vectors_are_ordered_by_their_angle():
     assert suite.AttributeVectors({"a": vectors["a"]}).pairs == []
 
 
+def test_edits_of_a_decoder_that_draws_its_code():
+    """A model whose codes are attributes and whose images show them, and a classifier of real images that may err."""
+    bits, size = DATA.validation["attributes"], len(NAMES)
+    images = np.zeros((8, 16, 16, 3), np.uint8)
+    images.reshape(8, -1)[:, :size] = 255 * bits
+
+    def encode(x):
+        return x.reshape(len(x), -1)[:, :size], None
+
+    def decode(z):
+        return np.pad(z, ((0, 0), (0, 16 * 16 * 3 - size))).reshape(-1, 16, 16, 3)
+
+    validation = Split({"image": images, "attributes": bits})
+    scores = cross_modal.score_attributes(np.where(bits > 0, 1.0, -1.0), bits, NAMES)
+    classifier = types.SimpleNamespace(logits=lambda x: encode(x)[0], held_out=scores)
+    run = types.SimpleNamespace(encode=encode, decode=decode, config=CONFIG)
+    of_edits = dataclasses.replace(
+        trained(run, dataclasses.replace(DATA, validation=validation)), classifier=classifier
+    )
+    shifts = {name: 2 * np.eye(size, dtype=np.float32)[NAMES.index(name)] for name in suite.ATTRIBUTES}
+    shifts["male"] = shifts["male"] - shifts["young"]
+    edits = suite.measure_edits(run, of_edits, shifts)
+    lacking = 8 - bits.sum(0)
+    assert edits.keys() == {name for name in suite.ATTRIBUTES if lacking[NAMES.index(name)]}
+    for name, row in edits.items():
+        assert row["images"] == lacking[NAMES.index(name)]
+        assert (row["read_before"], row["read_after"], row["classifier_accuracy"]) == (0, 1, 1)
+        assert row["others_unchanged"] == 1 or name == "male"
+    male, young = (bits[:, NAMES.index(name)] for name in ("male", "young"))
+    changed = ((male == 0) & (young == 1)).sum() / ((male == 0).sum() * (size - 1))
+    assert edits["male"]["others_unchanged"] == pytest.approx(1 - changed)
+    result = suite.AttributeVectors(shifts, edits)
+    assert result.to_dict()["edits"] == edits
+    (line,) = suite.attribute_vector_lines(of_edits, result)
+    assert line.startswith(f"VAE/GAN, attribute vectors added, mean over {len(edits)} attributes: read from")
+    *_, part = suite.attribute_vector_parts(of_edits, result)
+    assert part.html.count("<tr>") == 1 + len(edits) + 1
+    for word in ("read from edited ones", "recall of the classifier", "mean"):
+        assert f">{word}<" in part.html
+
+
+def test_edits_are_of_held_out_images_and_of_the_vectors(run):
+    """Those of a VAE/GAN, against one image at a time."""
+    weights = np.random.default_rng(0).normal(size=(16 * 16 * 3, len(NAMES))).astype(np.float32)
+    bits = DATA.validation["attributes"]
+    scores = cross_modal.score_attributes(-np.ones(bits.shape), bits, NAMES)
+    classifier = types.SimpleNamespace(logits=lambda x: x.reshape(len(x), -1) @ weights, held_out=scores)
+    result = suite.attribute_vectors(dataclasses.replace(trained(run), classifier=classifier))
+    z = np.asarray(run.encode(DATA.validation["image"] / np.float32(127.5) - 1)[0])
+    assert len(result.edits) > 10
+    for name, row in result.edits.items():
+        column = NAMES.index(name)
+        codes = z[bits[:, column] == 0]
+        moved = codes + result.vectors[name]
+        before, after = (np.asarray(classifier.logits(run.decode(part))) > 0 for part in (codes, moved))
+        same = np.delete(before == after, column, axis=1).mean()
+        expected = {
+            "images": len(codes),
+            "read_before": before[:, column].mean(),
+            "read_after": after[:, column].mean(),
+            "others_unchanged": same,
+            "classifier_accuracy": (bits[:, column] == 0).mean(),
+            "classifier_recall": 0.0 if bits[:, column].any() else None,
+        }
+        assert row == pytest.approx(expected, abs=1e-6)
+    assert 0 < np.mean([row["others_unchanged"] for row in result.edits.values()]) < 1
+    assert suite.attribute_vectors(trained(run)).edits == {}  # without a classifier
+
+
 def test_without_vae_gan_there_are_no_vectors_and_no_edits(run):
     of_gan = dataclasses.replace(trained(run), runs={"gan": run})
     vectors = suite.attribute_vectors(of_gan)
     assert (vectors.vectors, suite.attribute_vector_parts(of_gan, vectors)) == ({}, [])
+    assert (vectors.edits, suite.attribute_vector_lines(of_gan, vectors)) == ({}, [])
     assert suite.edits(of_gan, {"attribute_vectors": vectors}) == {}
 
 
