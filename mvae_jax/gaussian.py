@@ -12,7 +12,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from mvae_jax import random
+from mvae_jax import numerics, random
 
 
 def log_prob(x: jax.Array, mean: jax.Array | float, logvar: jax.Array | float) -> jax.Array:
@@ -125,7 +125,7 @@ def slerp(start: jax.Array, end: jax.Array, fraction: jax.Array | float) -> jax.
 
     With the angle w between the two it is (sin((1 - t) w) start + sin(t w) end) / sin(w): for vectors of equal norm
     the great circle, on which samples of N(0, I) in many dimensions keep their typical norm. Where the angle
-    defines no circle (parallel, opposite or zero vectors) the result is `lerp`.
+    defines no circle (parallel, opposite or zero vectors) the result is `lerp`, and so is its gradient.
 
     Args:
         start: [..., D].
@@ -138,14 +138,11 @@ def slerp(start: jax.Array, end: jax.Array, fraction: jax.Array | float) -> jax.
     Reference:
         Shoemake, 1985, Animating rotation with quaternion curves; White, 2016, arXiv:1609.04468.
     """
-    start_norm = jnp.linalg.norm(start, axis=-1, keepdims=True)
-    end_norm = jnp.linalg.norm(end, axis=-1, keepdims=True)
+    start_norm, end_norm = (numerics.norm(x, -1, keepdims=True) for x in (start, end))
+    from_, to = (x / jnp.where(norm > 0, norm, 1.0) for x, norm in ((start, start_norm), (end, end_norm)))
     # Half-angle form: unlike arccos of the inner product it keeps its digits for nearly parallel vectors.
-    difference, total = end_norm * start - start_norm * end, end_norm * start + start_norm * end
-    angle = 2 * jnp.arctan2(
-        jnp.linalg.norm(difference, axis=-1, keepdims=True), jnp.linalg.norm(total, axis=-1, keepdims=True)
-    )
-    on_circle = jnp.sin(angle) > 1e-6
+    angle = 2 * jnp.arctan2(*(numerics.norm(side, -1, keepdims=True) for side in (to - from_, to + from_)))
+    on_circle = (jnp.sin(angle) > 1e-6) & (start_norm > 0) & (end_norm > 0)
     sine = jnp.where(on_circle, jnp.sin(angle), 1.0)
     start_weight = jnp.where(on_circle, jnp.sin((1.0 - fraction) * angle) / sine, 1.0 - fraction)
     end_weight = jnp.where(on_circle, jnp.sin(fraction * angle) / sine, fraction)

@@ -145,3 +145,18 @@ def test_slerp_near_a_line_is_lerp():
     start = jnp.array([[1.0, 2.0], [1.0, 2.0], [1.0, 2.0], [0.0, 0.0]])
     end = jnp.array([[2.0, 4.0], [1.0, 2.0001], [-1.0, -2.0], [1.0, 2.0]])
     np.testing.assert_allclose(gaussian.slerp(start, end, 0.25), gaussian.lerp(start, end, 0.25), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [(1.0, 1.0), (1.0, -1.0), (1.0, 3.0), (0.0, 1.0), (1.0, 0.0), (0.0, 0.0)],
+    ids=["equal", "opposite", "parallel", "zero start", "zero end", "zero"],
+)
+def test_slerp_has_the_gradient_of_lerp_where_it_is_lerp(start, end):
+    ends = jnp.full((2, 3), start), jnp.full((2, 3), end)
+    slopes = [
+        jax.grad(lambda a, b, t, of=of: (of(a, b, t) * jnp.arange(6.0).reshape(2, 3)).sum(), (0, 1, 2))(*ends, 0.25)
+        for of in (gaussian.slerp, gaussian.lerp)
+    ]
+    for slope, expected in zip(*slopes, strict=True):
+        np.testing.assert_allclose(slope, expected, rtol=1e-6)

@@ -6,6 +6,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from mvae_jax import numerics
+
 
 def assert_events(*arrays: jax.Array) -> None:
     """Asserts floating-point arrays of one shape, [B, ...]."""
@@ -21,6 +23,4 @@ def sum_events(x: jax.Array) -> jax.Array:
 
 def norm_events(x: jax.Array) -> jax.Array:
     """Euclidean norm over the event axes, [B, ...] -> [B], with gradient zero at zero."""
-    squared = sum_events(jnp.square(x))
-    # The root has an infinite slope at zero, and 0 * inf in the unselected branch would still give NaN.
-    return jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1.0)), 0.0)
+    return numerics.norm(x, tuple(range(1, x.ndim)))
