@@ -1,6 +1,7 @@
 """Diagonal Gaussians, given by `mean` and `logvar` (the log variance) of every dimension.
 
-Densities and divergences are elementwise: summing over dimensions is left to the caller.
+Densities and divergences are elementwise: summing over dimensions is left to the caller. However tight a Gaussian is,
+they and their gradients are exact up to rounding, or infinite where they exceed what float32 holds, 1e38.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def log_prob(x: jax.Array, mean: jax.Array | float, logvar: jax.Array | float) -
     Returns:
         Log densities, [...], in nats.
     """
-    return -0.5 * (math.log(2 * math.pi) + logvar + jnp.square(x - mean) * jnp.exp(-logvar))
+    return -0.5 * (math.log(2 * math.pi) + logvar + _squared_deviation(x - mean, logvar))
 
 
 def sample(key: jax.Array, mean: jax.Array, logvar: jax.Array, axis_name: str | None = None) -> jax.Array:
@@ -69,7 +70,13 @@ def kl_divergence(
     """
     log_ratio = logvar_p - logvar_q
     # expm1 keeps the digits that exp(d) - 1 loses where the two variances nearly agree.
-    return 0.5 * (jnp.expm1(log_ratio) - log_ratio + jnp.square(mean_p - mean_q) * jnp.exp(-logvar_q))
+    return 0.5 * (jnp.expm1(log_ratio) - log_ratio + _squared_deviation(mean_p - mean_q, logvar_q))
+
+
+def _squared_deviation(difference: jax.Array, logvar: jax.Array | float) -> jax.Array:
+    """difference^2 / exp(logvar), in squared standard deviations."""
+    # Scaled before it is squared: below a log variance of -88.7 its inverse is infinite, and 0 * inf is NaN.
+    return jnp.square(difference * jnp.exp(-0.5 * logvar))
 
 
 def product_of_experts(

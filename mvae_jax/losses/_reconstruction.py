@@ -46,7 +46,8 @@ def bernoulli_nll(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """Negative log-likelihood of independent Bernoulli variables, the binary cross-entropy.
 
     Per element -t log p - (1 - t) log(1 - p) with p = sigmoid(logit), which is t softplus(-logit) +
-    (1 - t) softplus(logit).
+    (1 - t) softplus(logit). A logit that is infinite costs nothing if it is right, with gradient 0, and else infinitely
+    much.
 
     Args:
         logits: log odds, [B, ...].
@@ -103,7 +104,7 @@ def laplace_nll(x: jax.Array, loc: jax.Array, log_scale: jax.Array | float) -> j
     """Negative log-likelihood of independent Laplace variables, constants included.
 
     Per element log 2 + log_scale + |x - loc| / exp(log_scale). A scale of 1 makes it `absolute_error` plus a
-    constant.
+    constant. The gradient in x has the size of 1 / scale, but at x = loc, where it is 0.
 
     Args:
         x: observations, [B, ...].
@@ -114,12 +115,19 @@ def laplace_nll(x: jax.Array, loc: jax.Array, log_scale: jax.Array | float) -> j
         One likelihood per example, [B], in nats.
     """
     _assert_location_family(x, loc, log_scale)
-    return sum_events(math.log(2.0) + log_scale + jnp.abs(x - loc) * jnp.exp(-log_scale))
+    # In two halves, before and after the absolute value: neither is infinite where the loss and its gradient are not.
+    half = jnp.exp(-0.5 * log_scale)
+    deviation = (x - loc) * half
+    # Its slope is 0 at 0, where that of `jnp.abs` is 1.
+    return sum_events(math.log(2.0) + log_scale + jnp.sign(deviation) * deviation * half)
 
 
 def _binary_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    # Two softplus, not softplus(l) - t l: that difference cancels for a large logit that is right.
-    return targets * jax.nn.softplus(-logits) + (1.0 - targets) * jax.nn.softplus(logits)
+    positive = logits >= 0
+    # |t - [logit >= 0]| |logit| + log(1 + exp(-|logit|)), of which no part cancels for a large logit that is right.
+    wrong = jnp.where(positive, 1.0, 0.0) - targets
+    certain = (wrong == 0) & jnp.isinf(logits)  # 0 * inf, of which the limit is 0
+    return wrong * jnp.where(certain, 0.0, logits) + jnp.log1p(jnp.exp(jnp.where(positive, -logits, logits)))
 
 
 def _assert_location_family(x: jax.Array, location: jax.Array, log_spread: jax.Array | float) -> None:

@@ -52,6 +52,9 @@ def test_score_by_hand():
         consistency.consistency_score((zeros, zeros), (zeros + 2, zeros), reduction="sum"), [1 / 5]
     )
     np.testing.assert_allclose(consistency.consistency_score((zeros, zeros), (zeros, zeros)), [1.0])
+    point = zeros + 1, zeros - 100  # equal however tight; nothing else is close to it
+    np.testing.assert_array_equal(consistency.consistency_score(point, point), [1.0])
+    np.testing.assert_array_equal(consistency.consistency_score((zeros, zeros), point), [0.0])
 
 
 @pytest.mark.parametrize("option", ["direction", "reduction"])

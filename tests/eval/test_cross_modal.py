@@ -350,6 +350,13 @@ def test_wrong_attributes_are_refused(attributes, message):
         cross_modal.posterior_distance(*example_posteriors(), attributes)
 
 
+def test_a_point_is_no_distance_from_itself():
+    points = ATTRIBUTES * np.float32(1e-19), np.full(ATTRIBUTES.shape, -90, np.float32)
+    result = cross_modal.posterior_distance(points, points, ATTRIBUTES)
+    assert (result.matching.jeffreys, result.matching.wasserstein, result.recall_at_1) == (0.0, 0.0, 1.0)
+    assert result.mismatched.jeffreys > 0
+
+
 def test_broken_posteriors_are_refused():
     image, text = example_posteriors()
     image[1][2, 0] = 200.0  # exp overflows

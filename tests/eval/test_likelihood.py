@@ -272,6 +272,16 @@ def test_separate_clumps_in_closed_form():
     assert result.total_correlation.value == pytest.approx(0, abs=1e-3)
 
 
+def test_points_in_closed_form():
+    """Posteriors that have collapsed: each coordinate names the example, log 8 three times."""
+    mean = jnp.stack([1.0 + jnp.arange(8), 2.0 + jnp.arange(8), -3.0 - jnp.arange(8)], axis=1)
+    result = aggregate_posterior(mean, jnp.full_like(mean, -100.0), KEY, samples=16)
+    assert result.mutual_information.value == pytest.approx(math.log(8), rel=1e-4)
+    assert result.total_correlation.value == pytest.approx(2 * math.log(8), rel=1e-4)
+    assert result.kl == pytest.approx(float((0.5 * (99 + jnp.square(mean))).sum(1).mean()), rel=1e-6)
+    assert math.isfinite(result.dimension_wise_kl.value)
+
+
 def test_equal_posteriors_hold_no_information():
     mean, logvar = jnp.full((50, 3), 0.5), jnp.full((50, 3), -1.0)
     result = aggregate_posterior(mean, logvar, KEY, samples=30_000, chunk_size=500)
