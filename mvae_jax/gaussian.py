@@ -1,7 +1,8 @@
 """Diagonal Gaussians, given by `mean` and `logvar` (the log variance) of every dimension.
 
 Densities and divergences are elementwise: summing over dimensions is left to the caller. However tight a Gaussian is,
-they and their gradients are exact up to rounding, or infinite where they exceed what float32 holds, 1e38.
+they and their gradients are exact up to rounding, or infinite where they exceed what float32 holds, 1e38. All is
+computed and returned in float32, whatever comes in.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 from mvae_jax import numerics, random
 
 
+@numerics.in_float32
 def log_prob(x: jax.Array, mean: jax.Array | float, logvar: jax.Array | float) -> jax.Array:
     """Elementwise log N(x | mean, exp(logvar)) = -(log 2 pi + logvar + (x - mean)^2 / exp(logvar)) / 2.
 
@@ -30,6 +32,7 @@ def log_prob(x: jax.Array, mean: jax.Array | float, logvar: jax.Array | float) -
     return -0.5 * (math.log(2 * math.pi) + logvar + _squared_deviation(x - mean, logvar))
 
 
+@numerics.in_float32
 def sample(key: jax.Array, mean: jax.Array, logvar: jax.Array, axis_name: str | None = None) -> jax.Array:
     """Reparameterised draws: mean + exp(logvar / 2) * noise, differentiable in mean and logvar.
 
@@ -49,6 +52,7 @@ def sample(key: jax.Array, mean: jax.Array, logvar: jax.Array, axis_name: str | 
     return mean + jnp.exp(0.5 * logvar) * random.standard_normal(key, mean.shape, axis_name)
 
 
+@numerics.in_float32
 def kl_divergence(
     mean_p: jax.Array,
     logvar_p: jax.Array,
@@ -79,6 +83,7 @@ def _squared_deviation(difference: jax.Array, logvar: jax.Array | float) -> jax.
     return jnp.square(difference * jnp.exp(-0.5 * logvar))
 
 
+@numerics.in_float32
 def product_of_experts(
     means: Sequence[jax.Array], logvars: Sequence[jax.Array], *, prior: bool = True
 ) -> tuple[jax.Array, jax.Array]:
@@ -113,6 +118,7 @@ def product_of_experts(
     return (shares * jnp.stack([*means, *priors])).sum(0), -jax.nn.logsumexp(log_precisions, axis=0)
 
 
+@numerics.in_float32
 def lerp(start: jax.Array, end: jax.Array, fraction: jax.Array | float) -> jax.Array:
     """Linear interpolation, (1 - fraction) * start + fraction * end; exact at both ends.
 
@@ -127,6 +133,7 @@ def lerp(start: jax.Array, end: jax.Array, fraction: jax.Array | float) -> jax.A
     return (1.0 - fraction) * start + fraction * end
 
 
+@numerics.in_float32
 def slerp(start: jax.Array, end: jax.Array, fraction: jax.Array | float) -> jax.Array:
     """Spherical interpolation over the last axis, at constant angular speed.
 

@@ -1,4 +1,7 @@
-"""Images outside the networks are uint8; inside networks and losses they are float32 in [-1, 1]."""
+"""Images outside the networks are uint8; inside networks and losses they are float32 in [-1, 1].
+
+Floats are converted in float32, whatever comes in.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+
+from mvae_jax.numerics import in_float32
 
 
 def check_batch(batch: Mapping[str, jax.Array], **shapes: tuple[int, ...]) -> None:
@@ -37,11 +42,13 @@ def to_float(images: jax.Array) -> jax.Array:
     return images.astype(jnp.float32) / 127.5 - 1.0
 
 
+@in_float32
 def to_uint8(images: jax.Array) -> jax.Array:
     """Maps float [..., H, W, C] in [-1, 1] to the nearest uint8 in [0, 255]; values outside are clipped."""
     return jnp.clip(jnp.round((images + 1.0) * 127.5), 0, 255).astype(jnp.uint8)
 
 
+@in_float32
 def to_unit_interval(images: jax.Array) -> jax.Array:
     """Maps uint8, or float in [-1, 1], to float32 in [0, 1], where some papers' likelihoods live.
 
@@ -51,6 +58,7 @@ def to_unit_interval(images: jax.Array) -> jax.Array:
     return (images if jnp.issubdtype(images.dtype, jnp.floating) else to_float(images)) * 0.5 + 0.5
 
 
+@in_float32
 def from_unit_interval(images: jax.Array) -> jax.Array:
-    """Maps float in [0, 1] to [-1, 1]."""
+    """Maps float in [0, 1] to float32 in [-1, 1]."""
     return 2.0 * images - 1.0

@@ -55,7 +55,7 @@ def standard_normal(key: jax.Array, shape: Sequence[int], axis_name: str | None 
         Noise of the given shape, float32.
     """
     keys = example_keys(key, shape[0], axis_name)
-    return split_over_devices(jax.vmap(lambda example_key: jax.random.normal(example_key, shape[1:]))(keys))
+    return split_over_devices(jax.vmap(lambda own_key: jax.random.normal(own_key, shape[1:], jnp.float32))(keys))
 
 
 def uniform(key: jax.Array, shape: Sequence[int], axis_name: str | None = None) -> jax.Array:
@@ -70,4 +70,4 @@ def uniform(key: jax.Array, shape: Sequence[int], axis_name: str | None = None) 
         Noise of the given shape, float32.
     """
     keys = example_keys(key, shape[0], axis_name)
-    return split_over_devices(jax.vmap(lambda example_key: jax.random.uniform(example_key, shape[1:]))(keys))
+    return split_over_devices(jax.vmap(lambda own_key: jax.random.uniform(own_key, shape[1:], jnp.float32))(keys))

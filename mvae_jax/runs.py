@@ -24,6 +24,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from mvae_jax.data.batches import Dataset, Split, Splits, permutation
 from mvae_jax.data.decode import default_cache_folder
 from mvae_jax.models import ZOO
+from mvae_jax.numerics import in_32_bits, in_float32
 from mvae_jax.objective import Batch, Model, ModelState, Params, Phase
 from mvae_jax.train import devices, loop
 from mvae_jax.train import state as states
@@ -113,6 +114,8 @@ def _bind(name: str, function: Callable[..., Any], params: Params, state: ModelS
     signature = inspect.signature(function)
     compiled = jax.jit(function, static_argnames=[shape for shape in _SHAPES if shape in signature.parameters])
 
+    @in_float32
+    @in_32_bits
     def bound(*arguments: Any, **named: Any) -> Any:
         return compiled(params, state, *arguments, **named)
 

@@ -1,5 +1,6 @@
 """Value ranges of images, and what is refused."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -32,6 +33,16 @@ def test_the_unit_interval_is_reached_from_bytes_and_from_floats():
 def test_another_integer_type_is_refused(convert):
     with pytest.raises(ValueError, match=r"images have dtype int32, expected uint8 in \[0, 255\]"):
         convert(jnp.asarray(BYTES, jnp.int32))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+@pytest.mark.parametrize("convert", [images.to_uint8, images.to_unit_interval, images.from_unit_interval])
+def test_floats_are_converted_in_float32(convert, dtype):
+    with jax.enable_x64(dtype == "float64"):
+        given = jnp.linspace(-1, 1, 97, dtype=dtype)
+        got, expected = convert(given), convert(given.astype(jnp.float32))
+    assert got.dtype == expected.dtype
+    np.testing.assert_array_equal(got, expected)
 
 
 def test_a_batch_of_another_shape_is_refused():

@@ -49,3 +49,12 @@ def test_noise_has_the_right_distribution():
     assert scipy.stats.kstest(uniform.ravel(), "uniform").pvalue > 0.01
     np.testing.assert_allclose(np.corrcoef(normal.T), np.eye(5), atol=0.06)  # 3.8 standard errors
     assert random.uniform(KEY, (6,)).shape == (6,)
+
+
+@pytest.mark.parametrize("draw", [random.standard_normal, random.uniform])
+def test_the_flag_of_float64_changes_no_draw(draw):
+    expected = draw(KEY, (4, 3))
+    with jax.enable_x64(True):
+        got = draw(KEY, (4, 3))
+    assert got.dtype == expected.dtype == jnp.float32
+    np.testing.assert_array_equal(got, expected)

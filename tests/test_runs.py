@@ -392,8 +392,8 @@ def test_training_is_the_loops_on_the_same_splits(trained, tmp_path):
     assert validations[0] == validations[1] == validations[2] != []
 
 
-def test_the_same_call_goes_on_to_the_same_bits(trained, tmp_path):
-    folder, (_, expected) = tmp_path / "run", trained
+def stop_halfway(folder):
+    """A run that was stopped after its first epoch."""
     steps = []
 
     def stop(state, phase, writer):
@@ -413,10 +413,49 @@ def test_the_same_call_goes_on_to_the_same_bits(trained, tmp_path):
         )
     assert (end.value.code, steps) == (143, [STEPS // 2])
     assert STEPS // 2 <= runs.load(folder).step < STEPS
+
+
+def test_the_same_call_goes_on_to_the_same_bits(trained, tmp_path):
+    folder, (_, expected) = tmp_path / "run", trained
+    stop_halfway(folder)
     assert_equal(expected.params, runs.train(folder, "vae", VAE, {"image": IMAGES}, seed=3).params)
     before = (folder / "metrics.jsonl").read_bytes()
     assert_equal(expected.params, runs.train(folder, "vae", VAE, {"image": IMAGES}, seed=3).params)
     assert (folder / "metrics.jsonl").read_bytes() == before
+
+
+IN_FLOAT64 = """
+import sys
+import jax
+import numpy as np
+from test_runs import IMAGES, VAE
+from mvae_jax import runs
+assert jax.numpy.ones(1).dtype == "float64"
+for folder in sys.argv[1:]:
+    run = runs.train(folder, "vae", VAE, {"image": IMAGES}, seed=3)
+codes = run.encode(np.linspace(-1, 1, 32).reshape(2, 4, 4, 1))
+decoded, drawn = run.decode(jax.numpy.ones((2, VAE.latent_size))), run.sample(jax.random.key(0), 3)
+np.savez(folder + "/out", mean=codes.mean, logvar=codes.logvar, decoded=decoded, drawn=drawn)
+"""
+
+
+def test_the_flag_of_float64_changes_nothing(trained, tmp_path):
+    """A run goes on with it, or is trained with it, to the same bits, and its functions return the same."""
+    folders = [tmp_path / "stopped", tmp_path / "whole"]
+    stop_halfway(folders[0])
+    environment = {**os.environ, "JAX_ENABLE_X64": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", IN_FLOAT64, *folders], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    run = trained[1]
+    for folder in folders:
+        assert_equal(run.params, runs.load(folder).params)
+    mean, logvar = run.encode(np.linspace(-1, 1, 32, dtype=np.float32).reshape(2, 4, 4, 1))
+    expected = {"mean": mean, "logvar": logvar, "decoded": run.decode(jnp.ones((2, VAE.latent_size)))}
+    expected["drawn"] = run.sample(jax.random.key(0), 3)
+    with np.load(folders[1] / "out.npz") as got:
+        for name, value in expected.items():
+            assert got[name].dtype == value.dtype == np.float32
+            np.testing.assert_array_equal(got[name], value)
 
 
 def test_a_longer_last_phase_is_an_extension(trained, tmp_path):

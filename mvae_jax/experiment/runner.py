@@ -14,6 +14,7 @@ from mvae_jax.experiment import classifier, flags, members, pages, session
 from mvae_jax.experiment.declaration import Config, Experiment, Results, Trained
 from mvae_jax.experiment.members import Member
 from mvae_jax.models import ZOO
+from mvae_jax.numerics import in_32_bits
 from mvae_jax.train.logging import read_metrics
 from mvae_jax.train.signals import Interruption
 from mvae_jax.train.workdir import Workdir
@@ -28,6 +29,7 @@ MAY_CHANGE = (
 )
 
 
+@in_32_bits
 def run(experiment: Experiment, argv: Sequence[str]) -> None:
     """Does what a command line asks for: trains all models of an experiment, measures, draws and reports.
 

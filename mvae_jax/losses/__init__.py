@@ -1,7 +1,8 @@
 """Losses: pure functions from arrays to one number per example, [B].
 
 Sums over event axes (all but the first), in nats or squared units, unweighted: callers take the mean over the batch
-and apply weights. Logits, never probabilities. Arrays must be floating point; shapes and types are asserted.
+and apply weights. Logits, never probabilities. Arrays must be floating point; shapes and types are asserted. Losses are
+computed and returned in float32, whatever comes in.
 Where examples couple, `axis_name` names the mapped axis over which the batch is split; None means that the arrays
 are the whole batch.
 """

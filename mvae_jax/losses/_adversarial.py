@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from mvae_jax import gaussian
 from mvae_jax.losses._events import assert_events, norm_events, sum_events
+from mvae_jax.numerics import in_float32
 
 Critic = Callable[[jax.Array], jax.Array]
 
@@ -31,6 +32,7 @@ class DiscriminatorLoss(NamedTuple):
     fake: jax.Array
 
 
+@in_float32
 def logistic_discriminator(
     real_logits: jax.Array, fake_logits: jax.Array, *, epsilon: float = 0.0
 ) -> DiscriminatorLoss:
@@ -56,6 +58,7 @@ def logistic_discriminator(
     )
 
 
+@in_float32
 def non_saturating_generator(fake_logits: jax.Array) -> jax.Array:
     """Generator's loss against `logistic_discriminator`: softplus(-fake) = -log D(fake).
 
@@ -74,6 +77,7 @@ def non_saturating_generator(fake_logits: jax.Array) -> jax.Array:
     return sum_events(jax.nn.softplus(-fake_logits))
 
 
+@in_float32
 def saturating_generator(fake_logits: jax.Array, *, epsilon: float = 0.0) -> jax.Array:
     """Generator's side of the minimax game: -softplus(fake) = log(1 - D(fake)).
 
@@ -93,6 +97,7 @@ def saturating_generator(fake_logits: jax.Array, *, epsilon: float = 0.0) -> jax
     return sum_events(_log_probability(-fake_logits, epsilon))
 
 
+@in_float32
 def hinge_discriminator(real_logits: jax.Array, fake_logits: jax.Array) -> DiscriminatorLoss:
     """Hinge loss: max(0, 1 - real), max(0, 1 + fake). Its generator minimises `wasserstein_generator`.
 
@@ -110,6 +115,7 @@ def hinge_discriminator(real_logits: jax.Array, fake_logits: jax.Array) -> Discr
     return DiscriminatorLoss(sum_events(jax.nn.relu(1.0 - real_logits)), sum_events(jax.nn.relu(1.0 + fake_logits)))
 
 
+@in_float32
 def wasserstein_discriminator(real_logits: jax.Array, fake_logits: jax.Array) -> DiscriminatorLoss:
     """Loss of the critic: -real, fake. Minus their sum estimates the distance if the critic is 1-Lipschitz.
 
@@ -127,6 +133,7 @@ def wasserstein_discriminator(real_logits: jax.Array, fake_logits: jax.Array) ->
     return DiscriminatorLoss(-sum_events(real_logits), sum_events(fake_logits))
 
 
+@in_float32
 def wasserstein_generator(fake_logits: jax.Array) -> jax.Array:
     """Generator's loss against `wasserstein_discriminator` and `hinge_discriminator`: -fake.
 
@@ -143,6 +150,7 @@ def wasserstein_generator(fake_logits: jax.Array) -> jax.Array:
     return -sum_events(fake_logits)
 
 
+@in_float32
 def least_squares_discriminator(real_logits: jax.Array, fake_logits: jax.Array) -> DiscriminatorLoss:
     """Squared distance to the labels 1 and 0: (real - 1)^2, fake^2, without the paper's factor 1/2.
 
@@ -160,6 +168,7 @@ def least_squares_discriminator(real_logits: jax.Array, fake_logits: jax.Array) 
     return DiscriminatorLoss(sum_events(jnp.square(real_logits - 1.0)), sum_events(jnp.square(fake_logits)))
 
 
+@in_float32
 def least_squares_generator(fake_logits: jax.Array) -> jax.Array:
     """Squared distance to the label 1: (fake - 1)^2, without the paper's factor 1/2.
 
@@ -176,6 +185,7 @@ def least_squares_generator(fake_logits: jax.Array) -> jax.Array:
     return sum_events(jnp.square(fake_logits - 1.0))
 
 
+@in_float32
 def r1_penalty(critic: Critic, real: jax.Array) -> jax.Array:
     """Squared norm of the critic's gradient with respect to its input, without the factor gamma / 2.
 
@@ -197,6 +207,7 @@ def r1_penalty(critic: Critic, real: jax.Array) -> jax.Array:
     return sum_events(jnp.square(_input_gradient(critic, real)))
 
 
+@in_float32
 def gradient_penalty(
     critic: Critic, real: jax.Array, fake: jax.Array, fraction: jax.Array, *, target: float = 1.0
 ) -> jax.Array:

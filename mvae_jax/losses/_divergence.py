@@ -14,10 +14,12 @@ import jax.numpy as jnp
 
 from mvae_jax import gaussian
 from mvae_jax.losses._events import assert_events, sum_events
+from mvae_jax.numerics import in_float32
 
 Estimator = Literal["mws", "mss"]
 
 
+@in_float32
 def kl_standard_normal(mean: jax.Array, logvar: jax.Array) -> jax.Array:
     """KL(q || N(0, I)) for the diagonal Gaussian q = N(mean, exp(logvar)).
 
@@ -37,6 +39,7 @@ def kl_standard_normal(mean: jax.Array, logvar: jax.Array) -> jax.Array:
     return sum_events(gaussian.kl_divergence(mean, logvar, 0.0, 0.0))
 
 
+@in_float32
 def kl_diag_gaussians(mean_p: jax.Array, logvar_p: jax.Array, mean_q: jax.Array, logvar_q: jax.Array) -> jax.Array:
     """KL(p || q) between diagonal Gaussians: the expectation under p, the first, of log p - log q.
 
@@ -69,6 +72,7 @@ class KLTerms(NamedTuple):
     dimension_wise_kl: jax.Array
 
 
+@in_float32
 def kl_terms(
     z: jax.Array,
     mean: jax.Array,
@@ -84,7 +88,7 @@ def kl_terms(
     and log q(z_d); only the split is estimated. Estimators and their bias: `total_correlation`.
 
     Args:
-        z: one sample from each posterior, [B, D].
+        z: one sample from each posterior, [B, D]; where its own gives it less than exp(-1e38), terms are NaN.
         mean: posterior means, [B, D].
         logvar: posterior log variances, [B, D].
         dataset_size: N, examples in the training set (not in the batch).
@@ -118,6 +122,7 @@ def kl_terms(
     )
 
 
+@in_float32
 def total_correlation(
     z: jax.Array,
     mean: jax.Array,
@@ -163,7 +168,7 @@ def total_correlation(
 def _log_weights(estimator: str, drawn_from: jax.Array, batch_size: int, dataset_size: int) -> jax.Array:
     """Log weights of the M posteriors of a batch for each sample; `drawn_from` [B] says which one gave it."""
     if estimator == "mws":
-        return jnp.full((drawn_from.shape[0], batch_size), -math.log(batch_size * dataset_size))
+        return jnp.full((drawn_from.shape[0], batch_size), -math.log(batch_size * dataset_size), jnp.float32)
     if estimator != "mss":
         raise ValueError(f"estimator is {estimator!r}, expected 'mws' or 'mss'.")
     if not 2 <= batch_size <= dataset_size:
@@ -174,4 +179,4 @@ def _log_weights(estimator: str, drawn_from: jax.Array, batch_size: int, dataset
     others = batch_size - 1
     ahead = (jnp.arange(batch_size)[None] - drawn_from[:, None]) % batch_size
     weights = [1 / dataset_size, (dataset_size - others) / (dataset_size * others), 1 / others]
-    return jnp.log(jnp.array(weights))[jnp.minimum(ahead, 2)]
+    return jnp.log(jnp.array(weights, jnp.float32))[jnp.minimum(ahead, 2)]

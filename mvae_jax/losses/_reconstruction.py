@@ -10,8 +10,10 @@ import jax.numpy as jnp
 
 from mvae_jax import gaussian
 from mvae_jax.losses._events import assert_events, sum_events
+from mvae_jax.numerics import in_float32
 
 
+@in_float32
 def squared_error(prediction: jax.Array, target: jax.Array) -> jax.Array:
     """Sum of squared differences.
 
@@ -28,6 +30,7 @@ def squared_error(prediction: jax.Array, target: jax.Array) -> jax.Array:
     return sum_events(jnp.square(prediction - target))
 
 
+@in_float32
 def absolute_error(prediction: jax.Array, target: jax.Array) -> jax.Array:
     """Sum of absolute differences.
 
@@ -42,6 +45,7 @@ def absolute_error(prediction: jax.Array, target: jax.Array) -> jax.Array:
     return sum_events(jnp.abs(prediction - target))
 
 
+@in_float32
 def bernoulli_nll(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """Negative log-likelihood of independent Bernoulli variables, the binary cross-entropy.
 
@@ -60,6 +64,7 @@ def bernoulli_nll(logits: jax.Array, targets: jax.Array) -> jax.Array:
     return sum_events(_binary_cross_entropy(logits, targets))
 
 
+@in_float32
 def penalised_bernoulli_nll(
     logits: jax.Array, targets: jax.Array, *, threshold: float = 0.15, factor: float = 8.0
 ) -> jax.Array:
@@ -82,6 +87,7 @@ def penalised_bernoulli_nll(
     return sum_events(jnp.where(errors > threshold, factor * errors, errors))
 
 
+@in_float32
 def gaussian_nll(x: jax.Array, mean: jax.Array, logvar: jax.Array | float) -> jax.Array:
     """Negative log-likelihood of independent Gaussian variables, constants included.
 
@@ -100,6 +106,7 @@ def gaussian_nll(x: jax.Array, mean: jax.Array, logvar: jax.Array | float) -> ja
     return -sum_events(gaussian.log_prob(x, mean, logvar))
 
 
+@in_float32
 def laplace_nll(x: jax.Array, loc: jax.Array, log_scale: jax.Array | float) -> jax.Array:
     """Negative log-likelihood of independent Laplace variables, constants included.
 

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 
 from mvae_jax.losses._events import assert_events, norm_events, sum_events
 from mvae_jax.losses._reconstruction import squared_error
+from mvae_jax.numerics import in_float32
 
 
+@in_float32
 def feature_distance(features_a: chex.ArrayTree, features_b: chex.ArrayTree) -> jax.Array:
     """Sum of squared differences between the features of two images.
 
@@ -32,6 +34,7 @@ def feature_distance(features_a: chex.ArrayTree, features_b: chex.ArrayTree) -> 
     return jax.tree.reduce(jnp.add, jax.tree.map(squared_error, features_a, features_b))
 
 
+@in_float32
 def cosine_distance(a: jax.Array, b: jax.Array) -> jax.Array:
     """1 - cos of the angle between two vectors: 0 for equal directions, 1 if orthogonal, 2 if opposite.
 

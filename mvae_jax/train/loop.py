@@ -20,6 +20,7 @@ from jax.experimental import multihost_utils
 
 from mvae_jax.cpu.memory import return_freed_memory, runs_inline
 from mvae_jax.cpu.xla import compile_lowered
+from mvae_jax.numerics import in_32_bits
 from mvae_jax.objective import Batch, Model, Phase
 from mvae_jax.train import checkpoint
 from mvae_jax.train import state as states
@@ -119,6 +120,7 @@ def check_phases(phases: Sequence[Phase], placement: Placement) -> None:
         placement.check_batch_size(phase.batch_size)
 
 
+@in_32_bits
 def check_start(
     model: Model,
     phases: Sequence[Phase],
@@ -153,6 +155,7 @@ def check_start(
     return folder
 
 
+@in_32_bits
 def initial_state(
     model: Model,
     phases: Sequence[Phase],
@@ -197,6 +200,7 @@ def _trained_parts(model: Model, phases: Sequence[Phase], batch: Batch) -> dict[
     }
 
 
+@in_32_bits
 def fit(
     model: Model,
     phases: Sequence[Phase],
@@ -216,7 +220,7 @@ def fit(
     The state after the last step is a function of model, phases, batches, seed and the parameters to start from
     alone: a run that was killed at any moment and started again ends with the same bits. So does one whose last phase
     was given more steps after its end, unless the phase depends on its length, as by a learning rate that is a
-    schedule over its steps: such a phase goes on with the rates of the longer one.
+    schedule over its steps: such a phase goes on with the rates of the longer one. `jax_enable_x64` changes nothing.
 
     Args:
         model: the model.
@@ -323,6 +327,7 @@ class _Compiled(NamedTuple):
     seconds: float  # that it took to compile them
 
 
+@in_32_bits  # of a thread's own, since the flag is
 def _compile(
     model: Model,
     phases: Sequence[Phase],

@@ -27,6 +27,7 @@ from mvae_jax.attributes import FACE as ATTRIBUTES
 from mvae_jax.data import source
 from mvae_jax.data.batches import Splits, check_factors
 from mvae_jax.data.rendered import _face_renderer
+from mvae_jax.numerics import in_32_bits
 
 RENDERED = "rendered"
 
@@ -117,6 +118,7 @@ def render(attributes: np.ndarray, factors: np.ndarray, image_size: int = 64) ->
         return np.zeros((0, image_size, image_size, 3), np.uint8)
     program, cpu = _renderer(image_size), jax.local_devices(backend="cpu")[0]
 
+    @in_32_bits  # in each thread
     def chunk(start: int) -> np.ndarray:
         rows = np.minimum(np.arange(start, start + size), count - 1)
         a = dict(zip(ATTRIBUTES, attributes[rows].T.reshape(-1, size, 1, 1, 1), strict=True))
