@@ -32,7 +32,7 @@ BORDERS = {
     },
     "train": {"cpu", "numerics", "objective"},
     "data": {"attributes", "numerics"},
-    "eval": {"gaussian", "images", "losses", "nets", "random"},
+    "eval": {"gaussian", "images", "losses", "nets", "numerics", "random"},
     "viz": set(),
     "fields": set(),
     "runs": {"data", "fields", "models", "numerics", "objective", "train"},

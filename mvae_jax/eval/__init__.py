@@ -4,6 +4,9 @@ Of images: `reconstruction`, `sharpness`, `fid`, `kernel_distance`, `manifold`. 
 `disentanglement`, `directions`, `perceptual_path`, `probes`. Of images and attributes: `classification`, `consistency`,
 `cross_modal`. `features` are those in which sets of images are compared; `stability` sees whether adversarial training
 has collapsed; `batched` applies a model's functions to whole splits.
+
+A measure refuses arguments that hold values that are not finite, unless its docstring says otherwise, and computes in
+float32 at least.
 """
 
 from mvae_jax import _lazy

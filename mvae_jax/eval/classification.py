@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from mvae_jax.eval._arguments import measure
+
 
 @dataclasses.dataclass(frozen=True)
 class Rates:
@@ -43,8 +45,13 @@ class Confusion:
     matches_accepted: int
 
     @classmethod
+    @measure(infinite=("threshold", "match_scores", "mismatch_scores"))
     def at(cls, threshold: float, match_scores: npt.ArrayLike, mismatch_scores: npt.ArrayLike) -> Confusion:
-        """Counts the decisions score > threshold."""
+        """Counts the decisions score > threshold.
+
+        Raises:
+            ValueError: a score is not a number.
+        """
         match, mismatch = np.asarray(match_scores) > threshold, np.asarray(mismatch_scores) > threshold
         return cls(int((~mismatch).sum()), int(mismatch.sum()), int((~match).sum()), int(match.sum()))
 
@@ -71,6 +78,7 @@ class Confusion:
         return Rates(**{name: float(rate) for name, rate in _rates(*counts[positive]).items()})
 
 
+@measure(infinite=("positive_scores", "negative_scores"))
 def auroc(positive_scores: npt.ArrayLike, negative_scores: npt.ArrayLike) -> float:
     """Area under the ROC curve: P(positive > negative) + P(positive = negative) / 2 over all pairs.
 
@@ -80,6 +88,9 @@ def auroc(positive_scores: npt.ArrayLike, negative_scores: npt.ArrayLike) -> flo
 
     Returns:
         The area, in [0, 1]; 0.5 is chance.
+
+    Raises:
+        ValueError: a score is not a number.
 
     Reference:
         Hanley and McNeil, 1982, The meaning and use of the area under a ROC curve.
@@ -119,7 +130,7 @@ def spreads(
         A spread for each of "accuracy", "precision", "recall", "f1" and "auroc".
 
     Raises:
-        ValueError: shapes disagree.
+        ValueError: shapes disagree, or a value is not finite.
     """
     once_each = np.ones((1, np.size(match_scores)))
     performances = _performances(thresholds, match_scores, mismatch_scores, [once_each] * np.size(thresholds))
@@ -158,7 +169,7 @@ def bootstrap_intervals(
         (low, high) for each of "accuracy", "precision", "recall", "f1" and "auroc".
 
     Raises:
-        ValueError: shapes disagree.
+        ValueError: shapes disagree, or a value is not finite.
 
     Reference:
         Efron and Tibshirani, 1993, An Introduction to the Bootstrap, chapter 13.
@@ -175,6 +186,7 @@ def bootstrap_intervals(
     return {name: (float(low), float(high)) for name, (low, high) in low_and_high.items()}
 
 
+@measure()
 def _performances(
     thresholds: npt.ArrayLike,
     match_scores: npt.ArrayLike,

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mvae_jax import gaussian
+from mvae_jax.eval._arguments import device_measure, measure
 from mvae_jax.eval.classification import Confusion, Rates, Spread, auroc, bootstrap_intervals, spreads
 
 Posterior = tuple[npt.ArrayLike, npt.ArrayLike]  # (mean, logvar), each [N, D]
@@ -34,6 +35,7 @@ DIRECTIONS = ("img||txt", "txt||img")
 REDUCTIONS = ("mean", "sum")
 
 
+@device_measure()
 def consistency_score(
     image_posterior: Posterior,
     text_posterior: Posterior,
@@ -53,7 +55,7 @@ def consistency_score(
         Scores, [N], in (0, 1]: 1 where the posteriors are equal.
 
     Raises:
-        ValueError: `direction` or `reduction` is unknown.
+        ValueError: `direction` or `reduction` is unknown, or a posterior is not finite.
 
     Reference:
         Kim, 2024, section 5.2.4: the text names the second direction, the printed expression is the first.
@@ -215,6 +217,7 @@ def single_edits(attributes: npt.ArrayLike, names: Sequence[str]) -> tuple[np.nd
     return edits, tuple(items)
 
 
+@measure()
 def threshold(match_scores: npt.ArrayLike, mismatch_scores: npt.ArrayLike, weight: float = 0.6) -> float:
     """Decision threshold: weight * mean(match) + (1 - weight) * mean(mismatch).
 
@@ -226,6 +229,9 @@ def threshold(match_scores: npt.ArrayLike, mismatch_scores: npt.ArrayLike, weigh
     Returns:
         The threshold; a pair is accepted if its score is greater.
 
+    Raises:
+        ValueError: a score is not finite.
+
     Reference:
         Kim, 2024, section 5.2.4 (MM-06).
     """
@@ -233,6 +239,7 @@ def threshold(match_scores: npt.ArrayLike, mismatch_scores: npt.ArrayLike, weigh
     return float(weight * match.mean() + (1.0 - weight) * mismatch.mean())
 
 
+@measure()
 def most_accurate_threshold(match_scores: npt.ArrayLike, mismatch_scores: npt.ArrayLike) -> float:
     """Decision threshold that is right for most of the given pairs.
 
@@ -245,7 +252,7 @@ def most_accurate_threshold(match_scores: npt.ArrayLike, mismatch_scores: npt.Ar
         right equally often the lowest. A pair is accepted if its score is greater.
 
     Raises:
-        ValueError: there are no matching or no mismatched pairs.
+        ValueError: there are no matching or no mismatched pairs, or a score is not finite.
 
     Reference:
         Kim, 2024, section 5.2.4: "selected to optimize classification accuracy" (MM-16).
@@ -306,6 +313,7 @@ class Sensitivity:
     removed: EditScores | None
 
 
+@measure(infinite=("threshold",))
 def sensitivity(
     encode_attributes: Callable[[Any], Posterior],
     image_posterior: Posterior,
@@ -331,7 +339,7 @@ def sensitivity(
         One entry per item of `single_edits`, in its order.
 
     Raises:
-        ValueError: scores are not finite, or what `consistency_score` and `single_edits` raise.
+        ValueError: what `consistency_score` and `single_edits` raise.
     """
     edits, items = single_edits(attributes, names)
     true_scores, *edited_scores = _scores(
@@ -457,6 +465,7 @@ class Benchmark(NamedTuple):
     mismatches: np.ndarray
 
 
+@measure()
 def benchmark(
     encode_images: Callable[[Any], Posterior],
     encode_attributes: Callable[[Any], Posterior],
@@ -494,8 +503,8 @@ def benchmark(
         The result, scores and mismatching attributes of the validation images.
 
     Raises:
-        ValueError: there is no curation, a split is empty or its images and attributes differ in number, scores are
-            not finite, or what `consistency_score` and `curate_mismatches` raise.
+        ValueError: there is no curation, a split is empty or not finite, or its images and attributes differ in number,
+            or what `consistency_score` and `curate_mismatches` raise.
 
     Reference:
         Kim, 2024, section 7.1 (MM-01, MM-04 to MM-07, MM-16).
@@ -546,6 +555,7 @@ def benchmark(
     return Benchmark(result, match, mismatch[0], mismatches)
 
 
+@measure()
 def released_benchmark(
     encode_images: Callable[[Any], Posterior],
     encode_attributes: Callable[[Any], Posterior],
@@ -577,7 +587,7 @@ def released_benchmark(
         The result.
 
     Raises:
-        ValueError: there are no images or images and attributes differ in number, scores are not finite, or what
+        ValueError: there are no images, they are not finite, images and attributes differ in number, or what
             `consistency_score` and `released_mismatches` raise.
 
     Reference:
@@ -622,18 +632,10 @@ def _scores(
     direction: str,
     reduction: str,
 ) -> np.ndarray:
-    """Scores of the same N images with each of T texts, [T, N], all finite."""
+    """Scores of the same N images with each of T texts, [T, N]."""
     posteriors = map(encode_attributes, texts)
-    scores = np.stack(
-        [consistency_score(image_posterior, text, direction=direction, reduction=reduction) for text in posteriors]
-    ).astype(np.float64)
-    broken = int((~np.isfinite(scores)).any(axis=0).sum())
-    if broken:
-        raise ValueError(
-            f"{broken} of the {scores.shape[1]} images have a score that is not finite; look at the means and log "
-            "variances of the encoders, and at the last finite checkpoint."
-        )
-    return scores
+    scores = [consistency_score(image_posterior, text, direction=direction, reduction=reduction) for text in posteriors]
+    return np.stack(scores).astype(np.float64)
 
 
 def _outcome_fields(
@@ -658,6 +660,7 @@ def _blind_accuracy(attributes: np.ndarray, mismatches: np.ndarray) -> float:
     return 0.5 + float(np.abs(attributes.mean(axis=0) - mismatches.mean(axis=0)).max()) / 2
 
 
+@measure()
 def checked_bits(attributes: npt.ArrayLike, names: Sequence[str]) -> np.ndarray:
     """Returns attribute vectors as an array.
 

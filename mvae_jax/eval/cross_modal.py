@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mvae_jax import gaussian
+from mvae_jax.eval._arguments import device_measure, measure
 from mvae_jax.eval.classification import Confusion, auroc
 from mvae_jax.eval.consistency import GENDER, HAIR, Posterior, checked_bits
 
@@ -79,6 +80,7 @@ class AttributeScores:
         return dataclasses.asdict(self)
 
 
+@measure(infinite=("logits",))
 def score_attributes(logits: npt.ArrayLike, attributes: npt.ArrayLike, names: Sequence[str]) -> AttributeScores:
     """Compares predicted attributes (logit > 0) with the true ones.
 
@@ -103,7 +105,7 @@ def score_attributes(logits: npt.ArrayLike, attributes: npt.ArrayLike, names: Se
         The scores.
 
     Raises:
-        ValueError: shapes disagree, there is no example, or a logit is not a number.
+        ValueError: shapes disagree, there is no example, or a logit or an attribute is not a number.
     """
     logits, truth = np.asarray(logits), np.asarray(attributes) > 0.5
     if logits.shape != truth.shape or truth.ndim != 2 or truth.shape[1] != len(names) or not len(truth):
@@ -111,8 +113,6 @@ def score_attributes(logits: npt.ArrayLike, attributes: npt.ArrayLike, names: Se
             f"logits have shape {logits.shape} and attributes {truth.shape}, expected both [N, {len(names)}] with "
             "one column per name and at least one row."
         )
-    if np.isnan(logits).any():
-        raise ValueError(f"{int(np.isnan(logits).sum())} of {logits.size} logits are not a number.")
     right = (logits > 0) == truth
     scores = tuple(_score_attribute(name, logits[:, index], truth[:, index]) for index, name in enumerate(names))
     present = [score for score in scores if score.f1 is not None]
@@ -173,6 +173,7 @@ def well_formed(attributes: npt.ArrayLike, names: Sequence[str]) -> np.ndarray:
     return (hair <= 1) & ((gender == 1) | (not set(GENDER) <= set(lower)))
 
 
+@measure()
 def distinct_rows(attributes: np.ndarray) -> np.ndarray:
     """The rows of attributes, [N, A], without repetitions, [R, A], in the order of their first appearance."""
     _, first = np.unique(attributes, axis=0, return_index=True)
@@ -204,6 +205,7 @@ class Diversity:
         return dataclasses.asdict(self)
 
 
+@measure()
 def diversity(samples: npt.ArrayLike, reference: npt.ArrayLike) -> Diversity:
     """Distance between images of one caption, relative to that between any two real images.
 
@@ -238,8 +240,6 @@ def diversity(samples: npt.ArrayLike, reference: npt.ArrayLike) -> Diversity:
         )
     within = float(np.sqrt(np.mean([_mean_squared_difference(draws) for draws in samples])))
     apart = float(np.sqrt(_mean_squared_difference(reference)))
-    if not np.isfinite([within, apart]).all():
-        raise ValueError("samples or reference hold values that are not finite; look at the model's outputs.")
     if apart == 0.0:
         raise ValueError("all real images are equal; pass different ones as reference.")
     captions, draws = samples.shape[:2]
@@ -306,6 +306,7 @@ class PosteriorDistance:
         return dataclasses.asdict(self)
 
 
+@device_measure()
 def posterior_distance(
     image_posterior: Posterior, text_posterior: Posterior, attributes: npt.ArrayLike
 ) -> PosteriorDistance:
@@ -330,7 +331,8 @@ def posterior_distance(
         The distances, and ranks.
 
     Raises:
-        ValueError: attributes are not one row per example, all rows are equal, or a distance is not finite.
+        ValueError: attributes are not one row per example, all rows are equal, or a posterior or a distance is not
+            finite.
 
     Reference:
         Jeffreys, 1946, An invariant form for the prior probability in estimation problems; Dowson and Landau, 1982,

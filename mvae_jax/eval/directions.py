@@ -18,8 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mvae_jax import gaussian
+from mvae_jax.eval._arguments import check_finite, device_measure, measure
 
 
+@device_measure()
 def attribute_vectors(
     encode: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
     images: Any,
@@ -48,8 +50,8 @@ def attribute_vectors(
         One vector per attribute, float32 [A, D], in units of the codes.
 
     Raises:
-        ValueError: shapes disagree, a value is neither 0 nor 1, or all images or none have an attribute, whose vector
-            would then be the mean of nothing.
+        ValueError: shapes disagree, an image or a code is not finite, a value is neither 0 nor 1, or all images or none
+            have an attribute, whose vector would then be the mean of nothing.
 
     Reference:
         Larsen et al., 2016, arXiv:1512.09300, section 4.1.2.
@@ -59,10 +61,12 @@ def attribute_vectors(
     posteriors = [encode(jnp.asarray(images[start : start + batch_size])) for start in starts]
     mean, logvar = map(jnp.concatenate, zip(*posteriors, strict=True))
     codes = np.asarray(mean if key is None else gaussian.sample(key, mean, logvar), np.float64)
+    check_finite(codes, "codes")
     with_it, without = (group.T @ codes / group.sum(axis=0)[:, None] for group in (has, ~has))
     return (with_it - without).astype(np.float32)
 
 
+@measure()
 def svm_directions(
     codes: npt.ArrayLike, attributes: npt.ArrayLike, names: Sequence[str], *, least: int = 10
 ) -> dict[str, np.ndarray]:
@@ -82,7 +86,7 @@ def svm_directions(
         all codes along it; without attributes that too few of the codes have, or lack.
 
     Raises:
-        ValueError: shapes disagree, or a value is neither 0 nor 1.
+        ValueError: shapes disagree, codes are not finite, or a value is neither 0 nor 1.
 
     Reference:
         Pidhorskyi et al., 2020, `principal_directions` of the released code: C = 1, squared hinge loss, primal problem.
@@ -129,6 +133,7 @@ def _checked(attributes: npt.ArrayLike, count: int, names: Sequence[str] | None)
     return has
 
 
+@measure()
 def cosines(vectors: npt.ArrayLike) -> np.ndarray:
     """Cosines of the angles between all vectors, [A, D]: 1 for one direction, 0 for what has nothing in common.
 
@@ -139,7 +144,7 @@ def cosines(vectors: npt.ArrayLike) -> np.ndarray:
         [A, A], symmetric, in [-1, 1]; ones on the diagonal.
 
     Raises:
-        ValueError: a vector is zero, and so has no direction.
+        ValueError: a vector is zero, and so has no direction, or is not finite.
     """
     vectors = np.asarray(vectors, np.float64)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -149,6 +154,7 @@ def cosines(vectors: npt.ArrayLike) -> np.ndarray:
     return np.clip(units @ units.T, -1.0, 1.0)
 
 
+@device_measure()
 def edited(
     decode: Callable[[jax.Array], jax.Array], z: jax.Array, vector: npt.ArrayLike, strengths: npt.ArrayLike
 ) -> jax.Array:
@@ -162,6 +168,9 @@ def edited(
 
     Returns:
         [S, N, H, W, C].
+
+    Raises:
+        ValueError: a code, the vector or a strength is not finite.
     """
     direction = jnp.asarray(vector, z.dtype)
     chex.assert_shape(direction, z.shape[1:])

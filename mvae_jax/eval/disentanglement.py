@@ -24,6 +24,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from mvae_jax.eval._arguments import check_finite, measure
+
 
 class _Result:
     def to_dict(self) -> dict[str, Any]:
@@ -399,6 +401,7 @@ class FactorVAEScore(_Result):
     seed: int
 
 
+@measure()
 def factor_vae_score(
     codes_of: Callable[[np.ndarray], npt.ArrayLike],
     factor_sizes: Sequence[int],
@@ -453,8 +456,9 @@ def factor_vae_score(
         if fixed is not None:
             factors[:, fixed] = factors[0, fixed]
         codes = np.asarray(codes_of(factors), float)
-        if codes.ndim != 2 or len(codes) != batch_size or not np.isfinite(codes).all():
-            raise ValueError(f"codes_of gave shape {codes.shape}, expected finite codes [{batch_size}, D].")
+        if codes.ndim != 2 or len(codes) != batch_size:
+            raise ValueError(f"codes_of gave shape {codes.shape}, expected codes [{batch_size}, D].")
+        check_finite(codes, "codes")
         return codes
 
     batches = math.ceil(scale_samples / batch_size)
@@ -491,6 +495,7 @@ def factor_vae_score(
     )
 
 
+@measure()
 def _checked(codes: npt.ArrayLike, factors: npt.ArrayLike, *, dimensions: int) -> tuple[np.ndarray, np.ndarray]:
     """Codes [N, D], float, and factors [N, F], integers, or a ValueError that says what is wrong."""
     codes, factors = np.asarray(codes, float), np.asarray(factors)
@@ -501,8 +506,6 @@ def _checked(codes: npt.ArrayLike, factors: npt.ArrayLike, *, dimensions: int) -
         )
     if codes.shape[1] < dimensions:
         raise ValueError(f"codes have {codes.shape[1]} dimensions, expected at least {dimensions} to compare.")
-    if not np.isfinite(codes).all():
-        raise ValueError(f"{int((~np.isfinite(codes)).sum())} of {codes.size} codes are not finite.")
     if not np.issubdtype(factors.dtype, np.integer):
         raise ValueError(f"factors are {factors.dtype}, expected integers: the index of each value.")
     _check_values(factors, "samples")

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
+from mvae_jax.eval._arguments import check_finite, measure
 from mvae_jax.images import to_uint8
 from mvae_jax.nets.inception import InceptionV3, Preprocessing, load_inception
 
@@ -74,6 +75,7 @@ class Comparison:
         return dataclasses.asdict(self)
 
 
+@measure()
 def check_features(features: npt.ArrayLike, least: int = 2) -> np.ndarray:
     """Features as an array [N, F].
 
@@ -83,11 +85,10 @@ def check_features(features: npt.ArrayLike, least: int = 2) -> np.ndarray:
     features = np.asarray(features)
     if features.ndim != 2 or len(features) < least or not features.size:
         raise ValueError(f"features have shape {features.shape}, expected [N, F] with at least {least} examples.")
-    if not np.isfinite(features).all():
-        raise ValueError(f"{int((~np.isfinite(features)).sum())} of {features.size} features are not finite.")
     return features
 
 
+@measure()
 def check_pair(features_a: npt.ArrayLike, features_b: npt.ArrayLike, least: int = 2) -> tuple[np.ndarray, np.ndarray]:
     """Two sets of features as arrays [N, F] and [M, F].
 
@@ -137,8 +138,9 @@ def inception_features(
             raise ValueError(
                 f"images have shape {images.shape}, expected [N, H, W, 3]; grey ones need their channel three times."
             )
-        if images.dtype != np.uint8 and not (jnp.issubdtype(images.dtype, jnp.floating) and np.isfinite(images).all()):
-            raise ValueError(f"images are {images.dtype}, expected uint8, or float in [-1, 1] and all finite.")
+        if images.dtype != np.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
+            raise ValueError(f"images are {images.dtype}, expected uint8, or float in [-1, 1].")
+        check_finite(images, "images")
         size = min(chunk, len(images))
         blocks = []
         for start in range(0, len(images), size):

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
+from mvae_jax.eval._arguments import measure
 from mvae_jax.eval.features import Comparison, Features, check_features, check_pair
 
 _ROUNDING = 1e-6  # of a matrix that is meant to be a covariance, as a share of its largest variance
@@ -179,6 +180,7 @@ def moments_of(features: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     return moments.mean, moments.covariance
 
 
+@measure()
 def frechet_distance_of_moments(
     mean_a: npt.ArrayLike, covariance_a: npt.ArrayLike, mean_b: npt.ArrayLike, covariance_b: npt.ArrayLike
 ) -> float:
@@ -209,8 +211,6 @@ def frechet_distance_of_moments(
     shapes = [array.shape for array in (*means, *covariances)]
     if shapes != [(size,)] * 2 + [(size, size)] * 2:
         raise ValueError(f"means and covariances have shapes {shapes}, expected [F], [F], [F, F] and [F, F].")
-    if not all(np.isfinite(array).all() for array in (*means, *covariances)):
-        raise ValueError("means or covariances hold values that are not finite; look at the features.")
     factors = [_factor(covariance) for covariance in covariances]
     shared = np.linalg.svd(factors[0].T @ factors[1], compute_uv=False).sum()
     apart = np.square(means[0] - means[1]).sum() + np.trace(covariances[0]) + np.trace(covariances[1])

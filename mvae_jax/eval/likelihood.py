@@ -19,11 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from mvae_jax import gaussian, random
+from mvae_jax.eval._arguments import check_finite, device_measure, measure
 from mvae_jax.losses import KLTerms
 
 Gaussian = tuple[jax.Array, jax.Array]  # (mean, logvar), each [B, D]
 
 
+@device_measure(infinite=("log_weights",))
 def importance_bound(log_weights: jax.Array) -> jax.Array:
     """Importance-weighted bound of log p(x), log of the mean of K weights p(x, z_k) / q(z_k | x).
 
@@ -34,6 +36,9 @@ def importance_bound(log_weights: jax.Array) -> jax.Array:
 
     Returns:
         One bound per example, [B], in nats.
+
+    Raises:
+        ValueError: a weight is not a number.
 
     Reference:
         Burda et al., 2016, arXiv:1509.00519, equation 8.
@@ -55,6 +60,7 @@ class Estimate:
     standard_error: float | None
 
     @classmethod
+    @measure(infinite=("values",))
     def of(cls, values: np.ndarray) -> Estimate:
         """The mean of independent values, [N]."""
         values = np.asarray(values, np.float64)
@@ -113,6 +119,7 @@ class Likelihood:
         }
 
 
+@device_measure()
 def estimate_likelihood(
     encode: Callable[[Any], Gaussian],
     log_likelihood: Callable[[Any, jax.Array], jax.Array],
@@ -143,7 +150,8 @@ def estimate_likelihood(
         The bounds.
 
     Raises:
-        ValueError: there are no examples, or `samples` or `batch_size` is below 1.
+        ValueError: there are no examples, `samples` or `batch_size` is below 1, examples or posteriors are not finite,
+            or a likelihood is not a number.
 
     Reference:
         Burda et al., 2016, arXiv:1509.00519.
@@ -158,12 +166,14 @@ def estimate_likelihood(
         posterior = encode(batch)
         reference = prior(batch) if prior else tuple(map(jnp.zeros_like, posterior))
         chex.assert_equal_shape([*posterior, *reference])
+        check_finite((posterior, reference), "posterior and prior")
         kl = gaussian.kl_divergence(*posterior, *reference)
         likelihoods, ratios = [], []
         for sample in range(samples):
             z, ratio = _draw(keys[rows], sample, posterior, reference)
             likelihood = log_likelihood(batch, z)
             chex.assert_shape(likelihood, (batch_size,))
+            check_finite(likelihood, "log_likelihood", infinite=True)
             # Waiting for the numbers keeps no more than one decoder pass in memory.
             likelihoods.append(np.asarray(likelihood, np.float32))
             ratios.append(np.asarray(ratio))
@@ -187,11 +197,12 @@ def _draw(keys: jax.Array, sample: jax.Array, posterior: Gaussian, prior: Gaussi
     """The given sample of each example, [B, D], and its log p(z) - log q(z | x), [B]."""
     mean, logvar = posterior
     own_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, sample)
-    noise = jax.vmap(lambda own_key: jax.random.normal(own_key, mean.shape[1:]))(own_keys)
+    noise = jax.vmap(lambda own_key: jax.random.normal(own_key, mean.shape[1:], jnp.float32))(own_keys)
     z = mean + jnp.exp(0.5 * logvar) * noise
     return z, (gaussian.log_prob(z, *prior) - gaussian.log_prob(z, mean, logvar)).sum(axis=-1)
 
 
+@device_measure()
 def active_units(means: jax.Array, threshold: float = 0.01) -> jax.Array:
     """Latent dimensions that the data move: Var_x(E_q(z | x)[z_d]) > threshold.
 
@@ -203,7 +214,7 @@ def active_units(means: jax.Array, threshold: float = 0.01) -> jax.Array:
         Whether a dimension is active, [D], bool; their sum is the number of active units.
 
     Raises:
-        ValueError: there are fewer than two examples.
+        ValueError: there are fewer than two examples, or means are not finite.
 
     Reference:
         Burda et al., 2016, arXiv:1509.00519, section 5.
@@ -257,6 +268,7 @@ class AggregatePosterior:
         return dataclasses.asdict(self)
 
 
+@device_measure()
 def aggregate_posterior(
     mean: jax.Array, logvar: jax.Array, key: jax.Array, *, samples: int = 2000, chunk_size: int = 8
 ) -> AggregatePosterior:
@@ -279,7 +291,7 @@ def aggregate_posterior(
         The estimates.
 
     Raises:
-        ValueError: there are no examples, or `samples` or `chunk_size` is below 1.
+        ValueError: there are no examples, `samples` or `chunk_size` is below 1, or posteriors are not finite.
 
     Reference:
         Chen et al., 2018, arXiv:1802.04942, equation 2.

@@ -11,6 +11,7 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
+from mvae_jax.eval._arguments import measure
 from mvae_jax.eval.features import Comparison, Features, check_pair
 
 _ROUNDING = 1e-12  # of a squared distance, as a share of the squared lengths
@@ -31,6 +32,7 @@ class PrecisionRecall(Comparison):
     neighbours: int
 
 
+@measure()
 def precision_and_recall(
     real: npt.ArrayLike,
     generated: npt.ArrayLike,

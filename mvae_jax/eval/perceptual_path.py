@@ -24,6 +24,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mvae_jax import gaussian, random
+from mvae_jax.eval._arguments import check_finite, device_measure, measure
+from mvae_jax.numerics import in_float32
 
 SAMPLINGS = ("full", "end")
 # Side of the part that is compared, as a share of the side of the image. Faces of CelebA at 128 px fill more of it.
@@ -98,6 +100,7 @@ class PerceptualPathLength:
         return dataclasses.asdict(self)
 
 
+@measure()
 def perceptual_path_length(
     draw: Callable[[jax.Array, jax.Array], jax.Array],
     sample_latents: Callable[[jax.Array], jax.Array],
@@ -187,11 +190,7 @@ def perceptual_path_length(
             batch = np.arange(first, first + batch_size) % pairs  # the last one is filled up, so that shapes stay
             blocks.append(np.asarray(steps(keys[batch])[0], np.float64))
     distances = np.concatenate(blocks)[:pairs]
-    if not np.isfinite(distances).all():
-        raise ValueError(
-            f"{int((~np.isfinite(distances)).sum())} of {pairs} distances are not finite: look at the images that draw "
-            "returns."
-        )
+    check_finite(distances, "distances")
     value, standard_error, kept = trimmed_mean(distances / epsilon**2, percentiles)
     return PerceptualPathLength(
         value=value,
@@ -249,6 +248,7 @@ def lengths_of_both_spaces(
     }
 
 
+@device_measure()
 def line_step(
     start: jax.Array, end: jax.Array, place: jax.Array | float, epsilon: float
 ) -> tuple[jax.Array, jax.Array]:
@@ -267,6 +267,7 @@ def line_step(
     return point, point + epsilon * (end - start)
 
 
+@device_measure()
 def arc_step(start: jax.Array, end: jax.Array, place: jax.Array | float, epsilon: float) -> tuple[jax.Array, jax.Array]:
     """The points of a great circle at t and at t + epsilon, without cancellation.
 
@@ -311,10 +312,13 @@ def _points(
     epsilon: float,
 ) -> jax.Array:
     """Both ends of a step on each of B paths, [2B, ..., D]; at the start where there are no keys for places."""
-    places = jnp.zeros(len(start)) if place_keys is None else jax.vmap(jax.random.uniform)(place_keys)
+    # In the type of the latents: the default is another one where `jax_enable_x64` is set.
+    draw = functools.partial(jax.random.uniform, dtype=start.dtype)
+    places = jnp.zeros(len(start), start.dtype) if place_keys is None else jax.vmap(draw)(place_keys)
     return jnp.concatenate(step(start, end, places.reshape(-1, *(1,) * (start.ndim - 1)), epsilon))
 
 
+@in_float32
 @functools.partial(jax.jit, static_argnames="crop")
 def comparable(images: jax.Array, crop: str | None) -> jax.Array:
     """The part of images [B, H, W, C] that is compared, above 256 pixels as means of k x k pixels.
@@ -340,6 +344,7 @@ def comparable(images: jax.Array, crop: str | None) -> jax.Array:
     return images[:, : h // k * k, : w // k * k].reshape(b, h // k, k, w // k, k, c).mean((2, 4))
 
 
+@measure()
 def trimmed_mean(values: npt.ArrayLike, percentiles: tuple[float, float]) -> tuple[float, float, int]:
     """Mean of the values between two percentiles, its standard error, and how many values there are.
 

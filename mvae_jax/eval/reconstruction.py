@@ -9,9 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mvae_jax.eval._arguments import device_measure
+
 PEAK = 2.0  # width of [-1, 1]
 
 
+@device_measure()
 def psnr(image: jax.Array, reconstruction: jax.Array) -> jax.Array:
     """Peak signal-to-noise ratio, 10 log10(peak^2 / mean squared error) with peak 2, the width of [-1, 1].
 
@@ -21,12 +24,16 @@ def psnr(image: jax.Array, reconstruction: jax.Array) -> jax.Array:
 
     Returns:
         Ratios, [B], in decibel; infinite for equal images.
+
+    Raises:
+        ValueError: a value is not finite.
     """
     _assert_images(image, reconstruction)
     error = jnp.square(image - reconstruction).mean(axis=(1, 2, 3))
     return 20.0 * math.log10(PEAK) - 10.0 * jnp.log10(error)
 
 
+@device_measure()
 def ssim(image: jax.Array, reconstruction: jax.Array, *, window: int = 11, sigma: float = 1.5) -> jax.Array:
     """Structural similarity: agreement of local mean, contrast and structure, the mean over windows and channels.
 
@@ -45,7 +52,7 @@ def ssim(image: jax.Array, reconstruction: jax.Array, *, window: int = 11, sigma
         Similarities, [B], in [-1, 1]; 1 only for equal images.
 
     Raises:
-        ValueError: the images are smaller than the window.
+        ValueError: the images are smaller than the window, or a value is not finite.
 
     Reference:
         Wang et al., 2004, Image quality assessment: from error visibility to structural similarity, equation 13.

@@ -6,7 +6,10 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from mvae_jax.eval._arguments import device_measure
 
+
+@device_measure()
 def sharpness(images: jax.Array) -> jax.Array:
     """Mean absolute Laplacian: of |left + right + above + below - 4 centre| over inner pixels and channels.
 
@@ -20,7 +23,7 @@ def sharpness(images: jax.Array) -> jax.Array:
         One value per image, [N], in units of intensity.
 
     Raises:
-        ValueError: the images have no inner pixel.
+        ValueError: the images have no inner pixel, or a value is not finite.
     """
     chex.assert_rank(images, 4)
     chex.assert_type(images, float)
@@ -31,6 +34,7 @@ def sharpness(images: jax.Array) -> jax.Array:
     return jnp.abs(across + down - 4.0 * images[:, 1:-1, 1:-1]).mean(axis=(1, 2, 3))
 
 
+@device_measure()
 def sharpness_ratio(images: jax.Array, real: jax.Array) -> float:
     """Mean sharpness of a set of images, relative to that of real ones of the same size.
 
@@ -42,7 +46,7 @@ def sharpness_ratio(images: jax.Array, real: jax.Array) -> float:
         real: [M, H, W, C], float in [-1, 1].
 
     Raises:
-        ValueError: sizes differ, or the real images are all of one shade.
+        ValueError: sizes differ, a value is not finite, or the real images are all of one shade.
     """
     if images.shape[1:] != real.shape[1:]:
         raise ValueError(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mvae_jax.eval._arguments import measure
 from mvae_jax.eval.cross_modal import diversity
 
 # Blur costs samples some of their variance, but a model that shows different images keeps well over half of the
@@ -76,6 +77,7 @@ class Stability:
         return dataclasses.asdict(self)
 
 
+@measure(unchecked=("samples", "reconstructions", "records"))  # values that are not finite are among the signs
 def assess_stability(
     samples: npt.ArrayLike | None,
     real: npt.ArrayLike,
@@ -101,8 +103,8 @@ def assess_stability(
         The signs, and what follows from them.
 
     Raises:
-        ValueError: `samples` or `real` are not [N, H, W, C] with N at least 2, all real images are equal, or
-            `reconstructions` have another shape than `real`.
+        ValueError: `samples` or `real` are not [N, H, W, C] with N at least 2, `real` is not finite, all real images
+            are equal, or `reconstructions` have another shape than `real`.
     """
     broken = {"samples": _not_finite_of(samples), "reconstructions": _not_finite_of(reconstructions)}
     spread = None if samples is None or broken["samples"] else diversity(np.asarray(samples)[None], real).ratio

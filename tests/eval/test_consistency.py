@@ -390,7 +390,7 @@ def test_benchmark_refuses_broken_input():
     good = (people(5), people(5))
     with pytest.raises(ValueError, match="calibration has 5 images and 4 rows"):
         consistency.benchmark(encode, encode, (good[0], good[1][:4]), good, NAMES, seed=0)
-    with pytest.raises(ValueError, match="5 of the 5 images have a score that is not finite"):
+    with pytest.raises(ValueError, match="50 of 100 values of image_posterior are not finite"):
         consistency.benchmark(lambda images: encode(images * np.nan), encode, good, good, NAMES, seed=0)
     with pytest.raises(ValueError, match="curations is 0, expected at least 1"):
         consistency.benchmark(encode, encode, good, good, NAMES, seed=0, curations=0)

@@ -81,7 +81,7 @@ def test_never_saying_yes_has_no_f1_to_show():
         (np.zeros((2, 3)), np.zeros((2, 2)), r"logits have shape \(2, 3\) and attributes \(2, 2\)"),
         (np.zeros((2, 3)), np.zeros((2, 3)), r"expected both \[N, 2\]"),
         (np.zeros((0, 2)), np.zeros((0, 2)), "at least one row"),
-        (np.full((2, 2), np.nan), np.zeros((2, 2)), "4 of 4 logits are not a number"),
+        (np.full((2, 2), np.nan), np.zeros((2, 2)), "4 of 4 values of logits are not numbers"),
     ],
 )
 def test_wrong_input_is_refused(logits, attributes, message):

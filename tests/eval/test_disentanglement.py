@@ -361,7 +361,10 @@ def test_results_are_plain_numbers():
         (lambda codes, factors: (codes, factors[:, 0]), r"factors \(60,\), expected"),
         (lambda codes, factors: (codes[:0], factors[:0]), "expected"),
         (lambda codes, factors: (codes[:, :1], factors), "1 dimensions, expected at least 2"),
-        (lambda codes, factors: (np.where(factors == 1, np.nan, codes), factors), "35 of 120 codes are not finite"),
+        (
+            lambda codes, factors: (np.where(factors == 1, np.nan, codes), factors),
+            "35 of 120 values of codes are not finite",
+        ),
         (lambda codes, factors: (codes, factors * 1.0), "factors are float64, expected integers"),
         (lambda codes, factors: (codes, factors * [1, 0]), r"factors \[1\] take only one value among the 60 samples"),
         (lambda codes, factors: (codes[:9], factors[:9]), "9 samples"),
@@ -406,6 +409,10 @@ def test_bad_sampling_is_refused(sizes, options, message):
 
 
 def test_bad_codes_of_function_are_refused():
-    for codes_of in (lambda values: values[:, 0], lambda values: values[1:], lambda values: values * np.nan):
-        with pytest.raises(ValueError, match=r"expected finite codes \[64, D\]"):
+    for codes_of, message in (
+        (lambda values: values[:, 0], r"shape \(64,\), expected codes \[64, D\]"),
+        (lambda values: values[1:], r"shape \(63, 2\), expected codes \[64, D\]"),
+        (lambda values: values * np.nan, "128 of 128 values of codes are not finite"),
+    ):
+        with pytest.raises(ValueError, match=message):
             factor_vae_score(codes_of, (3, 3))

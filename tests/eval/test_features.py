@@ -45,7 +45,7 @@ def test_other_images_are_refused(small):
         (np.zeros((2, 8, 8, 1), np.uint8), r"shape \(2, 8, 8, 1\), expected \[N, H, W, 3\]; grey"),
         (np.zeros((0, 8, 8, 3)), r"shape \(0, 8, 8, 3\)"),
         (np.zeros((2, 8, 8, 3), int), "images are int64, expected uint8, or float"),
-        (np.full((2, 8, 8, 3), np.nan), "all finite"),
+        (np.full((2, 8, 8, 3), np.nan), "384 of 384 values of images are not finite"),
     ):
         with pytest.raises(ValueError, match=match):
             extract(images)
@@ -72,7 +72,7 @@ def test_a_comparison_carries_what_it_depends_on():
         (np.zeros((1, 3)), np.zeros((5, 3)), r"shape \(1, 3\), expected \[N, F\] with at least 2"),
         (np.zeros((5, 3)), np.zeros(3), r"shape \(3,\), expected \[N, F\]"),
         (np.zeros((5, 0)), np.zeros((5, 0)), r"shape \(5, 0\)"),
-        (np.zeros((5, 3)), np.full((5, 3), np.inf), "15 of 15 features are not finite"),
+        (np.zeros((5, 3)), np.full((5, 3), np.inf), "15 of 15 values of features_b are not finite"),
         (np.zeros((5, 3)), np.zeros((5, 4)), r"shapes \(5, 3\) and \(5, 4\), expected as many"),
     ],
 )

@@ -163,7 +163,7 @@ def test_blocks_that_do_not_go_together_are_refused():
         moments.covariance  # noqa: B018
     with pytest.raises(ValueError, match=r"shape \(1, 4\), expected 3 per example"):
         moments.add(np.zeros((1, 4)))
-    with pytest.raises(ValueError, match="1 of 3 features are not finite"):
+    with pytest.raises(ValueError, match="1 of 3 values of features are not finite"):
         moments.add([[0.0, np.nan, 0.0]])
     assert moments.count == 1
 

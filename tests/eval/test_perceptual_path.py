@@ -436,7 +436,10 @@ def test_half_precision_is_refused():
         ({"epsilon": 0.0}, "epsilon 0,"),
         ({"crop": "face"}, r"shape \(4, 4, 3\), expected a square with a side that is a multiple of 8"),
         ({"percentiles": (99, 1)}, r"percentiles are \(99, 1\), expected a lower and a higher one"),
-        ({"draw": lambda latents, keys: jnp.full((len(latents), 4, 4, 3), jnp.nan)}, "4 of 4 distances are not finite"),
+        (
+            {"draw": lambda latents, keys: jnp.full((len(latents), 4, 4, 3), jnp.nan)},
+            "4 of 4 values of distances are not finite",
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_refused(changes, match):

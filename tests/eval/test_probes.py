@@ -168,7 +168,7 @@ def test_scores_carry_what_they_depend_on(probe):
         ({"test_labels": np.zeros((4, 1), int)}, r"test_features have shape \(4, 3\) and test_labels \(4, 1\)"),
         ({"test_features": np.zeros((0, 3)), "test_labels": np.zeros(0, int)}, r"shape \(0, 3\) .* at least one row"),
         ({"test_features": np.zeros((4, 2))}, "train_features have 3 features and test_features 2, expected as many"),
-        ({"train_features": np.full((10, 3), np.nan)}, "30 of 30 train_features are not finite"),
+        ({"train_features": np.full((10, 3), np.nan)}, "30 of 30 values of train_features are not finite"),
         ({"test_labels": np.zeros(4)}, "test_labels are float64, expected integers"),
     ],
 )
