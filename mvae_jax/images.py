@@ -44,7 +44,12 @@ def to_float(images: jax.Array) -> jax.Array:
 
 @in_float32
 def to_uint8(images: jax.Array) -> jax.Array:
-    """Maps float [..., H, W, C] in [-1, 1] to the nearest uint8 in [0, 255]; values outside are clipped."""
+    """Maps float [..., H, W, C] in [-1, 1] to the nearest uint8 in [0, 255]; values outside are clipped.
+
+    Raises:
+        ValueError: `images` are not floats.
+    """
+    _check_float(images, "in [-1, 1]")
     return jnp.clip(jnp.round((images + 1.0) * 127.5), 0, 255).astype(jnp.uint8)
 
 
@@ -60,5 +65,15 @@ def to_unit_interval(images: jax.Array) -> jax.Array:
 
 @in_float32
 def from_unit_interval(images: jax.Array) -> jax.Array:
-    """Maps float in [0, 1] to float32 in [-1, 1]."""
+    """Maps float in [0, 1] to float32 in [-1, 1].
+
+    Raises:
+        ValueError: `images` are not floats.
+    """
+    _check_float(images, "in [0, 1]")
     return 2.0 * images - 1.0
+
+
+def _check_float(images: jax.Array, values: str) -> None:
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"images have dtype {images.dtype}, expected floats {values}; `to_float` converts from uint8.")

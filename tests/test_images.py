@@ -30,9 +30,19 @@ def test_the_unit_interval_is_reached_from_bytes_and_from_floats():
 
 
 @pytest.mark.parametrize("convert", [images.to_float, images.to_unit_interval])
-def test_another_integer_type_is_refused(convert):
-    with pytest.raises(ValueError, match=r"images have dtype int32, expected uint8 in \[0, 255\]"):
-        convert(jnp.asarray(BYTES, jnp.int32))
+@pytest.mark.parametrize("dtype", ["int32", "bool", "uint16"])
+def test_another_integer_type_is_refused(convert, dtype):
+    with pytest.raises(ValueError, match=rf"images have dtype {dtype}, expected uint8 in \[0, 255\]"):
+        convert(jnp.asarray(BYTES, dtype))
+
+
+@pytest.mark.parametrize(("convert", "interval"), [(images.to_uint8, "-1"), (images.from_unit_interval, "0")])
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "bool"])
+def test_what_takes_floats_refuses_integers(convert, interval, dtype):
+    with pytest.raises(
+        ValueError, match=rf"images have dtype {dtype}, expected floats in \[{interval}, 1\]; `to_float`"
+    ):
+        convert(jnp.asarray(BYTES, dtype))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])

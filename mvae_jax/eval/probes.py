@@ -214,16 +214,22 @@ def _nearest_neighbours(train: np.ndarray, test: np.ndarray, chunk: int) -> np.n
     """Row of `train` [N, F] that is closest to each of `test` [M, F], int [M]."""
     if chunk < 1:
         raise ValueError(f"chunk is {chunk}, expected at least one example at a time.")
-    # Far from the origin, products of float32 would lose the differences.
-    centre = train.mean(axis=0, dtype=np.float64).astype(np.float32)
-    points = jnp.asarray(train - centre)
+    # Far from the origin, products of float32 would lose the differences, and far from 1 exceed or vanish in its range.
+    # A power of two rounds nothing.
+    centre = train.mean(axis=0, dtype=np.float64).astype(train.dtype)
+    _, exponent = np.frexp(np.abs(train - centre).max())
+
+    def prepared(rows: np.ndarray) -> jax.Array:
+        return jnp.asarray(np.ldexp(rows - centre, -exponent), jnp.float32)
+
+    points = prepared(train)
     half_squares = 0.5 * jnp.square(points).sum(axis=1)
     nearest = []
     for start in range(0, len(test), chunk):
         queries = test[start : start + chunk]
-        closest_rows = _candidates(points, half_squares, jnp.asarray(queries - centre), min(_CANDIDATES, len(train)))
+        closest_rows = _candidates(points, half_squares, prepared(queries), min(_CANDIDATES, len(train)))
         candidates = np.sort(np.asarray(closest_rows), axis=1)  # so that the first of equal ones is that of least index
-        differences = train[candidates].astype(np.float64) - queries[:, None]
+        differences = np.ldexp(train[candidates].astype(np.float64) - queries[:, None], -exponent)
         closest = np.einsum("nkf,nkf->nk", differences, differences).argmin(axis=1)
         nearest.append(candidates[np.arange(len(queries)), closest])
     return np.concatenate(nearest)
@@ -241,8 +247,10 @@ def _candidates(points: jax.Array, half_squares: jax.Array, queries: jax.Array, 
 def _checked(
     train_features: npt.ArrayLike, train_labels: npt.ArrayLike, test_features: npt.ArrayLike, test_labels: npt.ArrayLike
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """All four as arrays, features float32; a ValueError names the one that does not fit."""
-    train, test = np.asarray(train_features, np.float32), np.asarray(test_features, np.float32)
+    """All four as arrays, features float32 or, if given so, float64; a ValueError names the one that does not fit."""
+    train, test = np.asarray(train_features), np.asarray(test_features)
+    dtype = np.result_type(train, test, np.float32)
+    train, test = train.astype(dtype, copy=False), test.astype(dtype, copy=False)
     labels = {"train": np.asarray(train_labels), "test": np.asarray(test_labels)}
     for name, features in (("train", train), ("test", test)):
         classes = labels[name]

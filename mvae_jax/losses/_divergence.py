@@ -99,19 +99,24 @@ def kl_terms(
         Three estimates per example, each [B], in nats.
 
     Raises:
-        ValueError: the estimator is unknown, or it is "mss" and not 2 <= M <= N.
+        ValueError: the batch is empty, N is not a whole number of at least 1, the estimator is unknown, or it is "mss"
+            and not 2 <= M <= N.
 
     Reference:
         Chen et al., 2018, arXiv:1802.04942, equation 2.
     """
     chex.assert_rank([z, mean, logvar], 2)
     assert_events(z, mean, logvar)
+    if not dataset_size >= 1 or dataset_size % 1:
+        raise ValueError(f"dataset_size is {dataset_size}, expected a whole number of examples, at least 1.")
+    if not len(z):
+        raise ValueError("the batch has no example, expected at least one: q(z) is estimated from its posteriors.")
     drawn_from = jnp.arange(z.shape[0])
     means, logvars = mean, logvar
     if axis_name is not None:
         drawn_from = drawn_from + jax.lax.axis_index(axis_name) * z.shape[0]
         means, logvars = jax.lax.all_gather((mean, logvar), axis_name, tiled=True)
-    log_weights = _log_weights(estimator, drawn_from, means.shape[0], dataset_size)  # [B, M]
+    log_weights = _log_weights(estimator, drawn_from, means.shape[0], int(dataset_size))  # [B, M]
     pairs = gaussian.log_prob(z[:, None], means[None], logvars[None])  # [B, M, D]
     log_joint = jax.nn.logsumexp(log_weights + pairs.sum(-1), axis=1)
     log_marginals = jax.nn.logsumexp(log_weights[..., None] + pairs, axis=1).sum(-1)
@@ -156,7 +161,8 @@ def total_correlation(
         One estimate per example, [B], in nats.
 
     Raises:
-        ValueError: the estimator is unknown, or it is "mss" and not 2 <= M <= N.
+        ValueError: the batch is empty, N is not a whole number of at least 1, the estimator is unknown, or it is "mss"
+            and not 2 <= M <= N.
 
     Reference:
         Chen et al., 2018, arXiv:1802.04942, equation 3 and appendix C (mws, mss).

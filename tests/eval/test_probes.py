@@ -184,6 +184,32 @@ def test_bad_input_is_refused(probe, change, message):
         probe(**given | change)
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])
+def test_neighbours_at_any_scale(scale, dtype):
+    (train, labels), (test, test_labels) = clusters(60), clusters(20, seed=1)
+    expected = probes.nearest_labels(train, labels, test)
+    np.testing.assert_array_equal(probes.nearest_labels(dtype(scale * train), labels, dtype(scale * test)), expected)
+    accuracy = nearest_neighbour_accuracy(dtype(scale * train), labels, dtype(scale * test), test_labels).accuracy
+    assert accuracy == (expected == test_labels).mean()
+
+
+def test_neighbours_far_from_the_origin():
+    """float64 has eight digits of the differences left, float32 none."""
+    points = np.random.default_rng(0).normal(size=(200, 8))
+    labels = np.arange(200)
+    near = probes.nearest_labels(points[:100], labels[:100], points[100:])
+    np.testing.assert_array_equal(probes.nearest_labels(points[:100] + 1e8, labels[:100], points[100:] + 1e8), near)
+    assert nearest_neighbour_accuracy(points + 1e8, labels, points + 1e8, labels).accuracy == 1.0
+    fine, side = 1 + 1e-9 * points, (points[:, 0] > 0).astype(int)
+    assert linear_svm_accuracy(fine, side, fine, side, standardise=True).accuracy > 0.9
+
+
+def test_whole_numbers_are_features():
+    rows = np.array([[2**24 + 1, 0], [2**24, 0]])
+    np.testing.assert_array_equal(probes.nearest_labels(rows, np.arange(2), rows), [0, 1])
+
+
 def test_what_only_one_probe_refuses():
     x = np.zeros((4, 2))
     with pytest.raises(ValueError, match="all 4 training examples have the label 3, expected two at least"):

@@ -231,11 +231,24 @@ def test_gradients_under_a_mapped_axis_equal_those_of_the_whole_batch():
         (4, 3, "mss", "batch of 4 and dataset_size=3"),
         (1, 9, "mss", "batch of 1 and dataset_size=9"),
         (4, 9, "weighted", "'weighted', expected 'mws' or 'mss'"),
+        *(
+            (4, size, "mws", f"dataset_size is {size}, expected a whole number")
+            for size in (0, -5, 2.5, math.nan, math.inf)
+        ),
+        (0, 9, "mws", "the batch has no example"),
     ],
 )
 def test_wrong_settings_are_named(batch, dataset_size, estimator, message):
     with pytest.raises(ValueError, match=message):
         losses.total_correlation(*posteriors(batch=batch), dataset_size=dataset_size, estimator=estimator)
+
+
+def test_a_large_data_set_does_not_overflow():
+    arrays, size = posteriors(batch=8), 400_000_000
+    for estimator in ESTIMATORS:
+        terms = functools.partial(losses.total_correlation, *arrays, estimator=estimator)
+        np.testing.assert_array_equal(terms(dataset_size=np.int32(size)), terms(dataset_size=size))
+        np.testing.assert_allclose(terms(dataset_size=size), loop(estimator, *arrays, size)[1], rtol=1e-4)
 
 
 def test_posteriors_that_would_broadcast_are_refused():
