@@ -3,6 +3,10 @@
 Sums over event axes (all but the first), in nats or squared units, unweighted: callers take the mean over the batch
 and apply weights. Logits, never probabilities. Arrays must be floating point; shapes and types are asserted. Losses are
 computed and returned in float32, whatever comes in.
+
+Losses take whole batches and need no `jax.vmap`. Within one, an example is a batch of its own:
+`jax.vmap(lambda x, y: squared_error(x[None], y[None])[0])`. An array that cannot be a batch is refused.
+
 Where examples couple, `axis_name` names the mapped axis over which the batch is split; None means that the arrays
 are the whole batch.
 """

@@ -73,7 +73,7 @@ def non_saturating_generator(fake_logits: jax.Array) -> jax.Array:
     Reference:
         Goodfellow et al., 2014, arXiv:1406.2661, section 3.
     """
-    assert_events(fake_logits)
+    assert_events(fake_logits, least_rank=1)
     return sum_events(jax.nn.softplus(-fake_logits))
 
 
@@ -93,7 +93,7 @@ def saturating_generator(fake_logits: jax.Array, *, epsilon: float = 0.0) -> jax
     Reference:
         Goodfellow et al., 2014, arXiv:1406.2661, equation 1.
     """
-    assert_events(fake_logits)
+    assert_events(fake_logits, least_rank=1)
     return sum_events(_log_probability(-fake_logits, epsilon))
 
 
@@ -146,7 +146,7 @@ def wasserstein_generator(fake_logits: jax.Array) -> jax.Array:
     Reference:
         Arjovsky et al., 2017, arXiv:1701.07875, theorem 3.
     """
-    assert_events(fake_logits)
+    assert_events(fake_logits, least_rank=1)
     return -sum_events(fake_logits)
 
 
@@ -181,7 +181,7 @@ def least_squares_generator(fake_logits: jax.Array) -> jax.Array:
     Reference:
         Mao et al., 2017, arXiv:1611.04076, equation 9.
     """
-    assert_events(fake_logits)
+    assert_events(fake_logits, least_rank=1)
     return sum_events(jnp.square(fake_logits - 1.0))
 
 
@@ -230,7 +230,7 @@ def gradient_penalty(
         Gulrajani et al., 2017, arXiv:1704.00028, equation 3.
     """
     assert_events(real, fake)
-    assert_events(fraction)
+    chex.assert_type(fraction, float)
     chex.assert_shape(fraction, (real.shape[0],))
     between = gaussian.lerp(fake, real, fraction.reshape(-1, *(1,) * (real.ndim - 1)))
     return jnp.square(norm_events(_input_gradient(critic, between)) - target)
@@ -248,7 +248,7 @@ def _input_gradient(critic: Critic, images: jax.Array) -> jax.Array:
 
 
 def _assert_sides(real: jax.Array, fake: jax.Array) -> None:
-    assert_events(real)
-    assert_events(fake)
+    assert_events(real, least_rank=1)
+    assert_events(fake, least_rank=1)
     chex.assert_equal_rank([real, fake])
     chex.assert_equal_shape([real, fake], dims=range(1, real.ndim))

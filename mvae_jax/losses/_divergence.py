@@ -23,7 +23,8 @@ Estimator = Literal["mws", "mss"]
 def kl_standard_normal(mean: jax.Array, logvar: jax.Array) -> jax.Array:
     """KL(q || N(0, I)) for the diagonal Gaussian q = N(mean, exp(logvar)).
 
-    Summed over dimensions, (exp(logvar) - 1 - logvar + mean^2) / 2.
+    Summed over dimensions, (exp(logvar) - 1 - logvar + mean^2) / 2. For one example, of which `jax.vmap` would make a
+    batch of numbers: `kl_standard_normal(mean[None], logvar[None])[0]`.
 
     Args:
         mean: [B, ...].
@@ -105,8 +106,8 @@ def kl_terms(
     Reference:
         Chen et al., 2018, arXiv:1802.04942, equation 2.
     """
-    chex.assert_rank([z, mean, logvar], 2)
     assert_events(z, mean, logvar)
+    chex.assert_rank([z, mean, logvar], 2)
     if not dataset_size >= 1 or dataset_size % 1:
         raise ValueError(f"dataset_size is {dataset_size}, expected a whole number of examples, at least 1.")
     if not len(z):

@@ -121,6 +121,41 @@ def test_arrays_without_a_batch_are_refused(name):
         LOSSES[name](*(x[0, 0] if x.ndim == 2 else x.reshape(-1)[0] for x in ARRAYS[name]))
 
 
+# One number per example is a batch of logits, and of nothing else.
+RANK_ONE = {name for name in FUNCTIONS if name.endswith(("_discriminator", "_generator"))}
+
+
+@pytest.mark.parametrize("name", sorted(set(FUNCTIONS) - RANK_ONE))
+def test_an_example_alone_is_refused(name):
+    """As a loss that is mapped over examples sees it: its axis would be taken for that of the batch."""
+    for loss in (LOSSES[name], jax.vmap(LOSSES[name])):
+        arrays = [x.reshape(BATCH, -1)[:, :3] for x in ARRAYS[name]]
+        if name == "gradient_penalty":
+            arrays[2] = np.full((BATCH, 1), 0.5, np.float32)
+        if loss is LOSSES[name]:
+            arrays = [x[0] for x in arrays]
+        with pytest.raises(AssertionError, match=r"shape \[3\], expected \[B, D\], .* give the batch x\[None\]"):
+            loss(*arrays)
+
+
+@pytest.mark.parametrize("name", sorted(RANK_ONE))
+def test_logits_are_one_for_each_example_or_more(name):
+    arrays = [x[:, 0, 0] for x in ARRAYS[name]]
+    flat, patches = LOSSES[name](*arrays), LOSSES[name](*(x[:, None] for x in arrays))
+    for part, other in zip(jax.tree.leaves(flat), jax.tree.leaves(patches), strict=True):
+        np.testing.assert_array_equal(part, other)
+    with pytest.raises(AssertionError, match=r"shape \[\], expected \[B\] or \[B, ...\]"):
+        jax.vmap(LOSSES[name])(*arrays)
+
+
+@pytest.mark.parametrize("name", sorted(set(FUNCTIONS) - {"kl_terms", "total_correlation"}))
+def test_a_loss_of_one_example_is_that_of_a_batch_of_one(name):
+    """The form under `jax.vmap` that the docstring gives."""
+    mapped = jax.vmap(lambda *x: jax.tree.map(lambda part: part[0], LOSSES[name](*(one[None] for one in x))))
+    for part, whole in zip(*map(jax.tree.leaves, (mapped(*ARRAYS[name]), LOSSES[name](*ARRAYS[name]))), strict=True):
+        np.testing.assert_allclose(part, whole, rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_signatures(name):
     signature = inspect.signature(getattr(losses, name))
