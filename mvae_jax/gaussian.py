@@ -14,7 +14,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from mvae_jax import numerics, random
+from mvae_jax import meshes, numerics, random
 
 
 @numerics.in_float32
@@ -33,7 +33,7 @@ def log_prob(x: jax.Array, mean: jax.Array | float, logvar: jax.Array | float) -
 
 
 @numerics.in_float32
-def sample(key: jax.Array, mean: jax.Array, logvar: jax.Array, axis_name: str | None = None) -> jax.Array:
+def sample(key: jax.Array, mean: jax.Array, logvar: jax.Array, axis_name: meshes.AxisName | None = None) -> jax.Array:
     """Reparameterised draws: mean + exp(logvar / 2) * noise, differentiable in mean and logvar.
 
     Args:

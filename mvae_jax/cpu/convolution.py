@@ -27,6 +27,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from mvae_jax import meshes
+
 Padding = Literal["SAME", "VALID"] | Sequence[tuple[int, int]]
 Formulation = Literal["canonical", "plain"]
 
@@ -74,9 +76,10 @@ def convolution(
             f"padding {padding} makes images of {x.shape[1:3]} pixels smaller than the kernel, {kernel.shape[:2]}: "
             "use larger images or more padding."
         )
+    function = _plain_convolution
     if (formulation or default_formulation()) == "canonical":
-        return (_in_blocks if _pays_in_blocks(x, kernel, geometry) else _convolution)(x, kernel, geometry)
-    return _plain_convolution(x, kernel, geometry)
+        function = _in_blocks if _pays_in_blocks(x, kernel, geometry) else _convolution
+    return meshes.automatic(function, x, kernel, geometry, batch=x)
 
 
 def transposed_convolution(
@@ -118,9 +121,8 @@ def transposed_convolution(
         raise ValueError(f"padding {padding} crops away all of the {painted} painted pixels: use less padding.")
     geometry = _Geometry.of(size, kernel.shape[:2], stride, padding)
     kernel = kernel.swapaxes(2, 3)  # as that of the convolution whose adjoint this is
-    if (formulation or default_formulation()) == "canonical":
-        return _adjoint(kernel, x, geometry)
-    return _plain_adjoint(kernel, x, geometry)
+    function = _adjoint if (formulation or default_formulation()) == "canonical" else _plain_adjoint
+    return meshes.automatic(function, kernel, x, geometry, batch=x)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,8 @@ Losses take whole batches and need no `jax.vmap`. Within one, an example is a ba
 `jax.vmap(lambda x, y: squared_error(x[None], y[None])[0])`. An array that cannot be a batch is refused.
 
 Where examples couple, `axis_name` names the mapped axis over which the batch is split; None means that the arrays
-are the whole batch.
+are the whole batch. Arrays may be split over any mesh, whose axes may have any type, and a loss is then split as its
+batch. Within `shard_map` a loss is that of the device's examples.
 """
 
 from mvae_jax.losses._adversarial import (

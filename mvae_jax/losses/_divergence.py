@@ -12,7 +12,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from mvae_jax import gaussian
+from mvae_jax import gaussian, meshes
 from mvae_jax.losses._events import assert_events, sum_events
 from mvae_jax.numerics import in_float32
 
@@ -81,7 +81,7 @@ def kl_terms(
     *,
     dataset_size: int,
     estimator: Estimator = "mws",
-    axis_name: str | None = None,
+    axis_name: meshes.AxisName | None = None,
 ) -> KLTerms:
     """Splits KL(q(z | x) || N(0, I)) into mutual information, total correlation and dimension-wise KL.
 
@@ -113,10 +113,10 @@ def kl_terms(
     if not len(z):
         raise ValueError("the batch has no example, expected at least one: q(z) is estimated from its posteriors.")
     drawn_from = jnp.arange(z.shape[0])
-    means, logvars = mean, logvar
+    means, logvars = meshes.whole(mean), meshes.whole(logvar)
     if axis_name is not None:
         drawn_from = drawn_from + jax.lax.axis_index(axis_name) * z.shape[0]
-        means, logvars = jax.lax.all_gather((mean, logvar), axis_name, tiled=True)
+        means, logvars = jax.lax.all_gather((means, logvars), axis_name, tiled=True)
     log_weights = _log_weights(estimator, drawn_from, means.shape[0], int(dataset_size))  # [B, M]
     pairs = gaussian.log_prob(z[:, None], means[None], logvars[None])  # [B, M, D]
     log_joint = jax.nn.logsumexp(log_weights + pairs.sum(-1), axis=1)
@@ -136,7 +136,7 @@ def total_correlation(
     *,
     dataset_size: int,
     estimator: Estimator = "mws",
-    axis_name: str | None = None,
+    axis_name: meshes.AxisName | None = None,
 ) -> jax.Array:
     """Estimate of KL(q(z) || prod_d q(z_d)) from the M posteriors of one batch.
 
@@ -155,8 +155,9 @@ def total_correlation(
         logvar: posterior log variances, [B, D].
         dataset_size: N, examples in the training set (not in the batch).
         estimator: "mws" or "mss".
-        axis_name: mapped axis over which the batch is split; None if `z` is the whole batch, as under `jit` with
-            sharded arrays. M is B times the size of that axis.
+        axis_name: mapped axis over which the batch is split, as within `shard_map`, or several: M is B times their
+            size, and the posteriors of all devices are gathered. None if `z` is the whole batch, as under `jit` with
+            sharded arrays; within `shard_map` that would be another estimate, from the M = B posteriors of the device.
 
     Returns:
         One estimate per example, [B], in nats.

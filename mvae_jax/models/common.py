@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mvae_jax import losses
-from mvae_jax.objective import Model, Phase, Schedule
+from mvae_jax import losses, meshes
+from mvae_jax.objective import Model, Phase, Round, Schedule
 
 
 class SquareImages:
@@ -88,19 +89,62 @@ def means(terms: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     return {name: values.mean() for name, values in terms.items()}
 
 
-def bind(first: Any, *, functions: Mapping[str, Callable[..., Any]] | None = None, **fields: Any) -> Model:
-    """A `Model` of module-level functions, whose first argument is filled in.
+def bind(
+    first: Any,
+    *,
+    init: Callable[..., Any],
+    rounds: Callable[..., tuple[Round, ...]],
+    optimizers: Callable[..., Any],
+    evaluate: Callable[..., Any] | None = None,
+    functions: Mapping[str, Callable[..., Any]] | None = None,
+    **fields: Callable[..., Any] | None,
+) -> Model:
+    """A `Model` of module-level functions, whose first argument is filled in, and which any mesh may surround.
 
     Args:
         first: that argument, such as the model's config.
+        init: as of `Model`; so are `rounds`, `optimizers` and `evaluate`.
+        rounds: see `init`.
+        optimizers: see `init`.
+        evaluate: see `init`; None where the model has no such function.
         functions: the model's further functions by name.
-        **fields: the functions of `Model` by name; None where the model has no such function.
+        **fields: the other functions of `Model` by name; None where the model has no such function.
     """
 
-    def bound(function: Callable[..., Any]) -> Callable[..., Any]:
+    def filled(function: Callable[..., Any]) -> Callable[..., Any]:
         partial = functools.partial(function, first)
         partial.__doc__ = function.__doc__
         return partial
 
-    present = {name: bound(function) for name, function in fields.items() if function is not None}
-    return Model(**present, functions={name: bound(function) for name, function in (functions or {}).items()})
+    def of_phase(phase: Phase, axis_name: str | None = None) -> tuple[Round, ...]:
+        return tuple(
+            dataclasses.replace(round_, losses=_on_any_mesh(round_.losses, of_examples=False))
+            for round_ in rounds(first, phase, axis_name)
+        )
+
+    return Model(
+        init=_on_any_mesh(filled(init), of_examples=False),
+        rounds=of_phase,
+        optimizers=filled(optimizers),
+        evaluate=evaluate and (lambda phase: _on_any_mesh(evaluate(first, phase))),
+        functions={name: _on_any_mesh(filled(function)) for name, function in (functions or {}).items()},
+        **{name: _on_any_mesh(filled(function)) for name, function in fields.items() if function},
+    )
+
+
+def _on_any_mesh(function: Callable[..., Any], *, of_examples: bool = True) -> Callable[..., Any]:
+    """A model's function with Explicit axes handled by `meshes.automatic`.
+
+    Args:
+        function: (params, model_state, examples, ...) -> results.
+        of_examples: results are of one example each, and are split as the examples; otherwise they are whole.
+    """
+
+    @functools.wraps(function)
+    def run(*arguments: Any, **named: Any) -> Any:
+        examples = [leaf for leaf in jax.tree.leaves((arguments[2:], named)) if jnp.ndim(leaf)] if of_examples else []
+        return meshes.automatic(
+            lambda arguments, named: function(*arguments, **named), arguments, named, batch=next(iter(examples), None)
+        )
+
+    return run

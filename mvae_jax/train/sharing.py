@@ -22,7 +22,7 @@ def merge_repeated(function: Callable[..., ResultT]) -> Callable[..., ResultT]:
     """Rewrites a function so that equal operations on the same values are done once.
 
     Its result cannot be differentiated by custom rules any more: they are resolved. It is traced once for arguments
-    of the same types, wherever it is called.
+    of the same types on the same mesh, wherever it is called.
 
     Args:
         function: a pure function of trees of arrays.
@@ -32,7 +32,7 @@ def merge_repeated(function: Callable[..., ResultT]) -> Callable[..., ResultT]:
     @functools.wraps(function)
     def merged(*arguments: Any) -> ResultT:
         leaves, structure = jax.tree.flatten(arguments)
-        types = structure, *map(jax.typeof, leaves)
+        types = structure, jax.sharding.get_abstract_mesh(), *map(jax.typeof, leaves)
         if types not in traced:
             traced[types] = jax.make_jaxpr(function, return_shape=True)(*arguments)
         closed, shapes = traced[types]
@@ -60,7 +60,7 @@ def _run(closed: ClosedJaxpr, arguments: Sequence[Any], known: dict[Hashable, Se
             # Equal: the same operation, with the same parameters, on the very same values.
             key = primitive, identities, tuple((field, _comparable(params[field])) for field in sorted(params))
             if key not in known or equation.effects:  # an effect is to happen as often as it was written
-                with jax.named_scope(name):
+                with jax.named_scope(name), equation.ctx.manager:  # on the mesh that it was traced on
                     results = primitive.bind(*inputs, **primitive.get_bind_params(params))
                 known[key] = results if primitive.multiple_results else [results]
             outputs = known[key]

@@ -8,6 +8,8 @@ import numpy as np
 import optax
 import pytest
 from jax import lax
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 from mvae_jax.objective import Losses, Phase, Round
 from mvae_jax.train.sharing import merge_repeated
@@ -55,6 +57,17 @@ def test_equal_operations_are_done_once():
     assert {name: merged[name] for name in ("sin", "dot_general", "cos")} == {"sin": 1, "dot_general": 1, "cos": 1}
     for expected, got in zip(twice(X), merge_repeated(twice)(X), strict=True):
         np.testing.assert_array_equal(expected, got)
+
+
+def test_on_meshes_whose_axes_change_types():
+    @merge_repeated
+    def function(x):
+        return jnp.cos(x) + jax.sharding.auto_axes(lambda x: jnp.sin(x) + jnp.sin(x), out_sharding=P("data"))(x)
+
+    for types in (AxisType.Auto, AxisType.Explicit, AxisType.Auto):
+        with jax.set_mesh(jax.make_mesh((3,), ("data",), axis_types=(types,))):
+            got = jax.jit(function)(jax.device_put(X, P("data")))
+        np.testing.assert_allclose(got, np.cos(X) + 2 * np.sin(X), rtol=1e-6)
 
 
 def test_a_differentiated_call_is_the_same_as_the_plain_one():
