@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -68,14 +69,15 @@ class Run:
 
     @classmethod
     def of(cls, model: Model, config: Any, state: TrainState, phase: str, settings: Mapping[str, Any]) -> Run:
-        """A run from a state in memory, on the first device as if it had been loaded; on all hosts at once."""
+        """A run from a state in memory, as if it had been loaded; on all hosts at once."""
 
         def first(leaf: jax.Array) -> jax.Array:
             if not leaf.is_fully_replicated:
                 leaf = jax.device_put(leaf, NamedSharding(leaf.sharding.mesh, PartitionSpec()))  # type: ignore[attr-defined]
             return leaf.addressable_data(0)
 
-        params, model_state = jax.tree.map(first, ({**state.params, **(state.ema or {})}, state.model_state))
+        trained = {**state.params, **(state.ema or {})}, state.model_state
+        params, model_state = _bound_nowhere(jax.tree.map(first, trained))
         return cls(model, config, params, model_state, phase, int(state.step), settings)
 
     @functools.cached_property
@@ -100,6 +102,12 @@ class Run:
     def __repr__(self) -> str:
         functions = ", ".join(sorted(self.functions))
         return f"<run of {self.settings.get('model')}: phase {self.phase}, step {self.step}; functions {functions}>"
+
+
+def _bound_nowhere(tree: Any) -> Any:
+    """Arrays on the default device that follow the others of a function, as to the mesh that its caller has set."""
+    with devices.without_mesh():
+        return jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), tree)
 
 
 _MEANINGS = {
@@ -150,8 +158,8 @@ def load(workdir: str | os.PathLike[str], *, phase: str | None = None, best: boo
         raise ValueError(f"{folder} has no phase {phase!r}; its phases are {', '.join(names)}.")
     with Checkpoints(folder, names) as checkpoints:
         name, step, saved = _restore(folder, checkpoints, phase, best)
-    params = {**saved["params"], **(saved["ema"] or {})}
-    return Run(entry.build(config), config, params, saved["model_state"], name, step, settings)
+    params, state = _bound_nowhere(({**saved["params"], **(saved["ema"] or {})}, saved["model_state"]))
+    return Run(entry.build(config), config, params, state, name, step, settings)
 
 
 def read_settings(workdir: str | os.PathLike[str]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import toy
 import zoo
+from jax.sharding import PartitionSpec
 
 from mvae_jax import runs
 from mvae_jax.data.batches import Split, Splits
@@ -366,6 +367,18 @@ def test_what_is_trained_is_what_is_loaded(trained):
         "config": {"seed": 3, "model": json.loads(json.dumps(dataclasses.asdict(VAE)))},
         "data_sha256": runs.plan("vae", VAE, {"image": IMAGES}, seed=3).data.sha256(),
     }
+
+
+@pytest.mark.parametrize("axis", [jax.sharding.AxisType.Explicit, jax.sharding.AxisType.Auto])
+def test_a_mesh_that_the_caller_has_set_changes_nothing(axis, trained, tmp_path):
+    key, images = jax.random.key(0), (IMAGES / 127.5 - 1).astype(np.float32)
+    with jax.set_mesh(jax.make_mesh((4,), ("data",), axis_types=(axis,))):
+        run = runs.train(tmp_path, "vae", VAE, {"image": IMAGES}, seed=3)
+        split = jax.device_put(images, PartitionSpec("data"))
+        inside = run.sample(key, 4), run.encode(split), runs.load(tmp_path).encode(split)
+    assert_equal(trained[1].params, run.params)
+    outside = run.sample(key, 4), *[run.encode(images)] * 2
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-5), outside, inside)
 
 
 def test_training_is_the_loops_on_the_same_splits(trained, tmp_path):

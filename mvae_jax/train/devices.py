@@ -188,6 +188,11 @@ def _collect(parts: dict[str, jax.Array], indices: jax.Array) -> dict[str, jax.A
     return batch
 
 
+def without_mesh() -> contextlib.AbstractContextManager[Any]:
+    """Takes away the mesh that the caller has set: a run lays out its arrays itself."""
+    return contextlib.nullcontext() if jax.sharding.get_abstract_mesh().empty else jax.set_mesh(None)
+
+
 def place(
     devices: Sequence[jax.Device] | None = None, *, transform: str = "jit", shard_state: bool = False
 ) -> Placement:

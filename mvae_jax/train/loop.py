@@ -25,7 +25,7 @@ from mvae_jax.objective import Batch, Model, Phase
 from mvae_jax.train import checkpoint
 from mvae_jax.train import state as states
 from mvae_jax.train.checkpoint import Checkpoints
-from mvae_jax.train.devices import Placement, place
+from mvae_jax.train.devices import Placement, place, without_mesh
 from mvae_jax.train.dispatch import Dispatcher, HostSignals, Result
 from mvae_jax.train.feed import Feed, Source, arrays_like
 from mvae_jax.train.logging import MetricWriter, Progress, SilentWriter
@@ -253,7 +253,9 @@ def fit(
     check_phases(phases, placement)
     batch = example(batches(phases[0]), phases[0])
 
-    with Checkpoints(workdir, [phase.name for phase in phases]) as checkpoints, contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(without_mesh())
+        checkpoints = stack.enter_context(Checkpoints(workdir, [phase.name for phase in phases]))
         resumed = checkpoints.resume(lambda name: placement.targets(abstract_state(model, phases, name, batch)))
         name, step, state = resumed or ("", 0, None)
         if resumed:
