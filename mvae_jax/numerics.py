@@ -21,10 +21,21 @@ def in_float32(function: F) -> F:
 
     @functools.wraps(function)
     def computed(*arguments: Any, **named: Any) -> Any:
-        arguments, named = jax.tree.map(_as_float32, (arguments, named))
+        arguments, named = map_in_order(_as_float32, (arguments, named))
         return function(*arguments, **named)
 
     return cast(F, computed)
+
+
+def map_in_order(function: Callable[[Any], Any], tree: Any) -> Any:
+    """`jax.tree.map`, by which dictionaries would be sorted."""
+
+    def map_branch(branch: Any) -> Any:
+        if type(branch) is dict:
+            return {name: map_in_order(function, value) for name, value in branch.items()}
+        return function(branch)
+
+    return jax.tree.map(map_branch, tree, is_leaf=lambda branch: type(branch) is dict)
 
 
 def _as_float32(leaf: Any) -> Any:

@@ -81,3 +81,12 @@ def test_norms_and_their_gradients():
     np.testing.assert_allclose(numerics.norm(x, (0, 1), keepdims=True), [[5.0]], rtol=1e-6)
     gradient = jax.grad(lambda x: numerics.norm(x, -1).sum())(x)
     np.testing.assert_allclose(gradient, [[0.6, 0.8], [0.0, 0.0], [1.0, 0.0]], rtol=1e-6)
+
+
+def test_dictionaries_keep_their_order():
+    @numerics.in_float32
+    def names(tree, **named):
+        return [*tree, *tree["b"], *named]
+
+    half = jnp.ones(2, jnp.float16)
+    assert names({"b": {"d": half, "c": 1}, "a": half}, z=half, y=half) == ["b", "a", "d", "c", "z", "y"]

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mvae_jax.numerics import in_float32
+from mvae_jax.numerics import in_float32, map_in_order
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -35,7 +35,7 @@ def measure(*, infinite: Collection[str] = (), unchecked: Collection[str] = ()) 
             for name, value in (*zip(names, arguments, strict=False), *named.items()):
                 if name not in unchecked:
                     check_finite(value, name, infinite=name in infinite)
-            arguments, named = jax.tree.map(_widened, (arguments, named))
+            arguments, named = map_in_order(_widened, (arguments, named))
             return function(*arguments, **named)
 
         return cast(F, measured)

@@ -195,6 +195,7 @@ class EditScore:
     others_unchanged: float | None
 
 
+@measure()
 def edit_scores(
     read: Callable[[jax.Array], npt.ArrayLike],
     z: jax.Array,
@@ -224,14 +225,20 @@ def edit_scores(
     lacking = ~_binary(attributes, len(z), names)
     if unknown := [name for name in vectors if name not in names]:
         raise ValueError(f"there is a vector of {unknown[0]!r}, expected vectors of some of {', '.join(names)}.")
-    before, scores = np.asarray(read(z)) > 0, {}
+
+    def logits(z: jax.Array) -> np.ndarray:
+        read_from = np.asarray(read(z))
+        check_finite(read_from, "the classifier's logits")
+        return read_from
+
+    before, scores = logits(z) > 0, {}
     chex.assert_equal_shape([before, lacking])
     for name, vector in vectors.items():
         column = names.index(name)
         rows = lacking[:, column]
         if not rows.any():
             continue
-        after = np.asarray(read(z + jnp.asarray(vector, z.dtype)[None])) > 0
+        after = logits(z + jnp.asarray(vector, z.dtype)[None]) > 0
         same = np.delete(before[rows] == after[rows], column, axis=1)
         scores[name] = EditScore(
             images=int(rows.sum()),

@@ -208,6 +208,7 @@ def perceptual_path_length(
     )
 
 
+@measure()
 def lengths_of_both_spaces(
     draw: Callable[[jax.Array, jax.Array], jax.Array],
     to_w: Callable[[jax.Array], jax.Array],
