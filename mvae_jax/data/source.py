@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from mvae_jax.data.archive import Archive
+from mvae_jax.data.archive import DEPTH, Archive
 from mvae_jax.data.batches import Dataset
 
 # --- settings ------------------------------------------------------------------------------------------------------
@@ -169,8 +169,9 @@ class Source:
         verify: (config, attributes=None) -> sentences that say what is wrong with the files; of a CSV with the given
             attributes, all for None.
         keywords: sources that are no paths, such as "rendered".
-        find: (folder or zip, name of a user's CSV) -> whether the data set is there.
-        looked_for: words for what `find` looks for; "{csv}" stands for the name of the CSV. "" without files.
+        holds: (folder or zip, or a folder in it, name of a user's CSV) -> whether the data set is directly there.
+        depth: how many folders may lie between what the user names and the data set, at most `archive.DEPTH`.
+        looked_for: words for what `holds` looks for; "{csv}" stands for the name of the CSV. "" without files.
         any_shape: whether height and width of the images may differ.
         has_attributes: whether there are attributes to ask for.
     """
@@ -179,7 +180,8 @@ class Source:
     load: Callable[[Any, Request], Dataset]
     verify: Callable[..., Iterator[str]]
     keywords: tuple[str, ...] = ()
-    find: Callable[[Archive, str], bool] = lambda archive, csv: False
+    holds: Callable[[Archive, str], bool] = lambda place, csv: False
+    depth: int = 0
     looked_for: str = ""
     any_shape: bool = False
     has_attributes: bool = True
@@ -195,7 +197,7 @@ def published(
     load: Callable[..., Dataset],
     defects: Callable[[str], Iterator[str]],
     *,
-    find: Callable[[Archive], Any],
+    holds: Callable[[Archive], bool],
     looked_for: str,
     any_shape: bool = False,
 ) -> Source:
@@ -205,7 +207,7 @@ def published(
         config: class of its settings, which has `settings(request)` and `cache_folder`.
         load: (path, settings, cache_folder=...) -> the images.
         defects: (path) -> sentences that say what is wrong with the files.
-        find: (folder or zip) -> the archive in it, or None.
+        holds: (folder or zip, or a folder in it) -> whether the data set is directly there.
         looked_for: as for `Source`.
         any_shape: likewise.
     """
@@ -216,10 +218,15 @@ def published(
     def verify(config: Any, attributes: tuple[str, ...] | None = None) -> Iterator[str]:
         return defects(config.source)
 
-    def is_there(archive: Archive, csv: str) -> bool:
-        return find(archive) is not None
-
-    return Source(config, load_config, verify, find=is_there, looked_for=looked_for, any_shape=any_shape)
+    return Source(
+        config,
+        load_config,
+        verify,
+        holds=lambda place, csv: holds(place),
+        depth=DEPTH,
+        looked_for=looked_for,
+        any_shape=any_shape,
+    )
 
 
 def no_files(config: Config, attributes: tuple[str, ...] | None = None) -> Iterator[str]:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
 
-from mvae_jax.data.archive import open_archive
+from mvae_jax.data.archive import levels, open_archive
 from mvae_jax.data.batches import Dataset, Splits
 from mvae_jax.data.formats import catalogue, celeba, celebamask_hq, cub, folder, mnist
 from mvae_jax.data.pyramid import dataset as pyramids
@@ -28,7 +28,7 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
-# The first that finds itself counts. A user puts a CSV beside published images deliberately, so it comes before them.
+# Of those in one folder the first counts. A user puts a CSV beside published images deliberately, so it comes before.
 SOURCES: dict[str, Source] = {
     entry.name: entry
     for entry in (
@@ -82,14 +82,24 @@ def recognise(source: str, *, csv: str = folder.CSV) -> Source:
         raise ValueError(f"data.source is empty; expected {expected}")
     if not Path(source).expanduser().exists():
         raise FileNotFoundError(f"There is no folder or zip {source}: give {expected}")
+    several = ""
     with open_archive(source) as archive:
-        for entry in SOURCES.values():
-            if entry.find(archive, csv):
-                return entry
-    looked_for = "; ".join(entry.looked_for.format(csv=csv) for entry in SOURCES.values() if entry.looked_for)
+        for depth, places in enumerate(levels(archive)):
+            for entry in SOURCES.values():
+                there = [place for place in places if depth <= entry.depth and entry.holds(place, csv)]
+                if len(there) == 1:
+                    return entry
+                if there:
+                    one, other = (place.where("") for place in there[:2])
+                    several = several or f" {entry.name} is in {one} and in {other}: give the path of one."
+    looked_for = "; ".join(
+        entry.looked_for.format(csv=csv) + " in it or in one folder in it" * (entry.depth > 0)
+        for entry in SOURCES.values()
+        if entry.looked_for
+    )
     raise FileNotFoundError(
-        f"{source} does not hold CelebAMask-HQ, nor anything else that is known. Looked for: {looked_for}. If it is "
-        "still zipped, give the path of the zip."
+        f"{source} does not hold CelebAMask-HQ, nor anything else that is known.{several} Looked for: {looked_for}. "
+        "If it is still zipped, give the path of the zip."
     )
 
 

@@ -520,15 +520,15 @@ def _verify_stripes(config: Stripes, attributes: tuple[str, ...] | None = None) 
     yield from (f"stripes.txt contains {character!r}, expected 0 and 1." for character in sorted(strange))
 
 
-def _has_stripes(archive: Archive, csv: str) -> bool:
-    return archive.has("stripes.txt")
+def _has_stripes(place: Archive, csv: str) -> bool:
+    return place.has("stripes.txt")
 
 
 STRIPES = sources.Source(
     Stripes,
     _load_stripes,
     _verify_stripes,
-    find=_has_stripes,
+    holds=_has_stripes,
     looked_for="stripes, stripes.txt in it",
     has_attributes=False,
 )

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from mvae_jax.data import source
-from mvae_jax.data.archive import Archive, Folder, open_archive
+from mvae_jax.data.archive import Archive, Folder, locate, open_archive
 from mvae_jax.data.batches import Splits
 from mvae_jax.data.formats import celeba, celebamask_hq, listing
 
@@ -62,7 +62,7 @@ def prepare(
     from mvae_jax.data.formats import _builders
 
     with open_archive(published) as archive:
-        aligned = not celebamask_hq.find(archive) and celeba.find(archive) is not None
+        aligned = not locate(archive, celebamask_hq.holds) and bool(locate(archive, celeba.holds))
     options: Any = {"source": published, "data_dir": Path(data_dir).expanduser()}
     if aligned:
         settings = celeba.Settings(image_size, crop)
@@ -276,7 +276,7 @@ def _source(config: type[source.Config], data_set: str, example: str, any_shape:
         return defects(config.source, data_set)
 
     looked_for = f"{config.kind}, {data_set}/{example}/1.0.0/dataset_info.json or the like"
-    return source.Source(config, _load, verify, find=holds, looked_for=looked_for, any_shape=any_shape)
+    return source.Source(config, _load, verify, holds=holds, looked_for=looked_for, any_shape=any_shape)
 
 
 CELEBAMASK_HQ_SOURCE = _source(CelebAMaskHQConfig, CELEBAMASK_HQ, "64px", any_shape=False)

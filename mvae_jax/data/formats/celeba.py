@@ -32,7 +32,16 @@ import numpy as np
 from PIL import Image
 
 from mvae_jax.data import decode, source
-from mvae_jax.data.archive import Archive, DefectError, Folder, checksum, open_archive, read_text
+from mvae_jax.data.archive import (
+    Archive,
+    DefectError,
+    Folder,
+    checksum,
+    one_of,
+    only,
+    open_archive,
+    read_text,
+)
 from mvae_jax.data.batches import Splits, permutation
 from mvae_jax.data.formats import listing
 from mvae_jax.data.formats.folder import SPLITS
@@ -438,31 +447,28 @@ def _read_lists(root: Archive) -> tuple[Table, dict[str, str]]:
 
 
 def _find_list(root: Archive, stem: str) -> str | None:
-    files = (f"{folder}{stem}{suffix}" for folder in _LIST_FOLDERS for suffix in (".txt", ".csv"))
-    return next(filter(root.has, files), None)
+    return one_of(root, *(f"{folder}{stem}{suffix}" for folder in _LIST_FOLDERS for suffix in (".txt", ".csv")))
 
 
 # --- files ---------------------------------------------------------------------------------------------------------
 
 
-def find(outer: Archive) -> Archive | None:
-    """Returns the part of an archive that holds CelebA, the whole or a folder at its top; or None."""
-    for root in (outer, *map(outer.within, sorted(outer.folders()))):
-        if _find_list(root, ATTRIBUTE_LIST) or _find_list(root, PARTITION_LIST) or _image_folder(root):
-            return root
-        if any(map(root.has, _IMAGE_ZIPS)):
-            return root
-    return None
+def holds(place: Archive) -> bool:
+    """Returns whether a folder has CelebA, or a part of it, directly in it."""
+    return bool(
+        _find_list(place, ATTRIBUTE_LIST)
+        or _find_list(place, PARTITION_LIST)
+        or _image_folder(place)
+        or any(map(place.has, _IMAGE_ZIPS))
+    )
 
 
 def _part_of(outer: Archive) -> Archive:
-    root = find(outer)
-    if root is None:
-        raise FileNotFoundError(
-            f"{outer.where('')} does not hold CelebA: expected {_IMAGE_FOLDERS[0]}/, {ATTRIBUTE_LIST}.txt and "
-            f"{PARTITION_LIST}.txt in it or in one folder in it."
-        )
-    return root
+    expected = (
+        f"does not hold CelebA: expected {_IMAGE_FOLDERS[0]}/, {ATTRIBUTE_LIST}.txt and {PARTITION_LIST}.txt in it or "
+        "in one folder in it."
+    )
+    return only(outer, holds, expected)
 
 
 @contextlib.contextmanager
@@ -557,9 +563,7 @@ SOURCE = source.published(
     Config,
     load,
     defects,
-    find=find,
-    looked_for=(
-        f"CelebA, {ATTRIBUTE_LIST}.txt, {PARTITION_LIST}.txt and {_IMAGE_FOLDERS[0]}/ in it or in a folder in it"
-    ),
+    holds=holds,
+    looked_for=f"CelebA, {ATTRIBUTE_LIST}.txt, {PARTITION_LIST}.txt and {_IMAGE_FOLDERS[0]}/",
     any_shape=True,
 )

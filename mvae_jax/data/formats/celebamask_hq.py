@@ -28,7 +28,7 @@ import numpy as np
 from PIL import Image
 
 from mvae_jax.data import decode, source
-from mvae_jax.data.archive import Archive, DefectError, open_archive, read_text
+from mvae_jax.data.archive import Archive, DefectError, only, open_archive, read_text
 from mvae_jax.data.batches import Splits, permutation
 from mvae_jax.data.formats import listing
 from mvae_jax.data.formats.listing import Selection
@@ -149,7 +149,7 @@ def load(
     may be deleted at any time.
 
     Args:
-        path: the folder `CelebAMask-HQ`, the folder that contains it, or the zip.
+        path: a folder, a zip or a tar; the data set is in it or in one folder in it.
         settings: which images and attributes; None for the defaults.
         cache_folder: where decoded images are kept; None for the user's cache folder.
         workers: threads that decode; None for one per core.
@@ -190,7 +190,7 @@ def load(
 
 @contextlib.contextmanager
 def open_published(path: str | Path) -> Iterator[Published]:
-    """Opens the folder `CelebAMask-HQ`, the folder that contains it, or the zip, and reads the annotations.
+    """Opens a folder, a zip or a tar, and reads the annotations.
 
     Raises:
         FileNotFoundError: the path, an annotation file or an image is missing.
@@ -350,23 +350,17 @@ def _pose_problems(rows: Mapping[int, listing.Row], file: str) -> Iterator[str]:
             yield f"{file}, line {row.line} has the values {row.values}, expected three angles in degrees."
 
 
-def find(outer: Archive) -> Archive | None:
-    """Returns the part of an archive that holds CelebAMask-HQ, the whole or its folder CelebAMask-HQ/; or None."""
-    for archive in (outer.within("CelebAMask-HQ"), outer):
-        if archive.files("") & {ATTRIBUTE_FILE, POSE_FILE} or archive.files(IMAGE_FOLDER):
-            return archive
-    return None
+def holds(place: Archive) -> bool:
+    """Returns whether a folder has CelebAMask-HQ, or a part of it, directly in it."""
+    return any(map(place.has, (ATTRIBUTE_FILE, POSE_FILE))) or bool(place.files(IMAGE_FOLDER))
 
 
 def _part_of(outer: Archive) -> Archive:
-    archive = find(outer)
-    if archive is None:
-        raise FileNotFoundError(
-            f"{outer.where('')} does not hold CelebAMask-HQ: expected {ATTRIBUTE_FILE}, {POSE_FILE} and "
-            f"{IMAGE_FOLDER}/ in it or in its folder CelebAMask-HQ/. If the data set is still zipped, give the path "
-            "of the zip."
-        )
-    return archive
+    expected = (
+        f"does not hold CelebAMask-HQ: expected {ATTRIBUTE_FILE}, {POSE_FILE} and {IMAGE_FOLDER}/ in it or in one "
+        "folder in it. If the data set is still zipped, give the path of the zip."
+    )
+    return only(outer, holds, expected)
 
 
 def _read_annotations(archive: Archive) -> tuple[Table, dict[str, str]]:
@@ -444,8 +438,6 @@ SOURCE = source.published(
     Config,
     load,
     defects,
-    find=find,
-    looked_for=(
-        f"CelebAMask-HQ, {ATTRIBUTE_FILE}, {POSE_FILE} and {IMAGE_FOLDER}/ in it or in its folder CelebAMask-HQ/"
-    ),
+    holds=holds,
+    looked_for=f"CelebAMask-HQ, {ATTRIBUTE_FILE}, {POSE_FILE} and {IMAGE_FOLDER}/",
 )

@@ -1,6 +1,6 @@
 """CUB-200-2011: birds of 200 species with 312 attributes, in the official split into training and test images.
 
-Reads what is published, from a folder or a zip (of the .tgz, what is in it):
+Reads what is published, from a folder, a zip or the .tgz:
 
     CUB_200_2011/images.txt                 "1 001.Black_footed_Albatross/Black_Footed_Albatross_0046_18.jpg"
     CUB_200_2011/images/
@@ -39,7 +39,7 @@ import numpy as np
 from PIL import Image
 
 from mvae_jax.data import decode, source
-from mvae_jax.data.archive import Archive, DefectError, Folder, checksum, leads_outside, open_archive, read_text
+from mvae_jax.data.archive import Archive, DefectError, checksum, leads_outside, only, open_archive, read_text
 from mvae_jax.data.batches import Splits, permutation
 from mvae_jax.data.formats import listing
 
@@ -115,7 +115,7 @@ def load(
     CRC-32 (zip) or size and time of modification (folder) of the images. It may be deleted at any time.
 
     Args:
-        path: the folder CUB_200_2011, the folder that contains it, or a zip of either.
+        path: a folder, a zip, or the .tgz; the data set is in it or in one folder in it.
         settings: which part of the pictures and which attributes; None for the defaults.
         cache_folder: where decoded images are kept; None for the user's cache folder.
         workers: threads that decode; None for one per core.
@@ -368,27 +368,21 @@ def _of_species(text: str, file: str, shape: tuple[int, int]) -> np.ndarray:
 # --- files ---------------------------------------------------------------------------------------------------------
 
 
-def find(outer: Archive) -> Archive | None:
-    """Returns the part of an archive that holds CUB-200-2011, the whole or its folder CUB_200_2011/; or None."""
-    for archive in (outer.within("CUB_200_2011"), outer):
-        if archive.files("") >= {IMAGE_LIST, _SPECIES_OF}:
-            return archive
-    return None
+def holds(place: Archive) -> bool:
+    """Returns whether a folder has CUB-200-2011 directly in it."""
+    return place.has(IMAGE_LIST) and place.has(_SPECIES_OF)
 
 
 @contextlib.contextmanager
 def _open(path: str | Path) -> Iterator[tuple[Archive, Archive]]:
     """Opens the data set; also yields what is one level up, where the .tgz has attributes.txt."""
+    expected = (
+        f"does not hold CUB-200-2011: expected {IMAGE_LIST}, {_SPECIES_OF} and {IMAGE_FOLDER}/ in it or in one folder "
+        "in it."
+    )
     with open_archive(path) as outer:
-        archive = find(outer)
-        if archive is None:
-            raise FileNotFoundError(
-                f"{outer.where('')} does not hold CUB-200-2011: expected {IMAGE_LIST}, {_SPECIES_OF} and "
-                f"{IMAGE_FOLDER}/ in it or in its folder CUB_200_2011/. Unpack the .tgz."
-            )
-        if archive is outer and isinstance(outer, Folder):
-            outer = Folder(outer.path.resolve().parent)
-        yield archive, outer
+        archive = only(outer, holds, expected)
+        yield archive, archive.above()
 
 
 def _missing(archive: Archive, table: Table) -> list[str]:
@@ -408,7 +402,7 @@ class Config(source.Cached):
     """CUB-200-2011, of which all images are used, in the official splits.
 
     Attributes:
-        source: its folder, or a zip.
+        source: its folder, a zip or the .tgz.
         crop: part of the picture, "none" (squeezed), "square" (the central one) or "box" (the bird's); "" for the
             first of them.
     """
@@ -429,7 +423,7 @@ SOURCE = source.published(
     Config,
     load,
     defects,
-    find=find,
-    looked_for=f"CUB-200-2011, {IMAGE_LIST} and {IMAGE_FOLDER}/ in it or in its folder CUB_200_2011/",
+    holds=holds,
+    looked_for=f"CUB-200-2011, {IMAGE_LIST}, {_SPECIES_OF} and {IMAGE_FOLDER}/",
     any_shape=True,
 )

@@ -27,9 +27,10 @@ from pathlib import Path
 import numpy as np
 
 from mvae_jax.data import captions, decode, source
-from mvae_jax.data.archive import Archive, DefectError, checksum, leads_outside, open_archive
+from mvae_jax.data.archive import DEPTH, Archive, DefectError, checksum, leads_outside, only, open_archive
 from mvae_jax.data.batches import Splits, permutation
 from mvae_jax.data.formats import listing
+from mvae_jax.data.names import normal
 
 _logger = logging.getLogger(__name__)
 
@@ -126,11 +127,11 @@ def load(
         archive = _part_of(outer, settings.csv)
         text, where = _read_text(archive, settings.csv), archive.where(settings.csv)
         table = parse(text, settings.attributes, where)
-        missing = _missing(archive, table, where)
+        missing = list(_missing(archive, table, where))
         if missing:
             raise FileNotFoundError(
-                f"{len(missing)} of {len(table.files)} images are missing. {missing[0]} Put them there, or remove "
-                "their lines."
+                f"{len(missing)} of {len(table.files)} images are missing. {missing[0]} "
+                f"{archive.remark or 'Put them there, or remove their lines.'}"
             )
         order, sizes = _split(table, settings, where)
         fingerprints = [(file, archive.fingerprint(file)) for file in table.files]
@@ -188,8 +189,10 @@ def defects(path: str | Path, settings: Settings | None = None, *, workers: int 
         except ValueError as error:
             yield from error.problems if isinstance(error, DefectError) else [str(error)]
             return
-        yield from _missing(archive, table, where)
         present = [file for file in table.files if archive.has(file)]
+        yield from _missing(archive, table, where)
+        if archive.remark and len(present) < len(table.files):
+            yield archive.remark
         yield from decode.defects(archive, present, lambda image: decode.square(image, 1), workers=workers)
 
 
@@ -221,7 +224,7 @@ def parse(text: str, attributes: Sequence[str] | None = None, where: str = CSV) 
             continue
         values = dict(zip(header, cells, strict=True))
         problems += (f"{where}, line {line} {problem}" for problem in _problems(values, names))
-        file = posixpath.normpath(values["file"])
+        file = normal(posixpath.normpath(values["file"]))
         first, _ = rows.setdefault(file, (line, values))
         if first != line:
             problems.append(f"{where}, line {line} repeats the file {file!r} of line {first}: remove one of them.")
@@ -240,23 +243,13 @@ def parse(text: str, attributes: Sequence[str] | None = None, where: str = CSV) 
     )
 
 
-def find(outer: Archive, name: str = CSV) -> Archive | None:
-    """Returns the part of an archive that holds the CSV: the whole, or the one folder at its top that does; or None."""
-    if outer.has(name):
-        return outer
-    parts = [part for part in map(outer.within, outer.folders()) if part.has(name)]
-    return parts[0] if len(parts) == 1 else None
-
-
 def _part_of(outer: Archive, name: str) -> Archive:
-    archive = find(outer, name)
-    if archive is None:
-        there = sorted(file for file in outer.files("") if file.lower().endswith(".csv"))
-        raise FileNotFoundError(
-            f"There is no file {outer.where(name)}, nor just one in the folders there. It lists the images."
-            + (f" If {' or '.join(there)} does, name it as csv." if there else "")
-        )
-    return archive
+    there = sorted(file for file in outer.files("") if file.lower().endswith(".csv"))
+    expected = (
+        f"does not hold your images with a CSV: there is no file {name} in it or in one folder in it, to list them."
+        + (f" If {' or '.join(there)} does, name it as csv." if there else "")
+    )
+    return only(outer, lambda place: place.has(name), expected)
 
 
 def _read_text(archive: Archive, name: str) -> str:
@@ -329,12 +322,10 @@ def _problems(values: dict[str, str], names: Sequence[str]) -> Iterator[str]:
         yield f"has the split {values['split']!r}, expected {', '.join(SPLITS[:-1])} or {SPLITS[-1]}."
 
 
-def _missing(archive: Archive, table: Table, where: str) -> list[str]:
-    return [
-        f"There is no file {archive.where(file)}, which {where}, line {line} names."
-        for file, line in zip(table.files, table.lines.tolist(), strict=True)
-        if not archive.has(file)
-    ]
+def _missing(archive: Archive, table: Table, where: str) -> Iterator[str]:
+    for file, line in zip(table.files, table.lines.tolist(), strict=True):
+        if not archive.has(file):
+            yield f"There is no file {archive.where(file)}, which {where}, line {line} names."
 
 
 def _split(table: Table, settings: Settings, where: str) -> tuple[np.ndarray, list[int]]:
@@ -404,6 +395,7 @@ SOURCE = source.Source(
     Config,
     _load,
     _verify,
-    find=lambda archive, csv: find(archive, csv) is not None,
-    looked_for="your own images, {csv} in it or in one folder in it (the setting csv gives another name)",
+    holds=lambda place, csv: place.has(csv),
+    depth=DEPTH,
+    looked_for="your own images, {csv} (the setting csv gives another name)",
 )

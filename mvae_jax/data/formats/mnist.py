@@ -1,13 +1,13 @@
 """MNIST and data sets of the same layout, such as Fashion-MNIST: grey images with a label from 0 to 9.
 
-Reads what is published, from a folder or a zip (or from a folder in it, if that alone has the files),
+Reads what is published, from a folder, a zip or a tar (or from a folder in it, if that alone has the files),
 
     train-images-idx3-ubyte    train-labels-idx1-ubyte    60,000 images of 28 x 28 pixels to train on
     t10k-images-idx3-ubyte     t10k-labels-idx1-ubyte     10,000 to test
 
-each as it is or compressed by gzip, also with ".gz" after the name or with ".idx" instead of "-idx"; or from Keras's
-mnist.npz with the arrays x_train, y_train, x_test and y_test. Any number and size of images will do. All of it is read
-as bytes and numbers; nothing is unpickled.
+each as it is or compressed by gzip, also with ".gz" after the name, with ".idx" instead of "-idx" or in a folder of its
+name; or from Keras's mnist.npz with the arrays x_train, y_train, x_test and y_test. Any number and size of images will
+do. All of it is read as bytes and numbers; nothing is unpickled.
 
 Without a file there are the digits that scikit-learn brings: 1,797 real ones, 8 x 8 pixels.
 
@@ -23,7 +23,7 @@ import hashlib
 import io
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +31,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from mvae_jax.data import source
-from mvae_jax.data.archive import MAX_BYTES, Archive, check_size, open_archive
+from mvae_jax.data.archive import DEPTH, MAX_BYTES, Archive, check_size, one_of, only, open_archive
 from mvae_jax.data.batches import Splits, permutation
 
 DIGITS = "digits"
@@ -44,7 +44,6 @@ IDX_FILES = (
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
-_IDX_VARIANTS = ("{}", "{}.gz", "{dotted}", "{dotted}.gz")
 NPZ_FILES = ("x_train.npy", "y_train.npy", "x_test.npy", "y_test.npy")
 
 _REMEDY = (
@@ -64,7 +63,7 @@ def load(path: str | Path = DIGITS) -> Splits:
     choice, always the same, that has its share of each label; the same people wrote both.
 
     Args:
-        path: "digits"; otherwise a folder, a zip or an .npz.
+        path: "digits"; otherwise a folder, a zip, a tar or an .npz.
 
     Returns:
         The two splits, and no calibration images. "label" is int32 [N] in 0 to 9, "index" the image's number, from 0
@@ -81,11 +80,11 @@ def load(path: str | Path = DIGITS) -> Splits:
     if not path.exists():
         raise FileNotFoundError(f"There is no folder or file {path}. {_REMEDY}")
     with open_archive(path) as archive:
-        if path.suffix == ".npz":
-            files, parse = _files(archive, NPZ_FILES, ("{}",)), _parse_npy
+        if any(map(archive.has, NPZ_FILES)):
+            files, parse = _files(archive, NPZ_FILES), _parse_npy
         else:
-            archive = _inner(archive)
-            files, parse = _files(archive, IDX_FILES, _IDX_VARIANTS), _parse_idx
+            archive = only(archive, _has_idx, f"does not hold {', '.join(IDX_FILES)}. {_REMEDY}")
+            files, parse = _files(archive, IDX_FILES), _parse_idx
         parts = [
             _Part(archive.where(file), parse(archive.read(file), archive.where(file), dimensions))
             for file, dimensions in zip(files, (3, 1, 3, 1), strict=True)
@@ -170,24 +169,20 @@ class _Part(NamedTuple):
     values: np.ndarray
 
 
-def _variants(name: str, patterns: Sequence[str]) -> list[str]:
-    return [pattern.format(name, dotted=name.replace("-idx", ".idx")) for pattern in patterns]
+def _variant(place: Archive, name: str) -> str | None:
+    """Under which name a file is there."""
+    dotted = name.replace("-idx", ".idx")
+    return one_of(place, *dict.fromkeys((name, f"{name}.gz", dotted, f"{dotted}.gz")))
 
 
-def _inner(archive: Archive) -> Archive:
-    """The archive, or the one folder in it that has any of the files if the archive itself has none."""
-    holding = [place for place in (archive, *map(archive.within, sorted(archive.folders()))) if _has_any(place)]
-    return holding[0] if len(holding) == 1 or archive in holding else archive
+def _has_idx(place: Archive) -> bool:
+    """Whether any of the idx files is in a folder."""
+    return any(_variant(place, name) for name in IDX_FILES)
 
 
-def _has_any(archive: Archive) -> bool:
-    """Whether the archive has any of the idx files."""
-    return any(archive.has(file) for name in IDX_FILES for file in _variants(name, _IDX_VARIANTS))
-
-
-def _files(archive: Archive, names: Sequence[str], patterns: Sequence[str]) -> list[str]:
-    """Returns under which of its variants each file is there."""
-    files = [next(filter(archive.has, _variants(name, patterns)), None) for name in names]
+def _files(archive: Archive, names: tuple[str, ...]) -> list[str]:
+    """Under which name each file is there."""
+    files = [_variant(archive, name) for name in names]
     missing = [name for name, file in zip(names, files, strict=True) if file is None]
     if missing:
         raise FileNotFoundError(f"{archive.where('')} does not hold {', '.join(missing)}. {_REMEDY}")
@@ -281,10 +276,6 @@ class Config(source.Config):
     kind: str = dataclasses.field(init=False, default="MNIST")
 
 
-def _find(archive: Archive, csv: str) -> bool:
-    return _has_any(_inner(archive)) or any(map(archive.has, NPZ_FILES))
-
-
 def _load(config: Config, request: source.Request) -> Splits:
     return load(config.source)
 
@@ -302,7 +293,8 @@ SOURCE = source.Source(
     _load,
     _verify,
     keywords=(DIGITS,),
-    find=_find,
-    looked_for=f"MNIST, {IDX_FILES[0]} and its companions in it or in one folder in it, or Keras's mnist.npz",
+    holds=lambda place, csv: _has_idx(place) or any(map(place.has, NPZ_FILES)),
+    depth=DEPTH,
+    looked_for=f"MNIST, {IDX_FILES[0]} and its companions, or Keras's mnist.npz",
     has_attributes=False,
 )

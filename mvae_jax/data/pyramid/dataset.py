@@ -123,8 +123,8 @@ def _load(config: Config, request: source.Request) -> Dataset:
     )
 
 
-def _find(archive: Archive, csv: str) -> bool:
-    return isinstance(archive, Folder) and reader.is_pyramid(archive.path)
+def _holds(place: Archive, csv: str) -> bool:
+    return isinstance(place, Folder) and reader.is_pyramid(place.path)
 
 
 def _verify(config: Config, attributes: tuple[str, ...] | None = None) -> Iterator[str]:
@@ -135,7 +135,7 @@ SOURCE = source.Source(
     Config,
     _load,
     _verify,
-    find=_find,
+    holds=_holds,
     looked_for=f"{reader.MANIFEST} of a pyramid, which `mvae-jax data pyramid` makes of images without attributes",
     has_attributes=False,
 )

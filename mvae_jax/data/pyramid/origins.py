@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,9 +17,10 @@ import numpy as np
 from PIL import Image
 
 from mvae_jax.data import decode
-from mvae_jax.data.archive import Archive, Zip, checksum, open_archive
+from mvae_jax.data.archive import Archive, checksum, locate, open_archive
 from mvae_jax.data.batches import permutation
 from mvae_jax.data.formats import celeba, celebamask_hq
+from mvae_jax.data.names import is_hidden
 from mvae_jax.data.pyramid.settings import SPLITS, Settings
 from mvae_jax.data.pyramid.stream import CHANNELS
 from mvae_jax.data.rendered import faces
@@ -129,15 +129,15 @@ def open_origin(source: str | Path, settings: Settings, workers: int | None) -> 
             yield Origin("CelebA", opened.checksum(rows), splits, files.read)
     else:
         with open_archive(source) as outer:
-            published = celebamask_hq.find(outer)
-            archive = published.within(celebamask_hq.IMAGE_FOLDER) if published else outer
+            published = locate(outer, celebamask_hq.holds)
+            archive = published[0].within(celebamask_hq.IMAGE_FOLDER) if len(published) == 1 else outer
             names = image_names(archive)
             splits = _split(settings, permutation(len(names), settings.seed))
             _check_splits(splits, settings, source)
             rows = np.arange(len(names), dtype=np.int32)
             files = _Files(archive, names, rows, lambda image: _cut(image, size, crop), size, workers)
             fingerprints = checksum([(name, archive.fingerprint(name)) for name in names])
-            yield Origin("CelebAMask-HQ" if published else "images", fingerprints, splits, files.read)
+            yield Origin("images" if archive is outer else "CelebAMask-HQ", fingerprints, splits, files.read)
 
 
 def _rendered(settings: Settings) -> Origin:
@@ -166,17 +166,7 @@ def image_names(archive: Archive) -> list[str]:
         FileNotFoundError: there are no images.
         OSError: a folder cannot be read.
     """
-    if isinstance(archive, Zip):
-        inside = (name for name in archive.file.namelist() if name.startswith(archive.prefix))
-        names = [name.removeprefix(archive.prefix) for name in inside]
-    else:
-        root = Path(archive.where(""))
-        names = [
-            (Path(folder).relative_to(root) / file).as_posix()
-            for folder, _, files in os.walk(root, onerror=_refuse)
-            for file in files
-        ]
-    seen = [name for name in names if not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))]
+    seen = [name for name in archive.walk() if not is_hidden(name)]
     images = sorted((name for name in seen if name.lower().endswith(_SUFFIXES)), key=natural)
     if not images:
         there = f"; it has {sorted(seen)[0]} and the like" if seen else ""
@@ -185,10 +175,6 @@ def image_names(archive: Archive) -> list[str]:
             f"{', '.join(_SUFFIXES)}{there}."
         )
     return images
-
-
-def _refuse(error: OSError) -> None:
-    raise error
 
 
 def natural(name: str) -> tuple[Any, ...]:

@@ -39,7 +39,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from mvae_jax.data import source
-from mvae_jax.data.archive import Archive, Zip, open_archive
+from mvae_jax.data.archive import Archive, open_archive
 from mvae_jax.data.batches import Splits, check_factors, permutation
 from mvae_jax.data.source import Request
 
@@ -278,13 +278,14 @@ def _chunks(archive: Archive, name: str, dtype: Any, shape: tuple[int, ...]) -> 
     Raises:
         ValueError: the array is missing, damaged, or of another type or shape.
     """
-    assert isinstance(archive, Zip)
     member = f"{name}.npy"
     if not archive.has(member):
         names = ", ".join(sorted(file.removesuffix(".npy") for file in archive.files("")))
-        raise ValueError(f"{archive.path} holds {names or 'nothing'}, not {name!r}: it is not {FILE}, fetch that one.")
+        raise ValueError(
+            f"{archive.where('')} holds {names or 'nothing'}, not {name!r}: it is not {FILE}, fetch that one."
+        )
     try:
-        with archive.file.open(member) as stream:
+        with archive.open(member) as stream:
             header = npy.read_array_header_1_0 if npy.read_magic(stream) == (1, 0) else npy.read_array_header_2_0
             stored_shape, fortran, stored_dtype = header(stream)
             if stored_shape == shape and not fortran and np.issubdtype(stored_dtype, dtype):
@@ -342,8 +343,8 @@ class Config(source.Factors):
         return Settings(self.train_size, self.validation_size, 0, request.side(self.kind), self.seed)
 
 
-def _find(archive: Archive, csv: str) -> bool:
-    return archive.has(FILE) or all(map(archive.has, ("imgs.npy", "latents_classes.npy")))
+def _holds(place: Archive, csv: str) -> bool:
+    return place.has(FILE) or all(map(place.has, ("imgs.npy", "latents_classes.npy")))
 
 
 def _verify(config: Config, attributes: tuple[str, ...] | None = None) -> Iterator[str]:
@@ -355,7 +356,7 @@ SOURCE = source.Source(
     lambda config, request: load(config.source, config.settings(request)),
     _verify,
     keywords=(RENDERED,),
-    find=_find,
+    holds=_holds,
     looked_for=f"dSprites, {FILE} or a folder that holds it",
     has_attributes=False,
 )

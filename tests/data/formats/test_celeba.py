@@ -369,7 +369,7 @@ ROW_9 = "000009.jpg  1 -1 -1  1 -1"
         (changed(ATTRIBUTES, "30", "31"), f"{ATTRIBUTES}, line 1 announces 31 images, but 30 rows"),
         (changed(ATTRIBUTES, "30", "<html>"), "line 1 is '<html>', expected the number of images"),
         (FILES | {ATTRIBUTES: b""}, f"{ATTRIBUTES}, line 1 is ''"),
-        (FILES | {ATTRIBUTES: b"\xff\xfe\x00"}, f"{ATTRIBUTES} is no text"),
+        (FILES | {ATTRIBUTES: b"\xff\xfe\x00"}, f"{ATTRIBUTES} is not UTF-8 text"),
         (changed(ATTRIBUTES, "Male", "Bald"), "line 2 has a name twice"),
         (changed(ATTRIBUTES, ROW_9, ROW_9 + " 1"), "line 5 .000009.jpg. has 6 values, expected 5"),
         (changed(ATTRIBUTES, ROW_9, ROW_9[:-2]), "line 5 .000009.jpg. has 4 values, expected 5"),

@@ -373,7 +373,7 @@ ROW_7 = "7.jpg  -1 -1 -1 -1 1 -1 1 -1 -1 1"
         (changed(POSE_FILE, "40", "39"), f"{POSE_FILE}, line 1 announces 39 images, but 40 rows"),
         (changed(ATTRIBUTE_FILE, "40", "<html>"), "line 1 is '<html>', expected the number of images"),
         (FILES | {POSE_FILE: b""}, f"{POSE_FILE}, line 1 is '', expected the number"),
-        (FILES | {POSE_FILE: b"\xff\xfe\x00"}, f"{POSE_FILE} is no text"),
+        (FILES | {POSE_FILE: b"\xff\xfe\x00"}, f"{POSE_FILE} is not UTF-8 text"),
         (changed(ATTRIBUTE_FILE, "Male", "Bald"), "line 2 has a name twice"),
         (changed(ATTRIBUTE_FILE, "Male", "Man"), "line 2 does not name the attribute 'Male'"),
         (changed(ATTRIBUTE_FILE, "Eyeglasses", "Eyeglass"), "Unknown attribute 'eyeglasses': .*'eyeglass'"),

@@ -314,7 +314,7 @@ def test_settings_are_checked(change, message):
         (changed(IMAGE_ATTRIBUTES, "2 2 1", "2 x 1"), "image_attribute_labels.txt is malformed .*'x'"),
         (changed(IMAGE_ATTRIBUTES, "2 2 1 3 0 0 1.509", "2 2"), "image_attribute_labels.txt is malformed"),
         (FILES | {ROOT + IMAGE_ATTRIBUTES: b"\n"}, "image_attribute_labels.txt is malformed .it is empty"),
-        (FILES | {ROOT + IMAGE_ATTRIBUTES: b"\xff\xfe"}, "image_attribute_labels.txt is no text"),
+        (FILES | {ROOT + IMAGE_ATTRIBUTES: b"\xff\xfe"}, "image_attribute_labels.txt is not UTF-8 text"),
         (changed(SPECIES_ATTRIBUTES, "49.9", "x", OF_SPECIES), "class_attribute_labels_continuous.txt is malformed"),
         (changed(SPECIES_ATTRIBUTES, "49.9", "-1", OF_SPECIES), "line 1 has the value -1.0, expected 0 to 100"),
         (changed(SPECIES_ATTRIBUTES, "49.9", "nan", OF_SPECIES), "line 1 has the value nan"),
@@ -358,7 +358,7 @@ def test_damaged_text_files_are_reported(files, message, tmp_path, cache):
             r"1 of 6 images are missing from .*: 002.Laysan_Albatross/bird_9.jpg\. Fetch",
         ),
         (without("images.txt"), "does not hold CUB-200-2011: expected images.txt"),
-        ({"notes.txt": b""}, r"does not hold CUB-200-2011.* Unpack the .tgz"),
+        ({"notes.txt": b""}, r"does not hold CUB-200-2011: expected images.txt, .* in it or in one folder in it"),
     ],
 )
 def test_missing_files_are_reported(files, message, as_zip, tmp_path, cache):

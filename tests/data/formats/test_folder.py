@@ -184,7 +184,9 @@ def test_csv_of_another_name(there, tmp_path, cache):
         load(path, dataclasses.replace(SMALL, csv="labels.csv"), cache_folder=cache),
         load(there, SMALL, cache_folder=cache),
     )
-    with pytest.raises(FileNotFoundError, match=r"no file .*own/attributes.csv.* If labels.csv does, name it as csv"):
+    with pytest.raises(
+        FileNotFoundError, match=r"/own does not hold .* attributes.csv .* If labels.csv does, name it as csv"
+    ):
         load(path, SMALL, cache_folder=cache)
 
 
@@ -253,7 +255,10 @@ def csv_with(line: int, text: str) -> str:
         (csv_with(1, "file,smiling,smiling"), "line 1 names 'smiling' twice: remove one"),
         ("file\na.jpg", "line 1 names no attribute, expected one"),
         ("file,split\na.jpg,train", "line 1 names no attribute"),
-        (csv_with(1, "file,red_car,"), "line 1: The attribute '' cannot be said"),
+        (
+            csv_with(1, "file,red_car,"),
+            "line 1: The attribute '' cannot be said",
+        ),
         (csv_with(1, "file,red_car,<b>smiling</b>"), "line 1: The attribute '<b>smiling</b>' cannot be said"),
         (csv_with(1, "file,red_car,$\\frac{$"), "line 1: The attribute .* cannot be said"),
         (csv_with(1, "file,red_car,no_hat"), "line 1: The name of the attribute 'no_hat' contains 'no'"),
@@ -310,11 +315,12 @@ def test_missing_files_are_reported(as_zip, tmp_path, cache):
     ):
         load(write("images", missing), SMALL, cache_folder=cache)
     with pytest.raises(
-        FileNotFoundError, match=r"no file .*attributes.csv, nor just one in the folders there\. It lists"
+        FileNotFoundError,
+        match=r"does not hold your images with a CSV: there is no file attributes.csv in it or in one",
     ):
         load(write("csv", {"x/y.png": b"1"}), SMALL, cache_folder=cache)
     two = {f"{part}/{name}": data for name, data in FILES.items() for part in ("one", "two")}
-    with pytest.raises(FileNotFoundError, match="nor just one in the folders there"):
+    with pytest.raises(FileNotFoundError, match=r"two.* holds several, .*/one/? and .*/two/?: give the path of one"):
         load(write("two", two), SMALL, cache_folder=cache)
     with pytest.raises(FileNotFoundError, match="no folder or zip"):
         load(tmp_path / "nowhere", SMALL)
