@@ -7,7 +7,8 @@ Reads what is published, from a folder or straight from a zip:
     list_eval_partition.txt    "000001.jpg p" with p = 0 (train), 1 (validation) or 2 (test)
     identity_CelebA.txt        "000001.jpg k" with k > 0, the person; need not be there
 
-The lists may lie in Anno/ and Eval/ and the images in Img/, as in the published folder, or be Kaggle's .csv files. Of a
+The lists may lie in Anno/ and Eval/ and the images in Img/, as in the published folder, or be Kaggle's .csv files, also
+saved anew with other separators. Of a
 part of the data set, the lists name the images that are there.
 
 `CROPS` has the part of the picture that each of the papers uses.
@@ -43,7 +44,7 @@ from mvae_jax.data.archive import (
     read_text,
 )
 from mvae_jax.data.batches import Splits, permutation
-from mvae_jax.data.formats import listing
+from mvae_jax.data.formats import delimited, listing
 from mvae_jax.data.formats.folder import SPLITS
 from mvae_jax.data.formats.listing import Selection
 
@@ -419,23 +420,20 @@ def parse(attributes: tuple[str, str], partitions: tuple[str, str], identities: 
 
 
 def _parse_attributes(file: str, text: str, problems: list[str]) -> tuple[list[str], dict[int, listing.Row]]:
-    if not _is_csv(text):
+    if not delimited.separator(text):
         return listing.parse_counted(text, file, problems, **_IMAGES)
-    lines = text.replace(",", " ").rstrip().splitlines()
-    columns = lines[0].split()[1:]
-    listing.check_columns(columns, f"{file}, line 1")
-    return columns, listing.parse_rows(lines[1:], 2, len(columns), file, problems, **_IMAGES)
+    line, header, rows = delimited.table(text, file, problems)
+    columns = header[1:]  # the first is that of the images
+    listing.check_columns(columns, f"{file}, line {line}")
+    return columns, listing.parse_rows(rows, len(columns), file, problems, **_IMAGES)
 
 
 def _parse_numbers(file: str, text: str, problems: list[str]) -> dict[int, listing.Row]:
     """Reads "000001.jpg number" per image."""
-    header = int(_is_csv(text))
-    lines = text.replace(",", " ").rstrip().splitlines()[header:]
-    return listing.parse_rows(lines, 1 + header, 1, file, problems, **_IMAGES)
-
-
-def _is_csv(text: str) -> bool:
-    return "," in text.partition("\n")[0]
+    _, (first, *_) = next(delimited.rows(text, file), (1, [""]))
+    named = delimited.separator(text) and not _IMAGE_NAME.fullmatch(first)
+    *_, rows = delimited.table(text, file, problems) if named else (delimited.rows(text, file),)
+    return listing.parse_rows(rows, 1, file, problems, **_IMAGES)
 
 
 def _read_lists(root: Archive) -> tuple[Table, dict[str, str]]:

@@ -41,7 +41,7 @@ from PIL import Image
 from mvae_jax.data import decode, source
 from mvae_jax.data.archive import Archive, DefectError, checksum, leads_outside, only, open_archive, read_text
 from mvae_jax.data.batches import Splits, permutation
-from mvae_jax.data.formats import listing
+from mvae_jax.data.formats import delimited, listing
 
 _logger = logging.getLogger(__name__)
 
@@ -54,6 +54,7 @@ SPECIES_ATTRIBUTES = "attributes/class_attribute_labels_continuous.txt"
 _SPECIES_OF, _SPLIT, _BOXES = "image_class_labels.txt", "train_test_split.txt", "bounding_boxes.txt"
 _SPECIES, _ATTRIBUTES = "classes.txt", "attributes.txt"
 _NUMBER = re.compile(r"([1-9][0-9]{0,8})")
+_MAX_PAIRS = 2**26  # of images and attributes; the published files have 6 million
 _CACHE_FORMAT = 1  # raise it when the same inputs give other pixels
 
 
@@ -262,6 +263,11 @@ def _read(archive: Archive, outer: Archive) -> tuple[Table, dict[str, str]]:
     if problems:
         raise DefectError(problems)
     index, kinds = sorted(images), sorted(species)
+    if len(index) * (len(attributes) + len(kinds)) > _MAX_PAIRS:
+        raise ValueError(
+            f"{listed} has {len(index)} images, and there are {len(attributes)} attributes and {len(kinds)} species, "
+            f"expected at most {_MAX_PAIRS} pairs: it is not CUB-200-2011."
+        )
     species_at = np.array([kinds.index(int(species_of[i].text)) for i in index])
     shape = (len(index), len(attributes))
     if archive.has(IMAGE_ATTRIBUTES):
@@ -288,8 +294,7 @@ def _read(archive: Archive, outer: Archive) -> tuple[Table, dict[str, str]]:
 
 def _rows(text: str, file: str, width: int, problems: list[str]) -> dict[int, listing.Row]:
     """Reads rows "NUMBER value ..."."""
-    lines = [line.strip() for line in text.rstrip().splitlines()]
-    return listing.parse_rows(lines, 1, width, file, problems, pattern=_NUMBER, example="17")
+    return listing.parse_rows(delimited.rows(text, file), width, file, problems, pattern=_NUMBER, example="17")
 
 
 def _strange(rows: dict[int, listing.Row], file: str, good: Any, expected: str) -> Iterator[str]:

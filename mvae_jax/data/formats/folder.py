@@ -9,27 +9,28 @@
 The first line names the columns: `file`, relative to the folder of the CSV and with forward slashes; attributes,
 0 or 1; and, if the splits are to be fixed, `split`: train, validation or calibration. Otherwise the images are
 split at random. The order of rows and columns does not matter, and columns that are not used may hold anything.
-Commas, semicolons or tabs separate; the text is UTF-8. Images are JPEG, PNG or WebP of any size: their central square
-is used.
+Commas, semicolons or tabs separate; the text is UTF-8. What spreadsheets and pandas add means nothing, see `delimited`.
+Images are JPEG, PNG or WebP of any size: their central square is used.
 """
 
 from __future__ import annotations
 
-import csv
+import collections
 import dataclasses
 import difflib
-import io
 import logging
 import posixpath
-from collections.abc import Iterator, Sequence
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from mvae_jax.data import captions, decode, source
-from mvae_jax.data.archive import DEPTH, Archive, DefectError, checksum, leads_outside, only, open_archive
+from mvae_jax.data.archive import DEPTH, Archive, DefectError, checksum, leads_outside, only, open_archive, read_text
 from mvae_jax.data.batches import Splits, permutation
-from mvae_jax.data.formats import listing
+from mvae_jax.data.formats import delimited, listing
 from mvae_jax.data.names import normal
 
 _logger = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ _logger = logging.getLogger(__name__)
 CSV = "attributes.csv"
 SPLITS = ("train", "validation", "calibration")
 
+_SHOWN = 2000  # characters of a list of names in a message
 _CACHE_FORMAT = 1  # raise it when the same inputs give other pixels
 
 
@@ -125,7 +127,7 @@ def load(
     settings = settings or Settings()
     with open_archive(path) as outer:
         archive = _part_of(outer, settings.csv)
-        text, where = _read_text(archive, settings.csv), archive.where(settings.csv)
+        text, where = read_text(archive, settings.csv), archive.where(settings.csv)
         table = parse(text, settings.attributes, where)
         missing = list(_missing(archive, table, where))
         if missing:
@@ -185,7 +187,7 @@ def defects(path: str | Path, settings: Settings | None = None, *, workers: int 
         archive = _part_of(outer, settings.csv)
         where = archive.where(settings.csv)
         try:
-            table = parse(_read_text(archive, settings.csv), settings.attributes, where)
+            table = parse(read_text(archive, settings.csv), settings.attributes, where)
         except ValueError as error:
             yield from error.problems if isinstance(error, DefectError) else [str(error)]
             return
@@ -210,35 +212,36 @@ def parse(text: str, attributes: Sequence[str] | None = None, where: str = CSV) 
     Raises:
         ValueError: the CSV is malformed; names line, value and remedy. `DefectError` if rows are malformed.
     """
-    lines = _lines(text, where)
-    _, header = next(lines, (0, []))
-    names = _columns(header, attributes, where)
     problems: list[str] = []
-    rows: dict[str, tuple[int, dict[str, str]]] = {}
+    first, header, lines = delimited.table(text, where, problems, blanks=False)
+    names = _columns(header, attributes, where, f"{where}, line {first}")
+    rows: dict[str, tuple[int, str, bytes]] = {}  # by file: its line, its split, and a byte for each attribute
     for line, cells in lines:
+        if len(problems) >= delimited.MAX_PROBLEMS:
+            break
         if len(cells) != len(header):
             problems.append(
                 f"{where}, line {line} has {len(cells)} values, expected {len(header)}, one for each of "
-                f"{', '.join(header)}."
+                f"{_listed(header)}."
             )
             continue
         values = dict(zip(header, cells, strict=True))
         problems += (f"{where}, line {line} {problem}" for problem in _problems(values, names))
         file = normal(posixpath.normpath(values["file"]))
-        first, _ = rows.setdefault(file, (line, values))
-        if first != line:
-            problems.append(f"{where}, line {line} repeats the file {file!r} of line {first}: remove one of them.")
+        row = line, sys.intern(values.get("split", "")), bytes(values[name] == "1" for name in names)
+        earlier, *_ = rows.setdefault(file, row)
+        if earlier != line:
+            problems.append(f"{where}, line {line} repeats the file {file!r} of line {earlier}: remove one of them.")
     if problems:
         raise DefectError(problems)
     if not rows:
         raise ValueError(f"{where} lists no images, expected a line for each below the names of the columns.")
     files = sorted(rows)
-    values_of = [rows[file][1] for file in files]
     return Table(
         files=tuple(files),
         names=names,
-        attributes=np.array([[values[name] == "1" for name in names] for values in values_of]),
-        splits=tuple(values["split"] for values in values_of) if "split" in header else None,
+        attributes=np.frombuffer(b"".join(rows[file][2] for file in files), bool).reshape(len(files), -1),
+        splits=tuple(rows[file][1] for file in files) if "split" in header else None,
         lines=np.array([rows[file][0] for file in files], np.int32),
     )
 
@@ -252,57 +255,38 @@ def _part_of(outer: Archive, name: str) -> Archive:
     return only(outer, lambda place: place.has(name), expected)
 
 
-def _read_text(archive: Archive, name: str) -> str:
-    try:
-        return archive.read(name).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{archive.where(name)} is not UTF-8 text ({error}): save it as UTF-8, in Excel as 'CSV UTF-8'."
-        ) from error
-
-
-def _lines(text: str, where: str) -> Iterator[tuple[int, list[str]]]:
-    """Yields the number of every line that is not blank, and its cells; of a row with line breaks, its last line."""
-    delimiter = max(",;\t", key=text.partition("\n")[0].count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        for cells in reader:
-            if cells:
-                yield reader.line_num, [cell.strip() for cell in cells]
-    except csv.Error as error:
-        raise ValueError(
-            f"{where}, line {reader.line_num} is malformed ({error}): look for a stray quote there or above."
-        ) from error
-
-
-def _columns(header: list[str], attributes: Sequence[str] | None, where: str) -> tuple[str, ...]:
+def _columns(header: list[str], attributes: Sequence[str] | None, where: str, line: str) -> tuple[str, ...]:
     """Checks the names of the columns; returns the attributes."""
-    listed = ", ".join(map(repr, header))
     if "file" not in header:
         raise ValueError(
-            f"{where}, line 1 names {f'the columns {listed}' if header else 'no columns'}, expected 'file' among them, "
-            "then the attributes, such as 'file,smiling,red_car'."
+            f"{line} names {f'the columns {_listed(map(repr, header))}' if header else 'no columns'}, expected 'file' "
+            "among them, then the attributes, such as 'file,smiling,red_car'."
         )
-    repeated = sorted({name for name in header if header.count(name) > 1})
+    repeated = sorted(name for name, count in collections.Counter(header).items() if count > 1)
     if repeated:
-        raise ValueError(f"{where}, line 1 names {', '.join(map(repr, repeated))} twice: remove one of the columns.")
+        raise ValueError(f"{line} names {_listed(map(repr, repeated))} twice: remove one of the columns.")
     there = [name for name in header if name not in ("file", "split")]
     for name in attributes or ():
         if name not in there:
             close = difflib.get_close_matches(name, there)
             hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
             raise ValueError(
-                f"{where} has no attribute {name!r}: {hint}It has {', '.join(map(repr, there))}; name some of them as "
+                f"{where} has no attribute {name!r}: {hint}It has {_listed(map(repr, there))}; name some of them as "
                 "attributes."
             )
     names = tuple(there if attributes is None else attributes)
     if not names:
-        raise ValueError(f"{where}, line 1 names no attribute, expected one such as in 'file,smiling,red_car'.")
+        raise ValueError(f"{line} names no attribute, expected one such as in 'file,smiling,red_car'.")
     try:
         captions.check_names(names)
     except ValueError as error:
-        raise ValueError(f"{where}, line 1: {error}") from None
+        raise ValueError(f"{line}: {error}") from None
     return names
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Names with commas between, as many as can be read."""
+    return textwrap.shorten(", ".join(names), _SHOWN, placeholder=" ...")
 
 
 def _problems(values: dict[str, str], names: Sequence[str]) -> Iterator[str]:

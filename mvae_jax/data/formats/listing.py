@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from mvae_jax.data.archive import Archive, checksum
 from mvae_jax.data.batches import Splits
+from mvae_jax.data.formats import delimited
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,6 +49,7 @@ class Table:
         return np.stack([self.column(name) for name in names], axis=1)
 
 
+_COUNT = re.compile(r"[0-9]{1,9}")
 AnyTable = TypeVar("AnyTable", bound=Table)
 
 
@@ -149,8 +151,7 @@ class Row:
 
 
 def parse_rows(
-    lines: Sequence[str],
-    first: int,
+    lines: Iterable[tuple[int, list[str]]],
     width: int,
     file: str,
     problems: list[str],
@@ -161,8 +162,7 @@ def parse_rows(
     """Reads a row "IMAGE value ..." per image.
 
     Args:
-        lines: the rows.
-        first: number of the first of them in the file.
+        lines: the rows as `delimited` reads them.
         width: values in each row.
         file: how messages name the file.
         problems: what is wrong with rows is added here, and the rows are left out.
@@ -170,9 +170,11 @@ def parse_rows(
         example: of such a name, for messages.
     """
     rows: dict[int, Row] = {}
-    for number, line in enumerate(lines, start=first):
-        image, *rest = line.split(maxsplit=1) or [""]
-        row = Row(number, *(rest or [""]))
+    for number, cells in lines:
+        if len(problems) >= delimited.MAX_PROBLEMS:
+            break
+        image, *rest = cells or [""]
+        row = Row(number, " ".join(rest))
         match = pattern.fullmatch(image)
         if not match:
             problems.append(f"{file}, line {number} begins with {image!r}, expected an image such as {example!r}.")
@@ -194,24 +196,30 @@ def parse_counted(
     Raises:
         ValueError: there is no count, or a name is there twice.
     """
-    lines = text.rstrip().splitlines()
-    if len(lines) < 3 or not lines[0].strip().isdecimal():
+    lines = delimited.rows(text, file)
+    (_, count), (_, columns) = next(lines, (1, [])), next(lines, (2, []))
+    if not (columns and len(count) == 1 and _COUNT.fullmatch(count[0])):
         raise ValueError(
-            f"{file}, line 1 is {lines[0][:40] if lines else ''!r}, expected the number of images, then a line of "
-            "names and a row per image: fetch the file again."
+            f"{file}, line 1 is {' '.join(count)[:40]!r}, expected the number of images, then a line of names and a "
+            "row per image: fetch the file again."
         )
-    columns = lines[1].split()
     check_columns(columns, f"{file}, line 2")
-    if int(lines[0]) != len(lines) - 2:
-        problems.append(
-            f"{file}, line 1 announces {int(lines[0])} images, but {len(lines) - 2} rows follow: fetch the file "
-            "again, or correct the count."
+    before = len(problems)
+    rows = parse_rows(lines, len(columns), file, problems, pattern=pattern, example=example)
+    following = len(rows) + len(problems) - before
+    if int(count[0]) != following and len(problems) < delimited.MAX_PROBLEMS:  # else there may be more rows
+        problems.insert(
+            before,
+            f"{file}, line 1 announces {int(count[0])} images, but {following} rows follow: fetch the file again, or "
+            "correct the count.",
         )
-    return columns, parse_rows(lines[2:], 3, len(columns), file, problems, pattern=pattern, example=example)
+    return columns, rows
 
 
 def check_columns(columns: list[str], where: str) -> None:
-    """Raises ValueError if two columns have one name."""
+    """Raises ValueError if there is no column, or if two have one name."""
+    if not columns:
+        raise ValueError(f"{where} names no attributes, expected a name for each column.")
     if len({column.lower() for column in columns}) < len(columns):
         raise ValueError(f"{where} has a name twice, expected the names of the columns.")
 

@@ -373,7 +373,7 @@ ROW_9 = "000009.jpg  1 -1 -1  1 -1"
         (changed(ATTRIBUTES, "Male", "Bald"), "line 2 has a name twice"),
         (changed(ATTRIBUTES, ROW_9, ROW_9 + " 1"), "line 5 .000009.jpg. has 6 values, expected 5"),
         (changed(ATTRIBUTES, ROW_9, ROW_9[:-2]), "line 5 .000009.jpg. has 4 values, expected 5"),
-        (changed(ATTRIBUTES, ROW_9, ""), "line 5 begins with '', expected an image such as '000017.jpg'"),
+        (changed(ATTRIBUTES, ROW_9, ""), f"{ATTRIBUTES}, line 1 announces 30 images, but 29 rows"),
         (changed(ATTRIBUTES, ROW_9, ROW_9[:-2] + "0"), "line 5 has the value '0', expected -1 or 1"),
         (changed(ATTRIBUTES, "000009.jpg", "9.jpg"), "line 5 begins with '9.jpg'"),
         (changed(ATTRIBUTES, "000009.jpg", "000006.jpg"), "line 5 repeats 000006.jpg of line 4"),

@@ -380,7 +380,7 @@ ROW_7 = "7.jpg  -1 -1 -1 -1 1 -1 1 -1 -1 1"
         (changed(POSE_FILE, "Yaw Pitch", "Pitch Yaw"), f"{POSE_FILE}, line 2 is 'Pitch Yaw Raw'"),
         (changed(ATTRIBUTE_FILE, ROW_7, ROW_7 + " 1"), "line 10 .7.jpg. has 11 values, expected 10"),
         (changed(ATTRIBUTE_FILE, ROW_7, ROW_7[:-2]), "line 10 .7.jpg. has 9 values, expected 10"),
-        (changed(ATTRIBUTE_FILE, ROW_7, ""), "line 10 begins with '', expected an image"),
+        (changed(ATTRIBUTE_FILE, ROW_7, ""), "line 1 announces .* images, but .* rows follow"),
         (changed(ATTRIBUTE_FILE, ROW_7, ROW_7[:-1] + "0"), "line 10 has the value '0', expected -1 or 1"),
         (changed(ATTRIBUTE_FILE, "\n7.jpg", "\n6.jpg"), "line 10 repeats 6.jpg of line 9"),
         (

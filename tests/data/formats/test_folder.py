@@ -257,7 +257,7 @@ def csv_with(line: int, text: str) -> str:
         ("file,split\na.jpg,train", "line 1 names no attribute"),
         (
             csv_with(1, "file,red_car,"),
-            "line 1: The attribute '' cannot be said",
+            r"line 2 has '0' in column 3, which has no name in the first line: name it there, or .* \(19 more",
         ),
         (csv_with(1, "file,red_car,<b>smiling</b>"), "line 1: The attribute '<b>smiling</b>' cannot be said"),
         (csv_with(1, "file,red_car,$\\frac{$"), "line 1: The attribute .* cannot be said"),
