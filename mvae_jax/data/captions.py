@@ -16,6 +16,7 @@ sentence ambiguous are refused by `check_names`.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import difflib
 import enum
@@ -156,8 +157,10 @@ def _language(attributes: tuple[str, ...]) -> _Language:
     phrases = {**_PHRASES, **new}
     # Where one gender is listed, both are said.
     said = {*attributes, *(other for name, other in _OTHER_GENDER.items() if name in attributes)}
+    spoken = {name: _meanings(name, phrases[name]) for name in said}
+    times = collections.Counter(words for meanings in spoken.values() for words in meanings)
     for name in new:
-        others = {words for other in said - {name} for words in _meanings(other, phrases[other])}
+        others = times.keys() - {words for words in spoken[name] if times[words] == 1}
         parts = _composition(tuple(_words(name)), others)
         if parts:
             raise ValueError(
