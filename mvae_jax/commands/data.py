@@ -9,7 +9,7 @@
 
 SOURCE is what --config.data.source of an experiment takes: "rendered"; CelebAMask-HQ or CelebA, its folder, a zip or
 what `catalogue` has prepared; CUB-200-2011, its folder or a zip; or your own images with a CSV of attributes, a folder
-or a zip:
+or a zip. A tar, also a compressed one, is read like a zip:
 
     mydata/attributes.csv     file,smiling,red_car,split
                               a.jpg,1,0,train
@@ -34,6 +34,7 @@ from typing import Any
 
 import numpy as np
 
+from mvae_jax.commands import _pictures
 from mvae_jax.commands._parser import Parser, fail
 from mvae_jax.data import captions, decode, pyramid, sources
 from mvae_jax.data.batches import Splits
@@ -142,6 +143,7 @@ def preview(arguments: argparse.Namespace) -> int:
     """Writes a sheet of images with the captions of their attributes."""
     if arguments.count < 1:
         raise ValueError(f"count is {arguments.count}, expected at least 1.")
+    _pictures.check(arguments.output)
     splits = _load(arguments)
     split = dict(splits)[arguments.split]
     if not len(split):
@@ -154,8 +156,7 @@ def preview(arguments: argparse.Namespace) -> int:
         for number, row in zip(numbers, rows, strict=True)
     ]
     title = f"{arguments.source}, {arguments.split}: {len(texts)} of {len(split)} images"
-    grids.grid(shown["image"], texts, title=title).save(arguments.output, "PNG")
-    print(arguments.output)
+    _pictures.write(arguments.output, grids.grid(shown["image"], texts, title=title))
     return 0
 
 
@@ -312,7 +313,9 @@ def _parser() -> argparse.ArgumentParser:
     one = command("statistics", statistics, "Count images and attributes of each split; name what goes together.")
     selection(one)
     one = command("preview", preview, "Draw a sheet of images with the captions of their attributes.")
-    one.add_argument("-o", "--output", type=Path, required=True, help="the sheet, a PNG", metavar="X")
+    one.add_argument(
+        "-o", "--output", type=_pictures.path, required=True, help="the sheet, a .png, .jpg or .webp", metavar="X"
+    )
     one.add_argument("--split", choices=folder.SPLITS, default="train", help="which split (default: train)")
     option(one, "count", 18, "images on the sheet")
     selection(one)

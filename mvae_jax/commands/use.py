@@ -38,13 +38,13 @@ import numpy as np
 from PIL import Image
 
 from mvae_jax import gaussian, images, random, runs
+from mvae_jax.commands import _pictures
 from mvae_jax.commands._parser import Parser, fail
 from mvae_jax.data import captions, decode
 from mvae_jax.eval import consistency, cross_modal
 from mvae_jax.viz import grids
 
 Posterior = tuple[jax.Array, jax.Array]
-_SUFFIXES = (".jpg", ".jpeg", ".png")
 _MOST = 256  # pictures of one sheet
 
 
@@ -82,7 +82,7 @@ def edit(arguments: argparse.Namespace) -> int:
     changed = " and ".join(f"{word} {', '.join(_names(run, texts))}" for word, texts in changes.items() if texts)
     pictures = np.concatenate([_bytes(pixels), _bytes(run.decode(code, shown)), edited])
     captions = ["the image", "its reconstruction", changed]
-    _write(arguments.output, grids.grid(pictures, captions, columns=3, title=arguments.caption))
+    _pictures.write(arguments.output, grids.grid(pictures, captions, columns=3, title=arguments.caption))
     return 0
 
 
@@ -145,7 +145,7 @@ def interpolate(arguments: argparse.Namespace) -> int:
     if _is_folder(arguments.output):
         _save(arguments.output, pictures)
     else:
-        _write(arguments.output, grids.interpolation([arguments.start], [arguments.end], pictures[None]))
+        _pictures.write(arguments.output, grids.interpolation([arguments.start], [arguments.end], pictures[None]))
     return 0
 
 
@@ -165,7 +165,9 @@ def fuse(arguments: argparse.Namespace) -> int:
         _save(arguments.output, decoded["from both"])
     else:
         pictures = np.concatenate([_bytes(pixels), *decoded.values()])
-        _write(arguments.output, grids.grid(pictures, ["the image", *decoded], columns=4, title=arguments.caption))
+        _pictures.write(
+            arguments.output, grids.grid(pictures, ["the image", *decoded], columns=4, title=arguments.caption)
+        )
     return 0
 
 
@@ -252,7 +254,7 @@ def _probabilities(run: runs.Run, mean: jax.Array) -> dict[str, float]:
 
 def _encode(run: runs.Run, text: str) -> Posterior:
     """The posterior of an image file or of a sentence."""
-    if text.lower().endswith(_SUFFIXES) or os.path.exists(text):
+    if text.lower().endswith(decode.SUFFIXES) or os.path.exists(text):
         return run.encode_image(_pixels(run, text))
     return run.encode_attributes(_attributes(run, text))
 
@@ -295,17 +297,11 @@ def _decisions(path: Path) -> dict[tuple[str, int], tuple[float, dict[str, str]]
 def _save(output: Path, pictures: np.ndarray, title: str = "") -> None:
     """A sheet, or a file per picture where `output` is a folder."""
     if not _is_folder(output):
-        _write(output, grids.grid(pictures, title=title))
+        _pictures.write(output, grids.grid(pictures, title=title))
         return
     output.mkdir(parents=True, exist_ok=True)
     for number, picture in enumerate(pictures):
-        _write(output / f"{number:03d}.png", Image.fromarray(picture))
-
-
-def _write(path: Path, picture: Image.Image) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)
-    print(path)
+        _pictures.write(output / f"{number:03d}.png", Image.fromarray(picture))
 
 
 def _is_folder(path: Path) -> bool:
@@ -321,20 +317,20 @@ def _check_count(flag: str, value: int, least: int = 1) -> None:
         raise ValueError(f"{flag} is {value}; expected {least} to {_MOST}.")
 
 
-def _keep_inputs(arguments: argparse.Namespace) -> None:
-    """Refuses an output that would replace an input."""
+def _check_output(arguments: argparse.Namespace) -> None:
+    """Refuses an output that would replace an input, or that cannot be written."""
     output = getattr(arguments, "output", None)
     for name in ("image", "start", "end"):
         given = getattr(arguments, name, None)
         if given and output and os.path.isfile(given) and Path(given).resolve() == output.resolve():
             raise ValueError(f"--output is {output}, an input; choose another file.")
+    if output:
+        _pictures.check(output / "000.png" if _is_folder(output) else output)
 
 
 def _output(text: str) -> Path:
-    path = Path(os.path.expanduser(text))
-    if path.suffix.lower() not in ("", *_SUFFIXES):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a .png or .jpg file nor a folder")
-    return path
+    path = Path(text).expanduser()
+    return path if _is_folder(path) else _pictures.path(text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -351,7 +347,7 @@ def _parser() -> argparse.ArgumentParser:
         for name, text in positional:
             command.add_argument(name, help=text)
         if output:
-            text = "a .png or .jpg for a sheet, or a folder for single pictures (default: %(default)s)"
+            text = "a .png, .jpg or .webp for a sheet, or a folder for single pictures (default: %(default)s)"
             command.add_argument("-o", "--output", type=_output, default=Path(output), help=text)
         command.set_defaults(function=function)
         return command
@@ -392,7 +388,7 @@ def main(arguments: Sequence[str]) -> int:
     parsed = _parser().parse_args(arguments)
     runs.keep_compiled_programs()
     try:
-        _keep_inputs(parsed)
+        _check_output(parsed)
         return parsed.function(parsed)
     except (ValueError, OSError) as error:
         fail(str(error))

@@ -18,6 +18,7 @@ from mvae_jax.data.archive import Archive, check_size
 
 _logger = logging.getLogger(__name__)
 
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp")  # of the files that are read as images
 MAX_PIXELS = 2**26  # 8192 x 8192; a file that claims more is no photograph of a data set
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mvae_jax import runs
+from mvae_jax import _console, runs
 from mvae_jax.data import sources
 from mvae_jax.experiment import classifier, flags, members, pages, session
 from mvae_jax.experiment.declaration import Config, Experiment, Results, Trained
@@ -37,6 +37,7 @@ def run(experiment: Experiment, argv: Sequence[str]) -> None:
         experiment: the experiment.
         argv: the command line; its first word is the program's.
     """
+    _console.escape_what_cannot_be_shown()
     config, arguments = flags.parse(
         argv,
         experiment.presets,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -118,6 +119,19 @@ def test_verify_of_an_image_of_celeba_and_of_cub(source, image, run, sources, tm
     assert f"{tmp_path / source / image} (0 bytes) cannot be used" in out
 
 
+def test_names_that_standard_output_cannot_show_are_escaped(tmp_path):
+    names = ["写真.png", "한국.png", "smile 😀.png", "größe.png"]
+    (tmp_path / "attributes.csv").write_text("\n".join(["file,hat", *(f"{name},1" for name in names)]), "utf-8")
+    for encoding in ("cp1252", "ascii", "utf-8"):
+        environment = {**os.environ, "PYTHONIOENCODING": encoding}
+        command = [sys.executable, "-m", "mvae_jax", "data", "verify", tmp_path]
+        done = subprocess.run(command, capture_output=True, env=environment)
+        assert (done.returncode, done.stderr) == (1, b"")
+        for name in names:
+            assert name.encode(encoding, "backslashreplace") in done.stdout
+        assert done.stdout.splitlines()[-1] == f"4 defects in {tmp_path}".encode()
+
+
 def test_rendered_faces_have_no_files(run):
     assert run("verify", "rendered")[:2] == (0, "no defects in rendered\n")
 
@@ -208,7 +222,7 @@ def test_an_empty_split_has_no_prevalence():
 
 
 def test_preview_shows_the_images_enlarged_beside_one_another(run, sources, tmp_path):
-    sheet = tmp_path / "sheet.file"
+    sheet = tmp_path / "made/for it/sheet.PNG"
     command = ("preview", sources / "own", "-o", sheet, "--image-size=8", "--split=validation", "--count=5")
     assert run(*command)[:2] == (0, f"{sheet}\n")
     with Image.open(sheet) as picture:
@@ -222,7 +236,41 @@ def test_preview_shows_the_images_enlarged_beside_one_another(run, sources, tmp_
     shown = pixels[top : top + 8 * scale : scale, left : left + 8 * scale : scale]
     np.testing.assert_array_equal(shown, image)
     assert run(*command, "--count=0")[0] == 2
-    assert "error: [Errno 2]" in run("preview", sources / "own", "-o", tmp_path / "none/a.png", "--image-size=8")[2]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind"), [(".png", "PNG"), (".jpg", "JPEG"), (".JPG", "JPEG"), (".jpeg", "JPEG"), (".webp", "WEBP")]
+)
+def test_the_suffix_of_a_preview_says_its_format(suffix, kind, run, sources, tmp_path):
+    sheet = tmp_path / f"sheet{suffix}"
+    command = ("preview", sources / "own", "--image-size=8", "--count=2", "-o")
+    assert run(*command, sheet)[:2] == (0, f"{sheet}\n")
+    assert run(*command, tmp_path / "whole.png")[0] == 0
+    with Image.open(sheet) as picture, Image.open(tmp_path / "whole.png") as whole:
+        assert picture.format == kind
+        assert np.abs(np.asarray(picture.convert("RGB"), float) - np.asarray(whole.convert("RGB"))).mean() < 4
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("sheet", "'{root}/sheet' does not end with .png, .jpg, .jpeg, .webp, which say the format"),
+        ("sheet.gif", "sheet.gif' does not end with .png"),
+        ("sheet.png.part", "sheet.png.part' does not end with .png"),
+        ("file/sheet.png", "{root}/file/sheet.png cannot be written, for {root}/file is no folder"),
+        ("file/deep/sheet.png", "{root}/file/deep/sheet.png cannot be written, for {root}/file is no folder"),
+        ("folder.png", "{root}/folder.png is a folder, expected the name of a picture"),
+    ],
+)
+def test_a_preview_that_cannot_be_written_is_refused_before_anything_is_decoded(
+    name, message, run, sources, tmp_path, monkeypatch
+):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.png").mkdir()
+    monkeypatch.setattr(data.sources, "load", None)
+    status, out, err = run("preview", sources / "own", "-o", tmp_path / name, "--image-size=8")
+    assert (status, out) == (2, "")
+    assert message.format(root=tmp_path) in err
 
 
 def test_preview_names_what_no_caption_can_say(run, sources, tmp_path):
@@ -287,6 +335,30 @@ def test_pyramid_prepares_what_verify_reads(run, sources, tmp_path):
     assert run(*arguments)[0] == 0
     assert run("verify", tmp_path / "p")[0] == 0
     assert "other settings: image_size 4, not 8" in run(*arguments, "--image-size=8")[2]
+
+
+def test_pyramid_says_what_it_leaves_out(run, tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "own/@eaDir").mkdir(parents=True)
+    for number, suffix in enumerate(["JPG", "jpeg", "jpe", "JFIF", "png", "webp", "bmp", "gif", "tif", "tif"]):
+        kind = {"JPG": "JPEG", "jpe": "JPEG", "JFIF": "JPEG", "tif": "TIFF"}.get(suffix, suffix)
+        picture = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8))
+        picture.save(tmp_path / f"own/{number}.{suffix}", kind)
+        picture.save(tmp_path / "own/@eaDir/0.jpg")
+    (tmp_path / "own/notes").write_text("")
+    arguments = ("--image-size=8", "--validation-fraction=0.3")
+    status, out, err = run("pyramid", tmp_path / "own", tmp_path / "p", *arguments)
+    assert status == 0
+    assert out.startswith(f"{tmp_path}/p: 4 train and 2 validation images")
+    (line,) = [line for line in err.splitlines() if "left out" in line]
+    assert line == (
+        f"{tmp_path}/own: read are 1 .jfif, 1 .jpe, 1 .jpeg, 1 .jpg, 1 .png, 1 .webp; left out are 1 .bmp, 1 .gif, "
+        "2 .tif, 1 without a suffix."
+    )
+    for file in (tmp_path / "own").glob("[6-9]*"):
+        file.unlink()
+    (tmp_path / "own/notes").unlink()
+    assert "left out" not in run("pyramid", tmp_path / "own", tmp_path / "p2", *arguments)[2]
 
 
 def test_pyramid_skips_no_more_than_it_may(run, sources, tmp_path):

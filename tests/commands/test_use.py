@@ -96,6 +96,8 @@ def test_generate_draws_from_the_captions_posterior(command, workdir, run):
     result = [picture(workdir / f"drawn/{number:03d}.png") for number in range(3)]
     np.testing.assert_array_equal(result, expected)
     assert command(*arguments)[:2] == (0, "generated.png\n")
+    assert command(*arguments, "-o", "made/generated.webp")[:2] == (0, "made/generated.webp\n")
+    assert (workdir / "made/generated.webp").read_bytes()[8:12] == b"WEBP"
     assert picture(workdir / "generated.png").shape[1] > 300
 
 
@@ -300,7 +302,8 @@ def test_an_edit_decodes_the_mean_of_the_image_with_other_attributes(command, wo
         (["generate", "run", "bald", "--temperature=-1"], "--temperature is -1"),
         (["generate", "run", "bald", "--temperature=nan"], "--temperature is nan"),
         (["interpolate", "run", "bald", "bald", "--steps=1"], "--steps is 1"),
-        (["generate", "run", "bald", "-o", "faces.gif"], "'faces.gif' is neither"),
+        (["generate", "run", "bald", "-o", "faces.gif"], "'faces.gif' does not end with .png, .jpg, .jpeg, .webp"),
+        (["generate", "none", "bald", "-o", "text.png/faces.png"], "text.png is no folder"),
         (["generate", "run", "bald", "--seed=-1"], "--seed is -1"),
         (["generate", "run", "bald", f"--seed={2**63}"], "expected a number from 0 to 2**32 - 1"),
         (["generate", "~none-such/run", "bald"], "~none-such/run"),

@@ -6,11 +6,13 @@ names. Numbers in names count by their value, so image 10 comes after image 9 on
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +27,7 @@ from mvae_jax.data.pyramid.settings import SPLITS, Settings
 from mvae_jax.data.pyramid.stream import CHANNELS
 from mvae_jax.data.rendered import faces
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+_logger = logging.getLogger(__name__)
 
 
 class UnsuitableError(ValueError):
@@ -160,21 +162,30 @@ def _rendered(settings: Settings) -> Origin:
 def image_names(archive: Archive) -> list[str]:
     """Returns the names of all JPEG, PNG and WebP files of an archive, at any depth, in natural order, but hidden ones.
 
-    Folders within a folder that are links are not followed.
+    Folders within a folder that are links are not followed. A line of the log counts the other files, if there are any.
 
     Raises:
         FileNotFoundError: there are no images.
         OSError: a folder cannot be read.
     """
     seen = [name for name in archive.walk() if not is_hidden(name)]
-    images = sorted((name for name in seen if name.lower().endswith(_SUFFIXES)), key=natural)
+    images = sorted((name for name in seen if name.lower().endswith(decode.SUFFIXES)), key=natural)
+    others = sorted(set(seen) - set(images))
     if not images:
         there = f"; it has {sorted(seen)[0]} and the like" if seen else ""
         raise FileNotFoundError(
             f"There are no images in {archive.where('')}: expected files whose names end with "
-            f"{', '.join(_SUFFIXES)}{there}."
+            f"{', '.join(decode.SUFFIXES)}{there}."
         )
+    if others:
+        _logger.warning("%s: read are %s; left out are %s.", archive.where(""), *map(_counts, (images, others)))
     return images
+
+
+def _counts(files: Sequence[str]) -> str:
+    """How many files have each suffix, in words."""
+    suffixes = collections.Counter(PurePosixPath(file).suffix.lower() or "without a suffix" for file in files)
+    return ", ".join(f"{count} {suffix}" for suffix, count in sorted(suffixes.items()))
 
 
 def natural(name: str) -> tuple[Any, ...]:
