@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import mvae_jax
-from mvae_jax import _console
+from mvae_jax import exits
 from mvae_jax.commands._parser import Parser
 
 
@@ -44,8 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
-    _console.escape_what_cannot_be_shown()
     arguments = sys.argv[1:] if arguments is None else arguments
+    with exits.program():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
     if arguments and arguments[0] in COMMANDS:
         return importlib.import_module(COMMANDS[arguments[0]].module).main(arguments[1:])
     parser = Parser(

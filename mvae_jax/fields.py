@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import re
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +24,8 @@ def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def meanings(config_class: type) -> dict[str, str]:
     """Reads the Attributes sections of a dataclass's docstring and of those that it inherits: {field: meaning}."""
+    if sys.flags.optimize > 1:
+        return collections.defaultdict(lambda: "(python -OO and PYTHONOPTIMIZE=2 leave out what a field means)")
     entries: dict[str, str] = {}
     for base in config_class.__bases__:
         entries |= meanings(base)

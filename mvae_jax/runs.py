@@ -147,8 +147,9 @@ def load(workdir: str | os.PathLike[str], *, phase: str | None = None, best: boo
 
     Raises:
         FileNotFoundError: there is no run in that folder, or it has no such checkpoint yet.
-        ValueError: the run's model, a setting of it or the phase is unknown, or a file is damaged.
+        ValueError: the run's model, a setting of it or the phase is unknown, a file is damaged, or JAX finds no device.
     """
+    devices.check()
     folder = Path(workdir).expanduser().resolve()
     settings = read_settings(folder)
     entry = ZOO[settings["model"]]

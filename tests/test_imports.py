@@ -33,18 +33,22 @@ BORDERS = {
         *("attributes", "augmentation", "gaussian", "images", "losses", "meshes", "nets", "objective", "optimizers"),
         "random",
     },
-    "train": {"cpu", "numerics", "objective"},
-    "data": {"attributes", "numerics"},
+    "train": {"cpu", "files", "numerics", "objective"},
+    "data": {"attributes", "files", "numerics"},
     "eval": {"gaussian", "images", "losses", "nets", "numerics", "random"},
-    "viz": set(),
+    "viz": {"files"},
     "fields": set(),
+    "files": set(),
+    "exits": set(),
     "runs": {"data", "fields", "models", "numerics", "objective", "train"},
     "experiment": {
-        *("attributes", "cpu", "data", "eval", "fields", "gaussian", "images", "losses", "models", "nets", "objective"),
-        *("numerics", "random", "runs", "train", "viz"),
+        *("attributes", "cpu", "data", "eval", "exits", "fields", "files", "gaussian", "images", "losses", "models"),
+        *("nets", "numerics", "objective", "random", "runs", "train", "viz"),
     },
-    "commands": {"data", "eval", "experiment", "fields", "gaussian", "images", "random", "runs", "viz"},
-    "__main__": {"commands"},
+    "commands": {
+        *("data", "eval", "exits", "experiment", "fields", "files", "gaussian", "images", "random", "runs", "viz"),
+    },
+    "__main__": {"commands", "exits"},
 }
 PRIVATE = {"_console", "_lazy"}  # help for all rooms
 HEAVY = ("flax", "orbax", "optax", "tensorflow", "tensorflow_datasets", "clu")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any, NoReturn
+
+from mvae_jax.exits import fail
 
 
 class Parser(argparse.ArgumentParser):
@@ -16,9 +17,3 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Ends the program for a mistake in the command line."""
         fail(f"{message}; `{self.prog} --help` shows how.")
-
-
-def fail(message: str) -> NoReturn:
-    """Ends the program with one line on standard error and status 2."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(2)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from mvae_jax import files
+
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 _QUALITY = 95  # of JPEG and WebP
 
@@ -34,5 +36,6 @@ def check(name: Path) -> None:
 def write(name: Path, picture: Image.Image) -> None:
     """Writes a picture, into a folder that is made if need be, and prints its name."""
     name.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(name, _FORMATS[name.suffix.lower()], quality=_QUALITY)
+    with files.replacing(name) as temporary:
+        picture.save(temporary, _FORMATS[name.suffix.lower()], quality=_QUALITY)
     print(name)

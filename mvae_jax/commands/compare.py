@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mvae_jax.commands._parser import Parser
 from mvae_jax.experiment import compare, session
+from mvae_jax.experiment.session import Interruption
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -24,8 +25,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--source", default="", help="images to measure on; by default those of the first run")
     parsed = parser.parse_args(arguments)
     session.start_logging()
-    with session.errors():
-        experiment, trained = compare.load(parsed.workdirs, parsed.source)
-        (parsed.output / "figures").mkdir(parents=True, exist_ok=True)
-    compare.write(experiment, trained, parsed.output, shlex.join(["mvae-jax", "compare", *arguments]))
+    with Interruption() as interruption:
+        with session.errors():
+            experiment, trained = compare.load(parsed.workdirs, parsed.source, interruption)
+            (parsed.output / "figures").mkdir(parents=True, exist_ok=True)
+        with session.failures():
+            compare.write(experiment, trained, parsed.output, shlex.join(["mvae-jax", "compare", *arguments]))
     return 0

@@ -34,8 +34,9 @@ from typing import Any
 
 import numpy as np
 
+from mvae_jax import exits
 from mvae_jax.commands import _pictures
-from mvae_jax.commands._parser import Parser, fail
+from mvae_jax.commands._parser import Parser
 from mvae_jax.data import captions, decode, pyramid, sources
 from mvae_jax.data.batches import Splits
 from mvae_jax.data.formats import catalogue, celeba, folder
@@ -342,7 +343,5 @@ def main(arguments: Sequence[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     for chatty in ("absl", "jax"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    try:
+    with exits.errors():
         return parsed.function(parsed)
-    except (ValueError, OSError) as error:
-        fail(str(error))

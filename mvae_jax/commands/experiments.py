@@ -24,5 +24,7 @@ def main(arguments: Sequence[str]) -> int:
         arguments
     )
     for name in listing.names():
-        print(f"{name:22} {listing.load(name).description.strip().splitlines()[0]}")
+        experiment = listing.load(name)
+        lines = experiment.description.strip().splitlines() or [experiment.title]  # python -OO leaves descriptions out
+        print(f"{name:22} {lines[0]}")
     return 0

@@ -37,9 +37,9 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from mvae_jax import gaussian, images, random, runs
+from mvae_jax import exits, gaussian, images, random, runs
 from mvae_jax.commands import _pictures
-from mvae_jax.commands._parser import Parser, fail
+from mvae_jax.commands._parser import Parser
 from mvae_jax.data import captions, decode
 from mvae_jax.eval import consistency, cross_modal
 from mvae_jax.viz import grids
@@ -387,8 +387,6 @@ def main(arguments: Sequence[str]) -> int:
     logging.getLogger("jax").setLevel(logging.WARNING)  # it lists the accelerators that are not there
     parsed = _parser().parse_args(arguments)
     runs.keep_compiled_programs()
-    try:
+    with exits.errors():
         _check_output(parsed)
         return parsed.function(parsed)
-    except (ValueError, OSError) as error:
-        fail(str(error))

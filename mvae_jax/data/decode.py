@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from mvae_jax import files
 from mvae_jax.data.archive import Archive, check_size
 
 _logger = logging.getLogger(__name__)
@@ -238,8 +239,17 @@ def describe_sizes(sizes: np.ndarray) -> str:
 
 
 def default_cache_folder() -> Path:
-    """Returns the user's cache folder: $XDG_CACHE_HOME/mvae_jax, or ~/.cache/mvae_jax."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mvae_jax"
+    """Returns the user's cache folder: $XDG_CACHE_HOME/mvae_jax, or ~/.cache/mvae_jax.
+
+    Raises:
+        ValueError: the user has no home.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mvae_jax"
+    except RuntimeError as error:
+        raise ValueError(
+            f"there is no home folder, where a cache is kept ({error}): set HOME or XDG_CACHE_HOME to a folder."
+        ) from error
 
 
 def cached_images(
@@ -269,7 +279,7 @@ def cached_images(
     try:
         _write_cache(file, images, sizes)
     except OSError as error:
-        _logger.warning("Cannot write %s (%s): the images will be decoded again next time.", file, error)
+        _logger.warning("The cache is left out: %s Images will be decoded again next time.", error)
     return images, sizes
 
 
@@ -288,7 +298,7 @@ def _write_cache(file: Path, images: np.ndarray, sizes: np.ndarray) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=file.stem, suffix=".part")
     try:
-        with os.fdopen(descriptor, "wb") as stream:
+        with files.written(file, images.nbytes + sizes.nbytes), os.fdopen(descriptor, "wb") as stream:
             np.savez(stream, image=images, size=sizes)
         os.replace(temporary, file)
     except BaseException:

@@ -12,6 +12,7 @@ from typing import Any
 from mvae_jax import runs
 from mvae_jax.experiment import flags, listing, members, pages, runner
 from mvae_jax.experiment.declaration import Experiment, Figures, Results, Trained
+from mvae_jax.train.signals import Interruption
 from mvae_jax.train.workdir import atomic_write
 from mvae_jax.viz import curves, report
 from mvae_jax.viz.report import Part
@@ -19,12 +20,15 @@ from mvae_jax.viz.report import Part
 _log = logging.getLogger("experiment")
 
 
-def load(workdirs: Sequence[Path], source: str = "") -> tuple[Experiment, dict[str, Trained]]:
+def load(
+    workdirs: Sequence[Path], source: str = "", interruption: Interruption | None = None
+) -> tuple[Experiment, dict[str, Trained]]:
     """The runs in some workdirs with what they are measured with: label -> trained models.
 
     Args:
         workdirs: of one experiment.
         source: images to measure on; "" for those of the first run.
+        interruption: whose context lives, if any does.
 
     Raises:
         FileNotFoundError: there is no run in a folder.
@@ -56,7 +60,7 @@ def load(workdirs: Sequence[Path], source: str = "") -> tuple[Experiment, dict[s
     for path, (label, config) in zip(workdirs, configs.items(), strict=True):
         chosen = experiment.members(config, data)
         fitted = {folder: members.load(member, path / folder) for folder, member in chosen.items()}
-        trained[label] = runner.gather(experiment, config, fitted, data, path)
+        trained[label] = runner.gather(experiment, config, fitted, data, path, interruption)
     # One classifier reads the images of all.
     reader = next(iter(trained.values())).classifier
     return experiment, {label: dataclasses.replace(each, classifier=reader) for label, each in trained.items()}

@@ -46,7 +46,7 @@ class Trained:
         classifier: reads attributes from images; None where there is none.
         records: folder -> lines of metrics.jsonl up to the model's step.
         stages: folder -> phase -> the model at the end of that phase; empty unless the experiment asks for it.
-        interruption: polled between measures.
+        interruption: polled where a measure trains something or takes long.
         workdir: where the models lie, each in its folder.
     """
 

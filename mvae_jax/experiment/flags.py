@@ -25,8 +25,10 @@ from mvae_jax import runs
 from mvae_jax.cpu.memory import keep_freed_memory
 from mvae_jax.data import sources
 from mvae_jax.data.formats import catalogue, folder
+from mvae_jax.exits import fail
 from mvae_jax.experiment import session
 from mvae_jax.fields import leaves, meanings
+from mvae_jax.train.workdir import resolved
 
 _log = logging.getLogger("experiment")
 ConfigT = TypeVar("ConfigT")
@@ -85,6 +87,8 @@ def parse(
     keep_freed_memory()
     arguments = [re.sub(r"^--?(dry|compilation)-", r"--\1_", argument) for argument in argv[1:]]
     arguments = ["--help=chosen" if argument in ("-h", "-help", "--help") else argument for argument in arguments]
+    with session.errors():
+        programs = runs.default_programs_folder()
     names = list(presets)
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", workdir, "Folder of the run; the same command resumes it.", flag_values=values)
@@ -108,7 +112,7 @@ def parse(
     )
     flags.DEFINE_string(
         "compilation_cache",
-        str(runs.default_programs_folder()),
+        str(programs),
         "Folder that keeps compiled programs, so that the same program is compiled once; empty for none.",
         flag_values=values,
     )
@@ -155,14 +159,19 @@ def parse(
                         f"--{flag} cannot go with --evaluate: the workdir's config counts, nothing is trained."
                     )
             default = config_of(values.workdir, default)
+        resolved(values.workdir)
         base = _with_source(default, settings, data)
         config = _override(base, settings)
         _join(values)
+    except BrokenPipeError:  # of --help, to a reader who has gone
+        raise
     except (flags.Error, ValueError, TypeError, KeyError, AttributeError, OSError) as error:
-        session.fail(str(error.args[0]) if isinstance(error, KeyError) else str(error))
+        fail(str(error.args[0]) if isinstance(error, KeyError) else str(error))
     session.start_logging()
     if values.compilation_cache:
-        _log.info("compiled programs are kept in %s", runs.keep_compiled_programs(values.compilation_cache))
+        kept = runs.keep_compiled_programs(values.compilation_cache)
+        if kept:
+            _log.info("compiled programs are kept in %s", kept)
     return config, Arguments(
         values.workdir,
         values.preset,
@@ -180,6 +189,8 @@ def _join(values: flags.FlagValues) -> None:
     if values.coordinator:
         if not 0 <= values.process < values.processes:
             raise ValueError(f"--process is {values.process}; expected a number below --processes={values.processes}.")
+        if not re.fullmatch(r".+:\d+", values.coordinator):
+            raise ValueError(f"--coordinator is {values.coordinator!r}; expected HOST:PORT, such as host0:1234.")
         described: dict[str, Any] = {
             "coordinator_address": values.coordinator,
             "num_processes": values.processes,
@@ -195,6 +206,12 @@ def _join(values: flags.FlagValues) -> None:
         jax.distributed.initialize(**described, shutdown_timeout_seconds=_PATIENCE)
     except RuntimeError as error:
         raise ValueError(f"the processes of this run did not find each other: {error}") from error
+    except (ValueError, TypeError, LookupError) as error:
+        raise ValueError(
+            f"--distributed is given, but the environment does not tell the processes ({str(error).rstrip('.')}): "
+            "begin them by srun (also within salloc), by mpirun or on a TPU pod, or give --coordinator=HOST:PORT, "
+            "--processes and --process to each; without any of these there is one process."
+        ) from error
 
 
 def _refuse_detached_values(arguments: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mvae_jax import _console, runs
+from mvae_jax import exits, files, runs
 from mvae_jax.data import sources
 from mvae_jax.experiment import classifier, flags, members, pages, session
 from mvae_jax.experiment.declaration import Config, Experiment, Results, Trained
@@ -37,14 +37,21 @@ def run(experiment: Experiment, argv: Sequence[str]) -> None:
         experiment: the experiment.
         argv: the command line; its first word is the program's.
     """
-    _console.escape_what_cannot_be_shown()
-    config, arguments = flags.parse(
-        argv,
-        experiment.presets,
-        workdir=f"runs/{experiment.name}",
-        description=experiment.description,
-        data=experiment.data,
-    )
+    with exits.program():
+        config, arguments = flags.parse(
+            argv,
+            experiment.presets,
+            workdir=f"runs/{experiment.name}",
+            description=experiment.description,
+            data=experiment.data,
+        )
+        with Interruption() as interruption:
+            _run(experiment, argv, config, arguments, interruption)
+
+
+def _run(
+    experiment: Experiment, argv: Sequence[str], config: Any, arguments: flags.Arguments, interruption: Interruption
+) -> None:
     root, starts = Path(arguments.workdir), {}
     loaded: dict[str, runs.Run] = {}
     plans: dict[str, runs.Plan] = {}
@@ -70,8 +77,9 @@ def run(experiment: Experiment, argv: Sequence[str]) -> None:
         return
     members.log_weights(chosen)
     if arguments.evaluate:
-        trained = gather(experiment, config, loaded, data, root)
-        _report(experiment, argv, trained, root / "evaluation" / arguments.phase, notes)
+        with session.failures():
+            trained = gather(experiment, config, loaded, data, root, interruption)
+            _report(experiment, argv, trained, root / "evaluation" / arguments.phase, notes)
         return
     with session.session(
         arguments.workdir,
@@ -79,11 +87,13 @@ def run(experiment: Experiment, argv: Sequence[str]) -> None:
         (*MAY_CHANGE, *experiment.may_change),
         epochs=runs.lengths_of(experiment.model),
         extend=arguments.extend,
-    ) as (workdir, interruption):
+        interruption=interruption,
+    ) as (workdir, _):
         fitted = _train(experiment, config, chosen, plans, workdir, interruption, arguments.extend)
-        trained = gather(experiment, config, fitted, data, workdir.path, interruption)
-        if session.is_first():
-            workdir.finish(scores=_report(experiment, argv, trained, workdir.path, notes))
+        with files.noting(lambda: "What was trained is saved: it goes on with measures and figures."):
+            trained = gather(experiment, config, fitted, data, workdir.path, interruption)
+            if session.is_first():
+                workdir.finish(scores=_report(experiment, argv, trained, workdir.path, notes))
 
 
 def _refuse_unused(
@@ -182,7 +192,7 @@ def gather(
         fitted: folder -> model.
         data: the images to measure on.
         workdir: where the models lie, and the classifier that is trained where none is named.
-        interruption: polled between measures.
+        interruption: whose context lives, if any does.
     """
     reader = None
     if hasattr(config, "classifier") and data.attributes:

@@ -6,13 +6,14 @@ import contextlib
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from mvae_jax.train import loop
+from mvae_jax import exits
+from mvae_jax.train import devices, loop
 from mvae_jax.train.signals import Interruption
 from mvae_jax.train.workdir import Workdir, WorkdirBusy
 
@@ -23,8 +24,14 @@ def is_first() -> bool:
 
 
 def start_logging() -> None:
-    """Log lines with the time of day go to standard error; of several processes the first tells."""
+    """Log lines with the time of day go to standard error; of several processes the first tells.
+
+    An environment in which nothing can be trained ends the program here, before it reads any data.
+    """
     logging.getLogger("jax").setLevel(logging.WARNING)  # it lists the accelerators that are not there
+    sys.unraisablehook = _unraisable
+    with errors():
+        devices.place()
     logging.basicConfig(
         level=logging.INFO if is_first() else logging.WARNING,
         format="%(asctime)s %(message)s",
@@ -34,20 +41,20 @@ def start_logging() -> None:
     )
 
 
-def fail(message: str) -> NoReturn:
-    """Ends the program with one line on standard error and status 2."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(2)
+def _unraisable(error: Any) -> None:
+    """Python's hook, but for what TensorStore's threads say once one of several writes has failed, which is raised."""
+    if not (isinstance(error.exc_value, RuntimeError) and str(error.exc_value) == "Event loop is closed"):
+        sys.__unraisablehook__(error)
 
 
-@contextlib.contextmanager
-def errors() -> Iterator[None]:
+def errors() -> contextlib.AbstractContextManager[None]:
     """While a run is prepared: what a user can mend ends the program with its message and status 2, no traceback."""
-    try:
-        yield
-    except (ValueError, OSError, WorkdirBusy) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    return exits.errors((ValueError, OSError, WorkdirBusy))
+
+
+def failures() -> contextlib.AbstractContextManager[None]:
+    """While a run trains or is measured: training that diverges and a disk that fails end it with a message and 1."""
+    return exits.errors((loop.TrainingDiverged, OSError), status=1)
 
 
 @contextlib.contextmanager
@@ -58,6 +65,7 @@ def session(
     *,
     epochs: Sequence[str] = (),
     extend: bool = False,
+    interruption: Interruption | None = None,
 ) -> Iterator[tuple[Workdir, Interruption]]:
     """Holds a workdir for one run: one process, the settings that it started with, signals noted.
 
@@ -70,6 +78,7 @@ def session(
         may_change: dotted names of settings that may differ when a run is resumed.
         epochs: dotted names of the phases' lengths in their order.
         extend: the last phase may have become longer; see `Workdir.configure`.
+        interruption: whose context lives already; by default a new one.
     """
     with contextlib.ExitStack() as stack:
         with _first_decides():
@@ -80,12 +89,9 @@ def session(
             if is_first() and workdir.is_finished:
                 print(f"{workdir.path} is finished; its report is {workdir.path / 'report.html'}.")
                 sys.exit(0)
-        interruption = stack.enter_context(Interruption())
-        try:
+        interruption = interruption or stack.enter_context(Interruption())
+        with failures():
             yield workdir, interruption
-        except (loop.TrainingDiverged, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(1)
 
 
 @contextlib.contextmanager

@@ -29,6 +29,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 import mvae_jax
+from mvae_jax import files
 from mvae_jax.train.workdir import atomic_write
 
 _log = logging.getLogger(__name__)
@@ -76,7 +77,9 @@ class Checkpoints:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def save(self, phase: str, state: Any, *, validation_loss: float | None = None, final: bool = False) -> None:
+    def save(
+        self, phase: str, state: Any, *, validation_loss: float | None = None, final: bool = False
+    ) -> Future[None]:
         """Saves a state in the background.
 
         Returns when the arrays are copied to the host, so that the state may be donated afterwards. One save is in
@@ -89,6 +92,9 @@ class Checkpoints:
             validation_loss: loss of this state on the validation set. None, or a loss that is not finite, takes no
                 part in the choice of the best checkpoint.
             final: whether this is the last step of the phase.
+
+        Returns:
+            Done when the checkpoint is complete, or has failed.
 
         Raises:
             Exception: the save before this one failed; it is the error of that save.
@@ -112,8 +118,18 @@ class Checkpoints:
                 "arrays": _describe(state),
                 **changes,
             }
-        self._pending = self._executor.submit(self._commit, phase, step, written, changes)
+        self._pending = self._executor.submit(self._commit, phase, step, written, changes, _size(state))
         self._newest = phase, step
+        return self._pending
+
+    def check_room(self, state: Any) -> None:
+        """Refuses a disk on which a state, of arrays or of their shapes, has no room.
+
+        Raises:
+            DiskFull: there is less room than a checkpoint takes.
+        """
+        if jax.process_index() == 0:
+            files.check_room(self._root, _size(state))
 
     def wait(self) -> None:
         """Waits until the save in flight is complete, and raises what it failed with."""
@@ -239,11 +255,12 @@ class Checkpoints:
                     return index, step
         return 0, -1
 
-    def _commit(self, phase: str, step: int, written: Any, changes: Mapping[str, Any]) -> None:
+    def _commit(self, phase: str, step: int, written: Any, changes: Mapping[str, Any], size: int) -> None:
         """Completes a checkpoint in the background: files, then manifest, then what it makes superfluous."""
         folder = self._folder(phase, step)
         if written is not None:
-            written.result()  # of all hosts
+            with files.written(folder, size):
+                written.result()  # of all hosts
         if jax.process_index() != 0:
             return
         before = {"files": _sums(folder, durable=True)} if written is not None else _read_manifest(folder)
@@ -406,6 +423,11 @@ def _load_targets(folder: Path, abstract_state: Any) -> Any:
     return jax.device_put(loaded, shardings)
 
 
+def _size(state: Any) -> int:
+    """Bytes of all arrays of a state."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+
+
 def _describe(state: Any) -> dict[str, str]:
     """{path: "float32[3,4]"} of every array of a state."""
     return {
@@ -434,5 +456,9 @@ def _versions() -> dict[str, str]:
 
 
 def _quiet(record: logging.LogRecord) -> bool:
-    """Keeps the dozens of information lines that Orbax logs per save out of a run's log."""
-    return record.levelno >= logging.WARNING or f"{os.sep}orbax{os.sep}" not in record.pathname
+    """Keeps the dozens of information lines that Orbax logs per save out of a run's log, and its threads' errors.
+
+    These errors are raised to who waits for the save as well.
+    """
+    telling = record.levelno >= logging.WARNING and not record.exc_info
+    return telling or f"{os.sep}orbax{os.sep}" not in record.pathname

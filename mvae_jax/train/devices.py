@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import math
 import os
+import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,10 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+_log = logging.getLogger(__name__)
+
 DATA_AXIS = "data"
+_PROGRAM_BYTES = 2**20  # of the compiled program of a large step
 # A smaller array costs more as a collective of its own than it takes as memory.
 _LEAST_SHARDED = 2**14
 
@@ -199,10 +205,38 @@ def place(
     """Lays a mesh over the given devices, by default all of them, of all hosts.
 
     Raises:
-        ValueError: `transform` is unknown, or does not go with `shard_state` or with several hosts.
+        ValueError: `transform` is unknown, or does not go with `shard_state` or with several hosts; JAX finds no such
+            devices as the environment asks for, or is not to compile anything.
     """
+    if jax.config.values["jax_disable_jit"]:
+        raise ValueError(
+            "JAX_DISABLE_JIT is set, but steps are compiled before they run: unset it. A model's functions can be "
+            "called one by one in Python, without compilation."
+        )
+    check()
     mesh = Mesh(np.array(jax.devices() if devices is None else devices), (DATA_AXIS,))
     return Placement(mesh, transform, shard_state)
+
+
+def check() -> None:
+    """Refuses an environment whose devices are not here, such as JAX_PLATFORMS=cuda on a machine without a GPU.
+
+    Raises:
+        ValueError: JAX finds no device.
+    """
+    try:
+        jax.devices()
+    except (
+        Exception
+    ) as error:  # where it sees no GPU, an AssertionError without a word, or what follows without asserts
+        asked = jax.config.values["jax_platforms"]
+        text = str(error).partition(" (set JAX_PLATFORMS")[0] if isinstance(error, RuntimeError) else ""
+        reason = " ".join(text.split()).rstrip(".") or "there is no such device"
+        if not asked:
+            raise ValueError(f"JAX finds no device: {reason}; JAX_PLATFORMS=cpu computes on the CPU.") from error
+        raise ValueError(
+            f"JAX_PLATFORMS is {asked!r}, but {reason}; unset it, or name what this machine has, such as cpu."
+        ) from error
 
 
 def keep_compiled_programs(folder: str | os.PathLike[str]) -> Path | None:
@@ -213,7 +247,7 @@ def keep_compiled_programs(folder: str | os.PathLike[str]) -> Path | None:
             JAX_ENABLE_COMPILATION_CACHE=false keeps none.
 
     Returns:
-        The folder; None if none are kept.
+        The folder; None if none are kept. One that cannot be written is named in a warning.
     """
     if not jax.config.values["jax_enable_compilation_cache"]:
         return None
@@ -221,4 +255,20 @@ def keep_compiled_programs(folder: str | os.PathLike[str]) -> Path | None:
         jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser().resolve()))
         # Also the small ones: evaluation and drawing have hundreds, each of which takes some 35 ms to compile.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    return Path(jax.config.values["jax_compilation_cache_dir"])
+    kept = Path(jax.config.values["jax_compilation_cache_dir"])
+    try:
+        kept.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=kept) as probe:
+            probe.write(bytes(_PROGRAM_BYTES))
+    except OSError as error:
+        _log.warning(
+            "Compiled programs cannot be kept in %s (%s): each start compiles them anew. --compilation-cache, or "
+            "JAX_COMPILATION_CACHE_DIR, names another folder.",
+            *(kept, error.strerror),
+        )
+        if not kept.is_dir():
+            jax.config.update("jax_compilation_cache_dir", None)
+            return None
+        # Those that are there are read all the same; JAX would complain of each one that it cannot add.
+        warnings.filterwarnings("ignore", "Error writing persistent compilation cache")
+    return kept

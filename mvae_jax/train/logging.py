@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import io
 import json
 import logging
@@ -19,6 +20,7 @@ import jax
 import numpy as np
 from PIL import Image
 
+from mvae_jax import files
 from mvae_jax.train.workdir import atomic_write
 
 _log = logging.getLogger(__name__)
@@ -38,7 +40,7 @@ class MetricWriter:
     """
 
     def __init__(self, workdir: str | os.PathLike[str], *, resume_step: int | None = None) -> None:
-        folder = Path(workdir).expanduser().resolve()
+        self._folder = folder = Path(workdir).expanduser().resolve()
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "metrics.jsonl"
         if path.exists():
@@ -56,8 +58,9 @@ class MetricWriter:
     def __enter__(self) -> MetricWriter:
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        with contextlib.suppress(OSError) if isinstance(error, OSError) else contextlib.nullcontext():
+            self.close()
 
     def write_scalars(self, step: int, scalars: Mapping[str, Any], **fields: str) -> None:
         """Writes numbers that belong to one step.
@@ -72,10 +75,12 @@ class MetricWriter:
             ValueError: a value is not a scalar.
         """
         values = {name: _number(name, value) for name, value in _fetch(scalars).items()}
-        self._jsonl.write(_to_json(dict(step=int(step), **fields, **values)))
-        if self._events is not None:
-            prefix = f"{fields['split']}/" if "split" in fields else ""
-            self._events.scalars(step, {prefix + name: value for name, value in values.items()})
+        line = _to_json(dict(step=int(step), **fields, **values))
+        with files.written(self._jsonl.name, len(line)):
+            self._jsonl.write(line)
+            if self._events is not None:
+                prefix = f"{fields['split']}/" if "split" in fields else ""
+                self._events.scalars(step, {prefix + name: value for name, value in values.items()})
 
     def write_images(self, step: int, images: Mapping[str, Any]) -> None:
         """Writes images to TensorBoard.
@@ -96,22 +101,26 @@ class MetricWriter:
                 )
             frames |= {name: array} if array.ndim == 3 else {f"{name}/{n}": frame for n, frame in enumerate(array)}
         if self._events is not None:
-            self._events.images(step, frames)
+            with files.written(self._folder / "events", sum(frame.nbytes for frame in frames.values())):
+                self._events.images(step, frames)
 
     def flush(self) -> None:
         """Forces everything written so far to disk."""
-        self._jsonl.flush()
-        os.fsync(self._jsonl.fileno())
+        with files.written(self._jsonl.name):
+            self._jsonl.flush()
+            os.fsync(self._jsonl.fileno())
         if self._events is not None:
-            self._events.flush()
+            with files.written(self._folder / "events"):
+                self._events.flush()
 
     def close(self) -> None:
         """Flushes and closes the files."""
         if not self._jsonl.closed:
-            self.flush()
-            self._jsonl.close()
-            if self._events is not None:
-                self._events.close()
+            with contextlib.ExitStack() as files_of_run:  # each is closed, whatever becomes of the others
+                files_of_run.callback(self._jsonl.close)
+                if self._events is not None:
+                    files_of_run.callback(self._events.close)
+                self.flush()
 
 
 class SilentWriter(MetricWriter):
@@ -231,6 +240,7 @@ class Progress:
         self._clock = clock
         self._in_place = self._stream.isatty()
         self._open_line = False
+        self._gone = contextlib.suppress(OSError)  # a terminal or a reader that has gone: the run does without
 
     def __enter__(self) -> Progress:
         return self
@@ -272,8 +282,9 @@ class Progress:
     def close(self) -> None:
         """Ends the line that was updated in place, if there is one."""
         if self._open_line:
-            self._stream.write("\n")
-            self._stream.flush()
+            with self._gone:
+                self._stream.write("\n")
+                self._stream.flush()
             self._open_line = False
 
     def _write(self, step: int, rate: float, metrics: Mapping[str, Any]) -> None:
@@ -288,8 +299,9 @@ class Progress:
             width=width,
             bar=self._in_place,
         )
-        self._stream.write(f"\r{line}\x1b[K" if self._in_place else f"{line}\n")
-        self._stream.flush()
+        with self._gone:
+            self._stream.write(f"\r{line}\x1b[K" if self._in_place else f"{line}\n")
+            self._stream.flush()
         self._open_line = self._in_place
 
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from mvae_jax import files
 from mvae_jax.cpu.memory import return_freed_memory, runs_inline
 from mvae_jax.cpu.xla import compile_lowered
 from mvae_jax.numerics import in_32_bits
@@ -231,7 +232,8 @@ def fit(
         validation: arrays of the validation examples; None validates nothing.
         settings: logging and saving; by default `Settings()`.
         placement: devices; by default as `settings` say.
-        interruption: polled at each dispatch; if requested, the state is saved and `Interrupted` raised.
+        interruption: held while there are steps that are only in memory, and polled at each dispatch: if requested, the
+            state is saved and `Interrupted` raised. Several hosts hold it all the time, since they end together.
         on_validation: called after each validation, for instance to write image grids, on all hosts.
         start_from: workdir of another run, whose newest checkpoint gives the parameters to start with, or the folder
             of one of its checkpoints. Groups that an optimiser moves in some phase get their parameters, the moving
@@ -247,15 +249,22 @@ def fit(
             phases.
         TrainingDiverged: too many consecutive steps were not finite; the checkpoints before stay.
         Interrupted: the interruption was requested and the state is saved.
+        DiskFull: there is no room for a checkpoint, before anything is compiled, or for what is written later.
     """
     settings = settings or Settings()
     placement = placement or settings.place()
     check_phases(phases, placement)
     batch = example(batches(phases[0]), phases[0])
+    interruption = interruption or Interruption()
 
-    with contextlib.ExitStack() as stack:
+    with (
+        files.noting(lambda: _safe(checkpoints.latest())),
+        Checkpoints(workdir, [phase.name for phase in phases]) as checkpoints,
+        contextlib.ExitStack() as stack,
+    ):
         stack.enter_context(without_mesh())
-        checkpoints = stack.enter_context(Checkpoints(workdir, [phase.name for phase in phases]))
+        if jax.process_count() > 1:
+            stack.enter_context(interruption.held())
         resumed = checkpoints.resume(lambda name: placement.targets(abstract_state(model, phases, name, batch)))
         name, step, state = resumed or ("", 0, None)
         if resumed:
@@ -276,6 +285,8 @@ def fit(
         compiler = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compile")
         stack.callback(compiler.shutdown, cancel_futures=True)
         remaining = [phase for phase in phases if step < phase.end]
+        if remaining:
+            checkpoints.check_room(abstract_state(model, phases, remaining[-1].name, batch))
         compiling = [
             compiler.submit(_compile, model, phases, phase, batches(phase), validation, placement)
             for phase in remaining
@@ -294,7 +305,6 @@ def fit(
         logs = jax.process_index() == 0  # all processes compute the same numbers, and one of them writes
         writer = stack.enter_context(MetricWriter(workdir, resume_step=step) if logs else SilentWriter())
         progress = stack.enter_context(Progress(interval=settings.progress_seconds, silent=not logs))
-        interruption = interruption or Interruption()
         # Validation is compiled in global view under "pmap" too, see `compile_evaluation`; so its arrays lie like that.
         examples = dataclasses.replace(placement, transform="jit").spread(validation or {})
         run = _Run(placement, settings, checkpoints, writer, progress, interruption, on_validation, examples)
@@ -372,18 +382,20 @@ class _Run:
     def train_phase(self, phase: Phase, compiling: Future[_Compiled], state: TrainState, source: Source) -> TrainState:
         """Trains from `state`, which lies within the phase, to the phase's end."""
         with Feed(source, self.placement, phase.batch_size, MOST_STEPS, int(state.step), phase.end) as feed:
-            return self._train_phase(phase, compiling, state, feed, source.steps_per_epoch)
+            began = time.monotonic()
+            compiled = compiling.result()
+            waited = time.monotonic() - began
+            with self.interruption.held():
+                self._write(phase, int(state.step), "setup", compile_seconds=compiled.seconds, compile_wait=waited)
+                return self._train_phase(phase, compiled, state, feed, source.steps_per_epoch)
 
     def _train_phase(
-        self, phase: Phase, compiling: Future[_Compiled], state: TrainState, feed: Feed, steps_per_epoch: int
+        self, phase: Phase, compiled: _Compiled, state: TrainState, feed: Feed, steps_per_epoch: int
     ) -> TrainState:
         # `done` counts steps that were sent. Results arrive a few dispatches later, in `on_result`.
         settings = self.settings
         refused = 0  # steps in a row, up to the last one whose result is here
         first = done = int(state.step)
-        began = time.monotonic()
-        compiled = compiling.result()
-        self._write(phase, done, "setup", compile_seconds=compiled.seconds, compile_wait=time.monotonic() - began)
         _log.info("phase %s: steps %d to %d of %d examples", phase.name, phase.start, phase.end, phase.batch_size)
         self.progress.start(phase.name, phase.end, phase.batch_size)
         began = saved_at = time.monotonic()
@@ -425,7 +437,8 @@ class _Run:
             due = refused == 0 and (agreed.save or on_step or self._is_best(phase, loss))
             if last or agreed.exit_code or due:
                 self.writer.flush()  # a resumed run drops later records: those up to here must be on disk first
-                self.checkpoints.save(phase.name, state, validation_loss=loss, final=last)
+                saved = self.checkpoints.save(phase.name, state, validation_loss=loss, final=last)
+                self.interruption.hold_until(saved)
                 saved_at = time.monotonic()
             if agreed.exit_code:
                 self.checkpoints.wait()  # it is written in the background, and the process is about to end
@@ -473,8 +486,14 @@ def _progress_metrics(sums: MetricSums) -> dict[str, float]:
     return {name: value for name, value in means.items() if name != "step/finite" or value < 1}
 
 
+def _safe(checkpoint: tuple[str, int] | None) -> str:
+    if checkpoint is None:
+        return "Nothing was saved before."
+    return "It goes on from step {1} of phase {0}, which is saved.".format(*checkpoint)
+
+
 def _diverged(phase: Phase, step: int, refused: int, checkpoint: tuple[str, int] | None) -> str:
-    kept = f"The newest checkpoint is step {checkpoint[1]} of phase {checkpoint[0]}." if checkpoint else ""
+    kept = "The newest checkpoint is step {1} of phase {0}.".format(*checkpoint) if checkpoint else ""
     return (
         f"phase {phase.name!r}, step {step}: the last {refused} steps were refused because a loss or a gradient "
         f"was not finite. Their parameters were not used. {kept} Lower the learning rate or the loss weights, "

@@ -14,26 +14,29 @@ from typing import Any
 
 import jax
 
+from mvae_jax.files import atomic_write, sync, written
+
 
 class WorkdirBusy(RuntimeError):  # noqa: N818
     """Another process trains in this workdir."""
 
 
-def atomic_write(path: str | os.PathLike[str], content: bytes | str) -> None:
-    """Replaces a file as a whole: after a crash or a power failure it holds the old content or the new.
+def resolved(path: str | os.PathLike[str]) -> Path:
+    """The absolute path of a workdir; refuses one that cannot be a folder to write into, and makes nothing.
 
-    Args:
-        path: file to write; its folder exists.
-        content: bytes, or text to be encoded as UTF-8.
+    Raises:
+        ValueError: the path or a part of it is a file, may not be written, or leads nowhere.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    _sync(path.parent)  # the new name is durable only once its folder is
+    try:
+        folder = Path(path).expanduser().resolve()
+    except RuntimeError as error:  # "~somebody" whom nobody knows; links that lead to each other
+        raise ValueError(f"the workdir {path} leads nowhere ({error}): choose another one.") from error
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not there.is_dir():
+        raise ValueError(f"the workdir {folder} cannot be a folder: {there} is a file. Choose another workdir.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"the workdir {folder} cannot be written: {there} is read-only here. Choose another workdir.")
+    return folder
 
 
 def dotted(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -52,11 +55,19 @@ class Workdir:
 
     Attributes:
         path: the folder, absolute; it is made if it does not exist.
+
+    Raises:
+        ValueError: there can be no such folder.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path).expanduser().resolve()
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.path = resolved(path)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"the workdir {self.path} cannot be made: {error.strerror}. Choose another one."
+            ) from error
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -71,18 +82,20 @@ class Workdir:
         if jax.process_index() != 0:
             yield
             return
-        with (self.path / "lock").open("a+") as file:
+        path = self.path / "lock"
+        with path.open("ab+", buffering=0) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 file.seek(0)
-                holder = file.read().strip() or "a process that has just started"
+                holder = file.read().decode().strip() or "a process that has just started"
                 raise WorkdirBusy(
                     f"{self.path} is in use by {holder}. Wait for it, stop it, or choose another workdir."
                 ) from None
             file.truncate(0)
-            file.write(f"pid {os.getpid()} on host {socket.gethostname()} since {_now()}\n")
-            file.flush()
+            note = f"pid {os.getpid()} on host {socket.gethostname()} since {_now()}\n".encode()
+            with written(path, len(note)):
+                file.write(note)
             try:
                 yield
             finally:
@@ -147,7 +160,7 @@ class Workdir:
                 )
             if growing:  # the mark first: killed in between, the run is as it was, but may go on
                 self._finished.unlink(missing_ok=True)
-                _sync(self.path)
+                sync(self.path)
         atomic_write(path, text + "\n")
 
     def finish(self, **results: Any) -> None:
@@ -167,15 +180,6 @@ class Workdir:
     @property
     def _finished(self) -> Path:
         return self.path / "finished.json"
-
-
-def _sync(folder: Path) -> None:
-    """Forces the names in a folder to disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read_json(path: Path) -> Any:

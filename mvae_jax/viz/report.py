@@ -21,6 +21,8 @@ from typing import Any
 
 from PIL import Image
 
+from mvae_jax import files
+
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c1c1e; --faint: #6b6b70; --paper: #ffffff; --panel: #f3f3f5;
   --line: #d8d8dc; --warn: #8a5a00; --warn-panel: #fff4d9; }
@@ -179,11 +181,8 @@ def page(title: str, parts: Iterable[Part | str]) -> str:
 
 def write(path: str | os.PathLike[str], title: str, parts: Iterable[Part | str]) -> None:
     """Writes `page` to a file: readers see the old file or the new one, never half of it."""
-    target = pathlib.Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    partial.write_text(page(title, parts), encoding="utf-8")
-    os.replace(partial, target)
+    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+    files.atomic_write(path, page(title, parts))
 
 
 def save_figures(
@@ -202,10 +201,7 @@ def save_figures(
     paths = {}
     for name, (caption, picture) in figures.items():
         paths[caption] = folder / f"{name}.{'gif' if isinstance(picture, bytes) else 'png'}"
-        if isinstance(picture, bytes):
-            paths[caption].write_bytes(picture)
-        else:
-            picture.save(paths[caption])
+        files.atomic_write(paths[caption], _encoded(picture))
     return paths
 
 

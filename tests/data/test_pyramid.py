@@ -425,7 +425,7 @@ def test_a_shard_that_cannot_be_written_is_no_shard(source, tmp_path, monkeypatc
 
     with monkeypatch.context() as patch:
         patch.setattr(array_record_module, "ArrayRecordWriter", Full)
-        with pytest.raises(OSError, match=r"could not be written \(it cannot be opened\): is the disk full"):
+        with pytest.raises(OSError, match=r"partial cannot be written: it cannot be opened: has the disk"):
             pyramid.prepare(source[0], tmp_path / "p", SETTINGS)
     assert sorted(path.name for path in (tmp_path / "p").iterdir()) == [".lock", "manifest.json"]
     pyramid.prepare(source[0], tmp_path / "p", SETTINGS)

@@ -248,12 +248,12 @@ def test_a_run_on_celebamask_hq_is_stopped_and_goes_on_from_the_zip(celebamask_h
         text=True,
     ) as process:
         log = ""
-        while "phase unimodal" not in log:
+        while "phase unimodal: steps" not in log:
             log += process.stderr.readline() or pytest.fail(log)
         process.send_signal(signal.SIGTERM)
         log += process.stderr.read()
     assert process.returncode == 143
-    assert "SIGTERM: stopping as soon as the state is saved." in log
+    assert "SIGTERM: stopping as soon as the state is saved, and the same command goes on." in log
     step = int(re.search(r"saved at step (\d+); the same command goes on from there", log)[1])
     assert "Traceback" not in log
 

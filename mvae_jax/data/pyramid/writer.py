@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mvae_jax import files
 from mvae_jax.data.pyramid.origins import Origin, natural, open_origin
 from mvae_jax.data.pyramid.reader import (
     FORMAT,
@@ -182,7 +183,7 @@ def _begin(
             "skipped": [],
         }
         _write_manifest(folder, manifest)
-    for path in folder.glob(".*.partial"):  # a killed process left it
+    for path in (*folder.glob(".*.partial"), *folder.glob(".*.tmp")):  # a killed process left it
         path.unlink()
     return manifest
 
@@ -248,6 +249,8 @@ def _write(
     """
     from array_record.python.array_record_module import ArrayRecordWriter
 
+    takes = {size: len(part.rows) * size**2 * CHANNELS for size in sizes}
+    files.check_room(folder / "shards", sum(takes.values()))
     chunk = max(1, min(_CHUNK, _CHUNK_BYTES // (sizes[-1] ** 2 * CHANNELS)))
     partial = {size: folder / f".{part.shard(size)}.partial" for size in sizes}
     writers = {size: ArrayRecordWriter(str(path), _WRITER_OPTIONS) for size, path in partial.items()}
@@ -264,10 +267,10 @@ def _write(
             count += len(read.images)
         for writer in writers.values():
             writer.close()
-        notes = {part.shard(size): _note(path, count) for size, path in partial.items()}
+        notes = {part.shard(size): _note(path, count, takes[size]) for size, path in partial.items()}
         for size, path in partial.items():
             path.replace(folder / part.shard(size))
-        _sync(folder)
+        files.sync(folder)
     finally:
         for size, path in partial.items():
             if writers[size].is_open():
@@ -276,12 +279,12 @@ def _write(
     return notes, unusable
 
 
-def _note(path: Path, count: int) -> dict[str, Any]:
+def _note(path: Path, count: int, takes: int) -> dict[str, Any]:
     """Forces a new shard to disk, and returns what the manifest says of it."""
     try:
         open_shard(path, count)
     except ValueError as error:  # ArrayRecord says nothing of a write that failed
-        raise OSError(f"{path} could not be written ({error}): is the disk full? The same command goes on.") from error
+        raise files.DiskFull(path, takes, f"{error}: has the disk become full?") from error
     with path.open("rb") as file:
         os.fsync(file.fileno())
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -295,19 +298,4 @@ def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
         "shards": dict(sorted(manifest["shards"].items(), key=lambda item: natural(item[0]))),
         "skipped": sorted(manifest["skipped"], key=lambda entry: natural(entry["file"])),
     }
-    partial = folder / f".{MANIFEST}.partial"
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(ordered, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(folder / MANIFEST)
-    _sync(folder)
-
-
-def _sync(folder: Path) -> None:
-    """Forces the names in a folder to disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    files.atomic_write(folder / MANIFEST, json.dumps(ordered, indent=1))

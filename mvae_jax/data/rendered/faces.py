@@ -109,14 +109,15 @@ def render(attributes: np.ndarray, factors: np.ndarray, image_size: int = 64) ->
         uint8 [N, image_size, image_size, 3].
 
     Raises:
-        ValueError: shape, range or image size is wrong, or attributes contradict one another.
+        ValueError: shape, range or image size is wrong, attributes contradict one another, or JAX_PLATFORMS leaves the
+            CPU out.
     """
     attributes, factors = np.asarray(attributes, np.float32), np.asarray(factors, np.float32)
     _check(attributes, factors, image_size)
     count, size = len(attributes), _CHUNK_PIXELS // image_size**2
     if count == 0:
         return np.zeros((0, image_size, image_size, 3), np.uint8)
-    program, cpu = _renderer(image_size), jax.local_devices(backend="cpu")[0]
+    program, cpu = _renderer(image_size), _cpu()
 
     @in_32_bits  # in each thread
     def chunk(start: int) -> np.ndarray:
@@ -131,6 +132,18 @@ def render(attributes: np.ndarray, factors: np.ndarray, image_size: int = 64) ->
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             done += pool.map(chunk, range(size, count, size))
     return np.concatenate(done)[:count]
+
+
+def _cpu() -> jax.Device:
+    """The device that draws."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except Exception as error:  # RuntimeError; where JAX sees none at all, an AssertionError
+        asked = jax.config.values["jax_platforms"]
+        raise ValueError(
+            f"JAX_PLATFORMS is {asked!r}, and faces are drawn by the CPU; unset it, or add the CPU, as in "
+            "JAX_PLATFORMS=cuda,cpu."
+        ) from error
 
 
 def _check(attributes: np.ndarray, factors: np.ndarray, image_size: int) -> None:

@@ -1,0 +1,56 @@
+"""How a program ends: with a status, and for what its user can mend with one message in place of a traceback.
+
+0 is done; 1 the answer no (a mismatch, a defect), or a disk or numbers that failed while a run trained; 2 a mistake in
+the command line, the data or the environment; 129, 130 and 143 are SIGHUP, Ctrl-C and SIGTERM; 141 is a reader of
+standard output who has gone, as in `| head`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from typing import NoReturn
+
+from mvae_jax import _console
+
+
+def fail(message: str) -> NoReturn:
+    """Ends the program with one line on standard error and status 2."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+@contextlib.contextmanager
+def errors(kinds: tuple[type[Exception], ...] = (ValueError, OSError), status: int = 2) -> Iterator[None]:
+    """What a user can mend ends the program with its message, its notes and a status, without traceback.
+
+    Args:
+        kinds: of errors that a user can mend.
+        status: the status.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except kinds as error:
+        print("error:", error, *getattr(error, "__notes__", ()), file=sys.stderr)
+        sys.exit(status)
+
+
+@contextlib.contextmanager
+def program() -> Iterator[None]:
+    """A whole program: Ctrl-C, and a reader who has had enough, end it without traceback; any name can be printed."""
+    _console.escape_what_cannot_be_shown()
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still in the buffer is written when Python ends
+        sys.exit(128 + signal.SIGPIPE)

@@ -1,0 +1,145 @@
+"""Files that change as a whole, and errors of full disks that name the file, what it takes and what is free."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+# A disk without room, a quota that is used up, and a limit on the size of files (ulimit -f).
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class DiskFull(OSError):  # noqa: N818
+    """A file has no room: the message names it, the bytes that it takes and those that are free.
+
+    Args:
+        path: file or folder that is written.
+        takes: bytes of all that is to be written, at most; 0 if nobody knows.
+        reason: what the system says.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], takes: int = 0, reason: str = os.strerror(errno.ENOSPC)) -> None:
+        free = f"{readable(_usage(path).free)} are free"
+        room = f"it takes {readable(takes)}, and {free}" if takes else free
+        remedy = "Raise the limit (ulimit -f)" if reason == os.strerror(errno.EFBIG) else "Make room"
+        super().__init__(f"{path} cannot be written: {reason} ({room}). {remedy}, and give the command again.")
+
+
+@contextlib.contextmanager
+def written(path: str | os.PathLike[str], takes: int = 0) -> Iterator[None]:
+    """Around the writing of a file or folder: where the system has no room for it, the error says so.
+
+    TensorStore tells errors of the system as a ValueError with their number in its text: these become OSErrors.
+
+    Args:
+        path: file or folder that is written.
+        takes: bytes of all that is to be written, at most; 0 if nobody knows.
+
+    Raises:
+        DiskFull: the system has no room for it.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        number = int(code[1]) if code else getattr(error, "errno", None) or 0
+        if number in _FULL:
+            raise DiskFull(path, takes, os.strerror(number)) from error
+        if code:
+            raise OSError(number, os.strerror(number), os.fspath(path)) from error
+        raise
+
+
+def check_room(path: str | os.PathLike[str], takes: int) -> None:
+    """Refuses to write so many bytes where they have no room, before anything is written.
+
+    Raises:
+        DiskFull: there is less room than that.
+    """
+    usage = _usage(path)
+    if usage.total and usage.free < takes:  # some network file systems say nothing of their size
+        raise DiskFull(path, takes)
+
+
+def _usage(path: str | os.PathLike[str]) -> Any:
+    """Total, used and free bytes of the disk on which a path is, or would be."""
+    return shutil.disk_usage(next(folder for folder in Path(path).absolute().parents if folder.is_dir()))
+
+
+@contextlib.contextmanager
+def noting(note: Callable[[], str]) -> Iterator[None]:
+    """Adds to the errors of disks what is safe, whatever has failed."""
+    try:
+        yield
+    except OSError as error:
+        error.add_note(note())
+        raise
+
+
+def readable(count: int) -> str:
+    """A number of bytes for people: "512 bytes", "1.5 MiB"."""
+    size, units = float(count), iter(("bytes", "KiB", "MiB", "GiB", "TiB"))
+    unit = next(units)
+    while size >= 1024 and unit != "TiB":
+        size, unit = size / 1024, next(units)
+    return f"{count} bytes" if unit == "bytes" else f"{size:.1f} {unit}"
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str], takes: int = 0) -> Iterator[Path]:
+    """A file that is about to be replaced: the context writes another one, which takes its place when it is whole.
+
+    After an error, a crash or a power failure the old file is there, or none if there was none.
+
+    Args:
+        path: file to replace; its folder exists.
+        takes: as for `written`.
+
+    Yields:
+        The file to write, in the same folder.
+
+    Raises:
+        DiskFull: the system has no room for it.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with written(path, takes):
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            sync(path.parent)  # the new name is durable only once its folder is
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def atomic_write(path: str | os.PathLike[str], content: bytes | str) -> None:
+    """Replaces a file as a whole: after a crash or a power failure it holds the old content or the new.
+
+    Args:
+        path: file to write; its folder exists.
+        content: bytes, or text to be encoded as UTF-8.
+
+    Raises:
+        DiskFull: the system has no room for it.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    with replacing(path, len(data)) as temporary:
+        temporary.write_bytes(data)
+
+
+def sync(folder: Path) -> None:
+    """Forces the names in a folder to disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
