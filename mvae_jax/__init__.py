@@ -3,7 +3,7 @@
 A room is loaded when it is first used: `import mvae_jax; mvae_jax.losses` or `from mvae_jax import losses`.
 
     losses, gaussian, random    mathematics: arrays in, arrays out
-    numerics                    what keeps its numbers finite
+    meshes, numerics            how its arrays lie on a mesh; what keeps its numbers finite
     images, attributes          value ranges of images; names of face attributes
     nets                        Flax networks
     objective                   the vocabulary of models: who minimises what

@@ -6,6 +6,7 @@ cub:             CUB-200-2011
 mnist:           MNIST and data sets of its layout, and scikit-learn's digits
 folder:          a user's images with a CSV
 catalogue:       CelebAMask-HQ and CelebA prepared for TensorFlow Datasets
+delimited:       text files with columns, whatever program has saved them
 listing:         annotation files with one row per image
 """
 

@@ -659,7 +659,7 @@ def test_cache_that_cannot_be_written_is_no_obstacle(folder, tmp_path, caplog):
     (tmp_path / "file").write_bytes(b"")
     data = load(folder, SMALL, cache_folder=tmp_path / "file")
     assert len(data.train) == 18
-    assert "Cannot write" in caplog.text
+    assert "The cache is left out" in caplog.text
 
 
 def test_failed_write_leaves_nothing_behind(folder, cache, monkeypatch):
