@@ -129,7 +129,7 @@ def _laptop() -> Config:
         batch_size=16,
         learning_rate=7e-4,
     )
-    return Config(model=model)
+    return Config(model=model, evaluation=suite.Evaluation(edited_images=125))
 
 
 _ALL = celeba.Config(source="CelebA", crop="larsen", subset_size=0, partitions="train+validation/test")

@@ -197,8 +197,8 @@ class EditScore:
 
 @measure()
 def edit_scores(
-    read: Callable[[jax.Array], npt.ArrayLike],
-    z: jax.Array,
+    read: Callable[[np.ndarray], npt.ArrayLike],
+    z: npt.ArrayLike,
     attributes: npt.ArrayLike,
     vectors: Mapping[str, npt.ArrayLike],
     names: Sequence[str],
@@ -206,8 +206,8 @@ def edit_scores(
     """How often a classifier reads an attribute whose vector is added to codes of images without it.
 
     Args:
-        read: codes [N, D] to the classifier's logits of their images, [N, A]; called once, and once for each vector,
-            always with N codes, so that nothing is compiled twice.
+        read: codes [M, D] to the classifier's logits of their images, [M, A]; called once, with all codes, those that
+            have moved too, so that it may take them in chunks of one size.
         z: codes of images, [N, D].
         attributes: those that the images have, [N, A] in {0, 1}.
         vectors: attribute -> vector [D], which is added once, as published.
@@ -222,28 +222,24 @@ def edit_scores(
     Reference:
         Larsen et al., 2016, arXiv:1512.09300, section 4.1.2 and figure 5.
     """
-    lacking = ~_binary(attributes, len(z), names)
+    codes = np.asarray(z)
+    lacking = ~_binary(attributes, len(codes), names)
     if unknown := [name for name in vectors if name not in names]:
         raise ValueError(f"there is a vector of {unknown[0]!r}, expected vectors of some of {', '.join(names)}.")
-
-    def logits(z: jax.Array) -> np.ndarray:
-        read_from = np.asarray(read(z))
-        check_finite(read_from, "the classifier's logits")
-        return read_from
-
-    before, scores = logits(z) > 0, {}
-    chex.assert_equal_shape([before, lacking])
-    for name, vector in vectors.items():
-        column = names.index(name)
-        rows = lacking[:, column]
-        if not rows.any():
-            continue
-        after = logits(z + jnp.asarray(vector, z.dtype)[None]) > 0
-        same = np.delete(before[rows] == after[rows], column, axis=1)
-        scores[name] = EditScore(
-            images=int(rows.sum()),
-            read_before=float(before[rows, column].mean()),
-            read_after=float(after[rows, column].mean()),
-            others_unchanged=float(same.mean()) if same.size else None,
-        )
+    rows = {name: np.flatnonzero(lacking[:, names.index(name)]) for name in vectors}
+    moved = [codes[rows[name]] + np.asarray(vector, codes.dtype) for name, vector in vectors.items()]
+    logits = np.asarray(read(np.concatenate([codes, *moved])))
+    check_finite(logits, "the classifier's logits")
+    before, *edited_ones = np.split(logits > 0, np.cumsum([len(codes), *map(len, rows.values())])[:-1])
+    scores = {}
+    for (name, images), after in zip(rows.items(), edited_ones, strict=True):
+        if len(images):
+            column = names.index(name)
+            same = np.delete(before[images] == after, column, axis=1)
+            scores[name] = EditScore(
+                images=len(images),
+                read_before=float(before[images, column].mean()),
+                read_after=float(after[:, column].mean()),
+                others_unchanged=float(same.mean()) if same.size else None,
+            )
     return scores

@@ -46,6 +46,7 @@ ATTRIBUTES = (
 _SHOWN = 8
 _EDITS = 9  # attributes of one sheet
 _PAIRS = 10  # of attribute vectors in the report
+_CHUNK = 250  # codes that are decoded and read at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,16 +57,18 @@ class Evaluation:
         images: held-out images, and as many samples of each model, at most. Frechet distances are of half of them.
         vector_images: training images from which attribute vectors are taken, at most; 0 for all (VG-05).
         sampled_vectors: take vectors from samples of the posteriors, as released, instead of their means (VG-05).
+        edited_images: held-out images from which the classifier reads edits, at most, and not more than `images`.
         sliders: edits go from minus to plus this many attribute vectors.
     """
 
     images: int = 1000
     vector_images: int = 0
     sampled_vectors: bool = False
+    edited_images: int = 1000
     sliders: float = 1.5
 
     def __post_init__(self) -> None:
-        for name, least in {"images": 4, "vector_images": 0}.items():
+        for name, least in {"images": 4, "vector_images": 0, "edited_images": 1}.items():
             if getattr(self, name) < least:
                 raise ValueError(f"evaluation.{name} is {getattr(self, name)}; expected at least {least}.")
 
@@ -226,11 +229,16 @@ def measure_edits(
     classifier, names = trained.classifier, trained.data.attributes
     if classifier is None:
         return {}
-    held_out = trained.data.validation.first(count(trained))
-    z = jnp.asarray(in_chunks(run.encode)(pixels(held_out))[0])
-    read = in_chunks(lambda codes: classifier.logits(run.decode(codes)))
+    logits = in_chunks(lambda codes: classifier.logits(run.decode(codes)), _CHUNK)
+
+    def read(codes: np.ndarray) -> np.ndarray:
+        whole = np.pad(codes, ((0, -len(codes) % _CHUNK), (0, 0)))  # so that nothing is compiled for a rest
+        return logits(whole)[: len(codes)]
+
+    z = in_chunks(run.encode)(pixels(trained.data.validation.first(count(trained))))[0]
+    few = trained.data.validation.first(min(len(z), trained.config.evaluation.edited_images))
     edits = {}
-    for name, score in directions.edit_scores(read, z, held_out["attributes"], vectors, names).items():
+    for name, score in directions.edit_scores(read, z[: len(few)], few["attributes"], vectors, names).items():
         real = classifier.held_out.attributes[names.index(name)]
         edits[name] = {
             **dataclasses.asdict(score),

@@ -169,6 +169,12 @@ def test_edits_are_of_held_out_images_and_of_the_vectors(run):
         }
         assert row == pytest.approx(expected, abs=1e-6)
     assert 0 < np.mean([row["others_unchanged"] for row in result.edits.values()]) < 1
+    few = suite.attribute_vectors(dataclasses.replace(trained(run, edited_images=3), classifier=classifier)).edits
+    assert {name: row["images"] for name, row in few.items()} == {
+        name: (bits[:3, NAMES.index(name)] == 0).sum()
+        for name in suite.ATTRIBUTES
+        if not bits[:3, NAMES.index(name)].all()
+    }
     assert suite.attribute_vectors(trained(run)).edits == {}  # without a classifier
 
 
