@@ -17,7 +17,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-import jax
 from absl import flags
 from ml_collections import config_dict, config_flags
 
@@ -26,13 +25,12 @@ from mvae_jax.cpu.memory import keep_freed_memory
 from mvae_jax.data import sources
 from mvae_jax.data.formats import catalogue, folder
 from mvae_jax.exits import fail
-from mvae_jax.experiment import session
+from mvae_jax.experiment import processes, session
 from mvae_jax.fields import leaves, meanings
 from mvae_jax.train.workdir import resolved
 
 _log = logging.getLogger("experiment")
 ConfigT = TypeVar("ConfigT")
-_PATIENCE = 24 * 3600  # seconds that processes which are done wait for the one that measures and draws
 _KINDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a word"}
 # Names that fields had before; config.json of older runs and old commands have them.
 _RENAMED = {"judge": "classifier", "evaluation.judge_epochs": "classifier.epochs"}
@@ -203,7 +201,7 @@ def _join(values: flags.FlagValues) -> None:
     else:
         return
     try:
-        jax.distributed.initialize(**described, shutdown_timeout_seconds=_PATIENCE)
+        processes.join(**described)
     except RuntimeError as error:
         raise ValueError(f"the processes of this run did not find each other: {error}") from error
     except (ValueError, TypeError, LookupError) as error:

@@ -10,7 +10,7 @@ from typing import Any
 
 from mvae_jax import exits, files, runs
 from mvae_jax.data import sources
-from mvae_jax.experiment import classifier, flags, members, pages, session
+from mvae_jax.experiment import classifier, flags, members, pages, processes, session
 from mvae_jax.experiment.declaration import Config, Experiment, Results, Trained
 from mvae_jax.experiment.members import Member
 from mvae_jax.models import ZOO
@@ -45,7 +45,7 @@ def run(experiment: Experiment, argv: Sequence[str]) -> None:
             description=experiment.description,
             data=experiment.data,
         )
-        with Interruption() as interruption:
+        with processes.together(), Interruption() as interruption:
             _run(experiment, argv, config, arguments, interruption)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from mvae_jax import exits
+from mvae_jax.experiment import processes
 from mvae_jax.train import devices, loop
 from mvae_jax.train.signals import Interruption
 from mvae_jax.train.workdir import Workdir, WorkdirBusy
@@ -105,4 +106,4 @@ def _first_decides() -> Iterator[None]:
     if jax.process_count() > 1:
         status = int(multihost_utils.broadcast_one_to_all(np.array(status)))
     if status >= 0:
-        sys.exit(status)
+        raise processes.Agreed(status)

@@ -443,7 +443,7 @@ class _Run:
             if agreed.exit_code:
                 self.checkpoints.wait()  # it is written in the background, and the process is about to end
                 _log.info("saved at step %d; the same command goes on from there", done)
-                raise Interrupted(agreed.exit_code)
+                raise Interrupted(agreed.exit_code, agreed=True)
         # The last dispatch was drained, so this counts steps that are done; without the wait for the compiler.
         speed = (done - first) / (time.monotonic() - began)
         measured = {"steps": done - first, "steps_per_second": speed, "images_per_second": speed * phase.batch_size}

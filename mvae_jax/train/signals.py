@@ -24,7 +24,17 @@ os.register_at_fork(after_in_child=functools.partial(signal.set_wakeup_fd, -1))
 
 
 class Interrupted(SystemExit):
-    """Ends the process with the status of the signal; raised where all that counts is saved."""
+    """Ends the process with the status of the signal; raised where all that counts is saved.
+
+    Args:
+        exit_code: the status.
+        agreed: whether all processes of the run end so, of which only some may have the signal.
+    """
+
+    def __init__(self, exit_code: int, *, agreed: bool = False) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+        self.agreed = agreed
 
 
 class Interruption:

@@ -2,10 +2,11 @@
 
     distributed_run.py PROCESS OPTIONS
 
-OPTIONS are JSON: "processes", how many; "port" of process 0; "workdir"; "wait_at", a step before which to wait for a
-signal to some process; "shard_state"; "shard", a file of records to stream the images from, in blocks of "block" steps;
-"devices", their order in the mesh. Process 0 writes the final parameters to `parameters.npz` in the workdir. Each
-prints the positions of the records that it has read, in JSON.
+OPTIONS are JSON: "processes", how many; "port" of process 0; "workdir"; "prepare", a process that waits for a signal
+before the run begins; "wait_at", a step before which to wait for a signal to some process; "fail_at", a process and a
+step before which it fails; "shard_state"; "shard", a file of records to stream the images from, in blocks of "block"
+steps; "devices", their order in the mesh. Process 0 writes the final parameters to `parameters.npz` in the workdir.
+Each prints the positions of the records that it has read, in JSON.
 """
 
 import contextlib
@@ -21,12 +22,15 @@ import toy
 
 from mvae_jax import runs
 from mvae_jax.data.pyramid import stream
-from mvae_jax.experiment import session
+from mvae_jax.experiment import processes, session
 from mvae_jax.train import devices, feed, loop
+from mvae_jax.train.signals import Interruption
 
 process, options = int(sys.argv[1]), json.loads(sys.argv[2])
 if options["processes"] > 1:
-    jax.distributed.initialize(f"127.0.0.1:{options['port']}", options["processes"], process)
+    processes.join(
+        coordinator_address=f"127.0.0.1:{options['port']}", num_processes=options["processes"], process_id=process
+    )
 devices._LEAST_SHARDED = 1  # the toy has no large arrays
 session.start_logging()
 
@@ -42,6 +46,8 @@ class Waiting:
         if step == options.get("wait_at"):
             print("waiting", flush=True)
             time.sleep(3)
+        if [process, step] == options.get("fail_at"):
+            raise RuntimeError("no such lens")
         return self.source.indices_at(step)
 
 
@@ -75,23 +81,27 @@ read = []
 if "block" in options:
     feed._BLOCK_BYTES = options["block"] * toy.BATCH * sum(array[:1].nbytes for array in toy.TRAIN.arrays.values())
 
-with session.session(options["workdir"], {"model": "toy"}, ()) as (workdir, interruption):
-    model = toy.build(optimizer=lambda: optax.sgd(1.0))
-    settings = loop.Settings(log_every=1, shard_state=options.get("shard_state", False))
-    order = options.get("devices", range(jax.device_count()))
-    state = loop.fit(
-        model,
-        toy.phases(),
-        Streamed if "shard" in options else Waiting,
-        workdir=workdir.path,
-        seed=toy.SEED,
-        validation=toy.VALIDATION.arrays,
-        settings=settings,
-        placement=settings.place([jax.devices()[i] for i in order]),
-        interruption=interruption,
-    )
-    leaves = jax.tree.leaves(runs.Run.of(model, None, state, "second", {}).params)
-    if session.is_first():
-        np.savez(workdir.path / "parameters.npz", *map(np.asarray, leaves))
-    workdir.finish()
+with processes.together(), Interruption() as interruption:
+    if process == options.get("prepare"):
+        print("waiting", flush=True)
+        time.sleep(60)
+    with session.session(options["workdir"], {"model": "toy"}, (), interruption=interruption) as (workdir, _):
+        model = toy.build(optimizer=lambda: optax.sgd(1.0))
+        settings = loop.Settings(log_every=1, shard_state=options.get("shard_state", False))
+        order = options.get("devices", range(jax.device_count()))
+        state = loop.fit(
+            model,
+            toy.phases(),
+            Streamed if "shard" in options else Waiting,
+            workdir=workdir.path,
+            seed=toy.SEED,
+            validation=toy.VALIDATION.arrays,
+            settings=settings,
+            placement=settings.place([jax.devices()[i] for i in order]),
+            interruption=interruption,
+        )
+        leaves = jax.tree.leaves(runs.Run.of(model, None, state, "second", {}).params)
+        if session.is_first():
+            np.savez(workdir.path / "parameters.npz", *map(np.asarray, leaves))
+        workdir.finish()
 print(json.dumps(read))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -47,7 +48,11 @@ def start(workdir, processes, **options):
 
 def wait(processes):
     """Exit codes of the processes, what each of them told, and what it printed."""
-    printed, told = zip(*(process.communicate(timeout=240) for process in processes), strict=True)
+    try:
+        printed, told = zip(*(process.communicate(timeout=240) for process in processes), strict=True)
+    finally:
+        for process in processes:
+            process.kill()  # where they wait for each other
     return [process.returncode for process in processes], told, printed
 
 
@@ -157,3 +162,33 @@ def test_where_one_process_is_refused_both_end(tmp_path):
     codes, told, _ = wait(start(tmp_path, 2))
     assert codes == [2, 2]
     assert 'model: "another" before, "toy" now' in told[0]
+
+
+@pytest.mark.parametrize("failing", [pytest.param(0, marks=pytest.mark.slow), 1])
+def test_where_one_process_fails_both_end_with_its_message(failing, tmp_path):
+    codes, told, _ = wait(start(tmp_path, 2, fail_at=[failing, 4]))
+    assert codes == [1, 1], told
+    assert told[failing].endswith("RuntimeError: no such lens\n")
+    assert f"error: process {failing} of 2 has ended: RuntimeError: no such lens\n" in told[1 - failing]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_where_one_process_is_killed_the_other_ends(killed, tmp_path):
+    processes = start(tmp_path, 2, wait_at=3)
+    for process in processes:
+        until_it_waits(process)
+    processes[killed].kill()
+    codes, told, _ = wait(processes)
+    assert codes[killed] == -signal.SIGKILL
+    assert codes[1 - killed] in (1, -signal.SIGABRT), told  # by its own error, or by JAX's
+    assert re.search("Connection (closed|reset)|tasks are unhealthy", told[1 - killed])
+
+
+def test_a_signal_before_the_run_begins_ends_both(tmp_path):
+    processes = start(tmp_path, 2, prepare=1)
+    until_it_waits(processes[1])
+    processes[1].send_signal(signal.SIGTERM)
+    codes, told, _ = wait(processes)
+    assert codes == [143, 143], told
+    assert "error: process 1 of 2 has ended: SIGTERM\n" in told[0]
