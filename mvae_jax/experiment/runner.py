@@ -214,7 +214,11 @@ def gather(
 
 def _records(folder: Path, step: int) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl up to a step: what comes later is of other parameters."""
-    return [line for line in read_metrics(folder / "metrics.jsonl") if line["step"] <= step]
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        _log.warning("%s does not exist: nothing tells how the training went.", path)
+        return []
+    return [line for line in read_metrics(path) if line["step"] <= step]
 
 
 def _stages(run: runs.Run, folder: Path) -> dict[str, runs.Run]:

@@ -21,17 +21,19 @@ import numpy as np
 from PIL import Image
 
 from mvae_jax import files
-from mvae_jax.train.workdir import atomic_write
+from mvae_jax.train.workdir import atomic_write, folder_of, set_aside
 
 _log = logging.getLogger(__name__)
 _LOG_WIDTH = 160  # columns of a progress line that does not go to a terminal
+_VALUES = (int, float, str)  # of a record
 _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}  # JSON has no such numbers: written as text
 
 
 class MetricWriter:
     """Writes `metrics.jsonl` and TensorBoard's `events.*` into a run's folder.
 
-    Method names are those of `clu.metric_writers`. Without tensorboardX only `metrics.jsonl` is written.
+    Method names are those of `clu.metric_writers`. Without tensorboardX only `metrics.jsonl` is written. A
+    `metrics.jsonl` with damaged lines goes on without them, and is kept as `metrics.jsonl.damaged`.
 
     Args:
         workdir: folder of the run.
@@ -40,11 +42,14 @@ class MetricWriter:
     """
 
     def __init__(self, workdir: str | os.PathLike[str], *, resume_step: int | None = None) -> None:
-        self._folder = folder = Path(workdir).expanduser().resolve()
+        self._folder = folder = folder_of(workdir)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "metrics.jsonl"
         if path.exists():
-            lines = read_metrics(path)
+            lines, damaged = _read(path)
+            if damaged:
+                kept = set_aside(path, copy=True)
+                _log.warning("%s Going on without them; the file as it was is kept as %s.", damaged, kept.name)
             if resume_step is not None:
                 lines = [line for line in lines if line["step"] <= resume_step]
             atomic_write(path, "".join(_to_json(line) for line in lines))
@@ -145,25 +150,38 @@ class SilentWriter(MetricWriter):
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Reads a metrics.jsonl, one dict per line, with numbers that are not finite restored.
 
-    A last line that a killed process left unfinished is passed over.
+    Damaged lines are passed over with a warning, and a last line that a killed process left unfinished without one.
 
     Args:
         path: the file.
-
-    Raises:
-        ValueError: a line is not a JSON object, and not the unfinished last one.
     """
-    lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-    if lines and not lines[-1].endswith("\n"):
-        lines.pop()
-    records = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-            records.append({name: _from_json(value) for name, value in record.items()})
-        except (ValueError, AttributeError):
-            raise ValueError(f"{path}, line {number}: expected a JSON object, found {line[:80]!r}.") from None
+    records, damaged = _read(Path(path))
+    if damaged:
+        _log.warning("%s They are passed over.", damaged)
     return records
+
+
+def _read(path: Path) -> tuple[list[dict[str, Any]], str]:
+    """The intact records of a metrics.jsonl, and a sentence that tells which lines are damaged, "" if none is."""
+    lines = path.read_bytes().split(b"\n")
+    records, damaged = [], []
+    for number, line in enumerate(lines[:-1], start=1):  # what follows the last line break is unfinished
+        try:
+            record = {name: _from_json(value) for name, value in json.loads(line).items()}
+        except (ValueError, AttributeError, RecursionError):
+            record = {}
+        if type(record.get("step")) is int and all(isinstance(value, _VALUES) for value in record.values()):
+            records.append(record)
+        else:
+            damaged.append(number)
+    if not damaged:
+        return records, ""
+    first = lines[damaged[0] - 1].decode(errors="replace")[:80]
+    numbers = ", ".join(map(str, damaged[:10])) + (", ..." if len(damaged) > 10 else "")
+    return records, (
+        f"{path} has {len(damaged)} damaged line{'s' if len(damaged) > 1 else ''} ({numbers}): expected a JSON object "
+        f"with a step, a whole number, found {first!r}."
+    )
 
 
 class _Events:

@@ -234,7 +234,8 @@ def fit(
         placement: devices; by default as `settings` say.
         interruption: held while there are steps that are only in memory, and polled at each dispatch: if requested, the
             state is saved and `Interrupted` raised. Several hosts hold it all the time, since they end together.
-        on_validation: called after each validation, for instance to write image grids, on all hosts.
+        on_validation: called after each validation, for instance to write image grids, on all hosts. If it fails, the
+            state is saved, and its error raised: the same call goes on after that validation.
         start_from: workdir of another run, whose newest checkpoint gives the parameters to start with, or the folder
             of one of its checkpoints. Groups that an optimiser moves in some phase get their parameters, the moving
             average where that checkpoint has one, and their batch statistics; all else is this run's own: other
@@ -433,13 +434,17 @@ class _Run:
                 continue
             dispatcher.drain()  # `refused` is now that of step `done`
             loss = self._validate(compiled.evaluate, phase, state, done) if to_validate else None
+            failed = self._call_back(phase, state) if loss is not None else None
             # Not amid refused steps: a run that goes on from there would count them anew.
-            due = refused == 0 and (agreed.save or on_step or self._is_best(phase, loss))
+            due = refused == 0 and (failed or agreed.save or on_step or self._is_best(phase, loss))
             if last or agreed.exit_code or due:
                 self.writer.flush()  # a resumed run drops later records: those up to here must be on disk first
                 saved = self.checkpoints.save(phase.name, state, validation_loss=loss, final=last)
                 self.interruption.hold_until(saved)
                 saved_at = time.monotonic()
+            if failed:
+                self.checkpoints.wait()
+                raise failed
             if agreed.exit_code:
                 self.checkpoints.wait()  # it is written in the background, and the process is about to end
                 _log.info("saved at step %d; the same command goes on from there", done)
@@ -455,16 +460,26 @@ class _Run:
         return state
 
     def _validate(self, evaluation: Evaluation | None, phase: Phase, state: TrainState, step: int) -> float | None:
-        """Evaluates, writes the record and calls `on_validation`; returns the mean loss, None without an evaluation."""
+        """Evaluates and writes the record; returns the mean loss, None without an evaluation."""
         if evaluation is None:
             return None
         means = evaluation(state, self.validation)
         self._write(phase, step, "validation", **means)
-        if self.on_validation is not None:
-            gather = self.placement.gather
-            whole = state.replace(params=gather(state.params), ema=gather(state.ema))
-            self.on_validation(whole, phase, self.writer)
         return means["loss"]
+
+    def _call_back(self, phase: Phase, state: TrainState) -> BaseException | None:
+        """Calls `on_validation`; returns what it failed with on this host or, in words, on another one."""
+        if self.on_validation is None:
+            return None
+        gather = self.placement.gather
+        failed: BaseException | None = None
+        try:
+            self.on_validation(state.replace(params=gather(state.params), ema=gather(state.ema)), phase, self.writer)
+        except (Exception, SystemExit) as error:
+            failed = error
+        # All hosts save together, or none of them could.
+        anywhere = multihost_utils.process_allgather(np.array(failed is not None)).any()
+        return failed or (RuntimeError("on_validation failed on another host") if anywhere else None)
 
     def _is_best(self, phase: Phase, loss: float | None) -> bool:
         """True if no checkpoint of the phase has a validation loss as low as this one; the same on all hosts."""

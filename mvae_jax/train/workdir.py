@@ -7,6 +7,7 @@ import datetime
 import fcntl
 import json
 import os
+import shutil
 import socket
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,18 +26,43 @@ def resolved(path: str | os.PathLike[str]) -> Path:
     """The absolute path of a workdir; refuses one that cannot be a folder to write into, and makes nothing.
 
     Raises:
-        ValueError: the path or a part of it is a file, may not be written, or leads nowhere.
+        ValueError: the path or a part of it is a file, or may not be written, or `folder_of` refuses it.
     """
-    try:
-        folder = Path(path).expanduser().resolve()
-    except RuntimeError as error:  # "~somebody" whom nobody knows; links that lead to each other
-        raise ValueError(f"the workdir {path} leads nowhere ({error}): choose another one.") from error
+    folder = folder_of(path)
     there = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not there.is_dir():
         raise ValueError(f"the workdir {folder} cannot be a folder: {there} is a file. Choose another workdir.")
     if not os.access(there, os.W_OK | os.X_OK):
         raise ValueError(f"the workdir {folder} cannot be written: {there} is read-only here. Choose another workdir.")
     return folder
+
+
+def folder_of(path: str | os.PathLike[str]) -> Path:
+    """Absolute path of a run's folder, which need not exist.
+
+    Raises:
+        ValueError: the path is not UTF-8, which checkpoints and JSON need, or no path at all.
+    """
+    try:
+        folder = Path(path).expanduser().resolve()
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{os.fspath(path)!a} is not UTF-8; expected a folder whose name is: rename it.") from None
+    except RuntimeError as error:  # "~somebody" whom nobody knows; links that lead to each other
+        raise ValueError(f"the workdir {os.fspath(path)} leads nowhere ({error}): choose another one.") from error
+    return folder
+
+
+def set_aside(path: Path, *, copy: bool = False) -> Path:
+    """Renames what is damaged, so that nobody reads it and nothing is lost; or copies it. Returns the new path."""
+    names = (path.with_name(f"{path.name}.damaged{number}") for number in ("", *(f"-{n}" for n in range(2, 10**6))))
+    kept = next(name for name in names if not name.exists())
+    if copy:
+        shutil.copy2(path, kept)
+    else:
+        path.rename(kept)
+    sync(path.parent)
+    return kept
 
 
 def dotted(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -254,6 +254,18 @@ def test_a_run_of_an_earlier_layout_is_measured_but_not_trained_on(run, tmp_path
     assert "holds a run that another version began" in err
 
 
+def test_a_lost_or_damaged_log_stops_no_measure(run, tmp_path):
+    assert run()[0] == 0
+    workdir = tmp_path / "runs" / "two_autoencoders"
+    with (workdir / "narrow" / "metrics.jsonl").open("a") as file:
+        file.write("nonsense\n")
+    (workdir / "wide" / "metrics.jsonl").unlink()
+    status, _, err = run("--evaluate")
+    assert status == 0
+    assert "narrow/metrics.jsonl has 1 damaged line" in err
+    assert "wide/metrics.jsonl does not exist" in err
+
+
 TERMINATED = """
 import sys
 sys.path.insert(0, {tests!r})

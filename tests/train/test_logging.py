@@ -126,12 +126,36 @@ def test_appending_keeps_all_but_a_torn_line(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "a": "nan"}\n{"step": 3, "a": 1.0}\n'
 
 
-@pytest.mark.parametrize("line", ["[1]", "nonsense"])
-def test_line_that_is_no_record_is_named(tmp_path, line):
+DAMAGE = {
+    "no JSON": b"nonsense",
+    "no object": b"[1]",
+    "no step": b'{"sdep": 2, "loss": 0.5}',
+    "a step that is no number": b'{"step": "2", "loss": 0.5}',
+    "a step that is no whole number": b'{"step": 2.5, "loss": 0.5}',
+    "a value that is none": b'{"step": 2, "loss": null}',
+    "two lines in one": b'{"step": 2, "loss": 0.5}{"step": 3, "loss": 0.5}',
+    "no text": b'{"step": 2, "lo\xff\x80": 0.5',
+    "zeros": bytes(40),
+    "nothing": b"",
+    "too deep": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("line", DAMAGE.values(), ids=DAMAGE.keys())
+def test_a_damaged_line_stops_nobody_and_is_kept(tmp_path, caplog, line):
     path = tmp_path / "metrics.jsonl"
-    path.write_text(f'{{"step": 1}}\n{line}\n{{"step": 2}}\n')
-    with pytest.raises(ValueError, match="line 2: expected a JSON object"):
-        read_metrics(path)
+    damaged = b'{"step": 1, "loss": "nan"}\n' + line + b'\n{"step": 4, "loss": 0.25}\n'
+    path.write_bytes(damaged)
+    assert [record["step"] for record in read_metrics(path)] == [1, 4]
+    assert f"{path} has 1 damaged line (2): expected a JSON object with a step" in caplog.text
+    assert path.read_bytes() == damaged  # who only reads changes nothing
+    for _ in range(2):
+        with MetricWriter(tmp_path, resume_step=4) as writer:
+            writer.write_scalars(5, {"loss": 0.5})
+    assert [record["step"] for record in read_metrics(path)] == [1, 4, 5]
+    assert "the file as it was is kept as metrics.jsonl.damaged." in caplog.text
+    assert (tmp_path / "metrics.jsonl.damaged").read_bytes() == damaged
+    assert len(list(tmp_path.glob("metrics.jsonl*"))) == 2
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])

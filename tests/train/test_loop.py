@@ -544,6 +544,49 @@ def test_a_run_without_validation_keeps_the_last(tmp_path):
         assert checkpoints.best("second") is None
 
 
+# --- what fails ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [Crash("mine"), SystemExit(3)], ids=repr)
+def test_what_a_callback_fails_with_is_raised_when_the_state_is_saved(tmp_path, undisturbed, error):
+    def on_validation(state, phase, writer):
+        if int(state.step) == 12:
+            raise error
+
+    options = {
+        "phases": toy.phases(second={"options": {"best_after": 9}}),  # no other reason to save at step 12
+        "settings": loop.Settings(log_every=1),
+    }
+    with pytest.raises(type(error)) as raised:
+        fit(tmp_path, on_validation=on_validation, **options)
+    assert raised.value is error
+    assert newest(tmp_path) == 12
+    watched = Watched()
+    assert bits(fit(tmp_path, batches=watched, **options)) == bits(undisturbed[1])
+    assert min(watched.asked) == 12
+    assert list(records(tmp_path, "train", "loss")) == list(range(1, LAST + 1))
+
+
+def test_a_callback_that_fails_amid_refused_steps_saves_nothing(tmp_path):
+    def on_validation(state, phase, writer):
+        raise Crash
+
+    with pytest.raises(Crash):
+        fit(tmp_path, phases=toy.phases(first={"options": {"poison": (1, 5)}}), on_validation=on_validation)
+    assert newest(tmp_path) == 0
+
+
+def test_a_damaged_log_stops_no_run(tmp_path, undisturbed):
+    with pytest.raises(Crash):
+        fit(tmp_path, batches=Watched(10, crash))
+    path = tmp_path / "metrics.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:2], lines[2].replace(b'"step"', b'"stop"'), *lines[3:]]))
+    assert bits(fit(tmp_path)) == bits(undisturbed[1])
+    assert (tmp_path / "metrics.jsonl.damaged").exists()
+    assert max(records(tmp_path, "train", "loss")) == LAST
+
+
 # --- steps that are not finite ---------------------------------------------------------------------------------------
 
 

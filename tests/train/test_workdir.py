@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from mvae_jax.train.workdir import Workdir, WorkdirBusy, atomic_write, dotted
+from mvae_jax.train.workdir import Workdir, WorkdirBusy, atomic_write, dotted, folder_of, set_aside
 
 HOLDER = """
 import sys, time
@@ -184,6 +184,34 @@ def test_config_that_json_cannot_hold_exactly_is_refused(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         Workdir(tmp_path).configure({"rate": float("nan")})
     assert not (tmp_path / "config.json").exists()
+
+
+def test_what_is_set_aside_replaces_nothing(tmp_path):
+    path = tmp_path / "log"
+    for content, name in (("a", "log.damaged"), ("b", "log.damaged-2"), ("c", "log.damaged-3")):
+        path.write_text(content)
+        assert set_aside(path).name == name
+        assert not path.exists()
+    path.write_text("d")
+    assert set_aside(path, copy=True).name == "log.damaged-4"
+    assert path.read_text() == "d"
+    assert {file.name: file.read_text() for file in tmp_path.glob("log.*")} == {
+        "log.damaged": "a",
+        "log.damaged-2": "b",
+        "log.damaged-3": "c",
+        "log.damaged-4": "d",
+    }
+
+
+@pytest.mark.parametrize("path", [b"runs/\xff", "~nobody-of-this-name/run", "a\0b"])
+def test_a_folder_whose_name_cannot_be_is_refused_in_a_sentence(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    path = os.fsdecode(path)
+    for make in (folder_of, Workdir):
+        with pytest.raises(ValueError, match=r"is not UTF-8; expected|home directory|null byte") as error:
+            make(path)
+        str(error.value).encode()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_finish_mark(tmp_path):

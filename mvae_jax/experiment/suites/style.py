@@ -327,7 +327,7 @@ class Evaluator:
     def of_stage(self, stage: runs.Run, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Numbers of the model at the end of a phase."""
         phase = next(phase for phase in style_alae.phases(stage.config, 1) if phase.name == stage.phase)
-        speeds = [line for line in records if line["split"] == "speed" and line["phase"] == stage.phase]
+        speeds = [line for line in records if line.get("split") == "speed" and line.get("phase") == stage.phase]
         row: dict[str, Any] = {
             "step": stage.step,
             "batch_size": phase.batch_size,
