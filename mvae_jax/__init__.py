@@ -16,7 +16,7 @@ A room is loaded when it is first used: `import mvae_jax; mvae_jax.losses` or `f
     experiment                  one way from a command line to a report
     runs                        training and loading from Python
     fields                      names, values and meanings of the fields of Configs
-    files, exits                files that change as a whole; how programs end
+    files, exits, terminal      files that change as a whole; how programs end; lines for a terminal
     commands                    the console script `mvae-jax`
 
 `docs/architecture.md` in the repository has the whole picture.

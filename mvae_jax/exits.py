@@ -14,12 +14,12 @@ import sys
 from collections.abc import Iterator
 from typing import NoReturn
 
-from mvae_jax import _console
+from mvae_jax import terminal
 
 
 def fail(message: str) -> NoReturn:
     """Ends the program with one line on standard error and status 2."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    terminal.echo(f"error: {' '.join(message.split())}", stream=sys.stderr)
     sys.exit(2)
 
 
@@ -36,14 +36,14 @@ def errors(kinds: tuple[type[Exception], ...] = (ValueError, OSError), status: i
     except BrokenPipeError:
         raise
     except kinds as error:
-        print("error:", error, *getattr(error, "__notes__", ()), file=sys.stderr)
+        terminal.echo(" ".join(["error:", str(error), *getattr(error, "__notes__", ())]), stream=sys.stderr)
         sys.exit(status)
 
 
 @contextlib.contextmanager
 def program() -> Iterator[None]:
     """A whole program: Ctrl-C, and a reader who has had enough, end it without traceback; any name can be printed."""
-    _console.escape_what_cannot_be_shown()
+    terminal.escape_what_cannot_be_shown()
     try:
         try:
             yield

@@ -15,7 +15,6 @@ PACKAGE = Path(mvae_jax.__file__).parent
 ROOT = PACKAGE.parent
 # Room -> rooms of the project that it may import. What is not listed may not.
 BORDERS = {
-    "_console": set(),
     "_lazy": set(),
     "attributes": set(),
     "numerics": set(),
@@ -39,18 +38,32 @@ BORDERS = {
     "viz": {"files"},
     "fields": set(),
     "files": set(),
-    "exits": set(),
+    "terminal": set(),
+    "exits": {"terminal"},
     "runs": {"data", "fields", "models", "numerics", "objective", "train"},
     "experiment": {
         *("attributes", "cpu", "data", "eval", "exits", "fields", "files", "gaussian", "images", "losses", "models"),
-        *("nets", "numerics", "objective", "random", "runs", "train", "viz"),
+        *("nets", "numerics", "objective", "random", "runs", "terminal", "train", "viz"),
     },
     "commands": {
-        *("data", "eval", "exits", "experiment", "fields", "files", "gaussian", "images", "random", "runs", "viz"),
+        *(
+            "data",
+            "eval",
+            "exits",
+            "experiment",
+            "fields",
+            "files",
+            "gaussian",
+            "images",
+            "random",
+            "runs",
+            "terminal",
+            "viz",
+        ),
     },
     "__main__": {"commands", "exits"},
 }
-PRIVATE = {"_console", "_lazy"}  # help for all rooms
+PRIVATE = {"_lazy"}  # help for all rooms
 HEAVY = ("flax", "orbax", "optax", "tensorflow", "tensorflow_datasets", "clu")
 
 

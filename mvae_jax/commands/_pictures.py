@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from mvae_jax import files
+from mvae_jax import files, terminal
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 _QUALITY = 95  # of JPEG and WebP
@@ -38,4 +38,4 @@ def write(name: Path, picture: Image.Image) -> None:
     name.parent.mkdir(parents=True, exist_ok=True)
     with files.replacing(name) as temporary:
         picture.save(temporary, _FORMATS[name.suffix.lower()], quality=_QUALITY)
-    print(name)
+    terminal.echo(name)

@@ -25,7 +25,6 @@ import argparse
 import dataclasses
 import itertools
 import logging
-import sys
 import textwrap
 import time
 from collections.abc import Callable, Sequence
@@ -41,6 +40,7 @@ from mvae_jax.data import captions, decode, pyramid, sources
 from mvae_jax.data.batches import Splits
 from mvae_jax.data.formats import catalogue, celeba, folder
 from mvae_jax.fields import meanings
+from mvae_jax.terminal import echo, start_logging
 from mvae_jax.viz import grids
 
 NOTABLE = 8  # most pairs of attributes that `statistics` names
@@ -56,12 +56,12 @@ def verify(arguments: argparse.Namespace) -> int:
     defects = itertools.islice(sources.verify(_config(arguments), arguments.attributes), arguments.limit)
     count = 0
     for defect in defects:
-        print(defect)
+        echo(defect)
         count += 1
     if count == arguments.limit:
-        print(f"stopped after {count}: --limit={2 * count} shows more.")
+        echo(f"stopped after {count}: --limit={2 * count} shows more.")
     else:
-        print(f"{count or 'no'} defect{'' if count == 1 else 's'} in {arguments.source}")
+        echo(f"{count or 'no'} defect{'' if count == 1 else 's'} in {arguments.source}")
     return int(count > 0)
 
 
@@ -72,15 +72,15 @@ def statistics(arguments: argparse.Namespace) -> int:
     """Prints what is in the splits."""
     splits = _load(arguments)
     for name, value in splits.provenance.items():
-        print(f"{name}: {_in_words(value)}")
-    print("image_size: {} x {} pixels\n".format(*splits.train["image"].shape[1:3]))
-    print("\n".join(counts(splits)))
+        echo(f"{name}: {_in_words(value)}")
+    echo("image_size: {} x {} pixels\n".format(*splits.train["image"].shape[1:3]))
+    echo("\n".join(counts(splits)))
     if not splits.attributes:
         return 0
     whole = np.concatenate([split["attributes"] for _, split in splits])
     lines = [*constants(splits), *notable_pairs(whole, splits.attributes)]
     if lines:
-        print("\n" + "\n".join(lines))
+        echo("\n" + "\n".join(lines))
     return 0
 
 
@@ -179,8 +179,8 @@ def prepare(arguments: argparse.Namespace) -> int:
     begin = time.perf_counter()
     path = catalogue.prepare(arguments.source, arguments.data_dir, arguments.image_size, arguments.crop)
     size = sum(file.stat().st_size for file in path.iterdir())
-    print(f"{path}: {size / 2**20:.0f} MiB, {time.perf_counter() - begin:.0f} s")
-    print(f"train on it with --config.data.source={arguments.data_dir}")
+    echo(f"{path}: {size / 2**20:.0f} MiB, {time.perf_counter() - begin:.0f} s")
+    echo(f"train on it with --config.data.source={arguments.data_dir}")
     return 0
 
 
@@ -195,10 +195,10 @@ def grow(arguments: argparse.Namespace) -> int:
     )
     images = pyramid.prepare(arguments.source, arguments.folder, settings, most_skipped=arguments.most_skipped)
     for skipped in images.manifest["skipped"]:
-        print(f"skipped: {skipped['reason']}")
+        echo(f"skipped: {skipped['reason']}")
     size = sum(note["bytes"] for note in images.manifest["shards"].values())
     counts = " and ".join(f"{count} {split}" for split, count in images.counts.items())
-    print(
+    echo(
         f"{images.path}: {counts} images of {images.sizes[0]} to {images.sizes[-1]} pixels, {size / 2**20:.0f} MiB, "
         f"{time.perf_counter() - begin:.0f} s"
     )
@@ -216,7 +216,7 @@ def cache(arguments: argparse.Namespace) -> int:
     if arguments.clear:
         for file in files:
             file.unlink(missing_ok=True)
-    print(f"{place}: {len(files)} files, {size / 2**20:.0f} MiB{', removed' if arguments.clear else ''}")
+    echo(f"{place}: {len(files)} files, {size / 2**20:.0f} MiB{', removed' if arguments.clear else ''}")
     return 0
 
 
@@ -340,7 +340,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> int:
     """Runs a command; returns the exit status."""
     parsed = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    start_logging(logging.INFO, "%(message)s")
     for chatty in ("absl", "jax"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     with exits.errors():

@@ -42,6 +42,7 @@ from mvae_jax.commands import _pictures
 from mvae_jax.commands._parser import Parser
 from mvae_jax.data import captions, decode
 from mvae_jax.eval import consistency, cross_modal
+from mvae_jax.terminal import echo
 from mvae_jax.viz import grids
 
 Posterior = tuple[jax.Array, jax.Array]
@@ -88,7 +89,7 @@ def edit(arguments: argparse.Namespace) -> int:
 
 def attributes(arguments: argparse.Namespace) -> int:
     """Names of the attributes that a model was trained on, one a line."""
-    print("\n".join(_load(arguments, "multimodal", "cvae").config.attributes))
+    echo("\n".join(_load(arguments, "multimodal", "cvae").config.attributes))
     return 0
 
 
@@ -101,10 +102,10 @@ def caption(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"caption": sentence, "probabilities": probabilities}))
         return 0
-    print(sentence)
+    echo(sentence)
     width = max(map(len, probabilities))
     for name, probability in probabilities.items():
-        print(f"  {name:{width}}  {probability:.3f}")
+        echo(f"  {name:{width}}  {probability:.3f}")
     return 0
 
 
@@ -125,12 +126,12 @@ def check(arguments: argparse.Namespace) -> int:
         result = {"score": score, "threshold": threshold, "match": match, "disagreeing": disagreeing}
         print(json.dumps({**result, "text": in_text, "image": in_image}))
         return int(not match)
-    print(f"{'match' if match else 'mismatch'}: score {score:.3f}, threshold {threshold:.3f}")
+    echo(f"{'match' if match else 'mismatch'}: score {score:.3f}, threshold {threshold:.3f}")
     for name in disagreeing:
         answers = ("yes", "no") if in_text[name] else ("no", "yes")
-        print("  {}: the text says {}, the image {} (probability {:.3f})".format(name, *answers, in_image[name]))
+        echo("  {}: the text says {}, the image {} (probability {:.3f})".format(name, *answers, in_image[name]))
     if not disagreeing:
-        print("  no attribute disagrees")
+        echo("  no attribute disagrees")
     return int(not match)
 
 
@@ -160,7 +161,7 @@ def fuse(arguments: argparse.Namespace) -> int:
         "from both": mean,
     }
     decoded = {label: _bytes(run.decode_image(z)) for label, z in means.items()}
-    print(captions.write(np.asarray(run.decode_attributes(mean)[0] > 0, np.float32), run.config.attributes))
+    echo(captions.write(np.asarray(run.decode_attributes(mean)[0] > 0, np.float32), run.config.attributes))
     if _is_folder(arguments.output):
         _save(arguments.output, decoded["from both"])
     else:
@@ -242,7 +243,7 @@ def _changed(run: runs.Run, shown: np.ndarray, add: Sequence[str], remove: Seque
 def _pixels(run: runs.Run, path: str) -> jax.Array:
     picture, note = decode.read_image(path, run.config.image_size)
     if note:
-        print(f"{path}: {note}", file=sys.stderr)
+        echo(f"{path}: {note}", stream=sys.stderr)
     return images.to_float(jnp.asarray(picture[None]))
 
 

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from absl import flags
 from ml_collections import config_dict, config_flags
 
-from mvae_jax import runs
+from mvae_jax import runs, terminal
 from mvae_jax.cpu.memory import keep_freed_memory
 from mvae_jax.data import sources
 from mvae_jax.data.formats import catalogue, folder
@@ -142,7 +142,7 @@ def parse(
         if values.help:
             if "data.source" in settings:
                 default = _with_source(default, settings, data)
-            print(_help(values, default, description, data if values.help == "all" else ()))
+            terminal.echo(_help(values, default, description, data if values.help == "all" else ()))
             sys.exit(0)
         if values["phase"].present and not (values.evaluate and values.phase):
             raise ValueError(

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 import jax
 from jax._src import distributed  # nothing public leads to the store
 
+from mvae_jax import terminal
 from mvae_jax.train.signals import Interrupted
 
 _PATIENCE = 24 * 3600  # seconds that processes which are done wait for the one that measures and draws
@@ -111,7 +112,9 @@ def _told(store: Any) -> dict[str, Any] | None:
 def _end(ended: Any) -> NoReturn:
     if ended["process"] != jax.process_index():
         reason = " ".join(ended["reason"].split())
-        print(f"error: process {ended['process']} of {jax.process_count()} has ended: {reason}", file=sys.stderr)
+        terminal.echo(
+            f"error: process {ended['process']} of {jax.process_count()} has ended: {reason}", stream=sys.stderr
+        )
     if jax.process_index() == 0:
         time.sleep(_GRACE + 3)  # it holds the store, from which the others are to read
     logging.shutdown()

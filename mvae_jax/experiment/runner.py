@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mvae_jax import exits, files, runs
+from mvae_jax import exits, files, runs, terminal
 from mvae_jax.data import sources
 from mvae_jax.experiment import classifier, flags, members, pages, processes, session
 from mvae_jax.experiment.declaration import Config, Experiment, Results, Trained
@@ -73,7 +73,7 @@ def _run(
     for note in notes:
         _log.warning(note)
     if arguments.dry_run:
-        print(members.describe(plans, starts))
+        terminal.echo(members.describe(plans, starts))
         return
     members.log_weights(chosen)
     if arguments.evaluate:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from mvae_jax import exits
+from mvae_jax import exits, terminal
 from mvae_jax.experiment import processes
 from mvae_jax.train import devices, loop
 from mvae_jax.train.signals import Interruption
@@ -33,13 +33,7 @@ def start_logging() -> None:
     sys.unraisablehook = _unraisable
     with errors():
         devices.place()
-    logging.basicConfig(
-        level=logging.INFO if is_first() else logging.WARNING,
-        format="%(asctime)s %(message)s",
-        datefmt="%H:%M:%S",
-        stream=sys.stderr,
-        force=True,
-    )
+    terminal.start_logging(logging.INFO if is_first() else logging.WARNING, "%(asctime)s %(message)s")
 
 
 def _unraisable(error: Any) -> None:
@@ -88,7 +82,7 @@ def session(
                 stack.enter_context(workdir.lock())
                 workdir.configure(settings, may_change=may_change, epochs=epochs, extend=extend)
             if is_first() and workdir.is_finished:
-                print(f"{workdir.path} is finished; its report is {workdir.path / 'report.html'}.")
+                terminal.echo(f"{workdir.path} is finished; its report is {workdir.path / 'report.html'}.")
                 sys.exit(0)
         interruption = interruption or stack.enter_context(Interruption())
         with failures():
