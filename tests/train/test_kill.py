@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from event_files import shown
 
 from mvae_jax.train.logging import read_metrics
 
@@ -64,7 +65,7 @@ POINTS = {
 
 @pytest.fixture(scope="module")
 def environment():
-    paths = os.pathsep.join(str(ROOT / name) for name in ("tests", "experiments"))
+    paths = os.pathsep.join(str(ROOT / name) for name in ("", "tests"))
     return {
         **os.environ,
         "PYTHONPATH": paths,
@@ -108,10 +109,16 @@ def undisturbed(train, folder):
 
 
 def records(folder, workdir):
-    """Validation records, and where the training records are: an interval's mean lacks steps before a resume."""
+    """Validation records, and where the training records are: an interval's mean lacks steps before a resume.
+
+    From metrics.jsonl and as TensorBoard shows them, whose events wait in memory until they are forced to disk.
+    """
     lines = read_metrics(folder / "runs" / workdir / "metrics.jsonl")
     steps = [(line["step"], line["phase"]) for line in lines if line["split"] == "train"]
-    return [line for line in lines if line["split"] == "validation"], steps
+    events = shown(folder / "runs" / workdir)
+    validation = {at: value for at, value in events.items() if at[1].startswith("validation/")}
+    trained = sorted(at for at in events if at[1].startswith("train/"))
+    return [line for line in lines if line["split"] == "validation"], steps, validation, trained
 
 
 def check_end(folder, workdir, undisturbed, status, words):

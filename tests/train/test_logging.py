@@ -3,14 +3,14 @@
 import io
 import json
 import math
-import struct
 import sys
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from event_files import read_events, shown
 from PIL import Image
-from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.event_pb2 import SessionLog
 
 from mvae_jax.train.logging import (
     MetricWriter,
@@ -19,34 +19,6 @@ from mvae_jax.train.logging import (
     format_progress,
     read_metrics,
 )
-
-
-def crc32c(data):
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
-    return crc ^ 0xFFFFFFFF
-
-
-def read_records(path):
-    """TFRecord framing: length, its masked CRC, data, its masked CRC."""
-
-    def check(data, expected):
-        crc = crc32c(data)
-        assert ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF == struct.unpack("<I", expected)[0]
-
-    file = io.BytesIO(path.read_bytes())
-    while header := file.read(8):
-        check(header, file.read(4))
-        data = file.read(struct.unpack("<Q", header)[0])
-        check(data, file.read(4))
-        yield Event.FromString(data)
-
-
-def read_events(workdir):
-    return [event for path in sorted(workdir.glob("events.*")) for event in read_records(path)]
 
 
 def test_scalars_are_written_to_both(tmp_path):
@@ -108,14 +80,7 @@ def test_resume_drops_what_came_after_the_checkpoint(tmp_path, torn):
     assert len(list(tmp_path.glob("events.*"))) == 2
     starts = [event.step for event in events if event.session_log.status == SessionLog.START]
     assert starts == [1, 21]
-    # TensorBoard hides what lies at or after a start and was written before it.
-    shown = {}
-    for event in events:
-        if event.session_log.status == SessionLog.START:
-            shown = {step: loss for step, loss in shown.items() if step < event.step}
-        for value in event.summary.value:
-            shown[event.step] = value.simple_value
-    assert shown == {10: 1.25, 20: 2.5, 30: 0.5}
+    assert shown(tmp_path) == {(10, "loss"): 1.25, (20, "loss"): 2.5, (30, "loss"): 0.5}
 
 
 def test_appending_keeps_all_but_a_torn_line(tmp_path):

@@ -199,3 +199,43 @@ with Interruption() as interruption:
 def test_the_signals_of_a_child_are_its_own():
     done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("7 False\n", "")
+
+
+COMPILING = """
+import dataclasses, jax, jax.numpy as jnp, sys, toy
+from mvae_jax.experiment import session
+from mvae_jax.train import loop
+
+def slow(round):
+    def losses(*arguments):
+        result = round.losses(*arguments)
+        x = jnp.arange(64.0) * result.metrics["loss"]
+        body = lambda x, _: (jnp.cumsum(jnp.sort(x)) % 7, None)
+        x, _ = jax.lax.scan(body, x, None, length=1000, unroll=1000)  # a minute of compilation
+        print("compiling", flush=True)
+        return result._replace(metrics={**result.metrics, "x": x.sum()})
+    return dataclasses.replace(round, losses=losses)
+
+model = toy.build()
+rounds = model.rounds
+model = dataclasses.replace(model, rounds=lambda *a, **k: tuple(map(slow, rounds(*a, **k))))
+session.start_logging()
+with session.session(sys.argv[1], {}, ()) as (folder, interruption):
+    loop.fit(model, toy.phases(), toy.batches, workdir=folder.path, seed=0, interruption=interruption)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=str)
+def test_compilation_is_not_waited_for(tmp_path, number):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-c", COMPILING, tmp_path]
+    with subprocess.Popen(command, env=environment, **pipes) as process:
+        assert process.stdout.readline() == "compiling\n"
+        process.send_signal(number)
+        _, err = process.communicate()
+    assert process.returncode == 128 + number
+    assert f"{number.name}: stopping; what is trained is saved" in err
+    assert "compiled in" not in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "checkpoints").exists()
