@@ -11,7 +11,6 @@ import dataclasses
 import difflib
 import functools
 import inspect
-import json
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from mvae_jax import _json
 from mvae_jax.data.batches import Dataset, Split, Splits, permutation
 from mvae_jax.data.decode import default_cache_folder
 from mvae_jax.models import ZOO
@@ -153,8 +153,11 @@ def load(workdir: str | os.PathLike[str], *, phase: str | None = None, best: boo
     folder = Path(workdir).expanduser().resolve()
     settings = read_settings(folder)
     entry = ZOO[settings["model"]]
-    config = rebuild(entry.config(), settings["config"]["model"])
-    names = [phase.name for phase in entry.phases(config, 1)]
+    try:
+        config = rebuild(entry.config(), settings["config"]["model"])
+        names = [phase.name for phase in entry.phases(config, 1)]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{folder / 'config.json'} has no settings of a model of this version: {error}") from error
     if phase is not None and phase not in names:
         raise ValueError(f"{folder} has no phase {phase!r}; its phases are {', '.join(names)}.")
     with Checkpoints(folder, names) as checkpoints:
@@ -174,15 +177,16 @@ def read_settings(workdir: str | os.PathLike[str]) -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; expected the workdir of a run.")
     try:
-        settings = json.loads(path.read_text())
+        settings = _json.load(path)
         model, _ = settings["model"], settings["config"]["model"]
+        later = settings.get("format", 1) > FORMAT
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not that of a run of a model of the zoo ({error!r}).") from error
-    if settings.get("format", 1) > FORMAT:
+    if later:
         raise ValueError(
             f"{path} has format {settings['format']}; this version reads up to {FORMAT}: install a later one."
         )
-    if model not in ZOO:
+    if model not in list(ZOO):
         raise ValueError(f"{path} is of the model {model!r}; this version has {', '.join(ZOO)}.")
     return settings
 

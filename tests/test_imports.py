@@ -15,6 +15,7 @@ PACKAGE = Path(mvae_jax.__file__).parent
 ROOT = PACKAGE.parent
 # Room -> rooms of the project that it may import. What is not listed may not.
 BORDERS = {
+    "_json": set(),
     "_lazy": set(),
     "attributes": set(),
     "numerics": set(),
@@ -63,7 +64,7 @@ BORDERS = {
     },
     "__main__": {"commands", "exits"},
 }
-PRIVATE = {"_lazy"}  # help for all rooms
+PRIVATE = {"_json", "_lazy"}  # help for all rooms
 HEAVY = ("flax", "orbax", "optax", "tensorflow", "tensorflow_datasets", "clu")
 
 

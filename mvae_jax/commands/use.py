@@ -37,7 +37,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from mvae_jax import exits, gaussian, images, random, runs
+from mvae_jax import _json, exits, gaussian, images, random, runs
 from mvae_jax.commands import _pictures
 from mvae_jax.commands._parser import Parser
 from mvae_jax.data import captions, decode
@@ -285,7 +285,7 @@ def _decision(run: runs.Run, arguments: argparse.Namespace) -> tuple[float, dict
 def _decisions(path: Path) -> dict[tuple[str, int], tuple[float, dict[str, str]]]:
     """Threshold in a file of scores, and the divergence, by phase and step of the checkpoint; {} without one."""
     try:
-        content = json.loads(path.read_text())
+        content = _json.load(path)
         scores = content.get("scores", content)  # finished.json has them beside the time
         checkpoint = scores.get("checkpoints", {"": scores})[""]  # in the first format, phase and step are scores
         measured = scores["consistency"]

@@ -29,7 +29,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 import mvae_jax
-from mvae_jax import files
+from mvae_jax import _json, files
 from mvae_jax.train.workdir import atomic_write
 
 _log = logging.getLogger(__name__)
@@ -375,7 +375,7 @@ def _write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads((folder / _MANIFEST).read_bytes())
+        manifest = _json.load(folder / _MANIFEST)
         intact = manifest.pop("sha256") == _digest(manifest)
     except FileNotFoundError:
         raise DamagedCheckpoint(f"{folder} has no {_MANIFEST}: it was never completed.") from None

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from mvae_jax import files
+from mvae_jax import _json, files
 from mvae_jax.train.workdir import atomic_write, folder_of, set_aside
 
 _log = logging.getLogger(__name__)
@@ -167,7 +167,7 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], str]:
     records, damaged = [], []
     for number, line in enumerate(lines[:-1], start=1):  # what follows the last line break is unfinished
         try:
-            record = {name: _from_json(value) for name, value in json.loads(line).items()}
+            record = {name: _from_json(value) for name, value in _json.loads(line).items()}
         except (ValueError, AttributeError, RecursionError):
             record = {}
         if type(record.get("step")) is int and all(isinstance(value, _VALUES) for value in record.values()):

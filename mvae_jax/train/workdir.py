@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 
+from mvae_jax import _json
 from mvae_jax.files import atomic_write, sync, written
 
 
@@ -210,7 +211,10 @@ class Workdir:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
+        content = _json.load(path)
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}")
+        return content
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}); restore it, or choose another workdir.") from error
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-import json
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from mvae_jax import _json
 from mvae_jax.data import source
 from mvae_jax.data.archive import Archive, Folder, locate, open_archive
 from mvae_jax.data.batches import Splits
@@ -193,15 +193,17 @@ def _entries(path: str | Path, data_set: str) -> dict[str, Path]:
 def _whole(folder: Path) -> Iterator[None]:
     try:
         yield
-    except (ImportError, MemoryError):
+    except MemoryError:
         raise
     except Exception as error:  # TFDS and ArrayRecord raise anything, and whatever it is, the cure is the same
-        reason = f"{type(error).__name__}: {error}"
+        if isinstance(error, ImportError) and error.name != "tensorflow":  # which no entry of ours needs
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(f"{folder} is damaged ({reason}): remove it and prepare it again.") from error
 
 
 def _metadata(folder: Path) -> Mapping[str, Any]:
-    metadata = json.loads((folder / "metadata.json").read_text())
+    metadata = _json.load(folder / "metadata.json")
     missing = {"attributes", "image_files", "source_checksum", "annotations_checksum"} - metadata.keys()
     if missing:
         raise ValueError(f"metadata.json lacks {', '.join(sorted(missing))}")
@@ -229,7 +231,7 @@ def _table(folder: Path, table: type) -> Any:
     rows = [[record[name] for name in columns] for record in _read(_records(folder, images=False))]
     arrays: dict[str, Any] = dict(zip(columns, map(np.array, zip(*rows, strict=True)), strict=True))
     arrays |= {name: array.astype(np.int32) for name, array in arrays.items() if array.dtype.kind == "i"}
-    names = tuple(_metadata(folder)["attributes"])
+    names = tuple(map(str, _metadata(folder)["attributes"]))
     shape, numbers = arrays["attributes"].shape, np.unique(arrays["index"])
     if shape != (len(numbers), len(names)):
         raise ValueError(f"{len(rows)} records have attributes {shape}, expected {len(names)} for each image, once")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mvae_jax import _json
 from mvae_jax.data.archive import checksum
 from mvae_jax.data.batches import Split, Splits
 from mvae_jax.data.pyramid.settings import SPLITS
@@ -16,9 +16,12 @@ from mvae_jax.data.pyramid.stream import Records
 
 MANIFEST = "manifest.json"
 FORMAT, VERSION = "mvae_jax pyramid", 1
+_BEGINNING = 2**12  # bytes of a manifest in which its format is named
 
 _FIELDS = ("format", "version", "complete", "settings", "source", "sizes", "parts", "counts", "shards", "skipped")
 _SHARD_FIELDS = ("images", "bytes", "sha256")
+_KEYS = {"source": ("name", "path", "checksum"), "settings": ("recipe", "crop", "image_size")}  # that are shown
+_MOST = 2**48
 
 
 def shard_name(split: str, size: int, number: int, total: int) -> str:
@@ -119,7 +122,10 @@ def load(path: str | Path) -> Pyramid:
 def is_pyramid(path: str | Path) -> bool:
     """Returns whether a folder has a pyramid, complete or not."""
     file = Path(path).expanduser() / MANIFEST
-    return file.is_file() and FORMAT in file.read_text(encoding="utf-8", errors="replace")
+    if not file.is_file():
+        return False
+    with file.open("rb") as manifest:
+        return FORMAT.encode() in manifest.read(_BEGINNING)
 
 
 def defects(path: str | Path) -> Iterator[str]:
@@ -150,13 +156,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{folder} holds no pyramid, expected {MANIFEST} and shards in it: `mvae-jax data pyramid` makes them."
         )
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+        manifest = _json.load(file)
         kind = manifest["format"], manifest["version"]
         if kind == (FORMAT, VERSION):
             manifest = {name: manifest[name] for name in _FIELDS}
             manifest["shards"] = {
                 name: {field: note[field] for field in _SHARD_FIELDS} for name, note in manifest["shards"].items()
             }
+            _check(manifest)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"{file} is damaged ({reason}): remove {folder} and prepare it again.") from error
@@ -166,6 +173,28 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             "images again in another folder."
         )
     return manifest
+
+
+def _check(manifest: Mapping[str, Any]) -> None:
+    """Raises ValueError, LookupError or TypeError unless the fields of a manifest have their types and fit together."""
+    for name, keys in _KEYS.items():
+        if not all(isinstance(manifest[name][key], str | int | None) for key in keys):
+            raise TypeError(f"{name} is {manifest[name]}")
+    sizes, parts, counts, shards = (manifest[name] for name in ("sizes", "parts", "counts", "shards"))
+    numbers = [*sizes, *parts.values(), *counts.values()]
+    numbers += [note[field] for note in shards.values() for field in ("images", "bytes")]
+    if not all(isinstance(number, int) and 0 <= number < _MOST for number in numbers):
+        raise TypeError("a count is no whole number")
+    whole = len(shards) == sum(parts.values()) * len(sizes) and all(
+        shard_name(split, size, number, total) in shards
+        for split, total in parts.items()
+        for size in sizes
+        for number in range(total)
+    )
+    if not isinstance(manifest["skipped"], list) or set(parts) != set(SPLITS):
+        raise TypeError("there are other splits, or no list of what was skipped")
+    if manifest["complete"] and not (whole and set(counts) == set(SPLITS)):
+        raise ValueError("splits, sizes and shards do not belong together")
 
 
 def _size_defect(folder: Path, name: str, note: Mapping[str, Any]) -> str | None:

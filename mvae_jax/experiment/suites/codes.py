@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mvae_jax import gaussian, images, runs
+from mvae_jax import _json, gaussian, images, runs
 from mvae_jax.data.batches import Split, Splits
 from mvae_jax.data.formats import mnist
 from mvae_jax.eval import perceptual_path, probes
@@ -200,7 +200,7 @@ def _kept(path: Path, of: Mapping[str, Any]) -> dict[str, probes.ProbeScore]:
     """The scores in a file; none if there is no such file, or if it is damaged or of something else."""
     keys = {key: key for key in WORDS} | {title: key for key, title in WORDS.items()}  # older files have the titles
     try:
-        contents = json.loads(path.read_text())
+        contents = _json.load(path)
         scores = {keys[name]: probes.ProbeScore(**score) for name, score in contents["scores"].items()}
         return scores if contents["of"] == of and all(0 <= score.accuracy <= 1 for score in scores.values()) else {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
