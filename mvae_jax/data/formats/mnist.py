@@ -28,9 +28,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.lib import format as npy
 
-from mvae_jax.data import source
+from mvae_jax.data import npy, source
 from mvae_jax.data.archive import DEPTH, MAX_BYTES, Archive, check_size, one_of, only, open_archive
 from mvae_jax.data.batches import Splits, permutation
 
@@ -222,7 +221,7 @@ def _unpacked(data: bytes, where: str) -> bytes:
 
 def _parse_npy(data: bytes, where: str, dimensions: int) -> np.ndarray:
     try:
-        values = npy.read_array(io.BytesIO(data), allow_pickle=False)
+        values = npy.from_bytes(data)
     except ValueError as error:
         raise ValueError(f"{where} is no array of numbers ({error}): fetch the file again.") from error
     dtype = np.integer if dimensions == 1 else np.uint8

@@ -36,9 +36,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib import format as npy
 
-from mvae_jax.data import source
+from mvae_jax.data import npy, source
 from mvae_jax.data.archive import Archive, open_archive
 from mvae_jax.data.batches import Splits, check_factors, permutation
 from mvae_jax.data.source import Request
@@ -286,8 +285,7 @@ def _chunks(archive: Archive, name: str, dtype: Any, shape: tuple[int, ...]) -> 
         )
     try:
         with archive.open(member) as stream:
-            header = npy.read_array_header_1_0 if npy.read_magic(stream) == (1, 0) else npy.read_array_header_2_0
-            stored_shape, fortran, stored_dtype = header(stream)
+            stored_dtype, stored_shape, fortran = npy.read_header(stream)
             if stored_shape == shape and not fortran and np.issubdtype(stored_dtype, dtype):
                 row_bytes = stored_dtype.itemsize * math.prod(shape[1:])
                 for start in range(0, shape[0], _CHUNK):
