@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +22,9 @@ _logger = logging.getLogger(__name__)
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp")  # of the files that are read as images
 MAX_PIXELS = 2**26  # 8192 x 8192; a file that claims more is no photograph of a data set
+_LARGE = 2**24  # pixels; of images with more, one is decoded at a time, however many threads there are
+_STRIP = 2**20  # pixels
+_large = threading.Lock()
 
 
 # --- one image -----------------------------------------------------------------------------------------------------
@@ -35,13 +39,21 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Returns:
         Mode RGB, turned as its EXIF orientation says.
     """
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # `convert` would clip at 255
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    result = Image.new("RGB", image.size)
+    rows = max(1, _STRIP // image.width)
+    for top in range(0, image.height, rows):  # each strip for itself, or there would be four copies of a large image
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        if strip.mode.startswith("I"):  # `convert` would clip at 255
+            strip = Image.fromarray((np.asarray(strip).clip(0, 65535) // 257).astype(np.uint8))
+        if strip.has_transparency_data:
+            strip = strip.convert("RGBA")
+            strip = Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip)
+        result.paste(strip.convert("RGB"), (0, top))
+    return result
 
 
 def square(image: Image.Image, size: int) -> Image.Image:
@@ -70,7 +82,9 @@ def central(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     image = to_rgb(image)
     width, height = _part(image.size, size)
     left, top = (image.width - width) // 2, (image.height - height) // 2
-    return image.crop((left, top, left + width, top + height)).resize(size[::-1], Image.Resampling.LANCZOS)
+    if (width, height) != image.size:
+        image = image.crop((left, top, left + width, top + height))
+    return image.resize(size[::-1], Image.Resampling.LANCZOS)
 
 
 def _part(whole: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
@@ -145,7 +159,8 @@ def _opened(data: bytes, where: str) -> Iterator[Image.Image]:
         image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP"))
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"it has {image.width} x {image.height} pixels, expected at most {MAX_PIXELS}")
-        yield image
+        with _large if image.width * image.height > _LARGE else contextlib.nullcontext():
+            yield image
     except Exception as error:  # Pillow raises anything on damaged files, TypeError for a bad EXIF tag among it
         reason = "it is no JPEG, PNG or WebP image" if isinstance(error, UnidentifiedImageError) else error
         raise ValueError(f"{where} ({len(data)} bytes) cannot be used: {reason}.") from error

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import io
 import itertools
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 
 from mvae_jax.data import archive, decode
 
@@ -112,6 +115,78 @@ def test_palettes_colour_keys_and_bits_become_colours():
     np.testing.assert_array_equal(
         decode.to_rgb(Image.open(io.BytesIO(encoded(Image.fromarray(bits))))), [[[255] * 3, [0] * 3]]
     )
+
+
+def whole(image: Image.Image) -> Image.Image:
+    """What `to_rgb` does in strips, at once."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16", "keyed RGB", "keyed P", "PA"])
+@pytest.mark.parametrize("strip", [1, 70, 2**20])
+def test_strips_are_parts_of_the_whole(mode, strip, monkeypatch):
+    monkeypatch.setattr(decode, "_STRIP", strip)
+    pixels = Image.fromarray(noise(31, 23, 4))
+    kind, options = ("JPEG" if mode == "CMYK" else "PNG"), {}
+    if mode == "I;16":
+        image = Image.fromarray(RNG.integers(0, 2**16, (31, 23)).astype(np.uint16))
+    elif mode.startswith("keyed"):
+        image = pixels.convert(mode.removeprefix("keyed "))
+        options = {"transparency": image.getpixel((3, 4))}
+    elif mode == "PA":
+        image, options = pixels.convert("P"), {"transparency": RNG.bytes(256)}
+    else:
+        image = pixels.convert(mode)
+    data = encoded(image, kind, **options)
+    one, other = (Image.open(io.BytesIO(data)) for _ in range(2))
+    np.testing.assert_array_equal(decode.to_rgb(one), whole(other))
+    for size in ((31, 23), (16, 16), (40, 8)):
+        np.testing.assert_array_equal(decode.central(one, size), decode.central(whole(other), size))
+
+
+LARGE = """
+import resource, sys
+from mvae_jax.data import decode
+def peak(path):
+    decode.read_image(path, 16)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+small = peak(sys.argv[1])
+print((peak(sys.argv[2]) - small) / float(sys.argv[3]))
+"""
+
+
+@pytest.mark.parametrize(("mode", "most"), [("RGBA", 11), ("P", 8), ("RGB", 7)])
+def test_a_large_image_takes_few_bytes_for_each_pixel(mode, most, tmp_path):
+    """Four are those of the decoded image, four those of a copy on white; it took up to 24."""
+    for name, side in (("small.png", 64), ("large.png", 4000)):
+        Image.new("RGBA", (side, side), (200, 100, 50, 128)).convert(mode).save(tmp_path / name, compress_level=1)
+    command = [sys.executable, "-c", LARGE, tmp_path / "small.png", tmp_path / "large.png", str(4000**2)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < most
+
+
+def test_large_images_are_decoded_one_at_a_time(tmp_path, monkeypatch):
+    archive_of, active, most = folder_of(tmp_path, **{f"i{n}": noise(9, 9) for n in range(8)}), [], []
+
+    def slow(image: Image.Image) -> Image.Image:
+        active.append(1)
+        time.sleep(0.01)
+        most.append(len(active))
+        active.pop()
+        return decode.to_rgb(image)
+
+    for limit, expected in ((80, 1), (81, 4)):
+        most.clear()
+        monkeypatch.setattr(decode, "_LARGE", limit)
+        decode.decode_images(archive_of, [f"i{n}" for n in range(8)], slow, workers=4)
+        assert max(most) <= expected
+    assert max(most) > 1
 
 
 def test_16_bit_grey_keeps_its_range():
