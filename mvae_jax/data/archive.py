@@ -229,7 +229,7 @@ class Packed:
                     raise EOFError(f"it has {len(data)} bytes, expected {size}")
         except FileNotFoundError:
             raise
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, ValueError) as error:
             raise ValueError(f"{self.where(name)} is damaged ({error}): fetch the zip again.") from error
         return data
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import tracemalloc
 
 import pytest
 
@@ -151,6 +152,14 @@ def test_what_is_no_list_of_images_ends_early(monkeypatch):
     with pytest.raises(ValueError, match=r"a.txt, line 13 is row 11"):
         celeba.parse(("a.txt", "8\n\n\nA\n" + "000001.jpg 1\n" * 20), ("p.csv", ""))
     monkeypatch.undo()
+    text = "file,hat\n" + "".join(f"{i}.png,yes\n" for i in range(100_000))
+    tracemalloc.start()
+    try:
+        with pytest.raises(DefectError, match=r"line 2 has 'yes' for 'hat'.* \(999 more"):
+            folder.parse(text)
+        assert tracemalloc.get_traced_memory()[1] < 5 * len(text)
+    finally:
+        tracemalloc.stop()
     monkeypatch.setattr(delimited, "MAX_PROBLEMS", 7)
     for call in (
         lambda: folder.parse("file,hat\n" + "0.png,x\n" * 1000),
