@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,7 +34,7 @@ class DiskFull(OSError):  # noqa: N818
 def written(path: str | os.PathLike[str], takes: int = 0) -> Iterator[None]:
     """Around the writing of a file or folder: where the system has no room for it, the error says so.
 
-    TensorStore tells errors of the system as a ValueError with their number in its text: these become OSErrors.
+    TensorStore and ArrayRecord tell errors of the system as others, in the system's words: these become OSErrors.
 
     Args:
         path: file or folder that is written.
@@ -46,13 +45,16 @@ def written(path: str | os.PathLike[str], takes: int = 0) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, ValueError) as error:
-        code = re.search(r"os_error_code='(\d+)'", str(error))
-        number = int(code[1]) if code else getattr(error, "errno", None) or 0
-        if number in _FULL:
-            raise DiskFull(path, takes, os.strerror(number)) from error
-        if code:
-            raise OSError(number, os.strerror(number), os.fspath(path)) from error
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise DiskFull(path, takes, os.strerror(error.errno)) from error
+    except (ValueError, RuntimeError) as error:
+        for number in (*_FULL, errno.EIO, errno.EROFS, errno.EACCES):
+            if os.strerror(number) in str(error):
+                if number in _FULL:
+                    raise DiskFull(path, takes, os.strerror(number)) from error
+                raise OSError(number, os.strerror(number), os.fspath(path)) from error
         raise
 
 
@@ -91,38 +93,8 @@ def readable(count: int) -> str:
     return f"{count} bytes" if unit == "bytes" else f"{size:.1f} {unit}"
 
 
-@contextlib.contextmanager
-def replacing(path: str | os.PathLike[str], takes: int = 0) -> Iterator[Path]:
-    """A file that is about to be replaced: the context writes another one, which takes its place when it is whole.
-
-    After an error, a crash or a power failure the old file is there, or none if there was none.
-
-    Args:
-        path: file to replace; its folder exists.
-        takes: as for `written`.
-
-    Yields:
-        The file to write, in the same folder.
-
-    Raises:
-        DiskFull: the system has no room for it.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with written(path, takes):
-            yield temporary
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            sync(path.parent)  # the new name is durable only once its folder is
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def atomic_write(path: str | os.PathLike[str], content: bytes | str) -> None:
-    """Replaces a file as a whole: after a crash or a power failure it holds the old content or the new.
+    """Replaces a file as a whole: after an error, a crash or a power failure it holds the old content or the new.
 
     Args:
         path: file to write; its folder exists.
@@ -131,9 +103,19 @@ def atomic_write(path: str | os.PathLike[str], content: bytes | str) -> None:
     Raises:
         DiskFull: the system has no room for it.
     """
-    data = content.encode() if isinstance(content, str) else content
-    with replacing(path, len(data)) as temporary:
-        temporary.write_bytes(data)
+    path, data = Path(path), content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with written(path, len(data)):
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            sync(path.parent)  # the new name is durable only once its folder is
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def sync(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Several CPU devices, no silent rank promotion, and a compilation cache that the whole run shares."""
 
 import os
+import subprocess
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -16,8 +17,26 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
 os.environ.setdefault("NPROC", "16")
 
 import jax
+import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 _cache = os.path.join(tempfile.gettempdir(), f"mvae_jax_tests_{os.getuid()}")
 jax.config.update("jax_compilation_cache_dir", os.environ.get("MVAE_JAX_TEST_CACHE", _cache))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # most programs are tiny
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A function (KiB) -> folder on a disk of that size, or, called again, made larger."""
+    disk = tmp_path / "disk"
+
+    def small_disk(size):
+        options = f"size={size}k" + (",remount" if disk.exists() else "")
+        disk.mkdir(exist_ok=True)
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", disk], capture_output=True, text=True)
+        if mounted.returncode:
+            pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
+        return disk
+
+    yield small_disk
+    subprocess.run(["umount", disk], capture_output=True)

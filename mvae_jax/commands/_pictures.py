@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from mvae_jax import files, terminal
+from mvae_jax.viz import report
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 _QUALITY = 95  # of JPEG and WebP
@@ -36,6 +37,5 @@ def check(name: Path) -> None:
 def write(name: Path, picture: Image.Image) -> None:
     """Writes a picture, into a folder that is made if need be, and prints its name."""
     name.parent.mkdir(parents=True, exist_ok=True)
-    with files.replacing(name) as temporary:
-        picture.save(temporary, _FORMATS[name.suffix.lower()], quality=_QUALITY)
+    files.atomic_write(name, report.encoded(picture, _FORMATS[name.suffix.lower()], quality=_QUALITY))
     terminal.echo(name)

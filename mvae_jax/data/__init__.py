@@ -11,6 +11,7 @@ archive:      files in a folder, a zip or a tar
 packed:       files within a zip or a tar
 names:        names of files in one spelling
 signatures:   what a file is by its first bytes, and what to do with it
+npy:          arrays of NumPy, of which nothing is believed or evaluated
 decode:       image files to arrays, and the cache of these
 
 `from mvae_jax import data` imports none of them; a module is imported when it is asked for.

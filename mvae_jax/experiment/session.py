@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from mvae_jax import exits, terminal
 from mvae_jax.experiment import processes
 from mvae_jax.train import devices, loop
-from mvae_jax.train.signals import Interruption
+from mvae_jax.train.signals import Interrupted, Interruption
 from mvae_jax.train.workdir import Workdir, WorkdirBusy
 
 
@@ -37,8 +37,13 @@ def start_logging() -> None:
 
 
 def _unraisable(error: Any) -> None:
-    """Python's hook, but for what TensorStore's threads say once one of several writes has failed, which is raised."""
-    if not (isinstance(error.exc_value, RuntimeError) and str(error.exc_value) == "Event loop is closed"):
+    """Python's hook for errors that nobody can handle.
+
+    Nothing is said of what TensorStore's threads tell once one of several writes has failed, which is raised, nor of a
+    signal in the midst of a collection of garbage: the process ends all the same.
+    """
+    is_of_store = isinstance(error.exc_value, RuntimeError) and str(error.exc_value) == "Event loop is closed"
+    if not (is_of_store or isinstance(error.exc_value, Interrupted)):
         sys.__unraisablehook__(error)
 
 

@@ -185,6 +185,19 @@ def write(path: str | os.PathLike[str], title: str, parts: Iterable[Part | str])
     files.atomic_write(path, page(title, parts))
 
 
+def encoded(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    """The bytes of a picture's file, to be written by `files`: Pillow cuts a JPEG off on a full disk and says nothing.
+
+    Args:
+        picture: any picture.
+        kind: Pillow's name of the format.
+        **options: of that format.
+    """
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
 def save_figures(
     figures: Mapping[str, tuple[str, Image.Image | bytes]], folder: pathlib.Path
 ) -> dict[str, pathlib.Path]:
@@ -262,9 +275,7 @@ def _escape(value: Any) -> str:
 
 def _encoded(picture: Image.Image | bytes | str | os.PathLike[str]) -> bytes:
     if isinstance(picture, Image.Image):
-        buffer = io.BytesIO()
-        picture.save(buffer, "PNG")
-        return buffer.getvalue()
+        return encoded(picture)
     data = picture if isinstance(picture, bytes) else pathlib.Path(picture).read_bytes()
     if not data.startswith((b"\x89PNG\r\n\x1a\n", b"GIF8")):
         name = "the bytes" if isinstance(picture, bytes) else os.fspath(picture)

@@ -176,23 +176,6 @@ def test_signals_end_an_evaluation(run, folder, undisturbed, where, number):
 # --- full disks ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A function (KiB) -> folder on a disk of that size, or, called again, made larger."""
-    disk = tmp_path / "disk"
-
-    def small_disk(size):
-        options = f"size={size}k" + (",remount" if disk.exists() else "")
-        disk.mkdir(exist_ok=True)
-        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", disk], capture_output=True, text=True)
-        if mounted.returncode:
-            pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
-        return disk
-
-    yield small_disk
-    subprocess.run(["umount", disk], capture_output=True)
-
-
 def test_a_full_disk_ends_a_run_which_goes_on_when_there_is_room(run, undisturbed, small_disk):
     """From the first file on, amid checkpoints of either model, and amid figures and report."""
     messages = []

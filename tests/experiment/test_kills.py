@@ -23,12 +23,17 @@ pytestmark = pytest.mark.slow  # trains whole experiments
 
 EXPERIMENTS = {
     "attribute_classifier": [*test_attribute_classifier.DATA, *test_attribute_classifier.SMALL],
-    "attribute_cvae": [*test_attribute_cvae.TINY, *test_attribute_cvae.FACES, "--config.betas=0.25"],
+    "attribute_cvae": [
+        *test_attribute_cvae.TINY,
+        *test_attribute_cvae.FACES,
+        "--config.betas=0.25",
+        "--config.model.epochs=3",
+    ],
     "celeba_vae": test_celeba_vae.TINY[1:],
     "celeba_vaegan": [*test_celeba_vaegan.TINY, "--config.models=vae_gan"],
     "celebahq_mvae": test_celebahq_mvae.TINY,
     "disentanglement": [*test_disentanglement.TINY, "--config.model.image_size=16", "--config.seeds=3"],
-    "mnist_alae": [*test_mnist_alae.DIGITS, "--config.rows=alae,bigan,latent_regressor"],
+    "mnist_alae": test_mnist_alae.DIGITS,
     "stylealae": [*test_stylealae.TINY, "--config.classifier.epochs=1"],
 }
 SAVING = ["--config.training.checkpoint_every=2", "--config.training.steps_per_dispatch=1"]
@@ -78,6 +83,17 @@ def validations(workdir):
     }
 
 
+def scores(workdir):
+    """Content of scores.json, without how fast the machine was."""
+
+    def timeless(value):
+        if not isinstance(value, dict):
+            return value
+        return {key: timeless(entry) for key, entry in value.items() if key != "images_per_second"}
+
+    return timeless(json.loads((workdir / "scores.json").read_text()))
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_a_killed_experiment_goes_on_to_the_same_bits(run, folder, name):
     whole, killed = folder / f"{name}_whole", folder / f"{name}_killed"
@@ -97,4 +113,4 @@ def test_a_killed_experiment_goes_on_to_the_same_bits(run, folder, name):
         for leaf, array in arrays.items():
             np.testing.assert_array_equal(found[path][leaf], array, err_msg=f"{path} {leaf}")
     assert validations(killed) == validations(whole)
-    assert json.loads((killed / "scores.json").read_text()) == json.loads((whole / "scores.json").read_text())
+    assert scores(killed) == scores(whole)

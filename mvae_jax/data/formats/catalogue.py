@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import io
 import logging
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from mvae_jax import _json
+from mvae_jax import _json, files
 from mvae_jax.data import source
 from mvae_jax.data.archive import Archive, Folder, locate, open_archive
 from mvae_jax.data.batches import Splits
@@ -87,7 +88,10 @@ def prepare(
     else:
         import tensorflow_datasets as tfds
 
-        with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download
+        takes = len(opened.table.index) * math.prod(builder.builder_config.size) * 3
+        files.check_room(folder, takes)
+        # TFDS announces a download.
+        with files.written(folder, takes), contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare(file_format=tfds.core.FileFormat.ARRAY_RECORD)
     return folder
 

@@ -202,7 +202,10 @@ def _fill(folder: Path, manifest: dict[str, Any], origin: Origin, parts: Sequenc
             if all(name in shards and not shard_defect(folder, name, shards[name]) for name in names):
                 _logger.info("part %d of %d is there", place, len(parts))
                 continue
-            notes, unusable = _write(folder, part, origin, sizes, pool)
+            takes = {size: len(part.rows) * size**2 * CHANNELS for size in sizes}
+            files.check_room(folder / "shards", sum(takes.values()))
+            with files.written(folder / part.shard(sizes[-1]), sum(takes.values())):
+                notes, unusable = _write(folder, part, origin, takes, pool)
             shards |= notes
             mark = f"{part.split} {part.number}"
             manifest["skipped"] = [
@@ -240,19 +243,17 @@ def _check_skipped(manifest: Mapping[str, Any], most_skipped: int) -> None:
 
 
 def _write(
-    folder: Path, part: _Part, origin: Origin, sizes: Sequence[int], pool: ThreadPoolExecutor
+    folder: Path, part: _Part, origin: Origin, takes: Mapping[int, int], pool: ThreadPoolExecutor
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Writes the shards of a part, one for each size.
+    """Writes the shards of a part, one for each size, which take so many bytes.
 
     Returns:
         Name of a shard -> images, bytes and checksum, and file -> why it cannot be used.
     """
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    takes = {size: len(part.rows) * size**2 * CHANNELS for size in sizes}
-    files.check_room(folder / "shards", sum(takes.values()))
-    chunk = max(1, min(_CHUNK, _CHUNK_BYTES // (sizes[-1] ** 2 * CHANNELS)))
-    partial = {size: folder / f".{part.shard(size)}.partial" for size in sizes}
+    chunk = max(1, min(_CHUNK, _CHUNK_BYTES // (max(takes) ** 2 * CHANNELS)))
+    partial = {size: folder / f".{part.shard(size)}.partial" for size in takes}
     writers = {size: ArrayRecordWriter(str(path), _WRITER_OPTIONS) for size, path in partial.items()}
     count, unusable = 0, dict[str, str]()
     try:
@@ -273,8 +274,9 @@ def _write(
         files.sync(folder)
     finally:
         for size, path in partial.items():
-            if writers[size].is_open():
-                writers[size].close()
+            with contextlib.suppress(RuntimeError):  # it writes what is left, and the disk may be full
+                if writers[size].is_open():
+                    writers[size].close()
             path.unlink(missing_ok=True)
     return notes, unusable
 
