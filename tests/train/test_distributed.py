@@ -182,7 +182,8 @@ def test_where_one_process_is_killed_the_other_ends(killed, tmp_path):
     codes, told, _ = wait(processes)
     assert codes[killed] == -signal.SIGKILL
     assert codes[1 - killed] in (1, -signal.SIGABRT), told  # by its own error, or by JAX's
-    assert re.search("Connection (closed|reset)|tasks are unhealthy", told[1 - killed])
+    # which of its parts misses the other first differs from time to time
+    assert re.search("Connection (closed|reset)|tasks are unhealthy|coordination service", told[1 - killed])
 
 
 def test_a_signal_before_the_run_begins_ends_both(tmp_path):
