@@ -4,11 +4,11 @@
     python experiments/celeba_vaegan.py --config.models=gan,vae,vae_dis,vae_gan --workdir=runs/vaegan_family
     python experiments/celeba_vaegan.py --preset=paper --config.data.source=CelebA --workdir=runs/celeba_vaegan
 
-Trains VAE/GAN, and the models that it is compared with where `models` names them, on the same images, rendered faces or
-CelebA, each in a folder of its own within the workdir. Then compares samples and reconstructions with held-out images,
-in the features of a classifier that is trained on the training images; looks for signs of collapse; asks the classifier
-what attribute vectors do to reconstructions; and draws samples, reconstructions and edits along attribute vectors. The
-same command resumes a run that was stopped.
+Trains VAE/GAN, and the models that it is compared with where `models` names them, on the same images, rendered faces,
+CelebA or your own, each in a folder of its own within the workdir. Then compares samples and reconstructions with
+held-out images, in the features of a classifier of the training images' attributes, if they have any; looks for signs of
+collapse; asks the classifier what attribute vectors do to reconstructions; and draws samples, reconstructions and edits
+along attribute vectors. The same command resumes a run that was stopped.
 
 On two CPU cores the first command takes 6 minutes, and ends at a squared error per value of about .028. In four epochs
 of 6,000 faces of CelebA at these widths, the VAE has the smallest squared error (.017; VAE/GAN .043).
@@ -144,7 +144,7 @@ EXPERIMENT = experiment.Experiment(
     title="VAE/GAN",
     description=__doc__ or "",
     presets={"laptop": _laptop(), "paper": Config(data=_ALL, models=tuple(suite.TITLES)), "reference": _REFERENCE},
-    data=sources.with_attributes("larsen"),
+    data=(*sources.with_attributes("larsen"), *sources.without_attributes()),
     model="vae_gan",
     members=members,
     check=lambda config, data: suite.check(data, config.classifier),

@@ -6,8 +6,8 @@
         --config.evaluation.inception=pt_inception-2015-12-05-6726825d.pth \
         --config.evaluation.vgg=vgg16-397923af.pth --config.evaluation.lpips=vgg.pth
 
-Trains on rendered faces, on other data sets of faces with attributes, or on a folder that `mvae-jax data pyramid` has
-made of any images. Then compares samples and reconstructions with held-out images, at every stage of growth; measures
+Trains on rendered faces, on other data sets of faces with attributes, on your own images, or, where these do not fit into
+memory, on what `mvae-jax data pyramid` has made of them. Then compares samples and reconstructions with held-out images, at every stage of growth; measures
 perceptual path lengths in Z and in W; and draws samples, reconstructions, styles mixed from two faces, interpolations,
 and edits along attribute directions. The same command resumes a run that was stopped.
 
@@ -161,7 +161,7 @@ EXPERIMENT = experiment.Experiment(
         "lsun_bedroom": _lsun_bedroom(),
         "celebahq256": _celebahq256(),
     },
-    data=(*sources.with_attributes("alae"), pyramid.Config(source="pyramid")),
+    data=(*sources.with_attributes("alae"), *sources.without_attributes()),
     model="style_alae",
     members=members,
     request=lambda config: sources.Request(config.model.image_size, growing=True),

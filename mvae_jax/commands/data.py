@@ -8,15 +8,15 @@
     mvae-jax data cache --clear
 
 SOURCE is what --config.data.source of an experiment takes: "rendered"; CelebAMask-HQ or CelebA, its folder, a zip or
-what `catalogue` has prepared; CUB-200-2011, its folder or a zip; or your own images with a CSV of attributes, a folder
-or a zip. A tar, also a compressed one, is read like a zip:
+what `catalogue` has prepared; CUB-200-2011, its folder or a zip; or your own images, a folder or a zip,
+alone or with a CSV of attributes. A tar, also a compressed one, is read like a zip:
 
     mydata/attributes.csv     file,smiling,red_car,split
                               a.jpg,1,0,train
                               holiday/b.png,0,1,validation
 
-`pyramid` takes any folder or zip of JPEG, PNG or WebP images besides, and `verify` what it has made. Published images
-are decoded once and kept; `cache` says how much that takes, and where.
+`pyramid` takes any folder or zip of JPEG, PNG or WebP images, and `verify` what it has made. Images of files are
+decoded once and kept; `cache` says how much that takes, and where.
 """
 
 from __future__ import annotations
@@ -211,12 +211,13 @@ def grow(arguments: argparse.Namespace) -> int:
 def cache(arguments: argparse.Namespace) -> int:
     """Says how large the cache of decoded images is, and where; or empties it."""
     place = decode.default_cache_folder()
-    files = [file for pattern in ("*.npz", "*.part") for file in place.glob(pattern)]  # .part: not written to the end
+    files = decode.cache_files(place)
     size = sum(file.stat().st_size for file in files)
     if arguments.clear:
         for file in files:
             file.unlink(missing_ok=True)
-    echo(f"{place}: {len(files)} files, {size / 2**20:.0f} MiB{', removed' if arguments.clear else ''}")
+    most = f"; at most {decode.CACHE_BYTES / 2**20:.0f} MiB are kept"
+    echo(f"{place}: {len(files)} files, {size / 2**20:.0f} MiB{', removed' if arguments.clear else most}")
     return 0
 
 

@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import os
+import re
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -252,6 +253,9 @@ def describe_sizes(sizes: np.ndarray) -> str:
 
 # --- cache ---------------------------------------------------------------------------------------------------------
 
+CACHE_BYTES = 4 * 2**30
+_CACHE_FILE = re.compile(r"[a-z_-]+-[0-9a-f]{32}(\.npz|.*\.part)")
+
 
 def default_cache_folder() -> Path:
     """Returns the user's cache folder: $XDG_CACHE_HOME/mvae_jax, or ~/.cache/mvae_jax.
@@ -273,7 +277,8 @@ def cached_images(
     """Returns images from a cache file, which is built when it is missing or damaged.
 
     The file is an uncompressed .npz with the arrays "image" and "size", whose CRC-32 are compared at every reading.
-    It appears under its name only when it is whole. It may be deleted at any time.
+    It appears under its name only when it is whole. It may be deleted at any time, and is once the cache has more than
+    `CACHE_BYTES` and this file was not used for the longest time.
 
     Args:
         folder: where cache files are; None for the user's cache folder.
@@ -287,15 +292,42 @@ def cached_images(
     file = (Path(folder).expanduser() if folder else default_cache_folder()) / name
     if file.exists():
         try:
-            return _read_cache(file, count)
+            cached = _read_cache(file, count)
+            with contextlib.suppress(OSError):  # somebody else's, who let us read it
+                os.utime(file)  # used now
+            return cached
         except Exception as error:  # a damaged file can raise anything, and whatever it is, the cure is the same
             _logger.warning("%s is damaged (%s: %s): decoding again.", file, type(error).__name__, error)
     images, sizes = build()
     try:
         _write_cache(file, images, sizes)
+        _trim(file)
     except OSError as error:
         _logger.warning("The cache is left out: %s Images will be decoded again next time.", error)
     return images, sizes
+
+
+def cache_files(folder: Path) -> list[Path]:
+    """Files of a cache, the one that was not used for the longest time first; also those not written to the end."""
+    found = {}
+    for file in folder.glob("*") if folder.is_dir() else ():
+        if _CACHE_FILE.fullmatch(file.name):
+            with contextlib.suppress(FileNotFoundError):  # another process has deleted it
+                found[file] = file.stat().st_mtime
+    return sorted(found, key=lambda file: found[file])
+
+
+def _trim(newest: Path) -> None:
+    """Deletes files of the cache of which `newest` is one, until no more than `CACHE_BYTES` are left, or that alone."""
+    there = [file for file in cache_files(newest.parent) if file != newest and file.suffix == newest.suffix]
+    sizes = {file: file.stat().st_size for file in there}
+    excess = sum(sizes.values()) + newest.stat().st_size - CACHE_BYTES
+    for file in there:
+        if excess <= 0:
+            return
+        _logger.info("The cache of decoded images is full: %s, the longest unused, is deleted.", file)
+        file.unlink(missing_ok=True)
+        excess -= sizes[file]
 
 
 def _read_cache(file: Path, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -173,6 +173,7 @@ class Source:
         depth: how many folders may lie between what the user names and the data set, at most `archive.DEPTH`.
         looked_for: words for what `holds` looks for; "{csv}" stands for the name of the CSV. "" without files.
         any_shape: whether height and width of the images may differ.
+        fallback: `holds` is asked of the whole alone, and where no other kind is there.
         has_attributes: whether there are attributes to ask for.
     """
 
@@ -184,6 +185,7 @@ class Source:
     depth: int = 0
     looked_for: str = ""
     any_shape: bool = False
+    fallback: bool = False
     has_attributes: bool = True
 
     @property

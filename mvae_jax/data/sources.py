@@ -16,14 +16,14 @@ from typing import Any, Literal, overload
 
 from mvae_jax.data.archive import levels, open_archive
 from mvae_jax.data.batches import Dataset, Splits
-from mvae_jax.data.formats import catalogue, celeba, celebamask_hq, cub, folder, mnist
+from mvae_jax.data.formats import catalogue, celeba, celebamask_hq, cub, folder, images, mnist
 from mvae_jax.data.pyramid import dataset as pyramids
 from mvae_jax.data.rendered import binned_faces, faces, shapes
 from mvae_jax.data.source import Config, Request, Source
 
 __all__ = [
-    *("SOURCES", "Config", "Request", "Source", "fields_of", "load", "of", "recognise", "restore", "users_of"),
-    *("verify", "with_attributes"),
+    *("SOURCES", "Config", "Request", "Source", "fields_of", "load", "looked_for", "of", "recognise", "restore"),
+    *("users_of", "verify", "with_attributes", "without_attributes"),
 ]
 
 _log = logging.getLogger(__name__)
@@ -43,8 +43,15 @@ SOURCES: dict[str, Source] = {
         celeba.SOURCE,
         shapes.SOURCE,
         mnist.SOURCE,
+        images.SOURCE,
     )
 }
+
+
+NEED_OF_ATTRIBUTES = (
+    "List those of your images in attributes.csv beside them (a line 'file,smiling,red_car', then one like 'a.jpg,1,0' "
+    "for each image), or train what needs none: experiments/celeba_vae.py, celeba_vaegan.py or stylealae.py."
+)
 
 
 def with_attributes(crop: str = "") -> tuple[Config, ...]:
@@ -60,6 +67,11 @@ def with_attributes(crop: str = "") -> tuple[Config, ...]:
         cub.Config(source="CUB_200_2011"),
         folder.Config(source="images"),
     )
+
+
+def without_attributes() -> tuple[Config, ...]:
+    """Settings of the kinds of data that have none: images alone, and at every resolution."""
+    return images.Config(source="images"), pyramids.Config(source="pyramid")
 
 
 def recognise(source: str, *, csv: str = folder.CSV) -> Source:
@@ -83,24 +95,38 @@ def recognise(source: str, *, csv: str = folder.CSV) -> Source:
     if not Path(source).expanduser().exists():
         raise FileNotFoundError(f"There is no folder or zip {source}: give {expected}")
     several = ""
+    kinds = [entry for entry in SOURCES.values() if not entry.fallback]
     with open_archive(source) as archive:
         for depth, places in enumerate(levels(archive)):
-            for entry in SOURCES.values():
+            for entry in kinds:
                 there = [place for place in places if depth <= entry.depth and entry.holds(place, csv)]
                 if len(there) == 1:
                     return entry
                 if there:
                     one, other = (place.where("") for place in there[:2])
                     several = several or f" {entry.name} is in {one} and in {other}: give the path of one."
-    looked_for = "; ".join(
+        if not several:
+            for entry in SOURCES.values():
+                if entry.fallback and entry.holds(archive, csv):
+                    return entry
+    raise FileNotFoundError(
+        f"{source} does not hold CelebAMask-HQ, nor anything else that is known.{several} {looked_for(csv)} If it is "
+        "still zipped, give the path of the zip."
+    )
+
+
+def looked_for(csv: str = folder.CSV) -> str:
+    """What `recognise` looks for in a folder or zip, as a sentence.
+
+    Args:
+        csv: as there.
+    """
+    files = "; ".join(
         entry.looked_for.format(csv=csv) + " in it or in one folder in it" * (entry.depth > 0)
         for entry in SOURCES.values()
         if entry.looked_for
     )
-    raise FileNotFoundError(
-        f"{source} does not hold CelebAMask-HQ, nor anything else that is known.{several} Looked for: {looked_for}. "
-        "If it is still zipped, give the path of the zip."
-    )
+    return f"Looked for: {files}."
 
 
 def of(config: Config) -> Source:
@@ -155,7 +181,8 @@ def load(
     _log.info("data: %s", config.source if config.source in entry.keywords else f"{entry.name}, {config.source}")
     if attributes and not entry.has_attributes:
         raise ValueError(
-            f"data.source is {config.source}, {entry.name}, which has no attributes; expected a data set that has."
+            f"data.source is {config.source}, {entry.name}, which has no attributes; expected a data set that has. "
+            f"{NEED_OF_ATTRIBUTES}"
         )
     names = None if attributes is None else tuple(attributes)
     return entry.load(config, Request(image_size, names, growing))

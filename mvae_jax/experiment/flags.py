@@ -264,7 +264,11 @@ def data_at(source: str, choices: Sequence[sources.Config], csv: str = folder.CS
             common = set(sources.fields_of(kind.config)) - {"source"}
             return kind.config(source, **{name: getattr(choice, name) for name in common})
     names = ", ".join(sources.of(choice).name for choice in choices[:-1])
-    raise ValueError(f"{source} is {kind.name}, which this experiment does not take; expected one of: {names}.")
+    remedy = "" if kind.has_attributes else f" {sources.NEED_OF_ATTRIBUTES}"
+    seen = f" {sources.looked_for(csv)}" if kind.fallback else ""
+    raise ValueError(
+        f"{source} is {kind.name}, which this experiment does not take; expected one of: {names}.{remedy}{seen}"
+    )
 
 
 def config_of(workdir: str | os.PathLike[str], default: ConfigT) -> ConfigT:

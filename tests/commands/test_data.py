@@ -383,14 +383,14 @@ def test_pyramid_skips_no_more_than_it_may(run, sources, tmp_path):
 
 def test_cache_shows_its_size_and_is_emptied(run, sources, tmp_path):
     place = tmp_path / "cache" / "mvae_jax"
-    assert run("cache")[:2] == (0, f"{place}: 0 files, 0 MiB\n")
+    assert run("cache")[:2] == (0, f"{place}: 0 files, 0 MiB; at most 4096 MiB are kept\n")
     run("statistics", sources / "own", "--image-size=8")
     (images,) = place.glob("*.npz")
-    with (place / "broken.part").open("wb") as part:
+    with (place / f"{images.stem}k3xq.part").open("wb") as part:  # a process was killed while it wrote
         part.truncate(3 * 2**20)
     (place / "compiled").mkdir()
     (place / "compiled" / "program").write_bytes(b"kept")
-    assert run("cache")[:2] == (0, f"{place}: 2 files, 3 MiB\n")
+    assert run("cache")[:2] == (0, f"{place}: 2 files, 3 MiB; at most 4096 MiB are kept\n")
     assert images.exists()
     assert run("cache", "--clear")[:2] == (0, f"{place}: 2 files, 3 MiB, removed\n")
     assert [path.name for path in place.iterdir()] == ["compiled"]

@@ -25,8 +25,7 @@ from published import write_celeba, write_cub
 from mvae_jax.data import archive, names, packed, sources
 from mvae_jax.data.archive import Folder, open_archive
 from mvae_jax.data.batches import Splits
-from mvae_jax.data.formats import folder, mnist
-from mvae_jax.data.pyramid import origins
+from mvae_jax.data.formats import folder, images, mnist
 from mvae_jax.data.rendered import faces
 
 Files = dict[str, bytes]
@@ -318,7 +317,7 @@ def test_hidden_files(name, hidden, tmp_path):
         write_zip(tmp_path / "a.zip", {name: b"", "z.jpg": b""}),
     ):
         with open_archive(path) as opened:
-            assert len(origins.image_names(opened)) == 1 + (not hidden)
+            assert len(images.image_names(opened)) == 1 + (not hidden)
 
 
 # --- what is no data set -------------------------------------------------------------------------------------------

@@ -22,8 +22,8 @@ from published import write_celeba
 from mvae_jax.data import decode, pyramid
 from mvae_jax.data.archive import open_archive
 from mvae_jax.data.batches import Batches
-from mvae_jax.data.formats import celeba
-from mvae_jax.data.pyramid import Settings, origins, stream, writer
+from mvae_jax.data.formats import celeba, images
+from mvae_jax.data.pyramid import Settings, stream, writer
 from mvae_jax.data.pyramid import settings as recipes
 from mvae_jax.data.pyramid.stream import StreamedBatches
 from mvae_jax.data.rendered import faces
@@ -168,7 +168,7 @@ def test_names_come_in_natural_order_from_folders_and_zips(names, expected, tmp_
     shutil.make_archive(str(tmp_path / "all"), "zip", tmp_path / "all")
     for path in (tmp_path / "all", tmp_path / "all.zip"):
         with open_archive(path) as archive:
-            assert origins.image_names(archive)[: len(expected)] == expected
+            assert images.image_names(archive)[: len(expected)] == expected
 
 
 def test_a_zip_gives_the_same_shards(source, made, tmp_path):

@@ -120,6 +120,7 @@ def test_kinds_have_the_fields_that_they_use():
         "CelebA": {*cached, "crop", "partitions"},
         "dSprites": factors,
         "MNIST": {"source"},
+        "images alone": {"source", "cache_folder", "validation_fraction", "seed"},
     }
     assert {name: set(sources.fields_of(entry.config)) for name, entry in sources.SOURCES.items()} == expected
 

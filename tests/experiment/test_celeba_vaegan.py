@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from command_lines import assert_close, check_pictures, refused, run_all, script
+from PIL import Image
 
 from mvae_jax import runs
 from mvae_jax.data.rendered import faces
@@ -146,6 +147,27 @@ def test_some_of_the_models_may_be_measured_again(trained):
     assert list(again["models"]) == ["gan"]
     assert again["attribute_vectors"] == {"cosines": [], "edits": {}}
     assert_close(again["models"]["gan"], first["models"]["gan"])
+
+
+def test_images_alone_will_do(data, tmp_path):
+    """Without attributes there is no classifier: what needs one is left out, and the report says so."""
+    for number, image in enumerate(data.train["image"]):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+    of_faces = ("data.subset_size", "data.calibration_size", "classifier.epochs", "models")
+    arguments = [
+        argument for argument in TINY if not argument.startswith(tuple(f"--config.{name}" for name in of_faces))
+    ]
+    name = "experiments/celeba_vaegan.py"
+    (result,) = run_all(tmp_path, [name, *arguments, f"--config.data.source={tmp_path}", "--workdir=run"])
+    assert result["code"] == 0, result["err"]
+    check_pictures(tmp_path / "run", 4)  # samples, players, reconstructions, squared errors
+    scores = json.loads((tmp_path / "run/scores.json").read_text())
+    keys = {"sharpness_of_samples", "sharpness_of_reconstructions", "squared_error", "psnr"}
+    assert set(scores["models"]["vae_gan"]) == keys
+    assert scores["attribute_vectors"] == {"cosines": [], "edits": {}}
+    report = (tmp_path / "run/report.html").read_text()
+    assert "no attributes, so no classifier of them compares sets of images" in report
+    assert "Frechet" not in report
 
 
 @pytest.mark.parametrize(

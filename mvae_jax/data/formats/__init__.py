@@ -5,6 +5,7 @@ celeba:          CelebA
 cub:             CUB-200-2011
 mnist:           MNIST and data sets of its layout, and scikit-learn's digits
 folder:          a user's images with a CSV
+images:          a user's images alone
 catalogue:       CelebAMask-HQ and CelebA prepared for TensorFlow Datasets
 delimited:       text files with columns, whatever program has saved them
 listing:         annotation files with one row per image

@@ -18,7 +18,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import difflib
-import logging
 import posixpath
 import sys
 import textwrap
@@ -30,16 +29,13 @@ import numpy as np
 from mvae_jax.data import captions, decode, source
 from mvae_jax.data.archive import DEPTH, Archive, DefectError, checksum, leads_outside, only, open_archive, read_text
 from mvae_jax.data.batches import Splits, permutation
-from mvae_jax.data.formats import delimited, listing
+from mvae_jax.data.formats import delimited, images, listing
+from mvae_jax.data.formats.images import SPLITS
 from mvae_jax.data.names import normal
 
-_logger = logging.getLogger(__name__)
-
 CSV = "attributes.csv"
-SPLITS = ("train", "validation", "calibration")
 
 _SHOWN = 2000  # characters of a list of names in a message
-_CACHE_FORMAT = 1  # raise it when the same inputs give other pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,10 +100,7 @@ def load(
     cache_folder: str | Path | None = None,
     workers: int | None = None,
 ) -> Splits:
-    """Loads the data set; images are decoded once and then come from a cache.
-
-    The cache is one file, named by a checksum of the image size, and of name, size and CRC-32 (zip) or time of
-    modification (folder) of all images. It may be deleted at any time.
+    """Loads the data set; images are decoded once and then come from a cache, see `images.squares`.
 
     Args:
         path: the folder that holds the CSV, the folder that contains only that one, or a zip of either.
@@ -135,35 +128,18 @@ def load(
                 f"{len(missing)} of {len(table.files)} images are missing. {missing[0]} "
                 f"{archive.remark or 'Put them there, or remove their lines.'}"
             )
-        order, sizes = _split(table, settings, where)
-        fingerprints = [(file, archive.fingerprint(file)) for file in table.files]
-        images_checksum = checksum(_CACHE_FORMAT, settings.image_size, fingerprints)
-
-        def build() -> tuple[np.ndarray, np.ndarray]:
-            _logger.info("Decoding %d images of %s, once.", len(table.files), path)
-            return decode.decode_images(
-                archive, table.files, lambda image: decode.square(image, settings.image_size), workers=workers
-            )
-
-        name = f"folder-{images_checksum[:32]}.npz"
-        images, pixels = decode.cached_images(cache_folder, name, len(table.files), build)
-    cropped, enlarged = int((pixels[:, 0] != pixels[:, 1]).sum()), int((pixels.min(1) < settings.image_size).sum())
-    if cropped:
-        _logger.info("%d of %d images are not square: cropped to their central square.", cropped, len(images))
-    if enlarged:
-        _logger.info("%d of %d images have fewer than %d pixels.", enlarged, len(images), settings.image_size)
+        order, sizes, choice = _split(table, settings, where)
+        decoded = images.squares(archive, table.files, settings.image_size, cache_folder=cache_folder, workers=workers)
     provenance = {
         "data_set": "images with a CSV",
         "path": str(path),
         "csv": settings.csv,
-        "checksum": checksum(images_checksum, text, dataclasses.asdict(settings)),
-        "counts": {"listed": len(images), **dict(zip(SPLITS, sizes, strict=True))},
-        "image_files": f"{decode.describe_sizes(pixels)} pixels",
-        "cropped": cropped,
-        "enlarged": enlarged,
+        "checksum": checksum(decoded.checksum, text, table.names, *choice),
+        "counts": {"listed": len(table.files), **dict(zip(SPLITS, sizes, strict=True))},
+        **decoded.provenance,
     }
     arrays = {
-        "image": images[order],
+        "image": decoded.images[order],
         "attributes": table.attributes[order].astype(np.float32),
         "index": table.lines[order],
     }
@@ -312,24 +288,18 @@ def _missing(archive: Archive, table: Table, where: str) -> Iterator[str]:
             yield f"There is no file {archive.where(file)}, which {where}, line {line} names."
 
 
-def _split(table: Table, settings: Settings, where: str) -> tuple[np.ndarray, list[int]]:
-    """Rows of the table, split after split, and the sizes of the splits."""
+def _split(table: Table, settings: Settings, where: str) -> tuple[np.ndarray, list[int], tuple[float, ...]]:
+    """Rows of the table, split after split; the sizes of the splits; and the settings on which these depend."""
     count = len(table.files)
     if table.splits is not None:
         chosen = [[row for row in range(count) if table.splits[row] == name] for name in SPLITS]
         for name, rows in zip(SPLITS, chosen, strict=True):
             if not rows and (name != "calibration" or settings.calibration_size):
                 raise ValueError(f"{where} has no image whose split is {name!r}, expected at least one.")
-        return np.concatenate(chosen).astype(np.int64), list(map(len, chosen))
-    rest = count - settings.calibration_size
-    validation = round(rest * settings.validation_fraction)
-    if not 0 < validation < rest:
-        raise ValueError(
-            f"{where} lists {count} images, too few for calibration_size {settings.calibration_size} and "
-            f"validation_fraction {settings.validation_fraction} of the rest: choose them so that images are left for "
-            "training and for validation."
-        )
-    return permutation(count, settings.seed), [rest - validation, validation, settings.calibration_size]
+        return np.concatenate(chosen).astype(np.int64), list(map(len, chosen)), ()
+    sizes = images.split_sizes(count, settings.validation_fraction, settings.calibration_size, where)
+    choice = settings.validation_fraction, settings.calibration_size, settings.seed
+    return permutation(count, settings.seed), sizes, choice
 
 
 # --- as a source ---------------------------------------------------------------------------------------------------

@@ -6,14 +6,11 @@ names. Numbers in names count by their value, so image 10 comes after image 9 on
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
-import logging
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -22,12 +19,10 @@ from mvae_jax.data import decode
 from mvae_jax.data.archive import Archive, checksum, locate, open_archive
 from mvae_jax.data.batches import permutation
 from mvae_jax.data.formats import celeba, celebamask_hq
-from mvae_jax.data.names import is_hidden
+from mvae_jax.data.formats.images import image_names
 from mvae_jax.data.pyramid.settings import SPLITS, Settings
 from mvae_jax.data.pyramid.stream import CHANNELS
 from mvae_jax.data.rendered import faces
-
-_logger = logging.getLogger(__name__)
 
 
 class UnsuitableError(ValueError):
@@ -157,41 +152,6 @@ def _rendered(settings: Settings) -> Origin:
     splits = _split(settings, np.arange(settings.count))
     _check_splits(splits, settings, faces.RENDERED)
     return Origin("rendered faces", checksum(faces.RENDERED, settings.seed, settings.count), splits, read)
-
-
-def image_names(archive: Archive) -> list[str]:
-    """Returns the names of all JPEG, PNG and WebP files of an archive, at any depth, in natural order, but hidden ones.
-
-    Folders within a folder that are links are not followed. A line of the log counts the other files, if there are any.
-
-    Raises:
-        FileNotFoundError: there are no images.
-        OSError: a folder cannot be read.
-    """
-    seen = [name for name in archive.walk() if not is_hidden(name)]
-    images = sorted((name for name in seen if name.lower().endswith(decode.SUFFIXES)), key=natural)
-    others = sorted(set(seen) - set(images))
-    if not images:
-        there = f"; it has {sorted(seen)[0]} and the like" if seen else ""
-        raise FileNotFoundError(
-            f"There are no images in {archive.where('')}: expected files whose names end with "
-            f"{', '.join(decode.SUFFIXES)}{there}."
-        )
-    if others:
-        _logger.warning("%s: read are %s; left out are %s.", archive.where(""), *map(_counts, (images, others)))
-    return images
-
-
-def _counts(files: Sequence[str]) -> str:
-    """How many files have each suffix, in words."""
-    suffixes = collections.Counter(PurePosixPath(file).suffix.lower() or "without a suffix" for file in files)
-    return ", ".join(f"{count} {suffix}" for suffix, count in sorted(suffixes.items()))
-
-
-def natural(name: str) -> tuple[Any, ...]:
-    """A key by which names are sorted as people do, numbers by their value: 2.png, 10.png, a/1.png."""
-    parts = re.split(r"([0-9]+)", name)  # text and digits by turns
-    return tuple(int(part) if place % 2 else part for place, part in enumerate(parts)), name
 
 
 def _cut(image: Image.Image, size: int, crop: str) -> Image.Image:

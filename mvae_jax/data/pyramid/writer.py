@@ -25,7 +25,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mvae_jax import files
-from mvae_jax.data.pyramid.origins import Origin, natural, open_origin
+from mvae_jax.data.formats.images import natural
+from mvae_jax.data.pyramid.origins import Origin, open_origin
 from mvae_jax.data.pyramid.reader import (
     FORMAT,
     MANIFEST,

@@ -101,19 +101,14 @@ class AttributeVectors:
 
 
 def check(data: Any, classifier: ClassifierConfig) -> None:
-    """Refuses images that cannot be measured on: they are too few, or there is no classifier of their attributes.
+    """Refuses images that cannot be measured on: they are too few, or no classifier of their attributes is wanted.
 
     Raises:
-        ValueError: there are fewer held-out images than sheets show, no attributes, or no classifier is wanted.
+        ValueError: there are fewer held-out images than sheets show, or attributes and no classifier of them.
     """
     if len(data.validation) < _SHOWN:
         raise ValueError(f"there are {len(data.validation)} held-out images; expected at least {_SHOWN}.")
-    if not data.attributes:
-        raise ValueError(
-            "these images have no attributes, and models are compared in the features of a classifier of attributes; "
-            "expected a data set that has some."
-        )
-    if not (classifier.epochs or classifier.workdir):
+    if data.attributes and not (classifier.epochs or classifier.workdir):
         raise ValueError(
             "classifier.epochs is 0 and classifier.workdir is empty, but models are compared in the features of a "
             "classifier; expected at least 1 epoch, or the folder of a classifier."
@@ -147,27 +142,28 @@ def measure_run(run: runs.Run, trained: Trained) -> dict[str, float]:
     """Numbers of one model.
 
     Sets are compared by the first half of the pictures and the second half of the held-out images: reconstructions and
-    their own originals would be closer than any two sets of images are.
+    their own originals would be closer than any two sets of images are. Without a classifier they are not compared.
     """
-    assert trained.classifier is not None  # `check` has seen to it
     classifier, half = trained.classifier, count(trained) // 2
     x, samples = pixels(trained.data.validation.first(count(trained))), draw_samples(run, trained)
-    read = in_chunks(classifier.features)
 
-    def distance(pictures: jax.Array) -> float:
+    def distance(name: str, pictures: jax.Array) -> dict[str, float]:
+        if classifier is None:
+            return {}
+        read = in_chunks(classifier.features)
         sets = read(pictures[:half]), read(x[half:])
-        return fid.frechet_distance(*sets, features=classifier.origin, split="held-out images").value
+        return {name: fid.frechet_distance(*sets, features=classifier.origin, split="held-out images").value}
 
     numbers = {
-        "classifier_accuracy": classifier.held_out.accuracy,
-        "frechet_distance_of_samples": distance(samples),
+        **({"classifier_accuracy": classifier.held_out.accuracy} if classifier else {}),
+        **distance("frechet_distance_of_samples", samples),
         "sharpness_of_samples": sharpness.sharpness_ratio(samples, x),
     }
     if run.model.encode is None:
         return numbers
     output = in_chunks(run.decode)(in_chunks(run.encode)(x)[0])
     return numbers | {
-        "frechet_distance_of_reconstructions": distance(output),
+        **distance("frechet_distance_of_reconstructions", output),
         "sharpness_of_reconstructions": sharpness.sharpness_ratio(output, x),
         "squared_error": float(jnp.square((x - output) / 2).mean()),
         "psnr": float(reconstruction.psnr(x, output).mean()),
@@ -176,12 +172,17 @@ def measure_run(run: runs.Run, trained: Trained) -> dict[str, float]:
 
 def explain(trained: Trained, rows: Any) -> str:
     """How the numbers were measured, in words."""
+    distances = (
+        "The Frechet distance is that of the last hidden layer of a classifier of the training images "
+        f"({trained.classifier}), of half of the samples, or of the reconstructions of half of the held-out images, "
+        "from the other held-out images: lower is closer, but the numbers compare only within this table."
+        if trained.classifier
+        else "These images have no attributes, so no classifier of them compares sets of images."
+    )
     return (
         f"Of {count(trained)} held-out images, reconstructed from the means of their posteriors, and as many samples "
-        "from the prior. The Frechet distance is that of the last hidden layer of a classifier of the training images "
-        f"({trained.classifier}), of half of the samples, or of the reconstructions of half of the held-out images, "
-        "from the other held-out images: lower is closer, but the numbers compare only within this table. Sharpness, "
-        "the mean absolute Laplacian, is relative to real images: 1 is right, above 1.2 is noise."
+        f"from the prior. {distances} Sharpness, the mean absolute Laplacian, is relative to real images: 1 is right, "
+        "above 1.2 is noise."
     )
 
 
@@ -206,9 +207,9 @@ def problems(trained: Trained, results: Results) -> list[str]:
 
 
 def attribute_vectors(trained: Trained) -> AttributeVectors:
-    """The vectors of VAE/GAN, from training images, and their edits; none where it is not among the models."""
+    """The vectors of VAE/GAN, from training images, and their edits; none without it, or without attributes."""
     settings, data, run = trained.config.evaluation, trained.data, trained.runs.get("vae_gan")
-    if run is None:
+    if run is None or not data.attributes:
         return AttributeVectors({})
     chosen = data.train.first(settings.vector_images or len(data.train))
     names = ATTRIBUTES if set(ATTRIBUTES) <= set(data.attributes) else data.attributes

@@ -346,8 +346,8 @@ def test_damaged_images_are_reported(data, message, tmp_path, cache):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"calibration_size": 20}, "lists 20 images, too few for calibration_size 20"),
-        ({"calibration_size": 500}, "lists 20 images, too few for calibration_size 500 and validation_fraction 0.25"),
+        ({"calibration_size": 20}, "has 20 images, too few for calibration_size 20"),
+        ({"calibration_size": 500}, "has 20 images, too few for calibration_size 500 and validation_fraction 0.25"),
         ({"calibration_size": 18}, "too few"),
         ({"validation_fraction": 0.01}, "too few"),
     ],
@@ -421,3 +421,20 @@ def test_changed_images_are_decoded_again(tmp_path, cache):
     assert second.train["image"][0].min() == 255
     np.testing.assert_array_equal(first.train["image"][1:], second.train["image"][1:])
     assert first.provenance["checksum"] != second.provenance["checksum"]
+
+
+def test_the_checksum_changes_with_the_settings_that_are_used(tmp_path, cache):
+    def checksum(**change):
+        return load(path, dataclasses.replace(SMALL, **change), cache_folder=cache).provenance["checksum"]
+
+    path = write_folder(tmp_path / "own", FILES)
+    chosen = {"seed": 4}, {"validation_fraction": 0.5}, {"calibration_size": 5}
+    drawn = [checksum(), *(checksum(**change) for change in chosen), checksum(attributes=("smiling",))]
+    assert len(set(drawn)) == len(drawn)
+    header, *rows = TEXT.splitlines()
+    parts = ("train", "train", "validation", "calibration")
+    lines = [f"{header},split", *(f"{row},{parts[i % 4]}" for i, row in enumerate(rows))]
+    (path / "attributes.csv").write_text("\n".join(lines))
+    assert checksum() == checksum(attributes=("red_car", "smiling"))
+    for change in chosen:
+        assert checksum(**change) == checksum()  # the column says what is in each split
