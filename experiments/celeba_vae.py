@@ -3,9 +3,9 @@
     python experiments/celeba_vae.py
     python experiments/celeba_vae.py --preset=paper --config.data.source=CelebA --workdir=runs/celeba_vae
 
-Trains each model on the same images, rendered faces, CelebA or your own, in a folder of its own within the workdir; then
-measures likelihood, reconstructions, samples and latent space on held-out images, and draws latent traversals, samples
-and reconstructions over beta. The same command resumes a run that was stopped.
+Trains each model on the same images, rendered faces, CelebA or your own, in a folder of its own within the workdir;
+then measures likelihood, reconstructions, samples and latent space on held-out images, and draws latent traversals,
+samples and reconstructions over beta. The same command resumes a run that was stopped.
 
 The models of the first command take 5 minutes on two CPU cores, the classifier about one more. In ten epochs of 6,000
 faces of CelebA at these widths the VAE has 19.2 dB PSNR, beta-VAE and beta-TCVAE of weight 5 have 18.2 and 18.0, and

@@ -6,9 +6,9 @@
 
 Trains VAE/GAN, and the models that it is compared with where `models` names them, on the same images, rendered faces,
 CelebA or your own, each in a folder of its own within the workdir. Then compares samples and reconstructions with
-held-out images, in the features of a classifier of the training images' attributes, if they have any; looks for signs of
-collapse; asks the classifier what attribute vectors do to reconstructions; and draws samples, reconstructions and edits
-along attribute vectors. The same command resumes a run that was stopped.
+held-out images, in the features of a classifier of the training images' attributes, if they have any; looks for signs
+of collapse; asks the classifier what attribute vectors do to reconstructions; and draws samples, reconstructions and
+edits along attribute vectors. The same command resumes a run that was stopped.
 
 On two CPU cores the first command takes 6 minutes, and ends at a squared error per value of about .028. In four epochs
 of 6,000 faces of CelebA at these widths, the VAE has the smallest squared error (.017; VAE/GAN .043).

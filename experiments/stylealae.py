@@ -6,10 +6,11 @@
         --config.evaluation.inception=pt_inception-2015-12-05-6726825d.pth \
         --config.evaluation.vgg=vgg16-397923af.pth --config.evaluation.lpips=vgg.pth
 
-Trains on rendered faces, on other data sets of faces with attributes, on your own images, or, where these do not fit into
-memory, on what `mvae-jax data pyramid` has made of them. Then compares samples and reconstructions with held-out images, at every stage of growth; measures
-perceptual path lengths in Z and in W; and draws samples, reconstructions, styles mixed from two faces, interpolations,
-and edits along attribute directions. The same command resumes a run that was stopped.
+Trains on rendered faces, on other data sets of faces with attributes, on your own images, or, where these do not fit
+into memory, on what `mvae-jax data pyramid` has made of them. Then compares samples and reconstructions with held-out
+images, at every stage of growth; measures perceptual path lengths in Z and in W; and draws samples, reconstructions,
+styles mixed from two faces, interpolations, and edits along attribute directions. The same command resumes a run that
+was stopped.
 
 The presets ffhq, lsun_bedroom and celebahq256 measure as published: Frechet distances of 50,000 samples with mixed
 styles and of reconstructions from training images, and path lengths over 50,000 pairs, of faces within the published
