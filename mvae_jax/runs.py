@@ -27,7 +27,7 @@ from mvae_jax.data.decode import default_cache_folder
 from mvae_jax.models import ZOO
 from mvae_jax.numerics import in_32_bits, in_float32
 from mvae_jax.objective import Batch, Model, ModelState, Params, Phase
-from mvae_jax.train import devices, loop
+from mvae_jax.train import config_file, devices, loop
 from mvae_jax.train import state as states
 from mvae_jax.train.checkpoint import Checkpoints
 from mvae_jax.train.devices import Placement
@@ -171,9 +171,10 @@ def read_settings(workdir: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no run in that folder.
-        ValueError: the file is damaged, of a later format, or of a model that this version does not have.
+        ValueError: the file is damaged, was changed since it was written, is of a later format, or of a model that
+            this version does not have.
     """
-    path = Path(workdir).expanduser().resolve() / "config.json"
+    path = Path(workdir).expanduser().resolve() / config_file.NAME
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; expected the workdir of a run.")
     try:
@@ -186,6 +187,7 @@ def read_settings(workdir: str | os.PathLike[str]) -> dict[str, Any]:
         raise ValueError(
             f"{path} has format {settings['format']}; this version reads up to {FORMAT}: install a later one."
         )
+    settings, _ = config_file.opened(path, settings)
     if model not in list(ZOO):
         raise ValueError(f"{path} is of the model {model!r}; this version has {', '.join(ZOO)}.")
     return settings
@@ -293,7 +295,8 @@ def train(
 
     Raises:
         FileNotFoundError: `start_from` has no checkpoint.
-        ValueError: model, config and data do not go together, or the folder holds a run with other settings.
+        ValueError: model, config and data do not go together, or the folder holds a run with other settings, or one
+            whose checkpoints are all damaged.
         WorkdirBusy: another process trains in that folder.
         TrainingDiverged: too many consecutive steps were not finite; the checkpoints before stay.
         Interrupted: the interruption was requested and the state is saved.
@@ -305,6 +308,7 @@ def train(
         planned.check_start(start_from, workdir)
     folder = Workdir(workdir)
     with folder.lock():
+        planned.check_checkpoints(folder.path)
         folder.configure(
             config_json(model, config, planned.data, seed, start_from),
             may_change=may_change,
@@ -371,6 +375,11 @@ class Plan:
     def check_start(self, start_from: str | os.PathLike[str], workdir: str | os.PathLike[str]) -> Path | None:
         """Refuses another run's checkpoint from which this training could not start, see `loop.check_start`."""
         return loop.check_start(self.model, self.phases, self.example, start_from=start_from, workdir=workdir)
+
+    def check_checkpoints(self, workdir: str | os.PathLike[str]) -> None:
+        """Refuses a workdir with checkpoints of which none can be gone on with, see `Checkpoints.check`."""
+        with Checkpoints(workdir, [phase.name for phase in self.phases]) as checkpoints:
+            checkpoints.check()
 
     def check_extension(self) -> None:
         """Refuses a last phase whose longer form is another training, not more of the same.

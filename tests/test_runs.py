@@ -26,6 +26,7 @@ from mvae_jax.models import ZOO, Entry, multimodal
 from mvae_jax.train import loop
 from mvae_jax.train import state as states
 from mvae_jax.train.checkpoint import Checkpoints, DamagedCheckpoint
+from mvae_jax.train.config_file import DamagedRun
 from mvae_jax.train.devices import place
 from mvae_jax.train.logging import read_metrics
 from mvae_jax.train.signals import Interrupted, Interruption
@@ -179,10 +180,30 @@ def damaged(folder):
         path.write_bytes(path.read_bytes()[:-1] + b"?")
 
 
+def damaged_manifest(folder):
+    path = folder / "checkpoints/alignment/6/manifest.json"
+    path.write_text(path.read_text().replace('"skipped": 0', '"skipped": 1'))
+
+
+def lost_manifest(folder):
+    (folder / "checkpoints/alignment/6/manifest.json").unlink()
+
+
+def other_step(folder):
+    shutil.copytree(folder / "checkpoints/alignment/6", folder / "checkpoints/alignment/9")
+
+
+def other_run(folder):
+    (folder / "config.json").unlink()
+    Workdir(folder).configure(SETTINGS)
+
+
 def settings(**changes):
+    """A change of the settings that is meant."""
+
     def change(folder):
         path = folder / "config.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+        path.write_text(json.dumps({**json.loads(path.read_text()), "sha256": None, **changes}))
 
     return change
 
@@ -196,6 +217,12 @@ def settings(**changes):
         (None, {"phase": "unimodal", "best": True}, FileNotFoundError, "run has no best checkpoint of unimodal yet"),
         (None, {"phase": "alignement"}, ValueError, "no phase 'alignement'; its phases are unimodal, alignment, adv"),
         (damaged, {}, DamagedCheckpoint, r"alignment/6 is damaged: state/.* \(changed\)"),
+        (damaged_manifest, {}, DamagedCheckpoint, r"alignment/6 has a damaged manifest.json: restore it from a copy"),
+        (damaged_manifest, {"best": True}, DamagedCheckpoint, "alignment/6 has a damaged manifest"),
+        (lost_manifest, {}, DamagedCheckpoint, r"alignment/6 has no manifest.json: restore it from a copy"),
+        (other_step, {}, DamagedCheckpoint, "alignment/9 holds step 6 of phase alignment"),
+        (other_run, {}, DamagedCheckpoint, r"alignment/6 is of another run than .*run/config\.json"),
+        (settings(sha256="0"), {}, DamagedRun, r"run/config\.json was changed since the run wrote it"),
         (
             settings(model="vaegan"),
             {},
@@ -212,6 +239,21 @@ def test_errors_say_what_is_wrong(copied, change, arguments, kind, message):
         change(copied)
     with pytest.raises(kind, match=message):
         runs.load(copied, **arguments)
+
+
+def test_flipped_bits_of_the_settings_are_refused_or_change_nothing(copied):
+    path, rng = copied / "config.json", np.random.default_rng(0)
+    content, expected = path.read_bytes(), runs.read_settings(copied)
+    refused = same = 0
+    for _ in range(300):
+        flipped = bytearray(content)
+        flipped[int(rng.integers(len(content)))] ^= 1 << int(rng.integers(8))
+        path.write_bytes(flipped)
+        try:
+            same += runs.read_settings(copied) == expected
+        except ValueError as error:
+            refused += str(error).startswith(str(path))
+    assert (refused + same, refused > 290) == (300, True)
 
 
 LOADER = """
@@ -361,7 +403,10 @@ def test_what_is_trained_is_what_is_loaded(trained):
     assert run.settings == loaded.settings
     assert_equal((run.params, run.model_state), (loaded.params, loaded.model_state))
     assert run.sample(jax.random.key(0), 3).shape == (3, 4, 4, 1)
-    assert json.loads((folder / "config.json").read_text()) == {
+    content = json.loads((folder / "config.json").read_text())
+    assert len(content.pop("run_id")) == 32
+    assert len(content.pop("sha256")) == 64
+    assert content == {
         "format": 2,
         "model": "vae",
         "config": {"seed": 3, "model": json.loads(json.dumps(dataclasses.asdict(VAE)))},
@@ -504,7 +549,7 @@ def test_a_run_starts_from_another(trained, tmp_path):
 def test_a_run_of_the_first_format_is_loaded_but_not_trained_on_and_a_later_one_is_refused(trained, tmp_path):
     folder = shutil.copytree(trained[0], tmp_path / "run")
     path = folder / "config.json"
-    old = json.loads(path.read_text())
+    old = json.loads(path.read_text()) | {"sha256": None}
     del old["format"]
     path.write_text(json.dumps(old))
     assert runs.load(folder).step == STEPS

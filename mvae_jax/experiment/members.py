@@ -93,6 +93,16 @@ def starts(plans: Mapping[str, runs.Plan], start_from: str, workdir: Path) -> di
     }
 
 
+def check_checkpoints(plans: Mapping[str, runs.Plan], workdir: Path) -> None:
+    """Refuses members that have checkpoints of which none can be gone on with, see `train.checkpoint`.
+
+    Raises:
+        ValueError: there is such a member.
+    """
+    for folder, planned in plans.items():
+        planned.check_checkpoints(workdir / folder)
+
+
 def describe(plans: Mapping[str, runs.Plan], starts: Mapping[str, Path | None]) -> str:
     """Describes what would be trained: parameters, memory, phases and data; nothing is compiled or allocated.
 

@@ -87,6 +87,7 @@ def _run(
         (*MAY_CHANGE, *experiment.may_change),
         epochs=runs.lengths_of(experiment.model),
         extend=arguments.extend,
+        check=lambda: members.check_checkpoints(plans, root),
         interruption=interruption,
     ) as (workdir, _):
         fitted = _train(experiment, config, chosen, plans, workdir, interruption, arguments.extend)

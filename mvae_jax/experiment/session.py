@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from jax.experimental import multihost_utils
 from mvae_jax import exits, terminal
 from mvae_jax.experiment import processes
 from mvae_jax.train import devices, loop
+from mvae_jax.train.config_file import DamagedRun
 from mvae_jax.train.signals import Interrupted, Interruption
 from mvae_jax.train.workdir import Workdir, WorkdirBusy
 
@@ -52,9 +53,14 @@ def errors() -> contextlib.AbstractContextManager[None]:
     return exits.errors((ValueError, OSError, WorkdirBusy))
 
 
-def failures() -> contextlib.AbstractContextManager[None]:
-    """While a run trains or is measured: training that diverges and a disk that fails end it with a message and 1."""
-    return exits.errors((loop.TrainingDiverged, OSError), status=1)
+@contextlib.contextmanager
+def failures() -> Iterator[None]:
+    """While a run trains or is measured: training that diverges and a disk that fails end it with a message and 1.
+
+    Damaged files of a run that is to go on end it with a message and 2.
+    """
+    with exits.errors((DamagedRun,)), exits.errors((loop.TrainingDiverged, OSError), status=1):
+        yield
 
 
 @contextlib.contextmanager
@@ -65,6 +71,7 @@ def session(
     *,
     epochs: Sequence[str] = (),
     extend: bool = False,
+    check: Callable[[], None] = lambda: None,
     interruption: Interruption | None = None,
 ) -> Iterator[tuple[Workdir, Interruption]]:
     """Holds a workdir for one run: one process, the settings that it started with, signals noted.
@@ -78,6 +85,7 @@ def session(
         may_change: dotted names of settings that may differ when a run is resumed.
         epochs: dotted names of the phases' lengths in their order.
         extend: the last phase may have become longer; see `Workdir.configure`.
+        check: refuses a run that cannot go on by raising ValueError, before anything is written.
         interruption: whose context lives already; by default a new one.
     """
     with contextlib.ExitStack() as stack:
@@ -85,6 +93,8 @@ def session(
             with errors():
                 workdir = Workdir(path)
                 stack.enter_context(workdir.lock())
+                if extend or not workdir.is_finished:
+                    check()
                 workdir.configure(settings, may_change=may_change, epochs=epochs, extend=extend)
             if is_first() and workdir.is_finished:
                 terminal.echo(f"{workdir.path} is finished; its report is {workdir.path / 'report.html'}.")

@@ -3,20 +3,21 @@
 Orbax writes and reads the arrays of a state. This module adds what Orbax does not have: a manifest with the sha256
 sums of a checkpoint's files, a comparison that names every array that does not fit, and the choice of what to keep.
 
-A folder `checkpoints/<phase>/<step>/` is a checkpoint if and only if it holds a readable `manifest.json`. The
-manifest is written last, atomically, and removed first. So a process that is killed while it saves or deletes
-leaves a folder without manifest, which is never restored and which the next save of that phase clears away.
+A folder has the name `checkpoints/<phase>/<step>` only while it is complete: it gets that name last, with the manifest
+in it, and loses it first. So a process that is killed while it saves or deletes leaves a folder of another name, which
+is never read and which the next save clears away; and what has such a name and no manifest was damaged.
+
+The manifest states the run, as `config.json` does, the phase and the step. A folder that it does not fit is another's.
+What is damaged or another's is never deleted: the run goes on from the checkpoint before it, and it is kept under
+another name. Where no checkpoint is left, the run is refused.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
-import json
+import functools
 import logging
 import math
 import os
-import platform
 import re
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -28,17 +29,16 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-import mvae_jax
-from mvae_jax import _json, files
-from mvae_jax.train.workdir import atomic_write
+from mvae_jax import files
+from mvae_jax.train import config_file, manifests
+from mvae_jax.train.config_file import DamagedRun
+from mvae_jax.train.manifests import DamagedCheckpoint
+from mvae_jax.train.workdir import set_aside, sync
 
 _log = logging.getLogger(__name__)
-_MANIFEST = "manifest.json"
-_LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
-
-
-class DamagedCheckpoint(ValueError):  # noqa: N818
-    """A checkpoint is incomplete, or its files are not those that were saved."""
+_SAVING, _DELETING = ".saving", ".deleting"
+_LEFT = re.compile(r"[0-9]+\.(saving|deleting|orbax-checkpoint-tmp)\S*")  # by a process that was killed
+_NONE, _REFUSED = -1, -2  # in place of a step
 
 
 class Checkpoints:
@@ -106,15 +106,16 @@ class Checkpoints:
             changes["validation_loss"] = float(validation_loss)
         written = None
         if self._newest != (phase, step):
-            # Overwrites what a killed process, or a run that was continued from an earlier step, has left there.
-            written = _orbax().save_async(self._folder(phase, step), state, overwrite=True)
+            # Overwrites what a killed process has left there.
+            written = _orbax().save_async(_unfinished(self._folder(phase, step)), state, overwrite=True)
             changes = {
+                **({"run_id": self._run} if self._run else {}),
                 "phase": phase,
                 "step": step,
                 "final": False,
                 "validation_loss": None,
                 "skipped": int(state.skipped),
-                "versions": _versions(),
+                "versions": manifests.versions(),
                 "arrays": _describe(state),
                 **changes,
             }
@@ -149,24 +150,39 @@ class Checkpoints:
             self._executor.shutdown()
 
     def steps(self, phase: str) -> list[int]:
-        """Steps of a phase's complete checkpoints, in ascending order."""
-        return sorted(self._manifests(phase))
+        """Steps of a phase's complete checkpoints, in ascending order; also of those that are damaged by now."""
+        return sorted(self._folders(phase))
 
     def latest(self) -> tuple[str, int] | None:
-        """Phase and step of the newest complete checkpoint; None if there is none."""
+        """Phase and step of the newest complete checkpoint, damaged or not; None if there is none."""
         return next(((phase, steps[-1]) for phase in reversed(self._phases) if (steps := self.steps(phase))), None)
 
     def best(self, phase: str) -> int | None:
-        """Step with the lowest validation loss among a phase's checkpoints; None if none has a loss."""
-        return _best(self._manifests(phase))
-
-    def metadata(self, phase: str, step: int) -> dict[str, Any]:
-        """Manifest of a checkpoint: phase, step, final, validation_loss, skipped, versions, arrays, files.
+        """Step with the lowest validation loss among a phase's checkpoints; None if none has a loss.
 
         Raises:
-            DamagedCheckpoint: there is no complete checkpoint of that step.
+            DamagedCheckpoint: nobody knows the loss of one of them.
         """
-        return _read_manifest(self._folder(phase, step))
+        intact, damaged = self._manifests(phase)
+        for error in damaged.values():
+            raise error
+        return _best(intact)
+
+    def lowest_loss(self, phase: str) -> float | None:
+        """The lowest validation loss among a phase's checkpoints that can be read; None if none has one."""
+        intact, _ = self._manifests(phase)
+        best = _best(intact)
+        return None if best is None else intact[best]["validation_loss"]
+
+    def metadata(self, phase: str, step: int) -> dict[str, Any]:
+        """Manifest of a checkpoint: run_id, phase, step, final, validation_loss, skipped, versions, arrays, files.
+
+        There is no run_id where the workdir has no config.json, or where an earlier version has saved.
+
+        Raises:
+            DamagedCheckpoint: there is no checkpoint of that step, or it is another's.
+        """
+        return manifests.read(self._folder(phase, step), self._run)
 
     def restore(self, phase: str, step: int, abstract_state: Any = None, *, parts: Collection[str] = ()) -> Any:
         """Restores a state bit by bit, on the devices that `abstract_state` asks for.
@@ -184,11 +200,11 @@ class Checkpoints:
             The state, in the structure of `abstract_state`, or in nested dicts and lists without one.
 
         Raises:
-            DamagedCheckpoint: the checkpoint is incomplete, or its files are not those that were saved.
+            DamagedCheckpoint: there is no such checkpoint, its files are not those that were saved, or it is another's.
             ValueError: arrays of the checkpoint and of `abstract_state` differ; the message lists all of them.
         """
         folder = self._folder(phase, step)
-        manifest = _verify(folder)
+        manifest = manifests.verify(folder, self._run)
         if abstract_state is None:
             # Without the shardings of the run that saved: its devices need not exist here.
             saved = _orbax().metadata(folder).metadata
@@ -197,30 +213,55 @@ class Checkpoints:
         return _load(folder, manifest, abstract_state)
 
     def resume(self, abstract_state: Callable[[str], Any]) -> tuple[str, int, Any] | None:
-        """Restores the newest checkpoint that is intact, and gives up those after it.
+        """Restores the newest checkpoint that is intact, and keeps those after it under other names.
 
-        For the process that trains: a damaged checkpoint loses its manifest, and is cleared away by the next save.
+        For the process that trains.
 
         Args:
             abstract_state: phase name -> what `restore` takes for a state of that phase.
 
         Returns:
-            Phase, step and state; None if no phase has an intact checkpoint.
+            Phase, step and state; None if there is no checkpoint at all.
 
         Raises:
+            DamagedRun: `check` refuses the workdir, or all checkpoints are of other phases.
             ValueError: the newest intact checkpoint does not fit `abstract_state`.
         """
         self.wait()
-        newest = self._newest_intact() if jax.process_index() == 0 else (0, -1)
+        index, step = 0, _NONE
+        refusal: DamagedRun | None = None
+        if jax.process_index() == 0:
+            try:
+                index, step = self._fall_back()
+            except DamagedRun as error:
+                step, refusal = _REFUSED, error
         # One host chooses, lest two of them see a shared file system differently and restore different steps.
-        index, step = (int(number) for number in multihost_utils.broadcast_one_to_all(np.array(newest, np.int32)))
-        if step < 0:
+        chosen = multihost_utils.broadcast_one_to_all(np.array((index, step), np.int32))
+        index, step = (int(number) for number in chosen)
+        if step == _REFUSED:
+            raise refusal or DamagedRun(f"{self._root} is refused: the first process tells why.")
+        if step == _NONE:
             return None
         phase = self._phases[index]
         folder = self._folder(phase, step)
-        state = _load(folder, _read_manifest(folder), abstract_state(phase))
+        state = _load(folder, manifests.read(folder, self._run), abstract_state(phase))
         self._newest = phase, step
         return phase, step, state
+
+    def check(self) -> None:
+        """Refuses a workdir from which `resume` could not go on; changes nothing.
+
+        Raises:
+            DamagedRun: there are checkpoints of the phases, and none of them is intact and of this run; or
+                `config.json` is missing or not as it was written.
+        """
+        if jax.process_index() == 0:
+            self._newest_intact()
+
+    @functools.cached_property
+    def _run(self) -> str | None:
+        """Id of the workdir's run. Read when it is first needed: the first process may be about to write it."""
+        return config_file.run_of(self._root.parent)
 
     def _folder(self, phase: str, step: int) -> Path:
         if phase not in self._phases:
@@ -228,56 +269,119 @@ class Checkpoints:
         return self._root / phase / str(step)
 
     def _folders(self, phase: str) -> dict[int, Path]:
-        """All step folders of a phase, complete or not."""
-        folder = self._root / phase
-        names = os.listdir(folder) if folder.is_dir() else []
-        return {int(name): folder / name for name in names if re.fullmatch("[0-9]+", name)}
+        """Folders of a phase's complete checkpoints by step, whatever has become of them since."""
+        return {int(folder.name): folder for folder in _steps(self._root / phase)}
 
-    def _manifests(self, phase: str) -> dict[int, dict[str, Any]]:
-        manifests = {}
+    def _manifests(self, phase: str) -> tuple[dict[int, dict[str, Any]], dict[Path, DamagedCheckpoint]]:
+        """Manifests of a phase's checkpoints by step, and what is wrong with those that have none of their own."""
+        intact, damaged = {}, {}
         for step, folder in self._folders(phase).items():
             try:
-                manifests[step] = _read_manifest(folder)
-            except DamagedCheckpoint:
-                continue
-        return manifests
+                intact[step] = manifests.read(folder, self._run)
+            except DamagedCheckpoint as error:
+                if folder.is_dir():  # the process that trains may have deleted it
+                    damaged[folder] = error
+        return intact, damaged
 
-    def _newest_intact(self) -> tuple[int, int]:
-        """Index of the phase and step of the newest intact checkpoint, (0, -1) if there is none."""
+    def _newest_intact(self) -> tuple[int, int, dict[Path, DamagedCheckpoint]]:
+        """Index of the phase and step of the newest intact checkpoint, and those after it with what is wrong.
+
+        (0, _NONE) if there is no checkpoint at all; raises what `check` does.
+        """
+        damaged: dict[Path, DamagedCheckpoint] = {}
         for index, phase in reversed(list(enumerate(self._phases))):
             for step, folder in sorted(self._folders(phase).items(), reverse=True):
                 try:
-                    _verify(folder)
+                    manifest = manifests.verify(folder, self._run)
                 except DamagedCheckpoint as error:
-                    _log.warning("%s Falling back to the checkpoint before it.", error)
-                    (folder / _MANIFEST).unlink(missing_ok=True)
-                else:
-                    return index, step
-        return 0, -1
+                    damaged[folder] = error
+                    continue
+                if self._run is None and "run_id" in manifest:
+                    raise DamagedRun(
+                        f"{self._root.parent / config_file.NAME} is missing, which says what the checkpoints beside it "
+                        "are of: restore it from a copy, or choose another workdir."
+                    )
+                return index, step, damaged
+        if damaged:
+            newest = next(iter(damaged.values()))
+            raise DamagedCheckpoint(
+                f"{self._root} has no checkpoint that is intact: restore one from a copy, or, to begin anew, move that "
+                f"folder away or choose another workdir. Of the newest: {newest}"
+            )
+        return 0, _NONE, {}
+
+    def _fall_back(self) -> tuple[int, int]:
+        """Index of the phase and step of the newest intact checkpoint, from now on the newest of all."""
+        index, step, damaged = self._newest_intact()
+        others = sorted(path.name for path in self._root.glob("*") if path.name not in self._phases and _steps(path))
+        if step == _NONE and others:
+            raise DamagedRun(
+                f"{self._root} has checkpoints of the phases {', '.join(others)}, and none of this run's, "
+                f"{', '.join(self._phases)}: give them their names back, or choose another workdir."
+            )
+        for folder, error in damaged.items():
+            _keep(folder, error)
+        return index, step
 
     def _commit(self, phase: str, step: int, written: Any, changes: Mapping[str, Any], size: int) -> None:
-        """Completes a checkpoint in the background: files, then manifest, then what it makes superfluous."""
+        """Completes a checkpoint in the background: files, manifest, name, then what it makes superfluous."""
         folder = self._folder(phase, step)
         if written is not None:
             with files.written(folder, size):
                 written.result()  # of all hosts
         if jax.process_index() != 0:
             return
-        before = {"files": _sums(folder, durable=True)} if written is not None else _read_manifest(folder)
-        _write_manifest(folder, {**before, **changes})
+        if written is None:
+            manifests.write(folder, {**manifests.read(folder, self._run), **changes})
+        else:
+            unfinished = _unfinished(folder)
+            manifests.write(unfinished, {"files": manifests.sums(unfinished, durable=True), **changes})
+            if folder.exists():  # of a run that was continued from an earlier step
+                _delete(folder)
+            _rename(unfinished, folder)
         self._sweep(phase)
 
     def _sweep(self, phase: str) -> None:
-        """Deletes what a phase need not keep, and what killed processes left. Nothing of it is being written."""
-        manifests = self._manifests(phase)
-        kept = {*sorted(manifests)[-self._keep :], _best(manifests)}
-        kept |= {step for step, manifest in manifests.items() if manifest["final"]}
-        for step, folder in self._folders(phase).items():
-            if step not in kept:
-                (folder / _MANIFEST).unlink(missing_ok=True)  # from here on it is no checkpoint
+        """Deletes what a phase need not keep, and what killed processes left. Nothing is being written."""
+        for folder in self._root.glob("*/*"):
+            if _LEFT.fullmatch(folder.name):
                 shutil.rmtree(folder)
-        for folder in (self._root / phase).glob("*.orbax-checkpoint-tmp*"):
-            shutil.rmtree(folder)
+        intact, damaged = self._manifests(phase)
+        for folder, error in damaged.items():
+            _keep(folder, error)
+        kept = {*sorted(intact)[-self._keep :], _best(intact)}
+        kept |= {step for step, manifest in intact.items() if manifest["final"]}
+        for step in intact.keys() - kept:
+            _delete(self._folder(phase, step))
+
+
+def _steps(phase: Path) -> list[Path]:
+    """Folders of the complete checkpoints in the folder of a phase."""
+    return [path for path in phase.glob("*") if re.fullmatch("[0-9]+", path.name) and path.is_dir()]
+
+
+def _unfinished(folder: Path) -> Path:
+    """What a checkpoint is called until it is complete."""
+    return folder.with_name(folder.name + _SAVING)
+
+
+def _rename(folder: Path, to: Path) -> None:
+    folder.rename(to)
+    sync(to.parent)
+
+
+def _delete(folder: Path) -> None:
+    """Deletes a checkpoint, its name first."""
+    deleting = folder.with_name(folder.name + _DELETING)
+    if deleting.exists():
+        shutil.rmtree(deleting)
+    _rename(folder, deleting)
+    shutil.rmtree(deleting)
+
+
+def _keep(folder: Path, error: DamagedCheckpoint) -> None:
+    """Keeps what is damaged or another's under a name by which it is no checkpoint, and says so."""
+    _log.warning("%s It is kept as %s, and the checkpoints before it count.", error, set_aside(folder))
 
 
 def find(path: str | os.PathLike[str]) -> Path:
@@ -285,17 +389,18 @@ def find(path: str | os.PathLike[str]) -> Path:
 
     Raises:
         FileNotFoundError: there is no such folder, or no checkpoint in it.
+        DamagedRun: the checkpoint, or the workdir's config.json, is damaged, or the checkpoint another's.
     """
     folder = Path(path).expanduser().resolve()
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} does not exist; expected the workdir of a run, or one of its checkpoints.")
-    if folder.parent.parent.name == "checkpoints":
-        return folder
-    folders = [manifest.parent for manifest in folder.glob(f"checkpoints/*/*/{_MANIFEST}")]
-    complete = {int(checkpoint.name): checkpoint for checkpoint in folders if checkpoint.name.isdecimal()}
-    if not complete:
-        raise FileNotFoundError(f"{folder} has no checkpoint yet; expected the workdir of a run that has one.")
-    return complete[max(complete)]  # steps count over all phases
+    if folder.parent.parent.name != "checkpoints":
+        complete = {int(path.name): path for phase in folder.glob("checkpoints/*") for path in _steps(phase)}
+        if not complete:
+            raise FileNotFoundError(f"{folder} has no checkpoint yet; expected the workdir of a run that has one.")
+        folder = complete[max(complete)]  # steps count over all phases
+    manifests.read(folder, manifests.run_of(folder))
+    return folder
 
 
 def check_parts(folder: Path, wanted: Mapping[str, Any]) -> dict[str, str]:
@@ -310,10 +415,11 @@ def check_parts(folder: Path, wanted: Mapping[str, Any]) -> dict[str, str]:
         {path: "float32[3,4]"} of all arrays of the checkpoint.
 
     Raises:
-        DamagedCheckpoint: the checkpoint is incomplete, or its files are not those that were saved.
+        DamagedRun: the checkpoint's files or the workdir's config.json are not as they were written, or the checkpoint
+            is another's.
         ValueError: arrays of these groups differ; the message lists all of them.
     """
-    saved: dict[str, str] = _verify(folder)["arrays"]
+    saved: dict[str, str] = manifests.verify(folder, manifests.run_of(folder))["arrays"]
     groups = tuple(f"{part}/{group}/" for part, trees in wanted.items() for group in trees)
     common = {name: array for name, array in saved.items() if f"{name}/".startswith(groups)}
     if not common:
@@ -350,55 +456,11 @@ def _orbax() -> Any:
     return v1
 
 
-def _best(manifests: Mapping[int, Mapping[str, Any]]) -> int | None:
-    losses = {step: manifest["validation_loss"] for step, manifest in manifests.items()}
+def _best(intact: Mapping[int, Mapping[str, Any]]) -> int | None:
+    losses = {step: manifest["validation_loss"] for step, manifest in intact.items()}
     return min(
         (step for step in losses if losses[step] is not None), key=lambda step: (losses[step], step), default=None
     )
-
-
-def _sums(folder: Path, *, durable: bool = False) -> dict[str, str]:
-    """Sums of all files of a checkpoint but the manifest, {path: sha256}; `durable` forces them to disk before."""
-    sums = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _MANIFEST):
-        with path.open("rb") as file:
-            if durable:
-                os.fsync(file.fileno())
-            sums[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-    return sums
-
-
-def _write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
-    body = {name: value for name, value in content.items() if name != "sha256"}
-    atomic_write(folder / _MANIFEST, json.dumps({**body, "sha256": _digest(body)}, indent=1) + "\n")
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    try:
-        manifest = _json.load(folder / _MANIFEST)
-        intact = manifest.pop("sha256") == _digest(manifest)
-    except FileNotFoundError:
-        raise DamagedCheckpoint(f"{folder} has no {_MANIFEST}: it was never completed.") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        intact = False
-    if not intact:
-        raise DamagedCheckpoint(f"{folder} has a damaged {_MANIFEST}.")
-    return manifest
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _verify(folder: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint whose files are as they were saved."""
-    manifest = _read_manifest(folder)
-    expected, actual = manifest["files"], _sums(folder)
-    wrong = sorted(name for name in expected if actual.get(name) != expected[name])
-    if wrong:
-        listing = ", ".join(f"{name} ({'changed' if name in actual else 'missing'})" for name in wrong)
-        raise DamagedCheckpoint(f"{folder} is damaged: {listing}.")
-    return manifest
 
 
 def _load(folder: Path, manifest: Mapping[str, Any], abstract_state: Any) -> Any:
@@ -448,11 +510,6 @@ def _check_fit(folder: Path, saved: Mapping[str, str], wanted: Mapping[str, str]
             + "\n".join(differing)
             + f"\nBuild the model with the settings that the run was started with, or {remedy}."
         )
-
-
-def _versions() -> dict[str, str]:
-    installed = {name: importlib.metadata.version(name) for name in _LIBRARIES}
-    return {"python": platform.python_version(), "mvae_jax": mvae_jax.__version__, **installed}
 
 
 def _quiet(record: logging.LogRecord) -> bool:

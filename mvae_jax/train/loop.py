@@ -248,6 +248,7 @@ def fit(
     Raises:
         ValueError: `check_phases` or `check_start` refuses what is given, or the checkpoint in `workdir` is of other
             phases.
+        DamagedRun: `workdir` has checkpoints, and none is intact; nothing is changed there.
         TrainingDiverged: too many consecutive steps were not finite; the checkpoints before stay.
         Interrupted: the interruption was requested and the state is saved.
         DiskFull: there is no room for a checkpoint, before anything is compiled, or for what is written later.
@@ -486,8 +487,8 @@ class _Run:
         if loss is None or not np.isfinite(loss):
             return False
         self.checkpoints.wait()
-        best = self.checkpoints.best(phase.name)  # of those that are kept, among which the best one always is
-        better = best is None or loss < self.checkpoints.metadata(phase.name, best)["validation_loss"]
+        lowest = self.checkpoints.lowest_loss(phase.name)  # of those that are kept, among which the best one always is
+        better = lowest is None or loss < lowest
         # One host decides: the others may see a manifest that is about to change.
         return bool(multihost_utils.broadcast_one_to_all(np.array(better)))
 

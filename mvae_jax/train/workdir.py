@@ -15,8 +15,8 @@ from typing import Any
 
 import jax
 
-from mvae_jax import _json
 from mvae_jax.files import atomic_write, sync, written
+from mvae_jax.train import config_file
 
 
 class WorkdirBusy(RuntimeError):  # noqa: N818
@@ -138,6 +138,8 @@ class Workdir:
     ) -> None:
         """Writes `config.json`, or checks that a resumed run has the settings that it started with.
 
+        The file also has the run's id and a sum, see `config_file`.
+
         Args:
             config: settings of the run: nested mappings of what JSON can hold.
             may_change: dotted names of fields, or of groups of fields, that may differ from one start to the
@@ -148,14 +150,16 @@ class Workdir:
                 by a learning rate that is a schedule over its steps.
 
         Raises:
-            ValueError: a field differs that may not change; the message lists each of them with both values.
+            ValueError: a field differs that may not change; the message lists each of them with both values. Or the
+                file was changed since it was written.
         """
         if jax.process_index() != 0:
             return
-        path = self.path / "config.json"
-        text = json.dumps(config, indent=2, sort_keys=True, allow_nan=False)
+        path, run = self.path / config_file.NAME, ""
+        text = json.dumps(config, allow_nan=False)
         if path.exists():
-            before, now = dotted(_read_json(path)), dotted(json.loads(text))
+            settings, run = config_file.read(path)
+            before, now = dotted(settings), dotted(json.loads(text))
             if before.get("format", 1) != now.get("format", 1):
                 raise ValueError(
                     f"{self.path} holds a run that another version began (format {before.get('format', 1)} of its "
@@ -188,7 +192,7 @@ class Workdir:
             if growing:  # the mark first: killed in between, the run is as it was, but may go on
                 self._finished.unlink(missing_ok=True)
                 sync(self.path)
-        atomic_write(path, text + "\n")
+        atomic_write(path, config_file.sealed(config, run))
 
     def finish(self, **results: Any) -> None:
         """Marks the run as finished. Call it last, when all its other files are closed.
@@ -207,16 +211,6 @@ class Workdir:
     @property
     def _finished(self) -> Path:
         return self.path / "finished.json"
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        content = _json.load(path)
-        if not isinstance(content, dict):
-            raise ValueError(f"it holds a {type(content).__name__}")
-        return content
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); restore it, or choose another workdir.") from error
 
 
 def _now() -> str:

@@ -326,7 +326,7 @@ def test_a_run_of_another_model_is_named(command, workdir, run):
     settings = json.loads((workdir / "run" / "config.json").read_text())
     other = workdir / "other"
     other.mkdir()
-    (other / "config.json").write_text(json.dumps(settings | {"model": "none"}))
+    (other / "config.json").write_text(json.dumps(settings | {"model": "none", "sha256": None}))
     code, _, err = command("caption", "other", "square.png")
     assert code == 2
     assert "is of the model 'none'" in err

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import sys
 import pytest
 from forked import ROOT, server
 from PIL import Image
+from snapshots import sums
 
 
 @pytest.fixture(scope="module")
@@ -189,3 +191,37 @@ def test_a_full_disk_ends_a_run_which_goes_on_when_there_is_room(run, undisturbe
     small_disk(64 * 1024)
     assert run("stopped", f"--workdir={disk}/run")["status"] == 0
     check_whole(disk / "run", undisturbed)
+
+
+# --- damage ----------------------------------------------------------------------------------------------------------
+
+
+def stopped_run(workdir, undisturbed):
+    """A copy of a trained run that is not finished."""
+    shutil.copytree(workdir.with_name("undisturbed"), workdir)
+    (workdir / "finished.json").unlink()
+    return workdir
+
+
+def test_a_run_without_an_intact_checkpoint_is_refused_before_anything_is_written(run, folder, undisturbed):
+    workdir = stopped_run(folder / "all_damaged", undisturbed)
+    newest = max((workdir / "wide/checkpoints/training").iterdir(), key=lambda path: int(path.name))
+    for path in workdir.glob("wide/checkpoints/*/*/manifest.json"):
+        path.unlink()
+    before = sums(workdir)
+    message = error(run("stopped", "--workdir=all_damaged"))
+    assert f"{workdir}/wide/checkpoints has no checkpoint that is intact: restore one from a copy, or," in message
+    assert message.endswith(f"Of the newest: {newest} has no manifest.json: restore it from a copy.")
+    assert sums(workdir) == before
+    assert f"{newest} has no manifest.json" in error(run("stopped", "--workdir=all_damaged", "--evaluate"))
+
+
+def test_settings_that_were_changed_are_refused_before_anything_is_written(run, folder, undisturbed):
+    for number, name in enumerate(("", "narrow")):
+        workdir = stopped_run(folder / f"changed{number}", undisturbed)
+        path = workdir / name / "config.json"
+        path.write_text(path.read_text().replace('"batch_size": 100', '"batch_size": 500'))
+        before = sums(workdir)
+        assert f"{path} was changed since the run wrote it" in error(run("stopped", f"--workdir={workdir}"))
+        assert f"{path} was changed" in error(run("stopped", f"--workdir={workdir}", "--evaluate"))
+        assert sums(workdir) == before

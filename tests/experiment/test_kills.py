@@ -40,9 +40,9 @@ SAVING = ["--config.training.checkpoint_every=2", "--config.training.steps_per_d
 # One start after the other dies here: with its first checkpoint; amid steps that are not saved, after those that were;
 # before a later checkpoint counts; amid the report.
 POINTS = [
-    "mvae_jax.train.checkpoint:_write_manifest after 1",
+    "mvae_jax.train.manifests:write after 1",
     "mvae_jax.train.dispatch:Dispatcher.send before 4",
-    "mvae_jax.train.checkpoint:_write_manifest before 2",
+    "mvae_jax.train.manifests:write before 2",
     "mvae_jax.experiment.pages:scores before 1",
 ]
 OF_THE_LOG = ("gradient_norms", "images_per_second")

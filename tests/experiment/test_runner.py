@@ -244,7 +244,7 @@ def test_a_run_of_an_earlier_layout_is_measured_but_not_trained_on(run, tmp_path
     assert run()[0] == 0
     path = tmp_path / "runs" / "two_autoencoders" / "config.json"
     settings = json.loads(path.read_text())
-    del settings["format"]
+    del settings["format"], settings["run_id"], settings["sha256"]
     settings["config"]["data"] = {"source": "digits", "crop": "", "subset_size": 5000}  # one layout for all data
     path.write_text(json.dumps(settings))
     assert run("--evaluate")[0] == 0

@@ -5,6 +5,7 @@ import os
 import pytest
 
 from mvae_jax.experiment import session
+from mvae_jax.train.config_file import DamagedRun
 from mvae_jax.train.loop import TrainingDiverged
 from mvae_jax.train.signals import Interrupted
 from mvae_jax.train.workdir import Workdir
@@ -83,6 +84,22 @@ def test_a_finished_workdir_goes_on_with_more_epochs_if_told_so(tmp_path, capsys
     assert "is finished" in capsys.readouterr().out
 
 
+def test_a_run_that_cannot_go_on_is_refused_before_its_settings_are_written(tmp_path, capsys):
+    def refuse():
+        raise DamagedRun("none is intact")
+
+    enter(tmp_path, {"a": 1}, ["a"])
+    before = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(SystemExit) as end:
+        enter(tmp_path, {"a": 2}, ["a"], check=refuse)
+    assert (end.value.code, capsys.readouterr().err) == (2, "error: none is intact\n")
+    assert (tmp_path / "config.json").read_bytes() == before
+    Workdir(tmp_path).finish()  # what is done need not go on
+    with pytest.raises(SystemExit) as end:
+        enter(tmp_path, {"a": 2}, ["a"], check=refuse)
+    assert (end.value.code or 0) == 0
+
+
 def test_a_workdir_that_cannot_be_is_refused(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "run", "/proc/run"):
@@ -92,11 +109,19 @@ def test_a_workdir_that_cannot_be_is_refused(tmp_path, capsys):
         assert str(path) in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("error", [TrainingDiverged("not finite"), OSError(28, "No space left on device")])
-def test_training_that_fails_ends_with_its_message(tmp_path, capsys, error):
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (TrainingDiverged("not finite"), 1),
+        (OSError(28, "No space left on device"), 1),
+        (DamagedRun("no checkpoint that is intact"), 2),
+    ],
+    ids=repr,
+)
+def test_training_that_fails_ends_with_its_message(tmp_path, capsys, error, status):
     with pytest.raises(SystemExit) as end, session.session(str(tmp_path), {}, ()):
         raise error
-    assert (end.value.code, capsys.readouterr().err) == (1, f"error: {error}\n")
+    assert (end.value.code, capsys.readouterr().err) == (status, f"error: {error}\n")
     with Workdir(tmp_path).lock():
         assert not Workdir(tmp_path).is_finished
 

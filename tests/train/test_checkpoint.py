@@ -1,7 +1,9 @@
 """Checkpoints: what is saved comes back bit by bit, what is damaged does not, and kills leave one to go on from."""
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,8 +18,11 @@ import optax
 import pytest
 from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+from snapshots import sums
 
-from mvae_jax.train.checkpoint import Checkpoints, DamagedCheckpoint, find
+from mvae_jax.train.checkpoint import Checkpoints, DamagedCheckpoint, check_parts, find, load_parts
+from mvae_jax.train.config_file import DamagedRun
+from mvae_jax.train.workdir import Workdir
 
 
 class State(struct.PyTreeNode):
@@ -75,6 +80,7 @@ def step_folder(workdir, step, phase="vae"):
 def saved(tmp_path_factory):
     """A workdir with complete checkpoints of steps 1 and 2; tests that change it take a copy."""
     workdir = tmp_path_factory.mktemp("saved")
+    Workdir(workdir).configure({"model": "toy"})
     save_all(workdir, [(1, 0.5, False), (2, 0.7, False)]).close()
     return workdir
 
@@ -99,6 +105,7 @@ def test_round_trip_returns_the_same_bits_and_types(saved):
 def test_metadata_lies_beside_the_state_as_json(saved):
     metadata = json.loads((step_folder(saved, 2) / "manifest.json").read_text())
     assert (metadata["phase"], metadata["step"], metadata["skipped"]) == ("vae", 2, 2)
+    assert metadata["run_id"] == json.loads((saved / "config.json").read_text())["run_id"]
     assert metadata["validation_loss"] == 0.7
     assert metadata["final"] is False
     assert metadata["versions"]["jax"] == jax.__version__
@@ -182,7 +189,7 @@ def test_keeps_newest_best_and_final(tmp_path):
         checkpoints.wait()
         assert checkpoints.steps("gan") == [5, 8, 10]
         assert checkpoints.best("gan") == 10
-        with pytest.raises(DamagedCheckpoint, match="no manifest"):
+        with pytest.raises(DamagedCheckpoint, match=r"no manifest.json: there is no such checkpoint"):
             checkpoints.metadata("gan", 2)
 
 
@@ -233,7 +240,7 @@ def test_mismatch_lists_every_array(saved):
 def test_find_takes_the_newest_of_a_workdir_or_the_one_that_is_named(copied):
     save_all(copied, [(10, None, False)], phase="gan").close()
     shutil.copytree(step_folder(copied, 2), step_folder(copied, "11_backup"))
-    step_folder(copied, 12).mkdir()  # never completed
+    step_folder(copied, "12.saving").mkdir()
     assert find(str(copied)) == step_folder(copied, 10, "gan")
     assert find(step_folder(copied, 1)) == step_folder(copied, 1)
     for folder in ("/", copied / "checkpoints"):
@@ -278,10 +285,10 @@ DAMAGE = {
     "flipped bit": lambda folder: flip_bit(payload_files(folder / "state" / "d")[0], 40),
     "lost file": lose_payload,
     "truncated file": lambda folder: os.truncate(payload_files(folder / "state" / "d")[0], 10),
-    "killed before the manifest": lambda folder: (folder / "manifest.json").unlink(),
+    "lost manifest": lambda folder: (folder / "manifest.json").unlink(),
     "truncated manifest": lambda folder: os.truncate(folder / "manifest.json", 20),
     "manifest of another kind": lambda folder: (folder / "manifest.json").write_text("[1]"),
-    "killed while deleting": half_delete,
+    "half deleted": half_delete,
     "empty": lambda folder: (shutil.rmtree(folder), folder.mkdir()),
 }
 
@@ -289,21 +296,28 @@ DAMAGE = {
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
 def test_resume_falls_back_to_the_checkpoint_before(copied, damage, caplog):
     damage(step_folder(copied, 2))
-    (copied / "checkpoints" / "vae" / "3.orbax-checkpoint-tmp").mkdir()
+    as_it_was = sums(step_folder(copied, 2))
+    for killed in ("3.orbax-checkpoint-tmp", "4.saving.orbax-checkpoint-tmp", "4.saving", "1.deleting"):
+        (copied / "checkpoints" / "vae" / killed).mkdir()
     (copied / "checkpoints" / "vae" / "notes.txt").write_text("mine")
     with Checkpoints(copied, ["gan", "vae", "later"]) as checkpoints:
         phase, step, state = checkpoints.resume(lambda phase: {"vae": abstract(make_state())}[phase])
         assert (phase, step) == ("vae", 1)
         assert host(state) == host(make_state(1))
         assert [f"{step_folder(copied, 2)} " in message for message in caplog.messages] == [True]
-        assert "Falling back" in caplog.messages[0]
+        kept = step_folder(copied, "2.damaged")
+        assert caplog.messages[0].endswith(f" It is kept as {kept}, and the checkpoints before it count.")
         assert checkpoints.latest() == ("vae", 1)
         # The run goes on and reaches the damaged step again.
         checkpoints.save("vae", make_state(2))
         checkpoints.wait()
         assert checkpoints.steps("vae") == [1, 2]
         assert host(checkpoints.restore("vae", 2, abstract(state))) == host(make_state(2))
-        assert sorted(os.listdir(copied / "checkpoints" / "vae")) == ["1", "2", "notes.txt"]
+        checkpoints.save("vae", make_state(3), validation_loss=0.1)
+        checkpoints.save("vae", make_state(4))
+        checkpoints.wait()
+        assert sorted(os.listdir(copied / "checkpoints" / "vae")) == ["2.damaged", "3", "4", "notes.txt"]
+        assert sums(kept) == as_it_was
 
 
 def test_fields_of_a_state_are_read_alone(tmp_path):
@@ -319,21 +333,143 @@ def test_fields_of_a_state_are_read_alone(tmp_path):
     assert host(some) == host({"params": state.params, "ema": state.ema})
 
 
-def test_resume_without_an_intact_checkpoint(copied, tmp_path):
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+def test_where_none_is_intact_all_stays_as_it_is(copied, damage):
     for step in (1, 2):
-        half_delete(step_folder(copied, step))
-    for workdir in (copied, tmp_path / "fresh"):
-        with Checkpoints(workdir, ["gan", "vae"]) as checkpoints:
-            assert checkpoints.resume(lambda phase: pytest.fail("nothing to restore")) is None
-            assert checkpoints.latest() is None
+        damage(step_folder(copied, step))
+    before = sums(copied)
+    with Checkpoints(copied, ["gan", "vae"]) as checkpoints:
+        for refuse in (checkpoints.check, lambda: checkpoints.resume(lambda phase: pytest.fail("restored"))):
+            with pytest.raises(DamagedRun, match=f"^{copied}/checkpoints has no checkpoint that is intact") as error:
+                refuse()
+            assert "restore one from a copy, or, to begin anew, move" in str(error.value)
+            assert f"Of the newest: {step_folder(copied, 2)} " in str(error.value)
+        assert sums(copied) == before
+
+
+def test_a_damaged_checkpoint_that_a_save_meets_is_kept(copied, caplog):
+    with Checkpoints(copied, ["vae"]) as checkpoints:
+        half_delete(step_folder(copied, 1))
+        as_it_was = sums(step_folder(copied, 1))
+        checkpoints.save("vae", make_state(3))
+        checkpoints.wait()
+        assert checkpoints.steps("vae") == [2, 3]
+        assert sums(step_folder(copied, "1.damaged")) == as_it_was
+        assert f"It is kept as {step_folder(copied, '1.damaged')}" in caplog.text
+
+
+def test_a_run_that_was_killed_in_its_first_save_begins_anew(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, Checkpoints(tmp_path, ["gan", "vae"]) as checkpoints:
+        patch.setattr("mvae_jax.train.manifests.write", lambda *_: (_ for _ in ()).throw(OSError("killed")))
+        checkpoints.save("gan", make_state(1))
+        with pytest.raises(OSError, match="killed"):
+            checkpoints.wait()
+    assert os.listdir(tmp_path / "checkpoints" / "gan") == ["1.saving"]
+    with Checkpoints(tmp_path, ["gan", "vae"]) as checkpoints:
+        checkpoints.check()
+        assert checkpoints.resume(lambda phase: pytest.fail("nothing to restore")) is None
+        assert checkpoints.latest() is None
+        checkpoints.save("vae", make_state(2))
+        checkpoints.wait()
+        assert os.listdir(tmp_path / "checkpoints" / "gan") == []
+
+
+def other_run(workdir, tmp_path):
+    """Puts step 3 of another run into a workdir; returns what the error says."""
+    Workdir(tmp_path / "other").configure({"model": "toy"})
+    save_all(tmp_path / "other", [(3, None, False)]).close()
+    shutil.copytree(step_folder(tmp_path / "other", 3), step_folder(workdir, 3))
+    return f"vae/3 is of another run than {workdir}/config.json"
+
+
+def other_step(workdir, tmp_path):
+    shutil.copytree(step_folder(workdir, 2), step_folder(workdir, 3))
+    return "vae/3 holds step 2 of phase vae"
+
+
+def other_phase(workdir, tmp_path):
+    save_all(workdir, [(3, None, False)], phase="gan").close()
+    step_folder(workdir, 3, "gan").rename(step_folder(workdir, 3))
+    return "vae/3 holds step 3 of phase gan"
+
+
+@pytest.mark.parametrize("bring", [other_run, other_step, other_phase])
+def test_every_reader_refuses_what_is_another_checkpoint(copied, tmp_path, bring, caplog):
+    message = bring(copied, tmp_path)
+    folder, target = step_folder(copied, 3), abstract(make_state())
+    wanted = {"params": target.params, "model_state": {}}
+    with Checkpoints(copied, ["vae"]) as checkpoints:
+        assert checkpoints.latest() == ("vae", 3)
+        readers = {
+            "restore": lambda: checkpoints.restore("vae", 3, target),
+            "restore as it is": lambda: checkpoints.restore("vae", 3),
+            "metadata": lambda: checkpoints.metadata("vae", 3),
+            "best": lambda: checkpoints.best("vae"),
+            "find": lambda: find(copied),
+            "find itself": lambda: find(folder),
+            "check_parts": lambda: check_parts(folder, wanted),
+            "load_parts": lambda: load_parts(folder, wanted),
+        }
+        for reader, read in readers.items():
+            with pytest.raises(DamagedCheckpoint, match=message):
+                pytest.fail(f"{reader} believed it: {read()}")
+        assert checkpoints.resume(lambda phase: target)[:2] == ("vae", 2)
+        assert re.search(f"{message}.* It is kept as {folder}.damaged", caplog.text)
+    assert find(copied) == step_folder(copied, 2)
+
+
+def test_a_workdir_with_the_settings_of_another_run_is_refused(copied, tmp_path):
+    Workdir(tmp_path / "other").configure({"model": "toy"})
+    shutil.copy(tmp_path / "other" / "config.json", copied)
+    before = sums(copied)
+    with Checkpoints(copied, ["vae"]) as checkpoints, pytest.raises(DamagedRun, match=r"of another run than .*config"):
+        checkpoints.resume(lambda phase: pytest.fail("restored"))
+    assert sums(copied) == before
+
+
+def test_a_run_whose_settings_are_lost_is_read_and_not_gone_on_with(copied):
+    (copied / "config.json").unlink()
+    with Checkpoints(copied, ["vae"]) as checkpoints:
+        assert int(checkpoints.restore("vae", 2, abstract(make_state())).step) == 2
+        with pytest.raises(DamagedRun, match=r"config.json is missing, .*: restore it from a copy, or choose another"):
+            checkpoints.check()
+    assert find(copied) == step_folder(copied, 2)
+
+
+def as_an_earlier_version_wrote(workdir):
+    """Takes the run's id from all its files."""
+    for path in [workdir / "config.json", *workdir.glob("checkpoints/*/*/manifest.json")]:
+        content = json.loads(path.read_text())
+        del content["run_id"], content["sha256"]
+        if path.name == "manifest.json":
+            body = json.dumps(content, sort_keys=True).encode()
+            content["sha256"] = hashlib.sha256(body).hexdigest()
+        path.write_text(json.dumps(content))
+
+
+def test_checkpoints_of_earlier_versions_are_read(copied):
+    as_an_earlier_version_wrote(copied)
+    target = abstract(make_state())
+    for configured in (False, True):
+        if configured:  # the run goes on with this version
+            Workdir(copied).configure({"model": "toy"})
+        with Checkpoints(copied, ["vae"]) as checkpoints:
+            assert "run_id" not in checkpoints.metadata("vae", 2)
+            assert host(checkpoints.restore("vae", 2, target)) == host(make_state(2))
+            assert checkpoints.best("vae") == 1
+            assert find(copied) == step_folder(copied, 2)
+            assert check_parts(step_folder(copied, 2), {"params": target.params, "model_state": {}})
+            assert checkpoints.resume(lambda phase: target)[:2] == ("vae", 2)
+            checkpoints.check()
+    with save_all(copied, [(3, 0.6, False)]) as checkpoints:
+        assert checkpoints.metadata("vae", 3)["run_id"] == json.loads((copied / "config.json").read_text())["run_id"]
+        assert checkpoints.best("vae") == 1
 
 
 def test_failed_save_raises_at_the_next_call(tmp_path, monkeypatch):
     checkpoints = Checkpoints(tmp_path, ["vae"])
     with monkeypatch.context() as patch:
-        patch.setattr(
-            "mvae_jax.train.checkpoint._write_manifest", lambda *_: (_ for _ in ()).throw(OSError("disk full"))
-        )
+        patch.setattr("mvae_jax.train.manifests.write", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
         checkpoints.save("vae", make_state(1))
         with pytest.raises(OSError, match="disk full"):
             checkpoints.wait()

@@ -17,7 +17,9 @@ from mvae_jax.train.logging import read_metrics
 
 SCRIPT = Path(__file__).with_name("killed_run.py")
 ROOT = SCRIPT.parents[2]
-CHECKPOINT, LOOP, WORKDIR = (f"mvae_jax.train.{name}" for name in ("checkpoint", "loop", "workdir"))
+CHECKPOINT, LOOP, MANIFESTS, WORKDIR = (
+    f"mvae_jax.train.{name}" for name in ("checkpoint", "loop", "manifests", "workdir")
+)
 WRITER = "mvae_jax.train.logging:MetricWriter"
 
 # Where a run dies, at one start after the other; the last start is not disturbed.
@@ -38,27 +40,29 @@ POINTS = {
     ],
     "during a save": [
         "orbax.checkpoint.experimental.v1:save_async after 2",  # while the arrays are written
-        f"{CHECKPOINT}:_sums before 2",  # between the arrays and the manifest
-        f"{CHECKPOINT}:_write_manifest before 2",
+        f"{MANIFESTS}:sums before 2",  # between the arrays and the manifest
+        f"{MANIFESTS}:write before 2",
         "pathlib:Path.replace before 4",  # while the second manifest is written, after the settings and old metrics
-        f"{CHECKPOINT}:_write_manifest after 2",
-        f"{CHECKPOINT}:shutil.rmtree before 1",  # while an old checkpoint is deleted
+        f"{MANIFESTS}:write after 2",
+        f"{CHECKPOINT}:_rename before 1",  # between the manifest and the checkpoint's name
+        f"{CHECKPOINT}:_rename after 1",
+        f"{CHECKPOINT}:_rename after 2",  # while an old checkpoint is deleted
     ],
     "at the border of the phases": [
-        f"{CHECKPOINT}:_write_manifest before 4",
+        f"{MANIFESTS}:write before 4",
         "mvae_jax.train.state:start_phase before 2",
         f"{LOOP}:compile_step after 2",
         f"{LOOP}:compile_step before 1",
     ],
     "at the end": [f"{WORKDIR}:Workdir.finish before 1"] * 2 + [f"{WORKDIR}:Workdir.finish after 1"],
     "during a resume": [
-        f"{CHECKPOINT}:_sums before 3",
-        f"{CHECKPOINT}:_verify before 1",
+        f"{MANIFESTS}:sums before 3",
+        f"{MANIFESTS}:verify before 1",
         f"{CHECKPOINT}:_load after 1",
         "pathlib:Path.replace before 2",  # while the metrics are cut back to the checkpoint
         f"{WRITER}.__init__ after 1",
         f"{WRITER}.write_scalars before 1",
-        f"{CHECKPOINT}:_write_manifest before 1",
+        f"{MANIFESTS}:write before 1",
     ],
 }
 

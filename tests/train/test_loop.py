@@ -1,8 +1,10 @@
 """Training through phases: what it computes does not depend on how often it was stopped, nor on how it is watched."""
 
 import dataclasses
+import json
 import logging
 import os
+import re
 import shutil
 import signal
 
@@ -11,12 +13,15 @@ import numpy as np
 import optax
 import pytest
 import toy
+from snapshots import sums
 
 from mvae_jax.train import loop
 from mvae_jax.train.checkpoint import Checkpoints, DamagedCheckpoint
+from mvae_jax.train.config_file import DamagedRun
 from mvae_jax.train.devices import place
 from mvae_jax.train.logging import read_metrics
 from mvae_jax.train.signals import Interrupted, Interruption
+from mvae_jax.train.workdir import Workdir
 
 LAST = toy.phases()[-1].end
 WATCHED = loop.Settings(log_every=1, checkpoint_every=4)
@@ -174,6 +179,91 @@ def test_a_run_that_crashed_goes_on_from_the_newest_checkpoint_with_the_same_bit
         assert records(tmp_path, split) == records(undisturbed[0], split)
 
 
+def crashed(workdir, step=10):
+    """A run of this kind, ended by an error before a step, with checkpoints of steps 6, 9 (the best) and 10."""
+    Workdir(workdir).configure({"model": "toy"})
+    with pytest.raises(Crash):
+        fit(workdir, batches=Watched(step, crash))
+
+
+def damage(folder):
+    for path in folder.rglob("d/*"):
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+
+
+def lines_to(workdir, step):
+    """Lines of the log up to a step, as they are on the disk."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [line for line in lines if json.loads(line)["step"] <= step]
+
+
+def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(tmp_path, undisturbed, caplog):
+    crashed(tmp_path)
+    damage(folder_of(tmp_path, "second", 10))
+    files, log, batches = sums(folder_of(tmp_path, "second", 10)), lines_to(tmp_path, 9), Watched()
+    assert lines_to(tmp_path, 10) != log
+    assert bits(fit(tmp_path, batches=batches)) == bits(undisturbed[1])
+    kept = tmp_path / "checkpoints" / "second" / "10.damaged"
+    assert sums(kept) == files
+    assert re.search(rf"second/10 is damaged: \S+ \(changed\)[^.]* It is kept as {kept},", caplog.text)
+    # The log lost the lines of the steps that were trained again, and no others; a line tells of one step here.
+    assert batches.asked == list(range(9, LAST))
+    assert lines_to(tmp_path, 9) == log
+    for split in ("train", "validation"):
+        assert records(tmp_path, split) == records(undisturbed[0], split)
+
+
+def test_a_run_without_an_intact_checkpoint_is_refused_and_left_as_it_is(tmp_path):
+    crashed(tmp_path)
+    for path in (tmp_path / "checkpoints").glob("*/*"):
+        damage(path)
+    before, batches = sums(tmp_path), Watched()
+    with pytest.raises(DamagedRun) as error:
+        fit(tmp_path, batches=batches)
+    root = tmp_path / "checkpoints"
+    assert str(error.value).startswith(
+        f"{root} has no checkpoint that is intact: restore one from a copy, or, to begin anew, move that folder away "
+        f"or choose another workdir. Of the newest: {root}/second/10 is damaged: "
+    )
+    assert (sums(tmp_path), batches.asked) == (before, [])
+
+
+def test_a_run_of_other_phases_is_refused_and_left_as_it_is(tmp_path):
+    crashed(tmp_path)
+    for name in ("first", "second"):
+        (tmp_path / "checkpoints" / name).rename(tmp_path / "checkpoints" / f"{name}_")
+    before = sums(tmp_path)
+    with pytest.raises(DamagedRun, match=r"of the phases first_, second_, and none of this run's, first, second:"):
+        fit(tmp_path)
+    assert sums(tmp_path) == before
+
+
+def test_a_run_that_was_moved_or_copied_goes_on_to_the_same_bits(tmp_path, undisturbed):
+    crashed(tmp_path / "run")
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    (tmp_path / "run").rename(tmp_path / "moved")
+    for name in ("copy", "moved"):
+        Workdir(tmp_path / name).configure({"model": "toy"})
+        batches = Watched()
+        assert bits(fit(tmp_path / name, batches=batches)) == bits(undisturbed[1])
+        assert batches.asked == list(range(10, LAST))
+
+
+def test_what_the_log_says_is_on_the_disk_before_the_checkpoint(tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+
+    def noting(descriptor):
+        synced.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    fit(tmp_path)
+    saves = " ".join(synced).split("manifest.json")[:-1]
+    assert len(saves) > 3
+    # A save begins with the files of its arrays. Between two of them is the log, as it is at the later one.
+    assert ["metrics.jsonl" in save for save in saves] == [True] * len(saves)
+
+
 def test_the_record_after_a_resume_averages_the_steps_since_then(tmp_path, undisturbed):
     every_step = records(undisturbed[0], "train", "loss")
     for step in (1, 8):  # in the middle of a phase's first interval and of its second
@@ -292,7 +382,7 @@ def fail_to_save(monkeypatch):
         monkeypatch.undo()
         raise Crash
 
-    monkeypatch.setattr("mvae_jax.train.checkpoint._write_manifest", fail)
+    monkeypatch.setattr("mvae_jax.train.manifests.write", fail)
 
 
 @pytest.mark.parametrize("step", [None, 0, 5], ids=["while the start is saved", "before step 0", "before step 5"])
@@ -385,7 +475,7 @@ def damaged(folder):
             lambda folder: (folder / "checkpoints/first/6/manifest.json").unlink(),
             "checkpoints/first/6",
             DamagedCheckpoint,
-            "first/6 has no manifest.json: it was never completed",
+            "first/6 has no manifest.json: restore it from a copy",
         ),
     ],
 )

@@ -3,12 +3,15 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 
 import pytest
 
+from mvae_jax.train import config_file
+from mvae_jax.train.config_file import DamagedRun
 from mvae_jax.train.workdir import Workdir, WorkdirBusy, atomic_write, dotted, folder_of, set_aside
 
 HOLDER = """
@@ -69,14 +72,53 @@ def test_path_is_absolute_whatever_the_current_folder_becomes(tmp_path, monkeypa
     assert (tmp_path / "runs" / "first" / "finished.json").exists()
 
 
+def settings_of(folder):
+    """What config.json says beside the run's id and the sum."""
+    content = json.loads((folder / "config.json").read_text())
+    return {name: value for name, value in content.items() if name not in ("run_id", "sha256")}
+
+
+def test_a_run_keeps_its_id_and_no_other_has_it(tmp_path):
+    ids = []
+    for name, every in (("one", 1), ("one", 5), ("two", 1)):
+        Workdir(tmp_path / name).configure({"log": {"every": every}, "seed": 0}, may_change=["log"])
+        ids.append(config_file.run_of(tmp_path / name))
+    assert re.fullmatch("[0-9a-f]{32}", ids[0])
+    assert ids[0] == ids[1] != ids[2]
+    assert config_file.run_of(tmp_path) is None
+
+
+def test_settings_of_an_earlier_version_get_an_id(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text('{"seed": 0}')
+    assert config_file.run_of(tmp_path) == ""
+    Workdir(tmp_path).configure({"seed": 0})
+    assert len(config_file.run_of(tmp_path)) == 32
+
+
+def test_settings_that_were_changed_are_refused_unless_that_is_said_to_be_meant(tmp_path):
+    path = tmp_path / "config.json"
+    Workdir(tmp_path).configure({"seed": 0})
+    content = json.loads(path.read_text())
+    changed = {**content, "seed": 1}
+    without = {name: value for name, value in changed.items() if name != "sha256"}
+    for other in (changed, without, {**content, "run_id": content["run_id"][::-1]}):
+        path.write_text(json.dumps(other))
+        with pytest.raises(DamagedRun, match=f"^{path} was changed since .*put null in place of its sha256"):
+            Workdir(tmp_path).configure({"seed": 1})
+        assert json.loads(path.read_text()) == other
+    path.write_text(json.dumps({**changed, "sha256": None}))
+    Workdir(tmp_path).configure({"seed": 1})
+    assert config_file.read(path) == ({"seed": 1}, content["run_id"])
+
+
 def test_config_is_written_once_and_compared_on_resume(tmp_path):
     config = {"model": {"latent": 64, "betas": (0.5, 0.999)}, "seed": 0, "phases": {}}
     Workdir(tmp_path).configure(config)
-    assert json.loads((tmp_path / "config.json").read_text()) == {
-        **config,
-        "model": {"latent": 64, "betas": [0.5, 0.999]},
-    }
+    assert settings_of(tmp_path) == {**config, "model": {"latent": 64, "betas": [0.5, 0.999]}}
+    written = (tmp_path / "config.json").read_text()
     Workdir(tmp_path).configure(config)
+    assert (tmp_path / "config.json").read_text() == written
     other = {"model": {"latent": 128, "betas": (0.9, 0.999), "width": None}, "phases": {}}
     with pytest.raises(ValueError, match="other settings") as error:
         Workdir(tmp_path).configure(other)
@@ -87,14 +129,14 @@ def test_config_is_written_once_and_compared_on_resume(tmp_path):
         "  seed: 0 before, absent now",
     ]
     assert "choose another workdir" in str(error.value)
-    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 0
+    assert settings_of(tmp_path)["seed"] == 0
 
 
 def test_fields_that_may_change_are_updated(tmp_path):
     workdir = Workdir(tmp_path)
     workdir.configure({"log": {"every": 1, "seconds": 2.0}, "log_more": 1, "seed": 0})
     workdir.configure({"log": {"every": 5}, "log_more": 1, "seed": 0}, may_change=["log"])
-    assert json.loads((tmp_path / "config.json").read_text())["log"] == {"every": 5}
+    assert settings_of(tmp_path)["log"] == {"every": 5}
     with pytest.raises(ValueError, match="log_more: 1 before, 2 now") as error:
         workdir.configure({"log": {"every": 6}, "log_more": 2, "seed": 0}, may_change=["log", "see"])
     assert "every" not in str(error.value)
@@ -123,7 +165,7 @@ def test_the_last_phase_may_become_longer(tmp_path, longer):
     workdir.configure(lengths(**longer), epochs=EPOCHS, extend=True)
     assert not workdir.is_finished
     workdir.configure(lengths(**longer), epochs=EPOCHS)
-    assert json.loads((tmp_path / "config.json").read_text()) == lengths(**longer)
+    assert settings_of(tmp_path) == lengths(**longer)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +193,7 @@ def test_an_extended_run_is_otherwise_the_same(tmp_path, changes, refused, end):
     assert [line.removeprefix("  ").removeprefix("model.") for line in lines[1:-1]] == refused
     assert lines[-1] == f"Continue it with the settings it started with, or choose another {end}"
     assert workdir.is_finished
-    assert json.loads((tmp_path / "config.json").read_text()) == lengths()
+    assert settings_of(tmp_path) == lengths()
 
 
 def test_other_settings_are_not_said_to_be_an_extension(tmp_path):
@@ -174,10 +216,10 @@ def test_a_kill_while_an_extension_begins_leaves_a_run_that_can_be_extended(tmp_
     monkeypatch.setattr("mvae_jax.train.workdir.atomic_write", kill)
     with pytest.raises(KeyboardInterrupt):
         workdir.configure(lengths(two=4), epochs=EPOCHS, extend=True)
-    assert (workdir.is_finished, json.loads((tmp_path / "config.json").read_text())) == (False, lengths())
+    assert (workdir.is_finished, settings_of(tmp_path)) == (False, lengths())
     workdir.configure(lengths(two=4), epochs=EPOCHS, extend=True)
     assert not workdir.is_finished
-    assert json.loads((tmp_path / "config.json").read_text()) == lengths(two=4)
+    assert settings_of(tmp_path) == lengths(two=4)
 
 
 def test_config_that_json_cannot_hold_exactly_is_refused(tmp_path):
