@@ -1,8 +1,8 @@
 """How a program ends: with a status, and for what its user can mend with one message in place of a traceback.
 
 0 is done; 1 the answer no (a mismatch, a defect), or a disk or numbers that failed while a run trained; 2 a mistake in
-the command line, the data or the environment; 129, 130 and 143 are SIGHUP, Ctrl-C and SIGTERM; 141 is a reader of
-standard output who has gone, as in `| head`.
+the command line, the data or the environment, or damaged files of a run; 129, 130 and 143 are SIGHUP, Ctrl-C and
+SIGTERM; 141 is a reader of standard output who has gone, as in `| head`.
 """
 
 from __future__ import annotations
