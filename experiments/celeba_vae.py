@@ -47,7 +47,7 @@ class Config(experiment.Config):
 
     data: sources.Config = faces.Config()
     model: autoencoders.VAEConfig = autoencoders.VAEConfig()
-    autoencoder_output: str = "sigmoid"
+    autoencoder_output: str = dataclasses.field(default="sigmoid", metadata={"before": "linear"})
     beta: float = 5.0
     total_correlation_weights: tuple[float, ...] = (20.0, 5.0, 50.0)
     classifier: ClassifierConfig = ClassifierConfig()

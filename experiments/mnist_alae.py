@@ -55,7 +55,13 @@ class Config(experiment.Config):
     models: tuple[str, ...] = tuple(suite.PUBLISHED)
     model: alae.ALAEConfig = alae.ALAEConfig()
     baseline_learning_rate: float = 2e-4
-    baseline_norm_epsilon: float = 1e-8
+    baseline_norm_epsilon: float = dataclasses.field(
+        default=1e-8,
+        metadata={
+            "before": 1e-5,
+            "unlike": "batch norms of the autoencoders had the epsilon 1e-5 too, and now have 1e-8 (AL-12).",
+        },
+    )
     stochastic_bigan: bool = False
     evaluation: suite.Evaluation = suite.Evaluation()
 

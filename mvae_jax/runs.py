@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from mvae_jax import _json
+from mvae_jax import _json, fields
 from mvae_jax.data.batches import Dataset, Split, Splits, permutation
 from mvae_jax.data.decode import default_cache_folder
 from mvae_jax.models import ZOO
@@ -34,7 +34,7 @@ from mvae_jax.train.devices import Placement
 from mvae_jax.train.feed import Source
 from mvae_jax.train.signals import Interruption
 from mvae_jax.train.state import TrainState
-from mvae_jax.train.workdir import Workdir
+from mvae_jax.train.workdir import Workdir, check_format
 
 ConfigT = TypeVar("ConfigT")
 FORMAT = 2  # of config.json; files without a number are of the first
@@ -137,13 +137,18 @@ def _bind(name: str, function: Callable[..., Any], params: Params, state: ModelS
 # --- loading --------------------------------------------------------------------------------------------------------
 
 
-def load(workdir: str | os.PathLike[str], *, phase: str | None = None, best: bool = False) -> Run:
+def load(
+    workdir: str | os.PathLike[str], *, phase: str | None = None, best: bool = False, ignore_removed: bool = False
+) -> Run:
     """Restores a run's model, finished or not; a run that is being trained may be loaded too.
+
+    Settings that an earlier version did not have count as in its runs, see `fields.as_now`.
 
     Args:
         workdir: folder of the run.
         phase: a phase's name; by default the newest that has a checkpoint.
         best: take the phase's checkpoint with the lowest validation loss instead of its last.
+        ignore_removed: pass over, with a warning, settings of an earlier version that this one does not have.
 
     Raises:
         FileNotFoundError: there is no run in that folder, or it has no such checkpoint yet.
@@ -153,8 +158,10 @@ def load(workdir: str | os.PathLike[str], *, phase: str | None = None, best: boo
     folder = Path(workdir).expanduser().resolve()
     settings = read_settings(folder)
     entry = ZOO[settings["model"]]
+    default, recorded, file = entry.config(), settings["config"]["model"], folder / "config.json"
+    values = fields.as_now(default, recorded, file=file, name="config.model", ignore_removed=ignore_removed)
     try:
-        config = rebuild(entry.config(), settings["config"]["model"])
+        config = rebuild(default, values)
         names = [phase.name for phase in entry.phases(config, 1)]
     except (TypeError, ValueError) as error:
         raise ValueError(f"{folder / 'config.json'} has no settings of a model of this version: {error}") from error
@@ -180,13 +187,9 @@ def read_settings(workdir: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         settings = _json.load(path)
         model, _ = settings["model"], settings["config"]["model"]
-        later = settings.get("format", 1) > FORMAT
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not that of a run of a model of the zoo ({error!r}).") from error
-    if later:
-        raise ValueError(
-            f"{path} has format {settings['format']}; this version reads up to {FORMAT}: install a later one."
-        )
+    check_format(path, settings, FORMAT)
     settings, _ = config_file.opened(path, settings)
     if model not in list(ZOO):
         raise ValueError(f"{path} is of the model {model!r}; this version has {', '.join(ZOO)}.")
@@ -270,6 +273,7 @@ def train(
     start_from: str | os.PathLike[str] | None = None,
     may_change: Collection[str] = (),
     extend: bool = False,
+    ignore_removed: bool = False,
 ) -> Run:
     """Trains a model of the zoo in a folder of its own, which `load` loads as well.
 
@@ -289,6 +293,7 @@ def train(
         start_from: workdir of another run, or folder of its checkpoint, whose parameters this one starts with.
         may_change: dotted names of entries of config.json that may differ when the run goes on.
         extend: the last phase may have become longer since the run was started.
+        ignore_removed: pass over, with a warning, settings of an earlier version that this one does not have.
 
     Returns:
         The model with the parameters after the last step.
@@ -311,9 +316,11 @@ def train(
         planned.check_checkpoints(folder.path)
         folder.configure(
             config_json(model, config, planned.data, seed, start_from),
+            configs={"config.model": config},
             may_change=may_change,
             epochs=lengths_of(model),
             extend=extend,
+            ignore_removed=ignore_removed,
         )
         return planned.fit(folder, interruption=interruption, on_validation=on_validation, start_from=start_from)
 

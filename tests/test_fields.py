@@ -1,6 +1,9 @@
-"""Fields of nested dataclasses: their names, values and meanings."""
+"""Fields of nested dataclasses: their names, values and meanings, and what earlier versions recorded of them."""
 
 import dataclasses
+import json
+
+import pytest
 
 from mvae_jax import fields
 from mvae_jax.models import multimodal
@@ -49,3 +52,106 @@ def test_leaves_have_dotted_names():
     assert dict(fields.leaves(Inner(), "x.")) == {"x.rates": (0.1, 0.2), "x.names": "a"}
     names = [name for name, _ in fields.leaves(multimodal.Config()) if name.endswith("epochs")]
     assert names == ["unimodal.epochs", "alignment.epochs", "adversarial.epochs"]
+
+
+# --- what earlier versions recorded ----------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    workdir: str = ""
+    epochs: int = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    images: int = 10
+    by: dict[str, int] = dataclasses.field(default_factory=lambda: {"hand": 1})
+
+
+@dataclasses.dataclass(frozen=True)
+class Faces:
+    source: str = "rendered"
+    size: int = 8
+    kind: str = dataclasses.field(init=False, default="faces")
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    seed: int
+    data: Faces = Faces(size=16)
+    classifier: Classifier = Classifier(epochs=3)
+    evaluation: Evaluation = Evaluation(images=20)
+    epsilon: float = dataclasses.field(default=1e-8, metadata={"before": 1e-5, "unlike": "the others had it too."})
+
+
+NOW = Experiment(1)
+
+
+def as_now(recorded, **options):
+    return fields.as_now(NOW, recorded, file="config.json", name="config", **options)
+
+
+def test_a_whole_record_stays_as_it_is():
+    recorded = json.loads(json.dumps(dataclasses.asdict(Experiment(7, epsilon=0.5, evaluation=Evaluation(3, {})))))
+    before = json.dumps(recorded)
+    assert as_now(recorded) == recorded
+    assert fields.unlike(NOW, recorded) == []
+    assert json.dumps(recorded) == before
+
+
+def test_what_came_later_counts_as_before():
+    recorded = {"data": {"kind": "faces", "source": "x"}, "evaluation": {"by": {"eye": 2}}}
+    assert as_now(recorded) == {
+        "data": {"kind": "faces", "source": "x", "size": 8},  # by its own class
+        "classifier": {"workdir": "", "epochs": 3},  # came as a whole
+        "evaluation": {"images": 10, "by": {"eye": 2}},
+        "epsilon": 1e-5,
+    }
+    assert fields.unlike(NOW, recorded) == ["the others had it too."]
+
+
+def test_old_names_are_those_of_today():
+    recorded = {"seed": 1, "judge": {"workdir": "x"}, "evaluation": {"judge_epochs": 7, "images": 1}}
+    now = as_now(recorded)
+    assert (now["classifier"], now["evaluation"]["images"]) == ({"workdir": "x", "epochs": 7}, 1)
+    assert now.keys() == {field.name for field in dataclasses.fields(Experiment)}
+    assert recorded["judge"] == {"workdir": "x"}
+    for old, new in fields.RENAMED.items():
+        assert fields.renamed(old) == new
+    assert fields.renamed("judge.workdir") == "classifier.workdir"
+    assert fields.renamed("judges") == "judges"
+
+
+def test_an_old_name_beside_the_new_one_is_not_passed_over():
+    with pytest.raises(ValueError, match=r"config\.json has config\.judge = \{\}, which this version does not have"):
+        as_now({"judge": {}, "classifier": {}})
+
+
+def test_an_old_name_is_none_of_a_config_without_the_new_one():
+    with pytest.raises(ValueError, match=r"x has config\.model\.judge = 1, which"):
+        fields.as_now(Inner(), {"judge": 1}, file="x", name="config.model")
+
+
+def test_what_was_removed_is_named_wherever_it_is(caplog):
+    recorded = {"seed": 1, "data": {"kind": "faces", "crop": "a"}, "evaluation": {"by": {"any": 1}}, "sizes": [1, 2]}
+    with pytest.raises(ValueError, match=r"^config.json has config") as error:
+        as_now(recorded)
+    removed = 'config.data.crop = "a", config.sizes = [1, 2], which this version does not have'
+    assert f"{removed}: go on with" in str(error.value)
+    now = as_now(recorded, ignore_removed=True)
+    assert f"{removed}: passed over." in caplog.text
+    assert now["data"] == {"kind": "faces", "source": "rendered", "size": 8}
+    assert now["evaluation"]["by"] == {"any": 1}
+    assert "sizes" not in now
+
+
+@pytest.mark.parametrize("kind", [{"kind": "birds"}, {}], ids=str)
+def test_data_of_another_kind_keep_their_fields(kind):
+    assert as_now({"data": {**kind, "crop": "a"}})["data"] == {**kind, "crop": "a", "source": "rendered", "size": 8}
+
+
+@pytest.mark.parametrize("recorded", [None, 3, "x", [{"seed": 1}]], ids=str)
+def test_what_is_no_record_is_refused(recorded):
+    with pytest.raises(ValueError, match=r"config\.json has config = .*; expected settings by name"):
+        as_now(recorded)

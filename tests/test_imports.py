@@ -33,7 +33,7 @@ BORDERS = {
         *("attributes", "augmentation", "gaussian", "images", "losses", "meshes", "nets", "objective", "optimizers"),
         "random",
     },
-    "train": {"cpu", "files", "numerics", "objective"},
+    "train": {"cpu", "fields", "files", "numerics", "objective"},
     "data": {"attributes", "files", "numerics"},
     "eval": {"gaussian", "images", "losses", "nets", "numerics", "random"},
     "viz": {"files"},

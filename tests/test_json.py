@@ -58,13 +58,16 @@ def test_a_large_file_is_not_read(tmp_path, monkeypatch):
     ("content", "message"),
     [
         ([], "is not that of a run"),
-        ({"model": "vae", "config": {"model": {}}, "format": "2"}, "is not that of a run"),
-        ({"model": "vae", "config": {"model": {}}, "format": None}, "is not that of a run"),
+        ({"model": "vae", "config": {"model": {}}, "format": "2"}, 'has format "2"; expected 1 to 2: restore the file'),
+        ({"model": "vae", "config": {"model": {}}, "format": None}, "has format null; expected 1 to 2"),
         ({"model": ["vae"], "config": {"model": {}}}, r"is of the model \['vae'\]; this version has"),
         ({"model": {}, "config": {"model": {}}}, r"is of the model {}; this version has"),
-        ({"model": "vae", "config": {"model": 3}}, "has no settings of a model of this version"),
+        ({"model": "vae", "config": {"model": 3}}, "has config.model = 3; expected settings by name"),
         ({"model": "vae", "config": {"model": {"epochs": "x"}}}, "has no settings of a model of this version"),
-        ({"model": "vae", "config": {"model": {"epoch": 1}}}, "has no field epoch: another version wrote it"),
+        (
+            {"model": "vae", "config": {"model": {"epoch": 1}}},
+            "has config.model.epoch = 1, which this version does not have",
+        ),
     ],
 )
 def test_settings_of_other_types_are_refused(content, message, tmp_path):

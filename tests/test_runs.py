@@ -229,7 +229,12 @@ def settings(**changes):
             ValueError,
             r"config\.json is of the model 'vaegan'; this version has .*multimodal",
         ),
-        (settings(config={"model": {"width": 3}}), {}, ValueError, "Config has no field width: another version"),
+        (
+            settings(config={"model": {"width": 3}}),
+            {},
+            ValueError,
+            r"config\.model\.width = 3, which this version does not have: go on with .* by ignore_removed=True",
+        ),
         (settings(config=3), {}, ValueError, r"config\.json is not that of a run of a model of the zoo"),
         (lambda folder: (folder / "config.json").write_text("{"), {}, ValueError, r"config\.json is not that of a run"),
     ],

@@ -23,11 +23,15 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("workdirs", nargs="+", type=Path, help="folders of the runs, in the order of the page")
     parser.add_argument("--output", type=Path, default=Path("runs/comparison"), help="folder of the page")
     parser.add_argument("--source", default="", help="images to measure on; by default those of the first run")
+    text = "pass over settings of the runs that this version does not have"
+    parser.add_argument("--ignore-removed", action="store_true", help=text)
     parsed = parser.parse_args(arguments)
     session.start_logging()
     with Interruption() as interruption:
         with session.errors():
-            experiment, trained = compare.load(parsed.workdirs, parsed.source, interruption)
+            experiment, trained = compare.load(
+                parsed.workdirs, parsed.source, interruption, ignore_removed=parsed.ignore_removed
+            )
             (parsed.output / "figures").mkdir(parents=True, exist_ok=True)
         with session.failures():
             compare.write(experiment, trained, parsed.output, shlex.join(["mvae-jax", "compare", *arguments]))

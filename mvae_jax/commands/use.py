@@ -175,7 +175,8 @@ def fuse(arguments: argparse.Namespace) -> int:
 def _load(arguments: argparse.Namespace, *models: str) -> runs.Run:
     """The run, of one of the models, by default of the multimodal VAE."""
     try:
-        run = runs.load(arguments.workdir, phase=arguments.phase, best=arguments.best)
+        options = {"best": arguments.best, "ignore_removed": arguments.ignore_removed}
+        run = runs.load(arguments.workdir, phase=arguments.phase, **options)
     except RuntimeError as error:  # "~someone" whom nobody knows
         raise ValueError(f"{arguments.workdir}: {error}") from error
     models = models or ("multimodal",)
@@ -345,6 +346,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("workdir", help="folder of a run, finished or still training")
         command.add_argument("--phase", help="take this phase's checkpoint; by default the newest")
         command.add_argument("--best", action="store_true", help="the checkpoint with the lowest validation loss")
+        text = "pass over settings of the run that this version does not have"
+        command.add_argument("--ignore-removed", action="store_true", help=text)
         for name, text in positional:
             command.add_argument(name, help=text)
         if output:

@@ -22,8 +22,8 @@ from mvae_jax.data.rendered import binned_faces, faces, shapes
 from mvae_jax.data.source import Config, Request, Source
 
 __all__ = [
-    *("SOURCES", "Config", "Request", "Source", "fields_of", "load", "looked_for", "of", "recognise", "restore"),
-    *("users_of", "verify", "with_attributes", "without_attributes"),
+    *("SOURCES", "Config", "Request", "Source", "fields_of", "load", "looked_for", "of", "recognise", "recorded"),
+    *("restore", "users_of", "verify", "with_attributes", "without_attributes"),
 ]
 
 _log = logging.getLogger(__name__)
@@ -212,21 +212,34 @@ def users_of(field: str) -> tuple[str, ...]:
     return tuple(name for name, entry in SOURCES.items() if field in fields_of(entry.config))
 
 
+def recorded(values: Mapping[str, Any]) -> Source:
+    """The kind of the data that the record of a run says.
+
+    Args:
+        values: fields by name. Runs begun before `kind` was recorded have the fields of all kinds: then the kind is
+            recognised by the source.
+
+    Raises:
+        FileNotFoundError: the kind is not recorded, and nothing is at the source.
+        ValueError: there is no such kind.
+    """
+    kind = values.get("kind")
+    if kind is not None and kind not in list(SOURCES):
+        raise ValueError(f"data.kind is {kind!r}; expected one of {', '.join(map(repr, SOURCES))}.")
+    return SOURCES[kind] if kind else recognise(values["source"], csv=values.get("csv", folder.CSV))
+
+
 def restore(values: Mapping[str, Any]) -> Config:
     """Makes a config of what the record of a run says.
 
     Args:
-        values: fields by name, lists for tuples. Runs begun before `kind` was recorded have the fields of all kinds:
-            then the kind is recognised by the source, and what it does not use is dropped.
+        values: fields by name, lists for tuples; see `recorded`. Without a kind, what it does not use is dropped.
 
     Raises:
         FileNotFoundError: the kind is not recorded, and nothing is at the source.
         ValueError: there is no such kind, it has no such field, or a value is out of range.
     """
-    kind = values.get("kind")
-    if kind is not None and kind not in SOURCES:
-        raise ValueError(f"data.kind is {kind!r}; expected one of {', '.join(map(repr, SOURCES))}.")
-    entry = SOURCES[kind] if kind else recognise(values["source"], csv=values.get("csv", folder.CSV))
+    kind, entry = values.get("kind"), recorded(values)
     known = fields_of(entry.config)
     unknown = sorted(values.keys() - {*known, "kind"})
     if kind and unknown:

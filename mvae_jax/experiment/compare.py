@@ -21,7 +21,11 @@ _log = logging.getLogger("experiment")
 
 
 def load(
-    workdirs: Sequence[Path], source: str = "", interruption: Interruption | None = None
+    workdirs: Sequence[Path],
+    source: str = "",
+    interruption: Interruption | None = None,
+    *,
+    ignore_removed: bool = False,
 ) -> tuple[Experiment, dict[str, Trained]]:
     """The runs in some workdirs with what they are measured with: label -> trained models.
 
@@ -29,6 +33,7 @@ def load(
         workdirs: of one experiment.
         source: images to measure on; "" for those of the first run.
         interruption: whose context lives, if any does.
+        ignore_removed: pass over settings of the runs that this version does not have.
 
     Raises:
         FileNotFoundError: there is no run in a folder.
@@ -45,7 +50,8 @@ def load(
             )
     experiment = listing.load(names[workdirs[0]])
     default = next(iter(experiment.presets.values()))
-    configs = {_label(path, workdirs): flags.config_of(path, default) for path in workdirs}
+    options: dict[str, Any] = {"ignore_removed": ignore_removed}
+    configs = {_label(path, workdirs): flags.config_of(path, default, **options) for path in workdirs}
     first, *_ = configs.values()
     if source:
         first = dataclasses.replace(first, data=flags.data_at(source, (*experiment.data, first.data)))
@@ -59,7 +65,7 @@ def load(
     trained: dict[str, Trained] = {}
     for path, (label, config) in zip(workdirs, configs.items(), strict=True):
         chosen = experiment.members(config, data)
-        fitted = {folder: members.load(member, path / folder) for folder, member in chosen.items()}
+        fitted = {folder: members.load(member, path / folder, **options) for folder, member in chosen.items()}
         trained[label] = runner.gather(experiment, config, fitted, data, path, interruption)
     # One classifier reads the images of all.
     reader = next(iter(trained.values())).classifier

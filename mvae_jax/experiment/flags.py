@@ -7,12 +7,14 @@ in the Attributes section of its class's docstring. The fields of `--config.data
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import logging
 import math
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -26,14 +28,12 @@ from mvae_jax.data import sources
 from mvae_jax.data.formats import catalogue, folder
 from mvae_jax.exits import fail
 from mvae_jax.experiment import processes, session
-from mvae_jax.fields import leaves, meanings
+from mvae_jax.fields import as_now, leaves, meanings, renamed
 from mvae_jax.train.workdir import resolved
 
 _log = logging.getLogger("experiment")
 ConfigT = TypeVar("ConfigT")
 _KINDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a word"}
-# Names that fields had before; config.json of older runs and old commands have them.
-_RENAMED = {"judge": "classifier", "evaluation.judge_epochs": "classifier.epochs"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Arguments:
         preset: name of the preset that the config started from.
         dry_run: print what would be done, and stop.
         extend: the last phase may be longer than when the run was started.
+        ignore_removed: settings of the workdir that this version does not have are passed over.
         evaluate: measure the newest checkpoint, and train nothing; the config started from the workdir's instead of
             the preset.
         phase: with `evaluate`, the phase whose last checkpoint is measured; "" for the newest of all.
@@ -56,6 +57,7 @@ class Arguments:
     preset: str
     dry_run: bool
     extend: bool = False
+    ignore_removed: bool = False
     evaluate: bool = False
     phase: str = ""
     given: tuple[str, ...] = dataclasses.field(default=(), compare=False)
@@ -83,7 +85,7 @@ def parse(
         data: the kinds of data that the config's field `data` may be, with the defaults of this experiment.
     """
     keep_freed_memory()
-    arguments = [re.sub(r"^--?(dry|compilation)-", r"--\1_", argument) for argument in argv[1:]]
+    arguments = [re.sub(r"^--?(dry|compilation|ignore)-", r"--\1_", argument) for argument in argv[1:]]
     arguments = ["--help=chosen" if argument in ("-h", "-help", "--help") else argument for argument in arguments]
     with session.errors():
         programs = runs.default_programs_folder()
@@ -94,6 +96,12 @@ def parse(
     flags.DEFINE_bool("dry_run", False, "Print parameters, memory, phases and data, and stop.", flag_values=values)
     flags.DEFINE_bool(
         "extend", False, "Go on, also after the end, where the last phase has become longer.", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "ignore_removed",
+        False,
+        "Pass over, with a warning, settings of the workdir's config.json that this version does not have.",
+        flag_values=values,
     )
     flags.DEFINE_bool(
         "evaluate",
@@ -156,7 +164,7 @@ def parse(
                     raise ValueError(
                         f"--{flag} cannot go with --evaluate: the workdir's config counts, nothing is trained."
                     )
-            default = config_of(values.workdir, default)
+            default = config_of(values.workdir, default, ignore_removed=values.ignore_removed)
         resolved(values.workdir)
         base = _with_source(default, settings, data)
         config = _override(base, settings)
@@ -175,6 +183,7 @@ def parse(
         values.preset,
         values.dry_run,
         values.extend,
+        values.ignore_removed,
         values.evaluate,
         values.phase,
         tuple(settings),
@@ -221,14 +230,21 @@ def _refuse_detached_values(arguments: Sequence[str]) -> None:
 def _settings(arguments: Sequence[str]) -> dict[str, str]:
     """Field -> text of `--config.field=text` arguments; the last one wins."""
     pairs = (argument.split("=", 1) for argument in arguments)
-    return {_renamed(path.lstrip("-").removeprefix("config.")): text for path, text in pairs}
+    return {renamed(path.lstrip("-").removeprefix("config.")): text for path, text in pairs}
 
 
-def _renamed(name: str) -> str:
-    for old, new in _RENAMED.items():
-        if name == old or name.startswith(f"{old}."):
-            return new + name.removeprefix(old)
-    return name
+def argument(name: str, value: Any) -> str:
+    """The argument, quoted for a shell, that sets a field to a value; "" for what no argument sets.
+
+    Args:
+        name: as config.json names it, "config.model.epochs".
+        value: as JSON has it.
+    """
+    items = value if isinstance(value, list) else [value]
+    if not name.startswith("config.") or not items or not all(isinstance(item, str | int | float) for item in items):
+        return ""
+    texts = [str(item).lower() if isinstance(item, bool) else str(item) for item in items]
+    return shlex.quote(f"--{name}={','.join(texts)}")
 
 
 def _with_source(default: ConfigT, settings: Mapping[str, str], data: Sequence[sources.Config]) -> ConfigT:
@@ -271,31 +287,39 @@ def data_at(source: str, choices: Sequence[sources.Config], csv: str = folder.CS
     )
 
 
-def config_of(workdir: str | os.PathLike[str], default: ConfigT) -> ConfigT:
-    """The config of the run in a workdir; what config.json does not say is as in `default`.
+def config_of(workdir: str | os.PathLike[str], default: ConfigT, *, ignore_removed: bool = False) -> ConfigT:
+    """The config of the run in a workdir; what config.json does not say counts as `fields.as_now` says.
+
+    Args:
+        workdir: of the run.
+        default: a config of the experiment, which tells the fields.
+        ignore_removed: pass over, with a warning, settings that this version does not have.
 
     Raises:
         FileNotFoundError: there is no run in that folder.
-        ValueError: it is a run of another experiment.
+        ValueError: it is a run of another experiment, or has settings that this version does not have.
     """
-    values = dict(runs.read_settings(workdir)["config"])
-    for old, new in _RENAMED.items():
-        _move(values, old.split("."), new.split("."))
-    try:
-        if isinstance(values.get("data"), Mapping) and isinstance(getattr(default, "data", None), sources.Config):
+    recorded = runs.read_settings(workdir)["config"]
+    data = recorded.get("data") if hasattr(default, "data") else None
+    with _of_this_experiment(workdir):
+        if isinstance(data, Mapping):
+            kind = sources.recorded(data).config
+            default = dataclasses.replace(default, data=kind(source=data["source"]))  # type: ignore[type-var]
+    file = f"{workdir}/config.json"
+    values = as_now(default, recorded, file=file, name="config", ignore_removed=ignore_removed)
+    with _of_this_experiment(workdir):
+        if isinstance(data, Mapping):
             values["data"] = sources.restore(values["data"])
         return runs.rebuild(default, values)
-    except (ValueError, TypeError) as error:
+
+
+@contextlib.contextmanager
+def _of_this_experiment(workdir: str | os.PathLike[str]) -> Iterator[None]:
+    """Names the workdir in what is wrong with its settings."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{workdir} is not a run of this experiment: {error}") from error
-
-
-def _move(values: dict[str, Any], old: Sequence[str], new: Sequence[str]) -> None:
-    """Moves an entry of nested dicts to its new name."""
-    if len(old) > 1:
-        if isinstance(values.get(old[0]), dict) and old[1] in values[old[0]]:
-            values.setdefault(new[0], {})[new[1]] = values[old[0]].pop(old[1])
-    elif old[0] in values:
-        values[new[0]] = values.pop(old[0])
 
 
 def _override(default: ConfigT, settings: Mapping[str, str]) -> ConfigT:

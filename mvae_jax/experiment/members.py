@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +51,10 @@ class Member:
         """Content of config.json of a model with a folder of its own."""
         return runs.config_json(self.model, self.config, data, self.seed) | dict(self.digests)
 
-    @property
-    def lengths(self) -> tuple[str, ...]:
-        """Fields of the config that are lengths of its phases, as config.json names them."""
-        return runs.lengths_of(self.model)
+    def configure(self, workdir: Workdir, data: Dataset, **options: Any) -> None:
+        """Writes or checks config.json of a model with a folder of its own; for `options` see `Workdir.configure`."""
+        configs, epochs = {"config.model": self.config}, runs.lengths_of(self.model)
+        workdir.configure(self.settings(data), configs=configs, epochs=epochs, **options)
 
 
 def plan(members: Mapping[str, Member], data: Dataset, training: loop.Settings) -> dict[str, runs.Plan]:
@@ -126,10 +126,9 @@ def train_in_folder(
     planned: runs.Plan,
     folder: Path,
     *,
-    may_change: Sequence[str] = (),
-    extend: bool = False,
     interruption: Interruption | None = None,
     start_from: str = "",
+    **options: Any,
 ) -> runs.Run:
     """Trains a member in a folder of its own, which `runs.load` loads as well; goes on where it was stopped.
 
@@ -137,14 +136,13 @@ def train_in_folder(
         member: the model.
         planned: what `plan` returned for it.
         folder: its workdir.
-        may_change: dotted names of settings that may differ when the run is resumed.
-        extend: the last phase may have become longer.
         interruption: see `train.loop.fit`.
         start_from: likewise.
+        **options: of `Workdir.configure`, such as `may_change` and `extend`.
     """
     workdir = Workdir(folder)
     with workdir.lock():
-        workdir.configure(member.settings(planned.data), may_change=may_change, epochs=member.lengths, extend=extend)
+        member.configure(workdir, planned.data, **options)
         return train(member, planned, workdir, interruption=interruption, start_from=start_from)
 
 
@@ -161,19 +159,37 @@ def train(
     return planned.fit(workdir, interruption=interruption, on_validation=on_validation, start_from=start_from or None)
 
 
-def load(member: Member, folder: Path, phase: str = "") -> runs.Run:
+def check_begun(plans: Mapping[str, runs.Plan], members: Mapping[str, Member], workdir: Path, **options: Any) -> None:
+    """Refuses members that were begun with other settings, before any is trained; writes nothing.
+
+    Args:
+        plans: folder -> what `plan` returned.
+        members: folder -> member.
+        workdir: where the folders are.
+        **options: of `Workdir.configure`.
+
+    Raises:
+        ValueError: there is such a member.
+    """
+    for folder, member in members.items():
+        if folder and (workdir / folder / "config.json").exists():
+            member.configure(Workdir(workdir / folder), plans[folder].data, write=False, **options)
+
+
+def load(member: Member, folder: Path, phase: str = "", *, ignore_removed: bool = False) -> runs.Run:
     """Loads a member that was trained.
 
     Args:
         member: the model.
         folder: its workdir.
         phase: the phase whose last checkpoint is taken; "" for the newest of all.
+        ignore_removed: see `runs.load`.
 
     Raises:
         FileNotFoundError: there is no run in that folder, or no checkpoint of the phase yet.
         ValueError: it is another model, or of another config, or has no such phase.
     """
-    run = runs.load(folder, phase=phase or None)
+    run = runs.load(folder, phase=phase or None, ignore_removed=ignore_removed)
     if run.settings["model"] != member.model:
         raise ValueError(f"{folder} is a run of the model {run.settings['model']!r}; expected {member.model!r}.")
     for field in dataclasses.fields(member.config):

@@ -60,7 +60,10 @@ def _run(
         chosen = experiment.members(config, data)
         _refuse_unused(experiment, config, arguments, data, chosen)
         if arguments.evaluate:
-            loaded = {folder: members.load(member, root / folder, arguments.phase) for folder, member in chosen.items()}
+            loaded = {
+                folder: members.load(member, root / folder, arguments.phase, ignore_removed=arguments.ignore_removed)
+                for folder, member in chosen.items()
+            }
         else:
             plans = members.plan(chosen, data, config.training)
             starts = members.starts(plans, config.start_from, root)
@@ -81,16 +84,27 @@ def _run(
             trained = gather(experiment, config, loaded, data, root, interruption)
             _report(experiment, argv, trained, root / "evaluation" / arguments.phase, notes)
         return
+    settings = _settings(experiment, config, data, chosen)
+    options: dict[str, Any] = {"extend": arguments.extend, "ignore_removed": arguments.ignore_removed}
+    own: dict[str, Any] = {
+        "configs": {"config": config},
+        "epochs": runs.lengths_of(experiment.model),
+        "flag": flags.argument,
+    }
+    own |= {"may_change": (*MAY_CHANGE, *experiment.may_change)}
+    with session.errors():
+        if (root / "config.json").exists():
+            Workdir(root).configure(settings, write=False, **own, **options)
+            members.check_begun(plans, chosen, root, may_change=experiment.may_change, **options)
     with session.session(
         arguments.workdir,
-        _settings(experiment, config, data, chosen),
-        (*MAY_CHANGE, *experiment.may_change),
-        epochs=runs.lengths_of(experiment.model),
-        extend=arguments.extend,
+        settings,
         check=lambda: members.check_checkpoints(plans, root),
         interruption=interruption,
+        **own,
+        **options,
     ) as (workdir, _):
-        fitted = _train(experiment, config, chosen, plans, workdir, interruption, arguments.extend)
+        fitted = _train(experiment, config, chosen, plans, workdir, interruption, options)
         with files.noting(lambda: "What was trained is saved: it goes on with measures and figures."):
             trained = gather(experiment, config, fitted, data, workdir.path, interruption)
             if session.is_first():
@@ -122,11 +136,22 @@ def _refuse_unused(
         if experiment.request(other).attributes != experiment.request(config).attributes:  # the data have followed
             continue
         if [_identity(item) for item in without.items()] == [_identity(item) for item in chosen.items()]:
+            if _began_with(arguments, config, name, value):
+                continue
             raise ValueError(
                 f"--config.{name} changes none of the models that are trained, "
                 f"{', '.join(filter(None, chosen)) or experiment.model}: they take it from the images or from another "
                 "setting, or have no use for it; leave it out."
             )
+
+
+def _began_with(arguments: flags.Arguments, config: Any, name: str, value: Any) -> bool:
+    """Whether the workdir holds a run that an earlier version began with a value that now is none of the preset's."""
+    try:
+        begun = flags.config_of(arguments.workdir, config, ignore_removed=arguments.ignore_removed)
+        return bool(flags.value_of(begun, name) == value)
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def _identity(item: tuple[str, Member]) -> tuple[Any, ...]:
@@ -153,7 +178,7 @@ def _train(
     plans: Mapping[str, runs.Plan],
     workdir: Workdir,
     interruption: Interruption,
-    extend: bool,
+    resumption: Mapping[str, Any],
 ) -> dict[str, runs.Run]:
     """Trains all members, one after another; goes on where they were stopped."""
     trained: dict[str, runs.Run] = {}
@@ -171,7 +196,7 @@ def _train(
             plans[folder],
             workdir.path / folder,
             may_change=experiment.may_change,
-            extend=extend,
+            **resumption,
             **options,
         )
     return trained

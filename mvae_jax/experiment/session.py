@@ -69,10 +69,9 @@ def session(
     settings: Mapping[str, Any],
     may_change: Sequence[str],
     *,
-    epochs: Sequence[str] = (),
-    extend: bool = False,
     check: Callable[[], None] = lambda: None,
     interruption: Interruption | None = None,
+    **options: Any,
 ) -> Iterator[tuple[Workdir, Interruption]]:
     """Holds a workdir for one run: one process, the settings that it started with, signals noted.
 
@@ -83,19 +82,18 @@ def session(
         path: the workdir.
         settings: goes to config.json; a workdir with other settings is refused.
         may_change: dotted names of settings that may differ when a run is resumed.
-        epochs: dotted names of the phases' lengths in their order.
-        extend: the last phase may have become longer; see `Workdir.configure`.
         check: refuses a run that cannot go on by raising ValueError, before anything is written.
         interruption: whose context lives already; by default a new one.
+        **options: further ones of `Workdir.configure`: the Configs in the settings, whether a phase may be longer, ...
     """
     with contextlib.ExitStack() as stack:
         with _first_decides():
             with errors():
                 workdir = Workdir(path)
                 stack.enter_context(workdir.lock())
-                if extend or not workdir.is_finished:
+                if options.get("extend") or not workdir.is_finished:
                     check()
-                workdir.configure(settings, may_change=may_change, epochs=epochs, extend=extend)
+                workdir.configure(settings, may_change=may_change, **options)
             if is_first() and workdir.is_finished:
                 terminal.echo(f"{workdir.path} is finished; its report is {workdir.path / 'report.html'}.")
                 sys.exit(0)

@@ -31,6 +31,7 @@ from mvae_jax.nets.bigan import EPSILON, Discriminator, Encoder, Generator
 from mvae_jax.objective import Batch, Losses, Model, ModelState, Params, Phase, Posterior, Round
 from mvae_jax.optimizers import adam_with_l2, constant_then_exponential
 
+_EARLIER_EPSILON = 1e-5  # of batch norms, in runs that were begun before it was a setting
 GROUPS = ("generator", "encoder", "discriminator")
 
 
@@ -63,7 +64,7 @@ class NetworksConfig(common.SquareImages):
     batch_size: int = 128
     learning_rate: float = 2e-4
     l2: float = 2.5e-5
-    norm_epsilon: float = EPSILON
+    norm_epsilon: float = dataclasses.field(default=EPSILON, metadata={"before": _EARLIER_EPSILON})
     compute_dtype: str = "float32"
 
     def __post_init__(self) -> None:
@@ -117,7 +118,7 @@ class BiGANConfig(NetworksConfig):
     """
 
     encoder: str = "deterministic"
-    squash_codes: bool = True
+    squash_codes: bool = dataclasses.field(default=True, metadata={"before": False})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -142,9 +143,17 @@ class BiGANConfig(NetworksConfig):
 class LatentRegressorConfig(NetworksConfig):
     """The latent regressor."""
 
+    norm_epsilon: float = dataclasses.field(
+        default=EPSILON,
+        metadata={
+            "before": _EARLIER_EPSILON,
+            "unlike": "the encoder's running statistics were of generated images, and real ones count now (AL-11).",
+        },
+    )
+
 
 @dataclasses.dataclass(frozen=True)
-class JointLatentRegressorConfig(NetworksConfig):
+class JointLatentRegressorConfig(LatentRegressorConfig):
     """The joint latent regressor.
 
     Attributes:

@@ -6,17 +6,22 @@ import contextlib
 import datetime
 import fcntl
 import json
+import logging
 import os
 import shutil
 import socket
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from mvae_jax import fields
 from mvae_jax.files import atomic_write, sync, written
 from mvae_jax.train import config_file
+
+_log = logging.getLogger(__name__)
+_MOST_FLAGS = 8  # in one message; whoever differs in more has forgotten a preset
 
 
 class WorkdirBusy(RuntimeError):  # noqa: N818
@@ -64,6 +69,25 @@ def set_aside(path: Path, *, copy: bool = False) -> Path:
         path.rename(kept)
     sync(path.parent)
     return kept
+
+
+def check_format(path: Path, settings: Mapping[str, Any], latest: int) -> int:
+    """The format of a config.json; files without a number are of the first.
+
+    Args:
+        path: of the file, for the message.
+        settings: its content.
+        latest: the format that this version writes.
+
+    Raises:
+        ValueError: a later version wrote the file, or the format is no number.
+    """
+    found = settings.get("format", 1)
+    if type(found) is not int or found < 1:
+        raise ValueError(f"{path} has format {json.dumps(found)}; expected 1 to {latest}: restore the file.")
+    if found > latest:
+        raise ValueError(f"{path} has format {found}; this version reads up to {latest}: install a later one.")
+    return found
 
 
 def dotted(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -132,67 +156,62 @@ class Workdir:
         self,
         config: Mapping[str, Any],
         *,
+        configs: Mapping[str, Any] | None = None,
         may_change: Collection[str] = (),
         epochs: Sequence[str] = (),
         extend: bool = False,
+        ignore_removed: bool = False,
+        flag: Callable[[str, Any], str] = lambda name, value: "",
+        write: bool = True,
     ) -> None:
         """Writes `config.json`, or checks that a resumed run has the settings that it started with.
 
-        The file also has the run's id and a sum, see `config_file`.
+        The file also has the run's id and a sum, see `config_file`. An earlier version may have begun the run: a field
+        that it did not have counts as `fields.as_now` says, and the file then has it.
 
         Args:
             config: settings of the run: nested mappings of what JSON can hold.
+            configs: dotted name -> the Config, a dataclass, of which `config` has the fields there.
             may_change: dotted names of fields, or of groups of fields, that may differ from one start to the
                 next ("log_every", "settings"). The file then holds their latest values.
             epochs: dotted names of the lengths of the run's phases, in their order; a phase of length 0 is none.
             extend: the last phase may have become longer, and phases may follow it. The run is then no longer
                 finished. It ends as if it had been so long from the start, unless a phase depends on its length, as
                 by a learning rate that is a schedule over its steps.
+            ignore_removed: pass over, with a warning, fields of the file that the Configs do not have.
+            flag: (dotted name, value) -> the argument of the command line that sets a field so; "" if none does.
+            write: False only checks, in any process, and writes neither file nor log.
 
         Raises:
             ValueError: a field differs that may not change; the message lists each of them with both values. Or the
-                file was changed since it was written.
+                file was changed since it was written, has fields that this version does not have, or another format.
         """
-        if jax.process_index() != 0:
+        if write and jax.process_index() != 0:
             return
-        path, run = self.path / config_file.NAME, ""
+        path, run, notes = self.path / config_file.NAME, "", list[str]()
         text = json.dumps(config, allow_nan=False)
         if path.exists():
-            settings, run = config_file.read(path)
-            before, now = dotted(settings), dotted(json.loads(text))
-            if before.get("format", 1) != now.get("format", 1):
+            recorded, run = config_file.read(path)
+            latest = config.get("format", 1)
+            found = check_format(path, recorded, latest)
+            if found != latest:
                 raise ValueError(
-                    f"{self.path} holds a run that another version began (format {before.get('format', 1)} of its "
-                    f"config.json, this version writes {now.get('format', 1)}): end it with that version, or start a "
-                    "run in another workdir from it (start_from)."
+                    f"{self.path} holds a run that another version began (format {found} of its config.json, this "
+                    f"version writes {latest}): end it with that version, or start a run in another workdir from it "
+                    "(start_from)."
                 )
-            differing = [
-                name
-                for name in sorted(before.keys() | now.keys())
-                if _show(before, name) != _show(now, name) and not _covers(may_change, name)
-            ]
-            longer = [name for name in differing if name in epochs and now.get(name, 0) > before.get(name, 0)]
-            moving = [name for name in longer if any(before.get(later) for later in epochs[epochs.index(name) + 1 :])]
-            growing = [name for name in longer if name not in moving]
-            refused = [name for name in differing if not (extend and name in growing)]
-            if refused:
-                remedy = "Continue it with the settings it started with, or choose another workdir."
-                if moving:
-                    remedy += (
-                        f" More of {', '.join(moving)} would move the phases after it: to train on, start from this "
-                        "run (start_from) in another workdir."
-                    )
-                elif refused == growing:
-                    remedy += " To go on with the longer phase, add --extend."
-                raise ValueError(
-                    f"{self.path} holds a run with other settings:\n"
-                    + "".join(f"  {name}: {_show(before, name)} before, {_show(now, name)} now\n" for name in refused)
-                    + remedy
-                )
-            if growing:  # the mark first: killed in between, the run is as it was, but may go on
+            before, notes = _as_now(recorded, configs or {}, path, ignore_removed=ignore_removed, warn=write)
+            unsaid = dotted(before).keys() - dotted(recorded)
+            difference = _Difference(dotted(before), dotted(json.loads(text)), unsaid, may_change, epochs, extend)
+            if difference.refused:
+                raise ValueError(f"{self.path} holds a run with other settings:\n{difference.describe(flag)}")
+            if write and difference.growing:  # the mark first: killed in between, the run is as it was, but may go on
                 self._finished.unlink(missing_ok=True)
                 sync(self.path)
-        atomic_write(path, config_file.sealed(config, run))
+        if write:
+            for note in () if self.is_finished else notes:
+                _log.warning("%s goes on, but not to the bits of the version that began it: %s", self.path, note)
+            atomic_write(path, config_file.sealed(config, run))
 
     def finish(self, **results: Any) -> None:
         """Marks the run as finished. Call it last, when all its other files are closed.
@@ -213,12 +232,103 @@ class Workdir:
         return self.path / "finished.json"
 
 
+class _Difference:
+    """What differs between the settings of a run and those that are asked for.
+
+    Args:
+        before: dotted names and values of the run.
+        now: of what is asked for.
+        unsaid: names of which config.json does not tell the value before.
+        may_change: see `Workdir.configure`, like the next ones.
+        epochs: likewise.
+        extend: likewise.
+
+    Attributes:
+        growing: names of lengths that are greater, without an effect on the phases before.
+        refused: names that differ and may not.
+    """
+
+    def __init__(
+        self,
+        before: Mapping[str, Any],
+        now: Mapping[str, Any],
+        unsaid: Collection[str],
+        may_change: Collection[str],
+        epochs: Sequence[str],
+        extend: bool,
+    ) -> None:
+        self._before, self._now, self._unsaid = before, now, unsaid
+        differing = [
+            name
+            for name in sorted(before.keys() | now.keys())
+            if _show(before, name) != _show(now, name) and not _covers(may_change, name)
+        ]
+        self._longer = [name for name in differing if name in epochs and _length(now, name) > _length(before, name)]
+        self._moving = [
+            name for name in self._longer if any(before.get(later) for later in epochs[epochs.index(name) + 1 :])
+        ]
+        self.growing = [name for name in self._longer if name not in self._moving]
+        self.refused = [name for name in differing if not (extend and name in self.growing)]
+
+    def describe(self, flag: Callable[[str, Any], str]) -> str:
+        """Lines for what is refused, and the remedy; `flag` as of `Workdir.configure`."""
+        lines = [
+            f"  {name}: {_show(self._before, name)} before"
+            + " (which config.json does not say)" * (name in self._unsaid)
+            + f", {_show(self._now, name)} now"
+            for name in self.refused
+        ]
+        known = self._before.keys() & self._now
+        arguments = [flag(name, self._before[name]) if name in known else "" for name in self.refused]
+        named = all(arguments) and not self._longer and len(arguments) <= _MOST_FLAGS
+        how = f" ({' '.join(arguments)})" if named else ""
+        remedy = f"Continue it with the settings it started with{how}, or choose another workdir."
+        if self._moving:
+            remedy += (
+                f" More of {', '.join(self._moving)} would move the phases after it: to train on, start from this "
+                "run (start_from) in another workdir."
+            )
+        elif self.refused == self.growing:
+            remedy += " To go on with the longer phase, add --extend."
+        return "\n".join([*lines, remedy])
+
+
+def _as_now(
+    recorded: Mapping[str, Any], configs: Mapping[str, Any], path: Path, **options: bool
+) -> tuple[dict[str, Any], list[str]]:
+    """Content of an earlier version's config.json as this one would have written it, and what cannot be as it was."""
+    completed, notes = dict(recorded), []
+    for name, config in configs.items():
+
+        def translated(values: Any, name: str = name, config: Any = config) -> dict[str, Any]:
+            now = fields.as_now(config, values, file=path, name=name, **options)
+            notes.extend(fields.unlike(config, values))
+            return now
+
+        completed = _replaced(completed, name.split("."), translated)
+    return completed, notes
+
+
+def _replaced(settings: Any, names: Sequence[str], function: Callable[[Any], Any]) -> Any:
+    """A copy of nested mappings with another value at a place, if there is one."""
+    name, *inner = names
+    if not isinstance(settings, Mapping) or name not in settings:
+        return settings
+    value = settings[name]
+    return {**settings, name: _replaced(value, inner, function) if inner else function(value)}
+
+
 def _now() -> str:
     return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 def _show(fields: Mapping[str, Any], name: str) -> str:
     return json.dumps(fields[name]) if name in fields else "absent"
+
+
+def _length(settings: Mapping[str, Any], name: str) -> int:
+    length = settings.get(name, 0)
+    return length if isinstance(length, int) else 0  # of a file that somebody has edited
 
 
 def _covers(groups: Collection[str], name: str) -> bool:

@@ -322,6 +322,19 @@ def test_mistakes_end_with_a_message(command, arguments, message):
     assert err.count("error: ") == 1
 
 
+def test_settings_that_were_removed_are_passed_over_if_told_so(command, workdir):
+    shutil.copytree(workdir / "run", workdir / "removed")
+    path = workdir / "removed" / "config.json"
+    settings = json.loads(path.read_text())
+    settings["config"]["model"]["spin"] = 3
+    path.write_text(json.dumps(settings))
+    code, _, err = command("attributes", "removed")
+    assert code == 2
+    assert "config.json has config.model.spin = 3, which this version does not have" in err
+    code, out, _ = command("attributes", "removed", "--ignore-removed")
+    assert (code, out) == (0, command("attributes", "run")[1])
+
+
 def test_a_run_of_another_model_is_named(command, workdir, run):
     settings = json.loads((workdir / "run" / "config.json").read_text())
     other = workdir / "other"

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import shlex
 
 import command_lines
 import pytest
@@ -186,6 +187,47 @@ def test_extend():
     assert parse("--extend")[1] == flags.Arguments("runs/x", "small", False, extend=True)
 
 
+def test_ignore_removed():
+    assert parse("--ignore-removed")[1] == flags.Arguments("runs/x", "small", False, ignore_removed=True)
+
+
+def test_evaluate_passes_over_what_was_removed_if_told_so(tmp_path, caplog):
+    write_config(tmp_path, count=7, model={"widths": [3], "names": ["z"]}, size=1)
+    config, _ = parse("--evaluate", "--ignore-removed", f"--workdir={tmp_path}", presets=EXPERIMENTS)
+    assert config == Experiment(7, 0.1, Inner(names=("z",)))
+    assert (
+        "config.json has config.model.widths = [3], config.size = 1, which this version does not have: passed over."
+        in caplog.text
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "argument"),
+    [
+        (3, "--config.x=3"),
+        (1e-5, "--config.x=1e-05"),
+        (False, "--config.x=false"),
+        ([3, 4], "--config.x=3,4"),
+        ("img||txt", "'--config.x=img||txt'"),
+        ("", "--config.x="),
+        (None, ""),
+        ([], ""),
+        ({"a": 1}, ""),
+    ],
+    ids=str,
+)
+def test_the_argument_that_sets_a_field(value, argument):
+    assert flags.argument("config.x", value) == argument
+    assert flags.argument("data_sha256", value) == ""
+
+
+@pytest.mark.parametrize("name", [name for name, _ in leaves(Config())])
+def test_the_argument_that_sets_a_field_is_read_as_it_was_meant(name):
+    value = flags.value_of(Config(300, 1e-5, False, "a place", (7,), Inner((0.1,), ("c",))), name)
+    argument = shlex.split(flags.argument(f"config.{name}", json.loads(json.dumps(value))))
+    assert flags.value_of(parse(*argument)[0], name) == value
+
+
 def test_evaluate_starts_from_the_config_of_the_workdir(tmp_path):
     write_config(tmp_path, count=7, model={"rates": [1.0], "names": ["z"]})  # by a version that knew no rate
     config, arguments = parse("--evaluate", f"--workdir={tmp_path}", "--config.model.names=x,y", presets=EXPERIMENTS)
@@ -197,8 +239,12 @@ def test_evaluate_starts_from_the_config_of_the_workdir(tmp_path):
     ("config", "arguments", "message"),
     [
         (None, [], "config.json does not exist; expected the workdir of a run."),
-        ({"model": {}, "size": 1}, [], "is not a run of this experiment: Experiment has no field size"),
-        ({"model": {"widths": [3]}}, [], "is not a run of this experiment: Inner has no field widths"),
+        (
+            {"model": {}, "size": 1},
+            [],
+            "config.json has config.size = 1, which this version does not have: go on with the version that began",
+        ),
+        ({"model": {"widths": [3]}}, [], "config.json has config.model.widths = [3], which this version does not have"),
         ({"model": 3}, [], "is not a run of this experiment"),
         ({}, [], "config.json is not that of a run"),
         ({"model": {}}, ["--config.cuont=1"], "did you mean --config.count?"),
@@ -303,6 +349,7 @@ def test_help_lists_every_field_with_default_type_and_meaning(capsys, presets, p
         f"preset={next(iter(presets))}",
         "dry-run=False",
         "extend=False",
+        "ignore-removed=False",
         "evaluate=False",
         "help",
     ):

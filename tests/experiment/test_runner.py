@@ -254,6 +254,67 @@ def test_a_run_of_an_earlier_layout_is_measured_but_not_trained_on(run, tmp_path
     assert "holds a run that another version began" in err
 
 
+def test_settings_that_were_removed_are_named_and_can_be_passed_over(run, tmp_path):
+    assert run()[0] == 0
+    workdir = tmp_path / "runs" / "two_autoencoders"
+    files = {folder: workdir / folder / "config.json" for folder in (".", "wide")}
+    written = {folder: file.read_text() for folder, file in files.items()}
+
+    def change(folder, **settings):
+        content = json.loads(written[folder])
+        content["config"]["model"] |= settings
+        files[folder].write_text(json.dumps(content))
+
+    for folder in files:
+        change(folder, spin=0.5)
+        for command in ((), ("--evaluate",)):
+            status, _, err = run(*command)
+            assert status == 2
+            (line,) = [line for line in err.splitlines() if "error: " in line]
+            assert "config.json has config.model.spin = 0.5, which this version does not have: go on with" in line
+            assert "--ignore-removed" in line
+        status, _, err = run("--evaluate", "--ignore-removed")
+        assert (status, "config.model.spin = 0.5, which this version does not have: passed over." in err) == (0, True)
+        status, out, err = run("--ignore-removed")
+        assert (status, "is finished" in out) == (0, True)
+        assert err.count("passed over") == (folder == ".")
+        files[folder].write_text(written[folder])
+
+
+def test_a_member_of_other_settings_is_refused_before_any_is_trained(run, tmp_path):
+    """As one that an earlier version began, whose settings no setting of the experiment tells."""
+    assert run("--config.model.epochs=2")[0] == 0
+    workdir = tmp_path / "runs" / "two_autoencoders"
+    path = workdir / "wide" / "config.json"
+    content = json.loads(path.read_text())
+    content["config"]["model"]["error"] = "l1"
+    path.write_text(json.dumps(content))
+    status, _, err = run("--config.model.epochs=3", "--extend")
+    assert status == 2
+    assert f"{workdir / 'wide'} holds a run with other settings" in err
+    assert 'config.model.error: "l1" before, "l2" now' in err
+    assert runs.load(workdir / "narrow").step == 2 * STEPS
+    assert (workdir / "finished.json").exists()
+
+
+def test_settings_that_a_run_began_with_are_named_and_accepted(run, tmp_path):
+    assert run("--config.seed=7", "--config.model.latent_size=3")[0] == 0
+    status, _, err = run("--config.seed=7")
+    assert status == 2
+    assert "Continue it with the settings it started with (--config.model.latent_size=3), or choose another" in err
+    # Also one that changes no model: its value is not that of the preset because a version had another.
+    path = tmp_path / "runs" / "two_autoencoders" / "config.json"
+    content = json.loads(path.read_text())
+    content["config"]["model"]["image_size"] = 4
+    path.write_text(json.dumps(content))
+    given = ("--config.seed=7", "--config.model.latent_size=3")
+    status, _, err = run(*given)
+    assert (status, "with (--config.model.image_size=4), or" in err) == (2, True)
+    status, out, _ = run(*given, "--config.model.image_size=4")
+    assert (status, "is finished" in out) == (0, True)
+    assert "changes none of the models" in run(*given, "--config.model.image_size=5")[2]
+
+
 def test_a_lost_or_damaged_log_stops_no_measure(run, tmp_path):
     assert run()[0] == 0
     workdir = tmp_path / "runs" / "two_autoencoders"

@@ -1,6 +1,7 @@
 """A workdir belongs to one process at a time and to one configuration; its files change as a whole."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -140,6 +141,158 @@ def test_fields_that_may_change_are_updated(tmp_path):
     with pytest.raises(ValueError, match="log_more: 1 before, 2 now") as error:
         workdir.configure({"log": {"every": 6}, "log_more": 2, "seed": 0}, may_change=["log", "see"])
     assert "every" not in str(error.value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    width: int = 8
+    epsilon: float = dataclasses.field(default=1e-8, metadata={"before": 1e-5})
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    name: str
+    networks: Networks = Networks(width=4)
+    rates: tuple[float, ...] = (0.5,)
+    averages: bool = dataclasses.field(default=True, metadata={"before": True, "unlike": "averages count twice."})
+
+
+def configure(folder, config, *, format=2, **options):
+    """Configures a workdir as an experiment does."""
+    settings = {"format": format, "config": dataclasses.asdict(config)}
+    options = {"flag": lambda name, value: f"--{name}={value}" if name.startswith("config.") else "", **options}
+    Workdir(folder).configure(settings, configs={"config": config}, **options)
+
+
+def recorded(folder, **config):
+    """What an earlier version wrote."""
+    (folder / "config.json").write_text(json.dumps({"format": 2, "config": {"name": "a", **config}}))
+    return (folder / "config.json").read_bytes()
+
+
+def test_a_field_that_came_later_counts_as_its_default_and_is_recorded_from_then_on(tmp_path):
+    recorded(tmp_path, averages=True, networks={"epsilon": 1e-8})
+    config = Config("a", networks=Networks())  # the default of the field's own class, of which there is one for all
+    configure(tmp_path, config)
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written == {"format": 2, "config": json.loads(json.dumps(dataclasses.asdict(config)))}
+    configure(tmp_path, config)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (Config("a", rates=(0.25,)), "  config.rates: [0.5] before (which config.json does not say), [0.25] now"),
+        (Config("a", Networks(9)), "  config.networks.width: 8 before (which config.json does not say), 9 now"),
+        (Config("b"), '  config.name: "a" before, "b" now'),
+    ],
+    ids=str,
+)
+def test_a_field_that_came_later_is_refused_with_another_value_than_its_default(tmp_path, config, message):
+    content = recorded(tmp_path, averages=True, networks={"epsilon": 1e-8})
+    with pytest.raises(ValueError, match="other settings") as error:
+        configure(tmp_path, config)
+    assert message in str(error.value).splitlines()
+    assert (tmp_path / "config.json").read_bytes() == content
+
+
+def test_a_field_that_came_with_other_behaviour_counts_as_that_before_and_the_argument_is_named(tmp_path):
+    content = recorded(tmp_path, networks={"width": 4}, averages=True)
+    with pytest.raises(ValueError, match="other settings") as error:
+        configure(tmp_path, Config("a"))
+    assert str(error.value).splitlines()[1:] == [
+        "  config.networks.epsilon: 1e-05 before (which config.json does not say), 1e-08 now",
+        "Continue it with the settings it started with (--config.networks.epsilon=1e-05), or choose another workdir.",
+    ]
+    assert (tmp_path / "config.json").read_bytes() == content
+    configure(tmp_path, Config("a", Networks(4, 1e-5)), write=False)
+    assert (tmp_path / "config.json").read_bytes() == content
+    configure(tmp_path, Config("a", Networks(4, 1e-5)))
+    assert json.loads((tmp_path / "config.json").read_text())["config"]["networks"]["epsilon"] == 1e-5
+
+
+def test_arguments_are_named_where_they_are_enough(tmp_path):
+    recorded(tmp_path, networks={"width": 4}, averages=True)
+    with pytest.raises(ValueError, match="data: absent before") as error:
+        Workdir(tmp_path).configure(
+            {"format": 2, "config": dataclasses.asdict(Config("a")), "data": "other"},
+            configs={"config": Config("a")},
+            flag=lambda name, value: f"--{name}={value}",
+        )
+    assert "--config" not in str(error.value)
+
+
+def test_what_no_setting_makes_as_it_was_is_said_once(tmp_path, caplog):
+    recorded(tmp_path, networks={"width": 4, "epsilon": 1e-8})
+    configure(tmp_path, Config("a"), write=False)
+    assert caplog.text == ""
+    configure(tmp_path, Config("a"))
+    assert f"{tmp_path} goes on, but not to the bits of the version that began it: averages count twice." in caplog.text
+    caplog.clear()
+    configure(tmp_path, Config("a"))
+    assert caplog.text == ""
+
+
+def test_a_field_without_default_is_no_field_that_came_later(tmp_path):
+    (tmp_path / "config.json").write_text('{"format": 2, "config": {}}')
+    with pytest.raises(ValueError, match=r'config.name: absent before, "a" now'):
+        configure(tmp_path, Config("a"))
+
+
+def test_a_removed_field_is_named_and_can_be_passed_over(tmp_path, caplog):
+    now = dataclasses.asdict(Config("a"))
+    content = recorded(tmp_path, **{**now, "spin": {"up": 1}, "networks": {**now["networks"], "depth": 2}})
+    removed = 'config.json has config.networks.depth = 2, config.spin = {"up": 1}, which this version does not have'
+    with pytest.raises(ValueError, match="--ignore-removed") as error:
+        configure(tmp_path, Config("a"))
+    assert removed in str(error.value)
+    assert "\n" not in str(error.value)
+    assert (tmp_path / "config.json").read_bytes() == content
+    configure(tmp_path, Config("a"), ignore_removed=True)
+    assert f"{removed}: passed over." in caplog.text
+    assert json.loads((tmp_path / "config.json").read_text())["config"] == json.loads(json.dumps(now))
+    configure(tmp_path, Config("a"))
+    with pytest.raises(ValueError, match=r'config.name: "a" before, "b" now'):
+        configure(tmp_path, Config("b"), ignore_removed=True)
+
+
+@pytest.mark.parametrize(
+    ("format", "message"),
+    [
+        (3, r"config.json has format 3; this version reads up to 2: install a later one\.$"),
+        (1, r"holds a run that another version began \(format 1 of its config.json, this version writes 2\)"),
+        ("2", r'config.json has format "2"; expected 1 to 2: restore the file\.$'),
+        (True, r"config.json has format true; expected 1 to 2"),
+        (0, r"config.json has format 0; expected 1 to 2"),
+        (None, r"config.json has format null; expected 1 to 2"),
+    ],
+)
+def test_other_formats_are_refused_in_a_sentence(tmp_path, format, message):
+    settings = {"format": format, "config": dataclasses.asdict(Config("a"))}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=message) as error:
+        configure(tmp_path, Config("a"), ignore_removed=True)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ([1], r"config.json has config = \[1\]; expected settings by name: restore it"),
+        (None, "config.json has config = null; expected settings by name"),
+        ({"name": "a", "networks": 3, "averages": True}, "config.networks: 3 before, absent now"),
+        (
+            {"name": "a", "naem": "b", "averages": True},
+            'config.json has config.naem = "b", which this version does not have',
+        ),
+        ({"name": ["a"], "averages": True}, r'config.name: \["a"\] before, "a" now'),
+    ],
+    ids=str,
+)
+def test_an_edited_file_is_refused_by_what_is_in_it(tmp_path, config, message):
+    (tmp_path / "config.json").write_text(json.dumps({"format": 2, "config": config}))
+    with pytest.raises(ValueError, match=message):
+        configure(tmp_path, Config("a"))
 
 
 EPOCHS = ("model.one.epochs", "model.two.epochs", "model.three.epochs")

@@ -70,7 +70,7 @@ class Evaluation:
         posterior_samples: of the aggregated posterior, for its total correlation.
     """
 
-    dci: str = "gradient_boosting"
+    dci: str = dataclasses.field(default="gradient_boosting", metadata={"before": "random_forest"})
     trees: int = 100
     votes: int = 800
     scale_samples: int = 10_000
