@@ -2,8 +2,8 @@
 
 A `.pth` file is a pickle: loading one the usual way runs any code that it names. Here the pickle may only describe
 tensors; their bytes are then read from the storages beside it. Both layouts of `torch.save` are understood, the zip
-archive (since 1.6) and the stream of pickles before it, in which torchvision still publishes its older weights, and
-safetensors.
+archive (since 1.6) and the stream of pickles before it, in which torchvision still publishes its older weights, each in
+the pickle protocols 2, PyTorch's own choice, to 5; and safetensors.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ _STORAGE_DTYPES: Mapping[str, np.dtype] = {
     "BoolStorage": np.dtype("?"),
 }
 _STREAM_MAGIC = 0x1950A86A20F9469CFC6C
+_STREAM_STARTS = tuple(pickle.dumps(_STREAM_MAGIC, protocol=protocol) for protocol in range(2, 6))
 _STREAM_VERSION = 1001
 # Limits that no file of weights comes near: bytes of its pickle, axes, sizes and strides, and how often tensors share.
 _LONGEST_PICKLE, _MOST_AXES, _LARGEST, _MOST_SHARED = 2**21, 16, 2**48, 4
@@ -58,12 +59,12 @@ def read_tensors(path: str | Path, wanted: Callable[[str], bool] = lambda name: 
     """
     path = Path(path)
     with path.open("rb") as file:
-        start = file.read(16)
+        start = file.read(32)
         file.seek(0)
         try:
             if start.startswith(b"PK\x03\x04"):
                 return _read_archive(file, wanted)
-            if start.startswith(pickle.dumps(_STREAM_MAGIC, protocol=2)[:-1]):
+            if start.startswith(_STREAM_STARTS):
                 return _read_stream(file, wanted)
             if start[8:9] == b"{":
                 with safe_open(path, framework="numpy") as tensors:
@@ -71,8 +72,8 @@ def read_tensors(path: str | Path, wanted: Callable[[str], bool] = lambda name: 
         except Exception as error:  # whatever a damaged file provokes, the reader learns which file it was
             raise ValueError(f"{path} cannot be read: {error or type(error).__name__}") from error
     raise ValueError(
-        f"{path} is neither safetensors nor written by `torch.save` since 2017. If PyTorch can read it, convert it "
-        "once: torch.save(torch.load(old, weights_only=True), new)."
+        f"{path} is neither safetensors nor written by `torch.save` since 2017 in a pickle protocol from 2 to 5. If "
+        "PyTorch can read it, convert it once: torch.save(torch.load(old, weights_only=True), new)."
     )
 
 

@@ -504,6 +504,11 @@ def _check_fit(folder: Path, saved: Mapping[str, str], wanted: Mapping[str, str]
         for path in sorted(saved.keys() | wanted.keys())
         if saved.get(path) != wanted.get(path)
     ]
+    if differing and all(saved.get(path, "").replace("64[", "32[") == wanted.get(path) for path in {*saved, *wanted}):
+        raise ValueError(
+            f"{folder} has float64 parameters, {len(differing)} arrays of 64 bits: an older version trained it under "
+            f"jax_enable_x64. Go on with that version; this one trains in float32: {remedy}."
+        )
     if differing:
         raise ValueError(
             f"{folder} does not fit this model; {len(differing)} arrays differ:\n"

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 _log = logging.getLogger(__name__)
@@ -192,6 +193,17 @@ def _collect(parts: dict[str, jax.Array], indices: jax.Array) -> dict[str, jax.A
     for (name, part), data in zip(parts.items(), jnp.split(received, ends, axis=1), strict=True):
         batch[name] = data.view(part.dtype).reshape(len(data), *part.shape[1:])
     return batch
+
+
+def failed_anywhere(failed: BaseException | None, what: str) -> BaseException | None:
+    """What has failed on this host or, in words, on another one, for all hosts at once: they save together or not.
+
+    Args:
+        failed: on this host.
+        what: what it is that may have failed.
+    """
+    anywhere = multihost_utils.process_allgather(np.array(failed is not None)).any()
+    return failed or (RuntimeError(f"{what} failed on another host") if anywhere else None)
 
 
 def without_mesh() -> contextlib.AbstractContextManager[Any]:

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import numpy as np
 
-from mvae_jax.train.devices import Placement
+from mvae_jax.train.devices import Placement, failed_anywhere
 
 _BLOCK_BYTES = 2**26  # of examples that go to the devices in one piece
 
@@ -110,15 +110,30 @@ class Feed:
         here = {name: _filled(array, len(self._here)) for name, array in block.items()}
         return self._placement.join(here, self._rows)
 
-    def room(self, step: int) -> int:
-        """Number of steps from this one on whose examples are in the same arrays."""
-        if step == self._until < self._end:  # the block is used up: take the one read meanwhile, and begin the next
+    def advance(self, step: int) -> BaseException | None:
+        """Takes the next block, read meanwhile, where the one before is used up, and begins to read the one after.
+
+        Returns:
+            What the reading has failed with on this host or, in words, on another one; None if nothing has failed.
+        """
+        if step < self._until or step == self._end:
+            return None
+        failed: BaseException | None = None
+        try:
             block = self._next.result()
-            self._next = self._reader.submit(self._block)
             if block is None:
                 raise RuntimeError(f"the stream of examples ended before step {step}; it should go to {self._end}.")
+        except Exception as error:
+            failed = error
+        else:
+            self._next = self._reader.submit(self._block)
             self._first, self._arrays = step, block
             self._until = min(self._end, step + self._rows // self._batch_size)
+        # All hosts come here at the same steps, since they read blocks of one size.
+        return failed_anywhere(failed, "the stream of examples")
+
+    def room(self, step: int) -> int:
+        """Number of steps from this one on, to which the feed has advanced, whose examples are in the same arrays."""
         return self._until - step
 
     def take(self, step: int, steps: int) -> tuple[Mapping[str, jax.Array], np.ndarray]:

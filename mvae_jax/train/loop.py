@@ -26,7 +26,7 @@ from mvae_jax.objective import Batch, Model, Phase
 from mvae_jax.train import checkpoint
 from mvae_jax.train import state as states
 from mvae_jax.train.checkpoint import Checkpoints
-from mvae_jax.train.devices import Placement, place, without_mesh
+from mvae_jax.train.devices import Placement, failed_anywhere, place, without_mesh
 from mvae_jax.train.dispatch import Dispatcher, HostSignals, Result
 from mvae_jax.train.feed import Feed, Source, arrays_like
 from mvae_jax.train.logging import MetricWriter, Progress, SilentWriter
@@ -226,7 +226,8 @@ def fit(
     Args:
         model: the model.
         phases: its phases, one after another: each starts at the step where the one before ends.
-        batches: phase -> the data set and its order during that phase, see `feed`.
+        batches: phase -> the data set and its order during that phase, see `feed`. If a stream fails on some host, the
+            state is saved, and its error raised: the same call goes on with the examples that could not be read.
         workdir: folder of this run: checkpoints/, metrics.jsonl, events.*.
         seed: seed of initialisation and of every draw.
         validation: arrays of the validation examples; None validates nothing.
@@ -417,12 +418,29 @@ class _Run:
             if result.complete:
                 self._write(phase, result.end, "train", **result.sums.means())
 
+        def save(loss: float | None = None) -> None:
+            nonlocal saved_at
+            self.writer.flush()  # a resumed run drops later records: those up to here must be on disk first
+            saved = self.checkpoints.save(phase.name, state, validation_loss=loss, final=done == phase.end)
+            self.interruption.hold_until(saved)
+            saved_at = time.monotonic()
+
         inline = runs_inline(self.placement.mesh)
         dispatcher = Dispatcher(compiled.train, settings.steps_per_dispatch, host_signals, on_result, inline)
         validation_steps = settings.validate_every * steps_per_epoch
         periods = (settings.log_every, validation_steps, settings.checkpoint_every or phase.steps)
         while done < phase.end:
             # A dispatch ends where something is due, so that it happens at the same step however many steps are sent.
+            unread = feed.advance(done)
+            if unread:
+                dispatcher.drain()
+                if done > first and refused == 0:
+                    save()
+                    self.checkpoints.wait()
+                unread.add_note(f"The examples of the steps after step {done} cannot be read.")
+                if not isinstance(unread, OSError):  # `fit` adds this to the errors of disks
+                    unread.add_note(_safe(self.checkpoints.latest()))
+                raise unread
             to_border = (period - (done - phase.start) % period for period in periods)
             steps = min(feed.room(done), *to_border, dispatcher.steps_at_once)
             arrays, indices = feed.take(done, steps)
@@ -439,10 +457,7 @@ class _Run:
             # Not amid refused steps: a run that goes on from there would count them anew.
             due = refused == 0 and (failed or agreed.save or on_step or self._is_best(phase, loss))
             if last or agreed.exit_code or due:
-                self.writer.flush()  # a resumed run drops later records: those up to here must be on disk first
-                saved = self.checkpoints.save(phase.name, state, validation_loss=loss, final=last)
-                self.interruption.hold_until(saved)
-                saved_at = time.monotonic()
+                save(loss)
             if failed:
                 self.checkpoints.wait()
                 raise failed
@@ -478,9 +493,7 @@ class _Run:
             self.on_validation(state.replace(params=gather(state.params), ema=gather(state.ema)), phase, self.writer)
         except (Exception, SystemExit) as error:
             failed = error
-        # All hosts save together, or none of them could.
-        anywhere = multihost_utils.process_allgather(np.array(failed is not None)).any()
-        return failed or (RuntimeError("on_validation failed on another host") if anywhere else None)
+        return failed_anywhere(failed, "on_validation")
 
     def _is_best(self, phase: Phase, loss: float | None) -> bool:
         """True if no checkpoint of the phase has a validation loss as low as this one; the same on all hosts."""

@@ -135,8 +135,9 @@ def test_sizes_of_a_stream_that_are_not_true(tmp_path):
         read_tensors(stream(4, bytes(12)))
 
 
+@pytest.mark.parametrize("layout", ["archive", "stream"])
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-def test_all_protocols_of_torch_save(protocol, tmp_path, monkeypatch):
+def test_protocols_of_torch_save(protocol, layout, tmp_path, monkeypatch):
     """With stand-ins under PyTorch's names, pickled by Python's own writer."""
     torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
     monkeypatch.setitem(sys.modules, "torch", torch)
@@ -153,7 +154,7 @@ def test_all_protocols_of_torch_save(protocol, tmp_path, monkeypatch):
 
     class Storage:
         def __init__(self, key: str, size: int) -> None:
-            self.pid = ("storage", storage_type, key, "cpu", size)
+            self.pid = ("storage", storage_type, key, "cpu", size) + (None,) * (layout == "stream")
 
     class Made:
         def __init__(self, function, *arguments) -> None:
@@ -182,9 +183,18 @@ def test_all_protocols_of_torch_save(protocol, tmp_path, monkeypatch):
     Pickler(stream, protocol).dump(contents)
     numbers = np.arange(6, dtype=np.float32)
     path = tmp_path / "x.pth"
-    with zipfile.ZipFile(path, "w") as file:
-        file.writestr("x/data.pkl", stream.getvalue())
-        file.writestr("x/data/0", numbers.tobytes())
+    if layout == "archive":
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("x/data.pkl", stream.getvalue())
+            file.writestr("x/data/0", numbers.tobytes())
+    else:
+        before = (0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True, "type_sizes": {}})
+        pickles = [
+            *(pickle.dumps(value, protocol) for value in before),
+            stream.getvalue(),
+            pickle.dumps(["0"], protocol),
+        ]
+        path.write_bytes(b"".join(pickles) + struct.pack("<q", numbers.size) + numbers.tobytes())
     tensors = read_tensors(path)
     expected = numbers.reshape(2, 3)
     assert sorted(tensors) == ["matrix", "parameter", "part", "scalar", "transposed"]

@@ -5,8 +5,9 @@
 OPTIONS are JSON: "processes", how many; "port" of process 0; "workdir"; "prepare", a process that waits for a signal
 before the run begins; "wait_at", a step before which to wait for a signal to some process; "fail_at", a process and a
 step before which it fails; "shard_state"; "shard", a file of records to stream the images from, in blocks of "block"
-steps; "devices", their order in the mesh. Process 0 writes the final parameters to `parameters.npz` in the workdir.
-Each prints the positions of the records that it has read, in JSON.
+steps; "unreadable_at", a process and the first step of a block that it cannot read; "devices", their order in the mesh.
+Process 0 writes the final parameters to `parameters.npz` in the workdir. Each prints the positions of the records that
+it has read, in JSON.
 """
 
 import contextlib
@@ -68,9 +69,15 @@ class Streamed:
         self.example, self.steps_per_epoch = grey(self.source.example), self.source.steps_per_epoch
 
     @contextlib.contextmanager
-    def stream(self, *arguments):
-        with self.source.stream(*arguments) as chunks:
-            yield map(grey, chunks)
+    def stream(self, first_step, end_step, chunk, rows):
+        with self.source.stream(first_step, end_step, chunk, rows) as chunks:
+            yield self._blocks(chunks, range(first_step, end_step, chunk))
+
+    def _blocks(self, chunks, starts):
+        for start, examples in zip(starts, chunks, strict=True):
+            if [process, start] == options.get("unreadable_at"):
+                raise OSError("no such shelf")
+            yield grey(examples)
 
 
 def grey(examples):

@@ -237,6 +237,21 @@ def test_mismatch_lists_every_array(saved):
     assert {line.split(":")[0].strip() for line in message.splitlines()[1:-1]} == differing
 
 
+def test_parameters_of_64_bits_are_said_to_be_such(tmp_path):
+    state = make_state(2)
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, state.params)
+        with Checkpoints(tmp_path, ["vae"]) as checkpoints:
+            checkpoints.save("vae", state.replace(params=wide))
+    expected = f"^{step_folder(tmp_path, 2)} has float64 parameters, 2 arrays of 64 bits: an older version trained it "
+    with Checkpoints(tmp_path, ["vae"]) as checkpoints:
+        with pytest.raises(ValueError, match=expected) as error:
+            checkpoints.restore("vae", 2, abstract(state))
+        assert str(error.value).endswith("this one trains in float32: choose another workdir.")
+        with pytest.raises(ValueError, match="does not fit this model; 3 arrays differ"):
+            checkpoints.restore("vae", 2, abstract(state.replace(skipped=state.params["encoder"]["bias"])))
+
+
 def test_find_takes_the_newest_of_a_workdir_or_the_one_that_is_named(copied):
     save_all(copied, [(10, None, False)], phase="gan").close()
     shutil.copytree(step_folder(copied, 2), step_folder(copied, "11_backup"))

@@ -132,6 +132,19 @@ def test_each_process_reads_what_its_own_devices_hold(block, order, counts, tmp_
 
 
 @pytest.mark.slow
+def test_what_one_process_cannot_read_ends_both_when_the_state_is_saved(tmp_path, alone, shard):
+    streams = {"shard": str(shard), "block": 2}
+    codes, told, _ = wait(start(tmp_path, 2, unreadable_at=[1, 4], **streams))
+    assert codes == [1, 1], told
+    assert (
+        "error: no such shelf The examples of the steps after step 4 cannot be read. It goes on from step 4" in told[1]
+    )
+    told, _ = train(tmp_path, 2, **streams)
+    assert "resuming at step 4" in told[0]
+    np.testing.assert_allclose(parameters(tmp_path), parameters(alone), atol=1e-6)
+
+
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_both_and_one_process_goes_on(tmp_path, alone):
     processes = start(tmp_path, 2, wait_at=3)
     for process in processes:

@@ -73,21 +73,65 @@ def test_a_streamed_run_has_the_bits_of_a_resident_one(steps, placement, tmp_pat
     assert max(len(block) for blocks in read for block in blocks) == min(steps, 9)
 
 
-def test_a_streamed_run_goes_on_within_a_block(tmp_path, monkeypatch):
-    """The disk fails at the second block, of steps 4 to 7; the last checkpoint is that of step 3."""
-    monkeypatch.setattr(feed, "_BLOCK_BYTES", 4 * batch_bytes())
+def failing(error):
+    """Streams that fail with the second block, of steps 4 and 5, of the first phase."""
 
     class Failing(Streamed):
         def _chunks(self, first_step, end_step, chunk):
             yield next(super()._chunks(first_step, end_step, chunk))
-            raise OSError("the disk is gone")
+            raise error
 
-    resident, sources = fit(tmp_path / "resident", toy.batches), []
-    with pytest.raises(OSError, match="the disk is gone"):
-        fit(tmp_path / "streamed", Failing, checkpoint_every=3)
-    again = fit(tmp_path / "streamed", lambda phase: sources.append(Streamed(phase)) or sources[-1])
-    assert min(block for source in sources for block in source.read) == (3, 4, 5)
+    return Failing
+
+
+def goes_on(workdir, resident):
+    """The first steps that the same run reads, made again with streams that do not fail; it ends with the same bits."""
+    sources = []
+    again = fit(workdir, lambda phase: sources.append(Streamed(phase)) or sources[-1])
     assert bits(again) == bits(resident)
+    return min(block for source in sources for block in source.read)
+
+
+@pytest.fixture(scope="module")
+def resident(tmp_path_factory):
+    return fit(tmp_path_factory.mktemp("resident"), toy.batches)
+
+
+def test_a_streamed_run_goes_on_within_a_block(tmp_path, monkeypatch, resident):
+    """It ends amid the second block as by a kill, without a save; the last checkpoint is that of step 3."""
+    monkeypatch.setattr(feed, "_BLOCK_BYTES", 4 * batch_bytes())
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, failing(KeyboardInterrupt()), checkpoint_every=3)
+    assert goes_on(tmp_path, resident) == (3, 4, 5)
+
+
+@pytest.mark.parametrize("error", [OSError("the disk is gone"), ValueError("the shard is damaged")], ids=repr)
+def test_a_stream_that_fails_ends_the_run_when_the_state_is_saved(error, tmp_path, monkeypatch, resident):
+    monkeypatch.setattr(feed, "_BLOCK_BYTES", 4 * batch_bytes())
+    with pytest.raises(type(error)) as raised:
+        fit(tmp_path, failing(error))  # no other reason to save before step 6
+    assert raised.value is error
+    assert error.__notes__ == [
+        "The examples of the steps after step 4 cannot be read.",
+        "It goes on from step 4 of phase first, which is saved.",
+    ]
+    assert goes_on(tmp_path, resident) == (4, 5)
+
+
+def test_a_stream_that_fails_at_its_beginning_saves_nothing_anew(tmp_path, monkeypatch, resident):
+    """Of the second phase: what is saved is the end of the first."""
+    monkeypatch.setattr(feed, "_BLOCK_BYTES", 4 * batch_bytes())
+
+    class Failing(Streamed):
+        def _chunks(self, first_step, end_step, chunk):
+            if first_step == 6:
+                raise OSError("the disk is gone")
+            yield from super()._chunks(first_step, end_step, chunk)
+
+    with pytest.raises(OSError, match="the disk is gone") as raised:
+        fit(tmp_path, Failing)
+    assert raised.value.__notes__[-1] == "It goes on from step 6 of phase first, which is saved."
+    assert goes_on(tmp_path, resident) == (6, 7, 8, 9)
 
 
 def test_arrays_of_a_stream_hold_nothing(monkeypatch):
@@ -104,7 +148,8 @@ def test_a_stream_that_ends_early_is_told(monkeypatch):
     monkeypatch.setattr(feed, "_BLOCK_BYTES", 2 * batch_bytes())
     phase = toy.phases()[0]
     with Feed(Streamed(phase, stops=2), ALONE, toy.BATCH, 64, 0, 6) as fed:
+        assert fed.advance(0) is None
         assert fed.room(0) == 2
+        assert fed.advance(1) is None
         assert fed.room(1) == 1
-        with pytest.raises(RuntimeError, match="ended before step 2; it should go to 6"):
-            fed.room(2)
+        assert "ended before step 2; it should go to 6" in str(fed.advance(2))
