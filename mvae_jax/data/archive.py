@@ -94,7 +94,7 @@ class Folder:
     remark = ""
 
     def where(self, name: str) -> str:  # noqa: D102
-        return str(self.path / name)
+        return str(self.path / names.shown(name))
 
     def within(self, folder: str) -> Folder:  # noqa: D102
         return Folder(self._at(folder), self._spellings)
@@ -192,7 +192,7 @@ class Packed:
         return self.contents.remark
 
     def where(self, name: str) -> str:  # noqa: D102
-        return f"{self.path}/{self.prefix}{name}"
+        return f"{self.path}/{names.shown(self.prefix + name)}"
 
     def within(self, folder: str) -> Packed:  # noqa: D102
         return dataclasses.replace(self, prefix=f"{self.prefix}{folder}/")

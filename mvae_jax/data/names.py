@@ -23,6 +23,11 @@ def normal(name: str) -> str:
     return "/".join(part for part in name.split("/") if part not in ("", ".")) if "/" in name else name
 
 
+def shown(name: str) -> str:
+    """Returns a name as messages have it: what would break their line, or is not to be seen, stands as escapes."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in name)
+
+
 def leads_outside(name: str) -> bool:
     """Returns whether a name leads, or on some system could lead, outside its archive."""
     return name.startswith("/") or "\\" in name or bool(_DRIVE.match(name)) or ".." in name.split("/")

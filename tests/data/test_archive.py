@@ -296,6 +296,15 @@ def test_names_that_lead_outside_are_refused_in_a_zip_and_in_a_tar(name, tmp_pat
             contextlib.ExitStack().enter_context(open_archive(path))
 
 
+@pytest.mark.parametrize("write", [write_folder, write_zip, write_tar])
+def test_a_name_breaks_no_line_of_a_message(write, tmp_path):
+    packed_files = write(tmp_path / "packed", {"a/b.txt": b""})
+    with open_archive(packed_files) as opened, pytest.raises(FileNotFoundError) as error:
+        opened.within("a").read("c\nerror: d\x1b\u2028.txt")
+    assert str(error.value).endswith(r"/a/c\nerror: d\x1b\u2028.txt.")
+    assert str(error.value).isprintable()
+
+
 def test_a_colon_leads_nowhere(tmp_path):
     images = [f"2024-01-01T12:3{i}:00.png" for i in range(8)]
     for path in (write_folder(tmp_path / "own", own(*images)), write_zip(tmp_path / "a.zip", own(*images))):
