@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test test-all lint clean
+.PHONY: train test test-all promises lint clean
 
 train: $(VENV)/installed
 	$(BIN)/python experiments/celebahq_mvae.py $(ARGS)
@@ -14,6 +14,10 @@ test: $(VENV)/installed
 # Besides: whole experiments, kills and hosts at full counts, the wheel in an environment of its own.
 test-all: test
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+# What README promises, measured at full counts; `make test-all` tries each of them a few times.
+promises: $(VENV)/installed
+	$(BIN)/python -m pytest -m promise --promises=full tests/promises $(ARGS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -19,10 +19,24 @@ os.environ.setdefault("NPROC", "16")
 import jax
 import pytest
 
+pytest.register_assert_rewrite("killed", "whole")  # helpers that compare
 jax.config.update("jax_numpy_rank_promotion", "raise")
 _cache = os.path.join(tempfile.gettempdir(), f"mvae_jax_tests_{os.getuid()}")
 jax.config.update("jax_compilation_cache_dir", os.environ.get("MVAE_JAX_TEST_CACHE", _cache))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # most programs are tiny
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--promises", choices=("few", "full"), default="few", help="how often each promise of tests/promises is tried"
+    )
+
+
+def pytest_terminal_summary(terminalreporter):
+    """The figures of tests/promises, as README states them."""
+    ended = (report for outcome in ("passed", "failed") for report in terminalreporter.stats.get(outcome, ()))
+    for line in sorted(text for report in ended for name, text in report.user_properties if name == "promise"):
+        terminalreporter.write_line(f"promise: {line}")
 
 
 @pytest.fixture
@@ -40,3 +54,21 @@ def small_disk(tmp_path):
 
     yield small_disk
     subprocess.run(["umount", disk], capture_output=True)
+
+
+@pytest.fixture
+def to_disk(monkeypatch):
+    """What the process forces to disk ("fsync", path) and renames ("replace", new path), in this order: a list."""
+    events, fsync, replace = [], os.fsync, os.replace
+
+    def fsync_noted(descriptor):
+        events.append(("fsync", os.readlink(f"/proc/self/fd/{descriptor}")))
+        fsync(descriptor)
+
+    def replace_noted(source, target, **options):
+        events.append(("replace", os.fspath(target)))
+        replace(source, target, **options)
+
+    monkeypatch.setattr(os, "fsync", fsync_noted)
+    monkeypatch.setattr(os, "replace", replace_noted)
+    return events

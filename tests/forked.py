@@ -8,15 +8,18 @@ A job is a dict, of which all but `command` may be left out:
     limit         bytes that a file may have (ulimit -f)
     points        where the process kills itself, see `train/killed_run.py`
     signals       [text, number] pairs: a signal is sent when the log shows the text, after the one before
+    delay         [seconds, number]: a signal is sent so long after the start
     reader        false: nobody reads standard output
 
-The answer has "status", negative for a signal that killed it, "out" and "err".
+The answer has "status", negative for a signal that killed it, "out", "err", and "seconds": until the end, from the last
+signal on or from the start.
 """
 
 import contextlib
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,6 +28,7 @@ import traceback
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+_PATIENCE = 60  # seconds that a process may take to end once it was sent a signal
 
 
 @contextlib.contextmanager
@@ -69,9 +73,23 @@ def _answer(job):
             while text.encode() not in os.pread(err.fileno(), 2**20, seen) and not _ended(child):
                 time.sleep(0.01)
             os.kill(child, number)
+        if "delay" in job:
+            time.sleep(job["delay"][0])
+            os.kill(child, job["delay"][1])
+        began = time.monotonic()
+        if "signals" in job or "delay" in job:
+            while not _ended(child) and time.monotonic() < began + _PATIENCE:
+                time.sleep(0.01)
+            if not _ended(child):
+                os.kill(child, signal.SIGKILL)  # rather dead than hanging
         _, status = os.waitpid(child, 0)
+        seconds = time.monotonic() - began
         texts = [os.pread(file.fileno(), 2**24, 0).decode() for file in (out, err)]
-    return {"status": os.waitstatus_to_exitcode(status), **dict(zip(("out", "err"), texts, strict=True))}
+    return {
+        "status": os.waitstatus_to_exitcode(status),
+        "seconds": seconds,
+        **dict(zip(("out", "err"), texts, strict=True)),
+    }
 
 
 def _ended(child):
@@ -106,6 +124,8 @@ def _run(job, out, err):
         sys.stdout.flush()
     except SystemExit as end:
         status = end.code or 0
+    except KeyboardInterrupt:  # before the program has begun
+        status = 128 + signal.SIGINT
     except BaseException:
         traceback.print_exc()
     finally:

@@ -11,6 +11,7 @@ import pytest
 from forked import ROOT, server
 from PIL import Image
 from snapshots import sums
+from whole import check_whole
 
 
 @pytest.fixture(scope="module")
@@ -134,16 +135,6 @@ def undisturbed(run, folder):
 
 def logs(workdir):
     return [(workdir / name / "metrics.jsonl").read_text() for name in ("narrow", "wide")]
-
-
-def check_whole(workdir, undisturbed):
-    """All is there that an undisturbed run leaves, and nothing half written."""
-    assert json.loads((workdir / "scores.json").read_text()) == undisturbed
-    assert json.loads((workdir / "finished.json").read_text())["scores"] == undisturbed
-    with Image.open(workdir / "figures" / "reconstructions.png") as picture:
-        picture.load()
-    assert "What comes back" in (workdir / "report.html").read_text()
-    assert not list(workdir.rglob(".*"))
 
 
 def test_signals_end_figures_and_the_same_command_goes_on_with_them(run, folder, undisturbed):

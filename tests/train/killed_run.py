@@ -1,11 +1,12 @@
-"""Trains the toy in processes that are killed at a named point: a script for `test_kill.py`.
+"""Trains the toy in processes that are killed: a script for `killed.py`.
 
-    killed_run.py WORKDIR STEP    trains in this process, and waits for a signal before the batch of STEP
-    killed_run.py                 trains in a fork for each line of standard input: {"workdir", "points", "delay"}
+    killed_run.py WORKDIR STEP  trains in this process, and waits for a signal before the batch of STEP
+    killed_run.py               trains in a fork for each line of standard input: {"workdir", "points", "delay", "step"}
 
 A point is "MODULE:FUNCTION before N": the process kills itself before the N-th call of that function; "after", or
-"amid" it, which leaves half a line of metrics. The delay is that of a kill from outside, in seconds. A fork saves the
-time of the imports; nothing of JAX runs before it.
+"amid" it, which leaves half a line of metrics. The delay is that of a kill from outside, in seconds; the step is the
+one whose batch is never given. Where a run is refused, the words printed begin with "refused". A fork saves the time of
+the imports; nothing of JAX runs before it.
 """
 
 import functools
@@ -51,8 +52,8 @@ def arm(point):
     setattr(owner, name, armed)
 
 
-def train(workdir, wait_at=None):
-    """Trains to the end, and prints a digest of all leaves of the state."""
+def train(workdir, at=None, then=None):
+    """Trains to the end, and prints a digest of all leaves of the state; calls `then` before the batch of step `at`."""
     with session.session(workdir, {"model": "toy"}, ()) as (folder, interruption):
 
         def batches(phase):
@@ -62,10 +63,8 @@ def train(workdir, wait_at=None):
                 arrays, steps_per_epoch = source.arrays, source.steps_per_epoch
 
                 def indices_at(self, step):
-                    if step == wait_at:
-                        print("waiting", flush=True)
-                        while not interruption.requested:
-                            time.sleep(0.01)
+                    if step == at:
+                        then(interruption)
                     return source.indices_at(step)
 
             return Waiting()
@@ -84,6 +83,16 @@ def train(workdir, wait_at=None):
         folder.finish()
 
 
+def wait(interruption):
+    print("waiting", flush=True)
+    while not interruption.requested:
+        time.sleep(0.01)
+
+
+def die(interruption):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def digest(state):
     sha256 = hashlib.sha256()
     for path, leaf in jax.tree.leaves_with_path(state.replace(key=jax.random.key_data(state.key))):
@@ -91,7 +100,7 @@ def digest(state):
     return sha256.hexdigest()
 
 
-def train_in_fork(workdir, points=(), delay=None):
+def train_in_fork(workdir, points=(), delay=None, step=None):
     """Returns the status, negative for a signal, and the words printed by a process that trains."""
     read, write = os.pipe()
     child = os.fork()
@@ -102,10 +111,12 @@ def train_in_fork(workdir, points=(), delay=None):
         try:
             for point in points:
                 arm(point)
-            train(workdir)
+            train(workdir, step, die)
             status = 0
         except SystemExit as end:
             status = end.code
+        except ValueError as error:
+            print("refused:", error)
         finally:
             sys.stdout.flush()
             os._exit(status)
@@ -120,6 +131,6 @@ def train_in_fork(workdir, points=(), delay=None):
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        train(sys.argv[1], wait_at=int(sys.argv[2]))
+        train(sys.argv[1], int(sys.argv[2]), wait)
     for line in sys.stdin:
         print(json.dumps(train_in_fork(**json.loads(line))), flush=True)

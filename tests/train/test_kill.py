@@ -1,22 +1,15 @@
-"""Whenever a run is killed, the same command goes on, and ends with the bits of a run that nobody disturbed."""
+"""Whenever a run is killed, the same command goes on, and ends with the bits of a run that nobody disturbed.
 
-import json
-import os
+Here at named points; at random moments in `tests/promises`.
+"""
+
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
-import jax
-import numpy as np
+import killed
 import pytest
-from event_files import shown
 
-from mvae_jax.train.logging import read_metrics
-
-SCRIPT = Path(__file__).with_name("killed_run.py")
-ROOT = SCRIPT.parents[2]
 CHECKPOINT, LOOP, MANIFESTS, WORKDIR = (
     f"mvae_jax.train.{name}" for name in ("checkpoint", "loop", "manifests", "workdir")
 )
@@ -68,67 +61,19 @@ POINTS = {
 
 
 @pytest.fixture(scope="module")
-def environment():
-    paths = os.pathsep.join(str(ROOT / name) for name in ("", "tests"))
-    return {
-        **os.environ,
-        "PYTHONPATH": paths,
-        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
-        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Where all processes run; their workdirs are relative to it."""
     return tmp_path_factory.mktemp("killed")
 
 
 @pytest.fixture(scope="module")
-def train(environment, folder):
-    """A function (workdir, points=[], delay=None) -> (status, words printed): trains in a process of its own."""
-    with subprocess.Popen(
-        [sys.executable, SCRIPT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder, env=environment
-    ) as server:
-
-        def train(workdir, **job):
-            server.stdin.write(json.dumps({"workdir": f"runs/{workdir}", **job}) + "\n")
-            server.stdin.flush()
-            return json.loads(server.stdout.readline())
-
+def train(folder):
+    with killed.server(folder) as train:
         yield train
-        server.stdin.close()
 
 
 @pytest.fixture(scope="module")
 def undisturbed(train, folder):
-    """Digest, records and duration of a run that nobody disturbs."""
-    train("warm")
-    began = time.monotonic()
-    status, (digest,) = train("undisturbed")
-    assert status == 0
-    return digest, records(folder, "undisturbed"), time.monotonic() - began
-
-
-def records(folder, workdir):
-    """Validation records, and where the training records are: an interval's mean lacks steps before a resume.
-
-    From metrics.jsonl and as TensorBoard shows them, whose events wait in memory until they are forced to disk.
-    """
-    lines = read_metrics(folder / "runs" / workdir / "metrics.jsonl")
-    steps = [(line["step"], line["phase"]) for line in lines if line["split"] == "train"]
-    events = shown(folder / "runs" / workdir)
-    validation = {at: value for at, value in events.items() if at[1].startswith("validation/")}
-    trained = sorted(at for at in events if at[1].startswith("train/"))
-    return [line for line in lines if line["split"] == "validation"], steps, validation, trained
-
-
-def check_end(folder, workdir, undisturbed, status, words):
-    assert (status, words) == (0, [undisturbed[0]])
-    assert records(folder, workdir) == undisturbed[1]
-    assert (folder / "runs" / workdir / "finished.json").exists()
+    return killed.undisturbed(train, folder)
 
 
 QUICK = ("during a save", "during a resume")  # where most can go wrong; `make test-all` has every point
@@ -150,32 +95,14 @@ def test_killed_at_points(train, folder, undisturbed, points, request):
         ]
     else:
         status, words = train(workdir)
-    check_end(folder, workdir, undisturbed, 0, words)
+    killed.check_end(folder, workdir, undisturbed, 0, words)
 
 
-@pytest.mark.slow
-def test_killed_at_random_moments(train, folder, undisturbed):
-    rng, kills, runs = np.random.default_rng(0), 0, 0
-    while kills < 15:
-        workdir, status = f"random{runs}", -signal.SIGKILL
-        for delay in rng.uniform(0.0, undisturbed[2], 5):
-            status, words = train(workdir, delay=delay)
-            if status == 0:
-                break
-            assert status == -signal.SIGKILL
-            kills += 1
-        if status != 0:
-            status, words = train(workdir)
-        check_end(folder, workdir, undisturbed, status, words)
-        runs += 1
-
-
-def test_signals_end_a_run_with_its_state_saved_and_a_second_run_is_refused(train, folder, environment, undisturbed):
+def test_signals_end_a_run_with_its_state_saved_and_a_second_run_is_refused(train, folder, undisturbed):
     def start(step):
-        command = [sys.executable, SCRIPT, "runs/signals", str(step)]
-        return subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder, env=environment
-        )
+        command = [sys.executable, killed.SCRIPT, "runs/signals", str(step)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, cwd=folder, env=killed.environment(), **pipes)
 
     for number, step, code in ((signal.SIGTERM, 3, 143), (signal.SIGINT, 8, 130)):
         with start(step) as run:
@@ -192,4 +119,4 @@ def test_signals_end_a_run_with_its_state_saved_and_a_second_run_is_refused(trai
         assert f"saved at step {step + 1}" in err or f"{number.name}: stopping" in err
         assert "Traceback" not in err
         assert (folder / "runs/signals/checkpoints" / ("first" if step < 6 else "second") / str(step + 1)).is_dir()
-    check_end(folder, "signals", undisturbed, *train("signals"))
+    killed.check_end(folder, "signals", undisturbed, *train("signals"))

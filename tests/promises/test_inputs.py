@@ -1,14 +1,18 @@
 """Files with random damage: every reader refuses what it cannot read by a sentence of its own that names the file.
 
-The damage is the same at every run. What a reader does not notice is no mistake here: most formats have no checksum.
+And it takes no more memory than its limits say. The damage is the same at every run. What a reader does not notice is
+no mistake here: most formats have no checksum.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import itertools
 import json
+import pickle
+import resource
 import struct
 import tarfile
 import zipfile
@@ -19,13 +23,15 @@ import numpy as np
 import pytest
 from PIL import Image
 from published import write_cub
+from safetensors.numpy import save
 
 from mvae_jax.data import decode, pyramid
 from mvae_jax.data.archive import levels, open_archive
 from mvae_jax.data.formats import celeba, cub, folder, mnist
 from mvae_jax.nets.torch_weights import read_tensors
 
-TIMES = 60
+pytestmark = pytest.mark.promise
+MEMORY = 2**30  # bytes that the reader of a file of a few kilobytes may take
 WORDS = (b"\0", b"\xff" * 4, b"(", b"[" * 60, b"-1", b"9" * 40, b'"', b"'", b",", b"\n", b"../", b"NaN", b"{}", b"null")
 SIZES = (0, 1, 2**31 - 1, 2**31, 2**32 - 1)
 
@@ -88,14 +94,22 @@ def images() -> list[bytes]:
     return files
 
 
-def weights() -> bytes:
-    storage = b"(X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\0" + b"0X\3\0\0\0cpuK\4tQ"
-    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\0K\2K\2\x86K\2K\1\x86\x89}tR"
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as file:
-        file.writestr("x/data.pkl", b"\x80\x02}X\1\0\0\0w" + tensor + b"s.")
+def weights() -> list[bytes]:
+    """In both layouts of `torch.save`, and as safetensors."""
+
+    def pickled(view: bytes) -> bytes:
+        storage = b"(X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\0" + b"0X\3\0\0\0cpuK\4" + view + b"tQ"
+        tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\0K\2K\2\x86K\2K\1\x86\x89}tR"
+        return b"\x80\x02}X\1\0\0\0w" + tensor + b"s."
+
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("x/data.pkl", pickled(b""))
         file.writestr("x/data/0", bytes(16))
-    return stream.getvalue()
+    values = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
+    head = b"".join(pickle.dumps(value, protocol=2) for value in values)
+    stream = head + pickled(b"N") + pickle.dumps(["0"], protocol=2) + struct.pack("<q", 4) + bytes(16)
+    return [archive.getvalue(), stream, save({"w": np.zeros((2, 2), np.float32)})]
 
 
 def read_archive(path: Path) -> None:
@@ -180,25 +194,52 @@ READERS: dict[str, tuple[list[bytes], Callable[[Path], object]]] = {
     "lists": ([LIST.encode(), LIST[2:].replace(" ", ",").encode()], read_celeba),
     "birds": ([b"1"], read_birds),
     "images": (images(), lambda path: decode.read_image(path, 8)),
-    "weights": ([weights()], read_tensors),
+    "weights": (weights(), read_tensors),
     "manifest": ([json.dumps(MANIFEST).encode()], shards),
 }
 
 
+@contextlib.contextmanager
+def little_memory():
+    """The process may take no more than `MEMORY` bytes besides those that it has."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def wrong(error: Exception, folder: Path) -> str:
+    """What is wrong with a refusal; "" for nothing."""
+    text, cause = str(error), error
+    while cause is not None:
+        if isinstance(cause, MemoryError):
+            return f"it took more than {MEMORY} bytes"
+        cause = cause.__cause__ or cause.__context__
+    if not isinstance(error, (ValueError, FileNotFoundError)) or isinstance(error, UnicodeDecodeError):
+        return f"it is a {type(error).__name__}"
+    if str(folder) not in text:
+        return "it does not name the file"
+    return "it is no sentence" if "\n" in text or len(text) >= 4000 else ""
+
+
 @pytest.mark.parametrize("kind", READERS)
-def test_damage_is_refused_by_a_sentence_that_names_the_file(kind, tmp_path):
+def test_damage_is_refused_by_a_sentence_that_names_the_file(kind, tmp_path, count, promise):
     whole, read = READERS[kind]
-    rng, refused = np.random.default_rng(sum(kind.encode())), []
-    for number in range(TIMES):
+    of = count(60, 2000)
+    rng, refused, broken = np.random.default_rng(sum(kind.encode())), 0, []
+    for number in range(of):
         path = tmp_path / f"file{number}"
         path.write_bytes(damaged(whole[number % len(whole)], rng))
         try:
-            read(path)
-        except (ValueError, FileNotFoundError) as error:
-            refused.append(error)
-    assert len(refused) > TIMES // 8
-    for error in refused:
-        assert type(error) is not UnicodeDecodeError
-        assert str(tmp_path) in str(error)
-        assert "\n" not in str(error)
-        assert len(str(error)) < 4000
+            with little_memory():
+                read(path)
+        except Exception as error:
+            refused += 1
+            if fault := wrong(error, tmp_path):
+                broken.append(f"{kind} {number}: {fault}: {error}")
+        path.unlink(missing_ok=True)
+    assert refused > of // 8
+    promise(f"hostile inputs, {kind}", of, broken, f"{refused} refused")
