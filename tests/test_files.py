@@ -52,6 +52,14 @@ def test_a_file_is_replaced_as_a_whole(tmp_path):
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, to_disk):
+    files.atomic_write(tmp_path / "a.txt", "new")
+    (first, temporary), *others = to_disk
+    assert (first, os.path.dirname(temporary)) == ("fsync", str(tmp_path))
+    assert temporary != str(tmp_path / "a.txt")
+    assert others == [("replace", str(tmp_path / "a.txt")), ("fsync", str(tmp_path))]
+
+
 @pytest.mark.parametrize(
     ("count", "text"),
     [

@@ -530,6 +530,15 @@ SAVER = textwrap.dedent("""
 """)
 
 
+def test_a_checkpoint_is_on_the_disk_before_it_counts(tmp_path, to_disk):
+    save_all(tmp_path, [(1, None, False)]).close()
+    folder = step_folder(tmp_path, 1)
+    before = to_disk[: to_disk.index(("replace", str(folder / "manifest.json")))]
+    payload = {str(path) for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json"}
+    assert payload <= {path for event, path in before if event == "fsync"}
+    assert payload
+
+
 def test_a_kill_at_any_moment_leaves_a_checkpoint_to_go_on_from(tmp_path):
     rng = np.random.default_rng(3)
     announced = 0

@@ -1,5 +1,6 @@
 """Training through phases: what it computes does not depend on how often it was stopped, nor on how it is watched."""
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -15,6 +16,7 @@ import pytest
 import toy
 from snapshots import sums
 
+from mvae_jax.files import DiskFull
 from mvae_jax.train import loop
 from mvae_jax.train.checkpoint import Checkpoints, DamagedCheckpoint
 from mvae_jax.train.config_file import DamagedRun
@@ -330,6 +332,20 @@ def test_a_full_disk_ends_the_run_and_leaves_a_checkpoint_to_go_on_from(tmp_path
     assert newest(tmp_path) in (4, 6)  # the save of step 6 may still be under way when the disk fills
     assert bits(fit(tmp_path)) == bits(undisturbed[1])
     assert records(tmp_path, "train") == records(undisturbed[0], "train")
+
+
+def test_a_disk_without_room_for_a_checkpoint_is_refused_before_anything_is_compiled(small_disk, caplog):
+    disk, watched = small_disk(64), Watched()
+    with contextlib.suppress(OSError), (disk / "other").open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+    with (
+        caplog.at_level(logging.INFO),
+        pytest.raises(DiskFull, match=r"/run/checkpoints cannot be written: No space .* \(it takes "),
+    ):
+        fit(disk / "run", batches=watched)
+    assert watched.asked == []
+    assert "compiled" not in caplog.text
 
 
 # --- longer than it was ----------------------------------------------------------------------------------------------

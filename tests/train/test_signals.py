@@ -48,10 +48,13 @@ def run(code, *signals, status, begin=()):
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        for number in signals:
-            process.stdout.readline()
-            process.send_signal(number)
-        out, err = process.communicate(timeout=120)
+        try:
+            for number in signals:
+                process.stdout.readline()
+                process.send_signal(number)
+            out, err = process.communicate(timeout=120)
+        finally:
+            process.kill()  # what has not ended would never do so
     assert process.returncode == status, err
     assert "Traceback" not in err
     return out.splitlines(), err
