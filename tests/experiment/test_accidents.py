@@ -9,7 +9,6 @@ import sys
 
 import pytest
 from forked import ROOT, server
-from PIL import Image
 from snapshots import sums
 from whole import check_whole
 
