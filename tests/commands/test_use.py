@@ -327,7 +327,7 @@ def test_settings_that_were_removed_are_passed_over_if_told_so(command, workdir)
     path = workdir / "removed" / "config.json"
     settings = json.loads(path.read_text())
     settings["config"]["model"]["spin"] = 3
-    path.write_text(json.dumps(settings))
+    path.write_text(json.dumps(settings | {"sha256": None}))
     code, _, err = command("attributes", "removed")
     assert code == 2
     assert "config.json has config.model.spin = 3, which this version does not have" in err

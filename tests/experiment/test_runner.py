@@ -263,7 +263,7 @@ def test_settings_that_were_removed_are_named_and_can_be_passed_over(run, tmp_pa
     def change(folder, **settings):
         content = json.loads(written[folder])
         content["config"]["model"] |= settings
-        files[folder].write_text(json.dumps(content))
+        files[folder].write_text(json.dumps(content | {"sha256": None}))
 
     for folder in files:
         change(folder, spin=0.5)
@@ -288,7 +288,7 @@ def test_a_member_of_other_settings_is_refused_before_any_is_trained(run, tmp_pa
     path = workdir / "wide" / "config.json"
     content = json.loads(path.read_text())
     content["config"]["model"]["error"] = "l1"
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content | {"sha256": None}))
     status, _, err = run("--config.model.epochs=3", "--extend")
     assert status == 2
     assert f"{workdir / 'wide'} holds a run with other settings" in err
@@ -306,7 +306,7 @@ def test_settings_that_a_run_began_with_are_named_and_accepted(run, tmp_path):
     path = tmp_path / "runs" / "two_autoencoders" / "config.json"
     content = json.loads(path.read_text())
     content["config"]["model"]["image_size"] = 4
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content | {"sha256": None}))
     given = ("--config.seed=7", "--config.model.latent_size=3")
     status, _, err = run(*given)
     assert (status, "with (--config.model.image_size=4), or" in err) == (2, True)

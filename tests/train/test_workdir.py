@@ -174,7 +174,7 @@ def test_a_field_that_came_later_counts_as_its_default_and_is_recorded_from_then
     recorded(tmp_path, averages=True, networks={"epsilon": 1e-8})
     config = Config("a", networks=Networks())  # the default of the field's own class, of which there is one for all
     configure(tmp_path, config)
-    written = json.loads((tmp_path / "config.json").read_text())
+    written, _ = config_file.read(tmp_path / "config.json")
     assert written == {"format": 2, "config": json.loads(json.dumps(dataclasses.asdict(config)))}
     configure(tmp_path, config)
 
