@@ -1,14 +1,18 @@
 # Two commands need nothing but git, make and Python >= 3.11: `make train` and `make test`.
 PYTHON ?= python3
 VENV := .venv
+# Optional dependencies of pyproject.toml besides those of the tests, such as EXTRAS=cuda or EXTRAS=cuda,wandb.
+EXTRAS ?=
+COMMA := ,
 BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed$(addprefix -,$(EXTRAS))
 
 .PHONY: train test test-all promises lint clean
 
-train: $(VENV)/installed
+train: $(INSTALLED)
 	$(BIN)/python experiments/celebahq_mvae.py $(ARGS)
 
-test: $(VENV)/installed
+test: $(INSTALLED)
 	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
 
 # Besides: whole experiments, kills and hosts at full counts, the wheel in an environment of its own.
@@ -16,19 +20,19 @@ test-all: test
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 # What README promises, measured at full counts; `make test-all` tries each of them a few times.
-promises: $(VENV)/installed
+promises: $(INSTALLED)
 	$(BIN)/python -m pytest -m promise --promises=full tests/promises $(ARGS)
 
-lint: $(VENV)/installed
+lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/codespell
 
-$(VENV)/installed: pyproject.toml
+$(INSTALLED): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mvae_jax needs Python >= 3.11, this is " + sys.version)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[test$(addprefix $(COMMA),$(EXTRAS))]'
 	touch $@
 
 clean:

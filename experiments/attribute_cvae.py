@@ -25,7 +25,7 @@ from mvae_jax import experiment
 from mvae_jax.data import sources
 from mvae_jax.data.formats import celeba, cub
 from mvae_jax.data.rendered import faces
-from mvae_jax.experiment import ClassifierConfig, Measure, Member
+from mvae_jax.experiment import ClassifierConfig, Measure, Member, typical
 from mvae_jax.experiment.suites import autoencoders
 from mvae_jax.experiment.suites import conditional as suite
 from mvae_jax.models import cvae
@@ -135,6 +135,7 @@ EXPERIMENT = experiment.Experiment(
             parts=suite.probe_parts,
             lines=suite.probe_lines,
         ),
+        Measure(typical.NAME, typical.limits, parts=lambda *_: (), lines=lambda *_: ()),
     ),
     figures=(
         suite.samples,

@@ -24,7 +24,7 @@ from mvae_jax import experiment
 from mvae_jax.data import sources
 from mvae_jax.data.rendered import faces
 from mvae_jax.eval import consistency
-from mvae_jax.experiment import ClassifierConfig, Member
+from mvae_jax.experiment import ClassifierConfig, Member, named
 from mvae_jax.experiment.suites import multimodal as suite
 from mvae_jax.models import multimodal
 from mvae_jax.nets.vgg import load_vgg
@@ -45,7 +45,7 @@ class Config(experiment.Config):
         evaluation: how image and text are compared.
     """
 
-    vgg_weights: str = ""
+    vgg_weights: str = dataclasses.field(default="", metadata=named.WEIGHTS)
     data: sources.Config = faces.Config()
     model: multimodal.Config = multimodal.Config()
     classifier: ClassifierConfig = ClassifierConfig()
@@ -63,9 +63,14 @@ class Config(experiment.Config):
 def members(config: Config, data: Any) -> dict[str, Member]:
     """The one model, in the workdir itself."""
     weights = _load_vgg(config.vgg_weights) if config.vgg_weights else None
-    arguments = {"vgg_weights": weights}
-    digests = {"vgg_sha256": weights[1].sha256 if weights else None}
-    return {"": Member("multimodal", config.model, config.seed, arguments, digests, suite.log_images)}
+    return {
+        "": Member(*("multimodal", config.model, config.seed, {"vgg_weights": weights}, checksums(config), suite.sheet))
+    }
+
+
+def checksums(config: Config) -> dict[str, str | None]:
+    """Of VGG's weights; refuses a file that does not hold them."""
+    return {"vgg_sha256": _load_vgg(config.vgg_weights)[1].sha256 if config.vgg_weights else None}
 
 
 def notes(config: Config) -> list[str]:
@@ -114,6 +119,7 @@ EXPERIMENT = experiment.Experiment(
     members=members,
     request=lambda config: sources.Request(config.model.image_size, config.model.attributes),
     check=lambda config, data: suite.check(data),
+    check_files=checksums,
     notes=notes,
     measures=suite.MEASURES,
     figures=(suite.figures,),

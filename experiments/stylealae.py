@@ -65,7 +65,7 @@ class Config(experiment.Config):
 
 def members(config: Config, data: Any) -> dict[str, Member]:
     """The model, in a folder of its own."""
-    return {suite.FOLDER: Member("style_alae", config.model, config.seed)}
+    return {suite.FOLDER: Member("style_alae", config.model, config.seed, sheet=suite.sheet)}
 
 
 def notes(config: Config) -> tuple[str, ...]:
@@ -74,8 +74,14 @@ def notes(config: Config) -> tuple[str, ...]:
 
 
 def check(config: Config, data: Any) -> None:
-    """Refuses images that cannot be measured on, and files of weights that are missing or of other networks."""
+    """Refuses images that cannot be measured on."""
     suite.check(data, config.evaluation, config.model.image_size)
+
+
+def check_files(config: Config) -> dict[str, str | None]:
+    """Refuses files of weights that are missing or of other networks; no run depends on them."""
+    suite.check_files(config.evaluation, config.model.image_size)
+    return {}
 
 
 def _laptop() -> Config:
@@ -167,6 +173,7 @@ EXPERIMENT = experiment.Experiment(
     members=members,
     request=lambda config: sources.Request(config.model.image_size, growing=True),
     check=check,
+    check_files=check_files,
     notes=notes,
     measures=(
         Measure(

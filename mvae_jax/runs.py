@@ -32,6 +32,7 @@ from mvae_jax.train import state as states
 from mvae_jax.train.checkpoint import Checkpoints
 from mvae_jax.train.devices import Placement
 from mvae_jax.train.feed import Source
+from mvae_jax.train.observer import Observer
 from mvae_jax.train.signals import Interruption
 from mvae_jax.train.state import TrainState
 from mvae_jax.train.workdir import Workdir, check_format
@@ -409,6 +410,7 @@ class Plan:
         interruption: Interruption | None = None,
         on_validation: loop.OnValidation | None = None,
         start_from: str | os.PathLike[str] | None = None,
+        observer: Observer | None = None,
     ) -> Run:
         """Trains in a workdir that is locked and configured, or goes on there; see `train`."""
         state = loop.fit(
@@ -423,6 +425,7 @@ class Plan:
             interruption=interruption,
             on_validation=on_validation,
             start_from=start_from,
+            observer=observer,
         )
         return Run.of(self.model, self.config, state, self.phases[-1].name, read_settings(workdir.path))
 

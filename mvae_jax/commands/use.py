@@ -29,8 +29,9 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +43,7 @@ from mvae_jax.commands import _pictures
 from mvae_jax.commands._parser import Parser
 from mvae_jax.data import captions, decode
 from mvae_jax.eval import consistency, cross_modal
+from mvae_jax.experiment import provenance, typical
 from mvae_jax.terminal import echo
 from mvae_jax.viz import grids
 
@@ -73,7 +75,7 @@ def edit(arguments: argparse.Namespace) -> int:
     run = _load(arguments, "cvae")
     shown = _attributes(run, arguments.caption)
     other = _changed(run, shown, arguments.add, arguments.remove)
-    pixels = _pixels(run, arguments.image)
+    pixels = _pixels(run, arguments, arguments.image, shown)
     code = run.encode(pixels, shown)[0]
     edited = _bytes(run.decode(code, other))
     if _is_folder(arguments.output):
@@ -96,7 +98,7 @@ def attributes(arguments: argparse.Namespace) -> int:
 def caption(arguments: argparse.Namespace) -> int:
     """Sentence for an image, and the probability of each attribute."""
     run = _load(arguments)
-    mean, _ = run.encode_image(_pixels(run, arguments.image))
+    mean, _ = run.encode_image(_pixels(run, arguments, arguments.image))
     probabilities = _probabilities(run, mean)
     sentence = captions.write(np.array([*probabilities.values()]) > 0.5, run.config.attributes)
     if arguments.json:
@@ -114,7 +116,7 @@ def check(arguments: argparse.Namespace) -> int:
     run = _load(arguments)
     attributes = _attributes(run, arguments.caption)
     threshold, divergence = _decision(run, arguments)
-    posterior = run.encode_image(_pixels(run, arguments.image))
+    posterior = run.encode_image(_pixels(run, arguments, arguments.image))
     score = float(consistency.consistency_score(posterior, run.encode_attributes(attributes), **divergence)[0])
     match = score > threshold
     # What the text decoder reads from the image names a wrong attribute more reliably than the score does.
@@ -139,7 +141,7 @@ def interpolate(arguments: argparse.Namespace) -> int:
     """Pictures between two captions, two images, or one of each."""
     run = _load(arguments)
     _check_count("--steps", arguments.steps, least=2)
-    start, end = (_encode(run, text)[0] for text in (arguments.start, arguments.end))
+    start, end = (_encode(run, arguments, text)[0] for text in (arguments.start, arguments.end))
     between = gaussian.slerp if arguments.spherical else gaussian.lerp
     fractions = np.linspace(0, 1, arguments.steps)
     pictures = _bytes(run.decode_image(jnp.concatenate([between(start, end, fraction) for fraction in fractions])))
@@ -153,7 +155,7 @@ def interpolate(arguments: argparse.Namespace) -> int:
 def fuse(arguments: argparse.Namespace) -> int:
     """Image that agrees with both an image and a sentence."""
     run = _load(arguments)
-    attributes, pixels = _attributes(run, arguments.caption), _pixels(run, arguments.image)
+    attributes, pixels = _attributes(run, arguments.caption), _pixels(run, arguments, arguments.image)
     mean, _ = run.fuse(pixels, attributes)
     means = {
         "from the image": run.encode_image(pixels)[0],
@@ -185,6 +187,8 @@ def _load(arguments: argparse.Namespace, *models: str) -> runs.Run:
             f"{arguments.workdir} holds a run of the model {run.settings['model']!r}; expected "
             f"{' or '.join(map(repr, models))} for this command: name another run, or see `mvae-jax use --help`."
         )
+    if trained := provenance.images(run.settings):
+        echo(f"{arguments.workdir}: trained on {trained}", stream=sys.stderr)
     return run
 
 
@@ -241,11 +245,38 @@ def _changed(run: runs.Run, shown: np.ndarray, add: Sequence[str], remove: Seque
     return other
 
 
-def _pixels(run: runs.Run, path: str) -> jax.Array:
+def _pixels(run: runs.Run, arguments: argparse.Namespace, path: str, attributes: np.ndarray | None = None) -> jax.Array:
+    """An image file as the model reads it, [1, H, W, C]; says what was done to it, and if it is an unusual one.
+
+    Args:
+        run: the model.
+        arguments: of the command.
+        path: of the file.
+        attributes: those of the image, [1, A], of a conditional model.
+    """
     picture, note = decode.read_image(path, run.config.image_size)
     if note:
         echo(f"{path}: {note}", stream=sys.stderr)
-    return images.to_float(jnp.asarray(picture[None]))
+    pixels = images.to_float(jnp.asarray(picture[None]))
+    known = (_limits(scores, key) for key, scores in _evaluations(run, arguments.workdir))
+    limits = next(filter(None, known), None)
+    reasons = typical.excess(typical.terms(run, pixels, attributes), limits) if limits else []
+    if reasons:
+        trained = provenance.images(run.settings)
+        echo(
+            f"warning: {path} is unlike the images that the model was trained on{f', {trained}' if trained else ''}: "
+            f"{'; '.join(reasons)}. What the model makes of such an image may be wrong.",
+            stream=sys.stderr,
+        )
+    return pixels
+
+
+def _limits(scores: dict[str, Any], key: str) -> dict[str, Any] | None:
+    """What images like those of the training do not exceed; None where an evaluation does not say it."""
+    rows = scores.get(typical.NAME)
+    row = rows.get(key) if isinstance(rows, dict) else None
+    is_whole = isinstance(row, dict) and all(isinstance(row.get(name), int | float) for name in typical.WORDS)
+    return row if is_whole else None
 
 
 def _probabilities(run: runs.Run, mean: jax.Array) -> dict[str, float]:
@@ -254,10 +285,10 @@ def _probabilities(run: runs.Run, mean: jax.Array) -> dict[str, float]:
     return dict(zip(run.config.attributes, np.asarray(probabilities, float).round(4).tolist(), strict=True))
 
 
-def _encode(run: runs.Run, text: str) -> Posterior:
+def _encode(run: runs.Run, arguments: argparse.Namespace, text: str) -> Posterior:
     """The posterior of an image file or of a sentence."""
     if text.lower().endswith(decode.SUFFIXES) or os.path.exists(text):
-        return run.encode_image(_pixels(run, text))
+        return run.encode_image(_pixels(run, arguments, text))
     return run.encode_attributes(_attributes(run, text))
 
 
@@ -269,12 +300,11 @@ def _decision(run: runs.Run, arguments: argparse.Namespace) -> tuple[float, dict
     given, folder = arguments.threshold, Path(arguments.workdir).expanduser()
     if given is not None and not 0 <= given <= 1:
         raise ValueError(f"--threshold is {given}; expected 0 to 1, as scores are.")
-    evaluation = folder / "evaluation"
-    for path in (folder / "finished.json", evaluation / "scores.json", evaluation / run.phase / "scores.json"):
-        decisions = _decisions(path)
-        if (run.phase, run.step) in decisions:
-            threshold, divergence = decisions[run.phase, run.step]
-            return threshold if given is None else given, divergence
+    for _, scores in _evaluations(run, folder):
+        measured = scores.get("consistency")
+        if isinstance(measured, dict) and isinstance(measured.get("threshold"), int | float):
+            divergence = {name: measured[name] for name in ("direction", "reduction") if name in measured}
+            return float(measured["threshold"]) if given is None else given, divergence
     if given is not None:
         return given, {}
     raise ValueError(
@@ -283,17 +313,23 @@ def _decision(run: runs.Run, arguments: argparse.Namespace) -> tuple[float, dict
     )
 
 
-def _decisions(path: Path) -> dict[tuple[str, int], tuple[float, dict[str, str]]]:
-    """Threshold in a file of scores, and the divergence, by phase and step of the checkpoint; {} without one."""
-    try:
-        content = _json.load(path)
-        scores = content.get("scores", content)  # finished.json has them beside the time
-        checkpoint = scores.get("checkpoints", {"": scores})[""]  # in the first format, phase and step are scores
-        measured = scores["consistency"]
-        divergence = {name: measured[name] for name in ("direction", "reduction") if name in measured}
-        return {(checkpoint["phase"], checkpoint["step"]): (float(measured["threshold"]), divergence)}
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
+def _evaluations(run: runs.Run, workdir: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields the results of each evaluation of this checkpoint, and under which key they have the model.
+
+    They lie in the workdir, or in that of an experiment which has the workdir as the folder of one of its models.
+    """
+    folder = Path(workdir).expanduser().resolve()
+    for root, key in ((folder, ""), (folder.parent, folder.name)):
+        evaluation = root / "evaluation"
+        for path in (root / "finished.json", evaluation / "scores.json", evaluation / run.phase / "scores.json"):
+            try:
+                content = _json.load(path)
+                scores = content.get("scores", content)  # finished.json has them beside the time
+                checkpoint = scores.get("checkpoints", {"": scores})[key]  # in the first format, they are scores
+                if (checkpoint["phase"], checkpoint["step"]) == (run.phase, run.step):
+                    yield key, scores
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or of another program
+                continue
 
 
 def _save(output: Path, pictures: np.ndarray, title: str = "") -> None:

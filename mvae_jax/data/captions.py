@@ -268,6 +268,7 @@ def read(sentence: str, attributes: Sequence[str]) -> np.ndarray:
     """
     reader = _follow(_words(sentence), _language(tuple(attributes)))
     problems = list(reader.problems)
+    unknown = any(problem.startswith("unknown word") for problem in problems)
     stated: dict[str, bool] = {}
     for name, value, phrase in reader.statements:
         other = _OTHER_GENDER.get(name, name)
@@ -275,11 +276,24 @@ def read(sentence: str, attributes: Sequence[str]) -> np.ndarray:
             name, value = other, not value
         if name not in attributes:
             problems.append(f"the model has no attribute {name!r} ({phrase!r})")
+            unknown = True
         elif stated.setdefault(name, value) != value:
             problems.append(f"{phrase!r} contradicts what came before about {name!r}")
     if problems:
-        raise ValueError(f"Cannot read {sentence!r}: {'; '.join(dict.fromkeys(problems))}.")
+        known = f" The model knows: {', '.join(words(attributes))}." if unknown else ""
+        raise ValueError(f"Cannot read {sentence!r}: {'; '.join(dict.fromkeys(problems))}.{known}")
     return np.array([stated.get(name, False) for name in attributes], np.float32)
+
+
+def words(attributes: Sequence[str]) -> list[str]:
+    """Phrases for all attributes of a list, as `write` says them: "man", "woman", "young", "blond hair".
+
+    Args:
+        attributes: the A names, see `check_names`.
+    """
+    said = {*attributes, *(other for name, other in _OTHER_GENDER.items() if name in attributes)}
+    phrases = _language(tuple(attributes)).phrases
+    return [re.sub("^(a|an) ", "", phrase.text) for name, phrase in phrases.items() if name in said]
 
 
 class _Scope(enum.Enum):

@@ -8,6 +8,7 @@ import json
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,9 +18,11 @@ from mvae_jax.data.batches import Split, Splits
 from mvae_jax.eval import cross_modal
 from mvae_jax.eval.batched import in_chunks, pixels
 from mvae_jax.eval.features import Features
-from mvae_jax.experiment import members
+from mvae_jax.experiment import forecast, members, named
+from mvae_jax.experiment.forecast import Part
 from mvae_jax.experiment.members import Member
-from mvae_jax.models import attribute_classifier
+from mvae_jax.models import ZOO, attribute_classifier
+from mvae_jax.train.observer import Observer
 from mvae_jax.train.signals import Interruption
 from mvae_jax.train.workdir import WorkdirBusy
 
@@ -38,7 +41,7 @@ class Config:
         image_size: side of the squares that it reads, to which other images are resized; 0 for that of the images.
     """
 
-    workdir: str = ""
+    workdir: str = dataclasses.field(default="", metadata=named.RUN)
     epochs: int = 5
     image_size: int = 0
 
@@ -162,8 +165,34 @@ def in_squares(data: Splits, size: int) -> Splits:
     return dataclasses.replace(data, train=train, validation=validation, calibration=validation.first(0))
 
 
+def parts(data: Splits, config: Config, seed: int) -> list[Part]:
+    """What the training of the classifier adds to that of a run; nothing where none is wanted, or one that is trained.
+
+    Its operations are counted from a forward pass, of which training takes about three.
+    """
+    if config.workdir or not config.epochs:
+        return []
+    chosen = member(data, config, seed)
+    size, batch_size = chosen.config.image_size, chosen.config.batch_size
+    steps = data.batches(data.train["image"].shape[1:3], batch_size, seed).steps_per_epoch
+    model, image = chosen.build(), jax.ShapeDtypeStruct((batch_size, size, size, 3), np.float32)
+    batch = {"image": np.zeros((1, size, size, 3), np.uint8), "attributes": np.zeros((1, len(data.attributes)), "f4")}
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), batch))
+    counted = jax.jit(model.functions["logits"]).lower(*shapes, image).cost_analysis()
+    found = forecast.parts(FOLDER, ZOO[chosen.model].phases(chosen.config, steps))
+    for part in found:
+        part.flops = 3 * counted["flops"] if counted else None
+    return found
+
+
 def obtain(
-    workdir: Path, data: Splits, config: Config, *, seed: int, interruption: Interruption | None = None
+    workdir: Path,
+    data: Splits,
+    config: Config,
+    *,
+    seed: int,
+    interruption: Interruption | None = None,
+    observer: Observer | None = None,
 ) -> Classifier | None:
     """The classifier that the config names, or one that is trained in `workdir`/classifier; None if it wants none.
 
@@ -176,6 +205,7 @@ def obtain(
         config: which classifier.
         seed: of its training.
         interruption: see `train.loop.fit`.
+        observer: likewise.
     """
     if config.workdir:
         run = runs.load(config.workdir)
@@ -183,7 +213,6 @@ def obtain(
         return measured(run, in_squares(data, run.config.image_size))
     if not config.epochs:
         return None
-    _log.info("training the attribute classifier that reads generated images")
     chosen = member(data, config, seed)
     data = in_squares(data, chosen.config.image_size)
     name = hashlib.sha256(json.dumps(chosen.settings(data), sort_keys=True).encode()).hexdigest()[:12]
@@ -191,7 +220,8 @@ def obtain(
     while True:
         try:
             planned = chosen.plan(data)
-            return measured(members.train_in_folder(chosen, planned, folder, interruption=interruption), data)
+            options: dict[str, Any] = {"interruption": interruption, "watched": {"observer": observer}}
+            return measured(members.train_in_folder(chosen, planned, folder, **options), data)
         except WorkdirBusy as error:  # the run itself and its evaluation want the same classifier
             if not waited:
                 _log.info("%s", error)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mvae_jax.data import sources
+from mvae_jax.experiment import named
 from mvae_jax.experiment.classifier import Classifier
 from mvae_jax.experiment.members import Member
 from mvae_jax.runs import Run
@@ -27,7 +28,7 @@ class Config:
     """
 
     seed: int = 42
-    start_from: str = ""
+    start_from: str = dataclasses.field(default="", metadata=named.RUN)
     training: loop.Settings = loop.Settings()
 
     def __post_init__(self) -> None:
@@ -48,6 +49,8 @@ class Trained:
         stages: folder -> phase -> the model at the end of that phase; empty unless the experiment asks for it.
         interruption: polled where a measure trains something or takes long.
         workdir: where the models lie, each in its folder.
+        provenance: where, when and from what they were computed, see `provenance.summary`; filled in when all is
+            measured and drawn.
     """
 
     config: Any
@@ -58,6 +61,7 @@ class Trained:
     stages: Mapping[str, Mapping[str, Run]] = dataclasses.field(default_factory=dict)
     interruption: Interruption = dataclasses.field(default_factory=Interruption)
     workdir: Path = Path()
+    provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def run(self) -> Run:
@@ -114,6 +118,9 @@ class Experiment:
         model: name in the zoo of the model that the config's field `model` is of.
         request: (config) -> what the models want of the data; by default the image size of the config's field `model`.
         check: (config, data) -> None; raises ValueError for what cannot be measured, before anything is trained.
+        check_files: (config) -> checksums of files of weights that a resumed run must have again, as in the members'
+            `digests`. Raises OSError or ValueError for files that are not what they should be, before any image is
+            drawn or read; that they are there is known by then, of fields with `named.WEIGHTS`.
         notes: (config) -> what log and report must say, such as a loss term that is off.
         problems: (trained, results) -> likewise, of the trained models.
         may_change: dotted names of settings that may differ when a run is resumed, besides `runner.MAY_CHANGE`.
@@ -133,6 +140,7 @@ class Experiment:
     model: str
     request: Callable[[Any], sources.Request] = lambda config: sources.Request(config.model.image_size)
     check: Callable[[Any, Any], None] = lambda config, data: None
+    check_files: Callable[[Any], Mapping[str, str | None]] = lambda config: {}
     notes: Callable[[Any], Sequence[str]] = lambda config: ()
     problems: Callable[[Trained, Results], Sequence[str]] = lambda trained, results: ()
     may_change: Sequence[str] = ()

@@ -123,6 +123,12 @@ def parse(
         flag_values=values,
     )
     flags.DEFINE_bool(
+        "verbose",
+        False,
+        "Log also what concerns those who work on this code, as idle devices.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
         "distributed", False, "One of several processes that the cluster's environment describes.", flag_values=values
     )
     flags.DEFINE_string(
@@ -173,11 +179,11 @@ def parse(
         raise
     except (flags.Error, ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         fail(str(error.args[0]) if isinstance(error, KeyError) else str(error))
-    session.start_logging()
+    session.start_logging(values.verbose)
     if values.compilation_cache:
         kept = runs.keep_compiled_programs(values.compilation_cache)
         if kept:
-            _log.info("compiled programs are kept in %s", kept)
+            _log.debug("compiled programs are kept in %s", kept)
     return config, Arguments(
         values.workdir,
         values.preset,

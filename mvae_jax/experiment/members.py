@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mvae_jax import runs
 from mvae_jax.data.batches import Dataset
+from mvae_jax.experiment import provenance, sheets
 from mvae_jax.models import ZOO
 from mvae_jax.objective import Model
 from mvae_jax.train import loop
@@ -29,7 +30,7 @@ class Member:
         seed: of its initialisation, its draws and the order of its images.
         arguments: what `build` takes besides the config, such as pretrained weights.
         digests: checksums of these, name -> value, which a resumed run must have again.
-        on_validation: (model, data) -> what is called after each validation, see `train.loop.fit`.
+        sheet: what a sheet of held-out images shows while the model trains.
     """
 
     model: str
@@ -37,7 +38,7 @@ class Member:
     seed: int
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     digests: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
-    on_validation: Callable[[Model, Dataset], loop.OnValidation] | None = None
+    sheet: sheets.Rows = sheets.reconstructions_and_samples
 
     def build(self) -> Model:
         """The model's pure functions."""
@@ -54,7 +55,8 @@ class Member:
     def configure(self, workdir: Workdir, data: Dataset, **options: Any) -> None:
         """Writes or checks config.json of a model with a folder of its own; for `options` see `Workdir.configure`."""
         configs, epochs = {"config.model": self.config}, runs.lengths_of(self.model)
-        workdir.configure(self.settings(data), configs=configs, epochs=epochs, **options)
+        settings = provenance.with_start(self.settings(data), workdir.path, data.provenance)
+        workdir.configure(settings, configs=configs, epochs=epochs, **options)
 
 
 def plan(members: Mapping[str, Member], data: Dataset, training: loop.Settings) -> dict[str, runs.Plan]:
@@ -128,6 +130,7 @@ def train_in_folder(
     *,
     interruption: Interruption | None = None,
     start_from: str = "",
+    watched: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> runs.Run:
     """Trains a member in a folder of its own, which `runs.load` loads as well; goes on where it was stopped.
@@ -138,25 +141,13 @@ def train_in_folder(
         folder: its workdir.
         interruption: see `train.loop.fit`.
         start_from: likewise.
+        watched: by what it is watched: `on_validation` and `observer`, likewise.
         **options: of `Workdir.configure`, such as `may_change` and `extend`.
     """
     workdir = Workdir(folder)
     with workdir.lock():
         member.configure(workdir, planned.data, **options)
-        return train(member, planned, workdir, interruption=interruption, start_from=start_from)
-
-
-def train(
-    member: Member,
-    planned: runs.Plan,
-    workdir: Workdir,
-    *,
-    interruption: Interruption | None = None,
-    start_from: str = "",
-) -> runs.Run:
-    """Trains a member in a workdir that is locked and configured; arguments as for `train_in_folder`."""
-    on_validation = member.on_validation and member.on_validation(planned.model, planned.data)
-    return planned.fit(workdir, interruption=interruption, on_validation=on_validation, start_from=start_from or None)
+        return planned.fit(workdir, interruption=interruption, start_from=start_from or None, **(watched or {}))
 
 
 def check_begun(plans: Mapping[str, runs.Plan], members: Mapping[str, Member], workdir: Path, **options: Any) -> None:

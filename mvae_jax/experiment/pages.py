@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mvae_jax import runs
+from mvae_jax.experiment import provenance
 from mvae_jax.experiment.declaration import Experiment, Figures, Measure, Results, Trained
 from mvae_jax.train.workdir import atomic_write
 from mvae_jax.viz import report
@@ -116,7 +117,7 @@ def write(
     atomic_write(folder / "scores.json", json.dumps(scores, indent=2) + "\n")
     report.write(
         folder / "report.html",
-        f"{experiment.title}: {trained.workdir.resolve().name}",
+        title(experiment, trained.workdir),
         [
             *map(report.note, notes),
             *(part for measure in experiment.measures for part in parts(measure, trained, results[measure.name])),
@@ -128,6 +129,11 @@ def write(
     _log.info("report: %s", folder / "report.html")
 
 
+def title(experiment: Experiment, workdir: Path) -> str:
+    """Title of a run's report."""
+    return f"{experiment.title}: {workdir.resolve().name}"
+
+
 def how_it_was_made(argv: Sequence[str], trained: Trained) -> list[Part | str]:
     """The last parts of a report: what is needed to make it again."""
     run, program = trained.run, ["python", argv[0]] if argv[0].endswith(".py") else argv[0].split()
@@ -135,6 +141,7 @@ def how_it_was_made(argv: Sequence[str], trained: Trained) -> list[Part | str]:
         report.heading("How it was made"),
         report.code(shlex.join([*program, *argv[1:]])),
         report.values({"phase": run.phase, "step": run.step, "seed": run.settings["config"]["seed"]}, "Checkpoint"),
+        *([report.values(where, "Where and when")] if (where := provenance.table(trained.provenance)) else []),
         report.values(trained.data.provenance, "Data"),
         report.details("Config", [report.values(dataclasses.asdict(trained.config))]),
         report.values(report.versions(), "Versions"),

@@ -10,12 +10,15 @@ from typing import Any
 
 from mvae_jax import exits, files, runs, terminal
 from mvae_jax.data import sources
-from mvae_jax.experiment import classifier, flags, members, pages, processes, session
-from mvae_jax.experiment.declaration import Config, Experiment, Results, Trained
+from mvae_jax.experiment import classifier, flags, forecast, members, named, pages, processes, provenance, session
+from mvae_jax.experiment.declaration import Config, Experiment, Measure, Results, Trained
+from mvae_jax.experiment.live import Live
 from mvae_jax.experiment.members import Member
+from mvae_jax.experiment.stages import Stages
 from mvae_jax.models import ZOO
 from mvae_jax.numerics import in_32_bits
 from mvae_jax.train.logging import read_metrics
+from mvae_jax.train.observer import Observer
 from mvae_jax.train.signals import Interruption
 from mvae_jax.train.workdir import Workdir
 
@@ -52,9 +55,22 @@ def run(experiment: Experiment, argv: Sequence[str]) -> None:
 def _run(
     experiment: Experiment, argv: Sequence[str], config: Any, arguments: flags.Arguments, interruption: Interruption
 ) -> None:
-    root, starts = Path(arguments.workdir), {}
+    root, starts = Path(arguments.workdir).expanduser(), {}
     loaded: dict[str, runs.Run] = {}
     plans: dict[str, runs.Plan] = {}
+    own: dict[str, Any] = {
+        "configs": {"config": config},
+        "epochs": runs.lengths_of(experiment.model),
+        "flag": flags.argument,
+    }
+    options: dict[str, Any] = {"extend": arguments.extend, "ignore_removed": arguments.ignore_removed}
+    may_change = (*MAY_CHANGE, *experiment.may_change)
+    with session.errors():
+        # A run that goes on has its parameters, whatever has become of the run from which it started.
+        named.check(config, but=["start_from"] if (root / "config.json").exists() else [])
+        settings = _settings(experiment, config) | dict(experiment.check_files(config))
+    if not (arguments.evaluate or arguments.dry_run):
+        session.check(arguments.workdir, settings, may_change, **own, **options)
     with session.errors():
         data = load(experiment, config)
         chosen = experiment.members(config, data)
@@ -76,39 +92,59 @@ def _run(
     for note in notes:
         _log.warning(note)
     if arguments.dry_run:
-        terminal.echo(members.describe(plans, starts))
+        terminal.echo(f"{members.describe(plans, starts)}\n\n{provenance.text(provenance.start())}")
         return
     members.log_weights(chosen)
     if arguments.evaluate:
+        stages = Stages()
         with session.failures():
-            trained = gather(experiment, config, loaded, data, root, interruption)
-            _report(experiment, argv, trained, root / "evaluation" / arguments.phase, notes)
+            trained = gather(experiment, config, loaded, data, root, interruption, stages)
+            trained.provenance["measured"] = provenance.start()
+            _report(experiment, argv, trained, root / "evaluation" / arguments.phase, notes, stages)
         return
-    settings = _settings(experiment, config, data, chosen)
-    options: dict[str, Any] = {"extend": arguments.extend, "ignore_removed": arguments.ignore_removed}
-    own: dict[str, Any] = {
-        "configs": {"config": config},
-        "epochs": runs.lengths_of(experiment.model),
-        "flag": flags.argument,
-    }
-    own |= {"may_change": (*MAY_CHANGE, *experiment.may_change)}
+    settings |= _checksums(data, chosen)
     with session.errors():
         if (root / "config.json").exists():
-            Workdir(root).configure(settings, write=False, **own, **options)
+            Workdir(root).configure(settings, may_change=may_change, write=False, **own, **options)
             members.check_begun(plans, chosen, root, may_change=experiment.may_change, **options)
-    with session.session(
-        arguments.workdir,
-        settings,
-        check=lambda: members.check_checkpoints(plans, root),
-        interruption=interruption,
-        **own,
-        **options,
-    ) as (workdir, _):
-        fitted = _train(experiment, config, chosen, plans, workdir, interruption, options)
+    with (
+        session.session(
+            arguments.workdir,
+            provenance.with_start(settings, root, data.provenance),
+            may_change,
+            check=lambda: members.check_checkpoints(plans, root),
+            interruption=interruption,
+            **own,
+            **options,
+        ) as (workdir, _),
+        _live(experiment, config, data, plans, workdir.path, notes) as live,
+    ):
+        stages = Stages(lambda name: live.tell(f"Trained; now the {name}"))
+        fitted = _train(experiment, config, chosen, plans, workdir, interruption, options, live)
         with files.noting(lambda: "What was trained is saved: it goes on with measures and figures."):
-            trained = gather(experiment, config, fitted, data, workdir.path, interruption)
+            trained = gather(
+                *(experiment, config, fitted, data, workdir.path, interruption, stages, live.member(classifier.FOLDER))
+            )
             if session.is_first():
-                workdir.finish(scores=_report(experiment, argv, trained, workdir.path, notes))
+                scores = _report(experiment, argv, trained, workdir.path, notes, stages)
+                live.finish()
+                workdir.finish(scores=scores, provenance=trained.provenance)
+
+
+def _live(
+    experiment: Experiment,
+    config: Any,
+    data: Any,
+    plans: Mapping[str, runs.Plan],
+    workdir: Path,
+    notes: Sequence[str],
+) -> Live:
+    """The page of the run while it trains."""
+    parts = [part for folder, planned in plans.items() for part in forecast.parts(folder, planned.phases)]
+    if hasattr(config, "classifier") and data.attributes:
+        parts += classifier.parts(data, config.classifier, config.seed)
+    title = pages.title(experiment, workdir)
+    return Live(workdir, title, parts, share=config.training.drawing_share, notes=notes)
 
 
 def _refuse_unused(
@@ -159,16 +195,20 @@ def _identity(item: tuple[str, Member]) -> tuple[Any, ...]:
     return folder, member.model, member.config, member.seed, dict(member.digests)
 
 
-def _settings(experiment: Experiment, config: Any, data: Any, chosen: Mapping[str, Member]) -> dict[str, Any]:
-    """Content of the workdir's config.json."""
+def _settings(experiment: Experiment, config: Any) -> dict[str, Any]:
+    """Content of the workdir's config.json that is known before the images are."""
     return {
         "format": runs.FORMAT,
         "experiment": experiment.name,
         "model": experiment.model,
         "config": dataclasses.asdict(config),
-        "data_sha256": data.sha256(),
-        **{name: value for member in chosen.values() for name, value in member.digests.items()},
     }
+
+
+def _checksums(data: Any, chosen: Mapping[str, Member]) -> dict[str, Any]:
+    """The rest of that content: what images and weights are."""
+    digests = {name: value for member in chosen.values() for name, value in member.digests.items()}
+    return {"data_sha256": data.sha256(), **digests}
 
 
 def _train(
@@ -179,6 +219,7 @@ def _train(
     workdir: Workdir,
     interruption: Interruption,
     resumption: Mapping[str, Any],
+    live: Live,
 ) -> dict[str, runs.Run]:
     """Trains all members, one after another; goes on where they were stopped."""
     trained: dict[str, runs.Run] = {}
@@ -187,14 +228,19 @@ def _train(
             "interruption": interruption,
             "start_from": members.start_of(config.start_from, folder),
         }
+        watched: dict[str, Any] = {
+            "on_validation": live.on_validation(folder, plans[folder], member.sheet),
+            "observer": live.member(folder),
+        }
         if not folder:  # the workdir is the model's own, and locked and configured already
-            trained[folder] = members.train(member, plans[folder], workdir, **options)
+            trained[folder] = plans[folder].fit(workdir, **options, **watched)
             continue
         _log.info("model %s", folder)
         trained[folder] = members.train_in_folder(
             member,
             plans[folder],
             workdir.path / folder,
+            watched=watched,
             may_change=experiment.may_change,
             **resumption,
             **options,
@@ -209,6 +255,8 @@ def gather(
     data: Any,
     workdir: Path,
     interruption: Interruption | None = None,
+    stages: Stages | None = None,
+    observer: Observer | None = None,
 ) -> Trained:
     """The trained models with all that they are measured with; on all hosts at once.
 
@@ -219,20 +267,24 @@ def gather(
         data: the images to measure on.
         workdir: where the models lie, and the classifier that is trained where none is named.
         interruption: whose context lives, if any does.
+        stages: of the run, to which the classifier belongs; by default new ones.
+        observer: of the training of the classifier.
     """
-    reader = None
+    reader, stages = None, stages or Stages()
     if hasattr(config, "classifier") and data.attributes:
-        reader = classifier.obtain(workdir, data, config.classifier, seed=config.seed, interruption=interruption)
-    stages = {}
+        with stages.stage("attribute classifier", "the attribute classifier, which reads generated images"):
+            options: dict[str, Any] = {"interruption": interruption, "observer": observer}
+            reader = classifier.obtain(workdir, data, config.classifier, seed=config.seed, **options)
+    earlier = {}
     if experiment.stages:
-        stages = {folder: _stages(run, workdir / folder) for folder, run in fitted.items()}
+        earlier = {folder: _stages(run, workdir / folder) for folder, run in fitted.items()}
     return Trained(
         config,
         fitted,
         data,
         reader,
         {folder: _records(workdir / folder, run.step) for folder, run in fitted.items()},
-        stages,
+        earlier,
         interruption or Interruption(),
         workdir,
     )
@@ -256,17 +308,29 @@ def _stages(run: runs.Run, folder: Path) -> dict[str, runs.Run]:
 
 
 def _report(
-    experiment: Experiment, argv: Sequence[str], trained: Trained, folder: Path, notes: Sequence[str]
+    experiment: Experiment,
+    argv: Sequence[str],
+    trained: Trained,
+    folder: Path,
+    notes: Sequence[str],
+    stages: Stages,
 ) -> dict[str, Any]:
     """Measures and draws; writes scores.json, figures and report.html into a folder, and returns the scores."""
-    results = measure(experiment, trained)
+    with stages.stage("measures", f"measuring: {', '.join(_words(item) for item in experiment.measures)}"):
+        results = measure(experiment, trained)
     problems = [*pages.other_images(trained), *experiment.problems(trained, results)]
     for problem in problems:
         _log.warning(problem)
-    figures = draw(experiment, trained, results)
+    with stages.stage("figures", "drawing the figures"):
+        figures = draw(experiment, trained, results)
+    trained.provenance.update(provenance.summary(trained.workdir, trained.records, stages.seconds))
     scores = pages.scores(trained, results)
     pages.write(experiment, argv, trained, results, scores, figures, folder, [*notes, *problems])
     return scores
+
+
+def _words(measure: Measure) -> str:
+    return measure.name.replace("_", " ")
 
 
 def load(experiment: Experiment, config: Any) -> Any:

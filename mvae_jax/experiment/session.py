@@ -13,11 +13,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from mvae_jax import exits, terminal
-from mvae_jax.experiment import processes
+from mvae_jax.experiment import processes, provenance
 from mvae_jax.train import devices, loop
 from mvae_jax.train.config_file import DamagedRun
 from mvae_jax.train.signals import Interrupted, Interruption
-from mvae_jax.train.workdir import Workdir, WorkdirBusy
+from mvae_jax.train.workdir import Workdir, WorkdirBusy, folder_of
+
+_log = logging.getLogger("experiment")
 
 
 def is_first() -> bool:
@@ -25,16 +27,25 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def start_logging() -> None:
+def start_logging(verbose: bool = False) -> None:
     """Log lines with the time of day go to standard error; of several processes the first tells.
 
-    An environment in which nothing can be trained ends the program here, before it reads any data.
+    The first line says on which devices the program computes. An environment in which nothing can be trained ends the
+    program here, before it reads any data.
+
+    Args:
+        verbose: log also what is of use to those who work on this code.
     """
     logging.getLogger("jax").setLevel(logging.WARNING)  # it lists the accelerators that are not there
     sys.unraisablehook = _unraisable
     with errors():
         devices.place()
     terminal.start_logging(logging.INFO if is_first() else logging.WARNING, "%(asctime)s %(message)s")
+    for name in ("experiment", "mvae_jax"):
+        logging.getLogger(name).setLevel(logging.DEBUG if verbose and is_first() else logging.NOTSET)
+    _log.info("%s", provenance.describe(provenance.devices()))
+    if warning := provenance.unused_gpu():
+        _log.warning("%s", warning)
 
 
 def _unraisable(error: Any) -> None:
@@ -94,12 +105,44 @@ def session(
                 if options.get("extend") or not workdir.is_finished:
                     check()
                 workdir.configure(settings, may_change=may_change, **options)
-            if is_first() and workdir.is_finished:
-                terminal.echo(f"{workdir.path} is finished; its report is {workdir.path / 'report.html'}.")
-                sys.exit(0)
+            _end_if_finished(workdir)
         interruption = interruption or stack.enter_context(Interruption())
         with failures():
             yield workdir, interruption
+
+
+def check(
+    path: str,
+    settings: Mapping[str, Any],
+    may_change: Sequence[str],
+    **options: Any,
+) -> None:
+    """Ends the program where `session` would, before any image is drawn or read; makes nothing.
+
+    A workdir that is in use or has other settings is refused, and one that is finished says so.
+
+    Args:
+        path: the workdir, which need not exist.
+        settings: those that are known without the images; entries of config.json besides them are not compared.
+        may_change: as for `session`.
+        **options: likewise.
+    """
+    with _first_decides():
+        if not is_first() or not (folder_of(path) / "config.json").exists():
+            return
+        with errors():
+            workdir = Workdir(path)
+            with workdir.lock():
+                free = (*may_change, *(workdir.entries - settings.keys()))
+                workdir.configure(settings, may_change=free, write=False, **options)
+        if not options.get("extend"):  # perhaps it has become longer
+            _end_if_finished(workdir)
+
+
+def _end_if_finished(workdir: Workdir) -> None:
+    if is_first() and workdir.is_finished:
+        terminal.echo(f"{workdir.path} is finished; its report is {workdir.path / 'report.html'}.")
+        sys.exit(0)
 
 
 @contextlib.contextmanager

@@ -58,6 +58,8 @@ def read_tensors(path: str | Path, wanted: Callable[[str], bool] = lambda name: 
             pickle is not run.
     """
     path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}; expected weights, .pth or .safetensors: give their path.")
     with path.open("rb") as file:
         start = file.read(32)
         file.seek(0)

@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from mvae_jax import _json, files
+from mvae_jax.train.trackers import Tracker
 from mvae_jax.train.workdir import atomic_write, folder_of, set_aside
 
 _log = logging.getLogger(__name__)
@@ -39,9 +40,13 @@ class MetricWriter:
         workdir: folder of the run.
         resume_step: step from which the run goes on. What was written after it is dropped, for the run writes it
             again. None keeps everything and appends.
+        tracker: is told all of it as well, and closed with the files.
     """
 
-    def __init__(self, workdir: str | os.PathLike[str], *, resume_step: int | None = None) -> None:
+    def __init__(
+        self, workdir: str | os.PathLike[str], *, resume_step: int | None = None, tracker: Tracker | None = None
+    ) -> None:
+        self._tracker = tracker
         self._folder = folder = folder_of(workdir)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "metrics.jsonl"
@@ -83,9 +88,12 @@ class MetricWriter:
         line = _to_json(dict(step=int(step), **fields, **values))
         with files.written(self._jsonl.name, len(line)):
             self._jsonl.write(line)
+            prefix = f"{fields['split']}/" if "split" in fields else ""
+            named = {prefix + name: value for name, value in values.items()}
             if self._events is not None:
-                prefix = f"{fields['split']}/" if "split" in fields else ""
-                self._events.scalars(step, {prefix + name: value for name, value in values.items()})
+                self._events.scalars(step, named)
+        if self._tracker is not None:
+            self._tracker.write_scalars(int(step), named)
 
     def write_images(self, step: int, images: Mapping[str, Any]) -> None:
         """Writes images to TensorBoard.
@@ -108,6 +116,8 @@ class MetricWriter:
         if self._events is not None:
             with files.written(self._folder / "events", sum(frame.nbytes for frame in frames.values())):
                 self._events.images(step, frames)
+        if self._tracker is not None:
+            self._tracker.write_images(int(step), frames)
 
     def flush(self) -> None:
         """Forces everything written so far to disk."""
@@ -123,6 +133,8 @@ class MetricWriter:
         if not self._jsonl.closed:
             with contextlib.ExitStack() as files_of_run:  # each is closed, whatever becomes of the others
                 files_of_run.callback(self._jsonl.close)
+                if self._tracker is not None:
+                    files_of_run.callback(self._tracker.close)
                 if self._events is not None:
                     files_of_run.callback(self._events.close)
                 self.flush()
@@ -266,15 +278,19 @@ class Progress:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def start(self, phase: str, end: int, batch_size: int) -> None:
+    def start(
+        self, phase: str, end: int, batch_size: int, later: Callable[[int, float], float] = lambda step, seconds: 0.0
+    ) -> None:
         """Begins a phase.
 
         Args:
             phase: its name.
             end: step at which it ends.
             batch_size: examples per step.
+            later: (step, seconds per step) -> seconds that the run takes after the phase.
         """
         self.close()
+        self._later = later
         self._phase, self._end, self._batch_size = phase, end, batch_size
         # Speed is that of the last minute or so. It counts from the first update, which comes after compilation.
         self._marks: collections.deque[tuple[float, int]] = collections.deque(maxlen=12)
@@ -316,6 +332,7 @@ class Progress:
             metrics=metrics,
             width=width,
             bar=self._in_place,
+            later=self._later(step, 1 / rate) if rate > 0 else 0.0,
         )
         with self._gone:
             self._stream.write(f"\r{line}\x1b[K" if self._in_place else f"{line}\n")
@@ -333,6 +350,7 @@ def format_progress(
     metrics: Mapping[str, Any],
     width: int,
     bar: bool = False,
+    later: float = 0.0,
 ) -> str:
     """One line of progress.
 
@@ -345,11 +363,12 @@ def format_progress(
         metrics: name -> number; from the first on as many as fit.
         width: columns that the line may take.
         bar: whether to draw a bar, where there is room for it.
+        later: seconds that the run takes after the phase.
 
     Returns:
         A line of at most `width` characters.
     """
-    remaining = (end - step) / rate if rate > 0 else math.inf
+    remaining = (end - step) / rate + later if rate > 0 else math.inf
     line = f"{phase} {step}/{end}  {rate * batch_size:.4g} images/s  ETA {format_duration(remaining)}"
     cells = 20
     if bar and len(line) + cells + 3 <= width:

@@ -23,13 +23,14 @@ from mvae_jax.cpu.memory import return_freed_memory, runs_inline
 from mvae_jax.cpu.xla import compile_lowered
 from mvae_jax.numerics import in_32_bits
 from mvae_jax.objective import Batch, Model, Phase
-from mvae_jax.train import checkpoint
+from mvae_jax.train import checkpoint, trackers
 from mvae_jax.train import state as states
 from mvae_jax.train.checkpoint import Checkpoints
 from mvae_jax.train.devices import Placement, failed_anywhere, place, without_mesh
 from mvae_jax.train.dispatch import Dispatcher, HostSignals, Result
 from mvae_jax.train.feed import Feed, Source, arrays_like
 from mvae_jax.train.logging import MetricWriter, Progress, SilentWriter
+from mvae_jax.train.observer import Observer
 from mvae_jax.train.program import Evaluation, MetricSums, Program, compile_evaluation, compile_step
 from mvae_jax.train.signals import Interrupted, Interruption
 from mvae_jax.train.state import TrainState
@@ -54,6 +55,9 @@ class Settings:
         transform: "jit" compiles steps in global view; "pmap" maps them over the devices of one host.
         shard_state: split large parameters and their optimiser state over the devices, for models that do not fit
             into one; only with "jit".
+        drawing_share: most of the time that pictures and page of a run that trains may take, from 0 to 1: those of a
+            validation are left out where they would take more.
+        tracker: what is told the metrics besides the run's files, "trackio" or "wandb"; "" for nothing.
     """
 
     log_every: int = 50
@@ -65,6 +69,8 @@ class Settings:
     steps_per_dispatch: int = 0
     transform: str = "jit"
     shard_state: bool = False
+    drawing_share: float = 0.03
+    tracker: str = ""
 
     def __post_init__(self) -> None:
         least = {
@@ -77,6 +83,9 @@ class Settings:
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least {bound}.")
+        if not 0 <= self.drawing_share <= 1:
+            raise ValueError(f"drawing_share is {self.drawing_share}; expected from 0 to 1.")
+        trackers.check(self.tracker)
         if self.steps_per_dispatch > MOST_STEPS:
             raise ValueError(f"steps_per_dispatch is {self.steps_per_dispatch}; expected at most {MOST_STEPS}.")
 
@@ -215,6 +224,7 @@ def fit(
     interruption: Interruption | None = None,
     on_validation: OnValidation | None = None,
     start_from: str | os.PathLike[str] | None = None,
+    observer: Observer | None = None,
 ) -> TrainState:
     """Trains through all phases, resuming from the newest checkpoint in `workdir` if there is one.
 
@@ -242,6 +252,7 @@ def fit(
             average where that checkpoint has one, and their batch statistics; all else is this run's own: other
             groups, key, optimisers, step 0. What was taken is saved as this run's checkpoint of step 0, and from then
             on `start_from` is not looked at.
+        observer: is told how far the run is, and tells what comes after its phases, for the time that is left.
 
     Returns:
         The state after the last phase, on the devices.
@@ -258,7 +269,7 @@ def fit(
     placement = placement or settings.place()
     check_phases(phases, placement)
     batch = example(batches(phases[0]), phases[0])
-    interruption = interruption or Interruption()
+    interruption, observer = interruption or Interruption(), observer or Observer()
 
     with (
         files.noting(lambda: _safe(checkpoints.latest())),
@@ -294,6 +305,8 @@ def fit(
             compiler.submit(_compile, model, phases, phase, batches(phase), validation, placement)
             for phase in remaining
         ]
+        for phase, future in zip(remaining, compiling, strict=True):
+            future.add_done_callback(functools.partial(_tell_compiled, observer, phase))
         if state is None:
             start = None
             if start_from:
@@ -306,17 +319,21 @@ def fit(
                 checkpoints.wait()  # from here on the other run is not needed
 
         logs = jax.process_index() == 0  # all processes compute the same numbers, and one of them writes
-        writer = stack.enter_context(MetricWriter(workdir, resume_step=step) if logs else SilentWriter())
+        writer = stack.enter_context(_writer(workdir, step, settings.tracker) if logs else SilentWriter())
         progress = stack.enter_context(Progress(interval=settings.progress_seconds, silent=not logs))
         # Validation is compiled in global view under "pmap" too, see `compile_evaluation`; so its arrays lie like that.
         examples = dataclasses.replace(placement, transform="jit").spread(validation or {})
-        run = _Run(placement, settings, checkpoints, writer, progress, interruption, on_validation, examples)
+        run = _Run(placement, settings, checkpoints, writer, progress, interruption, on_validation, examples, observer)
         for phase, programs in zip(remaining, compiling, strict=True):
             # A state from within this phase has its optimisers already, one from the end of the phase before has not.
             if phase is not phases[0] and step == phase.start:
                 state = _start_phase(state, model, phase, placement)
             state, step = run.train_phase(phase, programs, state, batches(phase)), phase.end
     return state
+
+
+def _writer(workdir: Any, resume_step: int, tracker: str) -> MetricWriter:
+    return MetricWriter(workdir, resume_step=resume_step, tracker=trackers.start(tracker, Path(workdir)))
 
 
 def _start_phase(state: TrainState, model: Model, phase: Phase, placement: Placement) -> TrainState:
@@ -332,6 +349,11 @@ def _start_phase(state: TrainState, model: Model, phase: Phase, placement: Place
 def example(source: Source, phase: Phase) -> Batch:
     """A batch, for shapes only."""
     return {name: array[: phase.batch_size] for name, array in arrays_like(source, phase.batch_size, 1).items()}
+
+
+def _tell_compiled(observer: Observer, phase: Phase, compiling: Future[_Compiled]) -> None:
+    if not (compiling.cancelled() or compiling.exception()):
+        observer.compiled(phase, compiling.result().train.flops)
 
 
 class _Compiled(NamedTuple):
@@ -365,7 +387,7 @@ def _compile(
         evaluate = compile_evaluation(model.evaluate(phase), placement, state, validation, phase.batch_size)
     return_freed_memory()
     seconds = time.monotonic() - began
-    _log.info("phase %s: compiled in %.1f s", phase.name, seconds)
+    _log.debug("phase %s: compiled in %.1f s", phase.name, seconds)
     return _Compiled(train, evaluate, seconds)
 
 
@@ -381,6 +403,7 @@ class _Run:
     interruption: Interruption
     on_validation: OnValidation | None
     validation: Mapping[str, jax.Array]
+    observer: Observer
 
     def train_phase(self, phase: Phase, compiling: Future[_Compiled], state: TrainState, source: Source) -> TrainState:
         """Trains from `state`, which lies within the phase, to the phase's end."""
@@ -398,17 +421,23 @@ class _Run:
         # `done` counts steps that were sent. Results arrive a few dispatches later, in `on_result`.
         settings = self.settings
         refused = 0  # steps in a row, up to the last one whose result is here
+        newest: MetricSums | None = None  # of the steps since the last record
         first = done = int(state.step)
         _log.info("phase %s: steps %d to %d of %d examples", phase.name, phase.start, phase.end, phase.batch_size)
-        self.progress.start(phase.name, phase.end, phase.batch_size)
-        began = saved_at = time.monotonic()
+        self.observer.started(phase, done)
+        self.progress.start(
+            phase.name, phase.end, phase.batch_size, later=functools.partial(self.observer.later, phase)
+        )
+        lowest = self._lowest(phase) if done > phase.start else None
+        began = saved_at = noted_at = time.monotonic()
 
         def host_signals() -> HostSignals:
             save = time.monotonic() - saved_at > 60 * settings.checkpoint_minutes
             return HostSignals(self.interruption.exit_code, save)
 
         def on_result(result: Result) -> None:
-            nonlocal refused
+            nonlocal refused, newest
+            newest = result.sums
             for step, taken in enumerate(result.finite, start=result.end - len(result.finite) + 1):
                 refused = 0 if taken else refused + 1
                 if refused == settings.most_refused_steps:
@@ -419,7 +448,11 @@ class _Run:
                 self._write(phase, result.end, "train", **result.sums.means())
 
         def save(loss: float | None = None) -> None:
-            nonlocal saved_at
+            nonlocal noted_at, saved_at
+            # Up to what is saved: what a killed process did after that is done again, and counts then.
+            now = time.monotonic()
+            self._write(phase, done, "clock", seconds=now - noted_at)
+            noted_at = now
             self.writer.flush()  # a resumed run drops later records: those up to here must be on disk first
             saved = self.checkpoints.save(phase.name, state, validation_loss=loss, final=done == phase.end)
             self.interruption.hold_until(saved)
@@ -453,6 +486,8 @@ class _Run:
                 continue
             dispatcher.drain()  # `refused` is now that of step `done`
             loss = self._validate(compiled.evaluate, phase, state, done) if to_validate else None
+            if loss is not None:
+                lowest = self._tell_validation(phase, done, newest, loss, lowest)
             failed = self._call_back(phase, state) if loss is not None else None
             # Not amid refused steps: a run that goes on from there would count them anew.
             due = refused == 0 and (failed or agreed.save or on_step or self._is_best(phase, loss))
@@ -472,7 +507,7 @@ class _Run:
         starved = f"{100 * dispatcher.starved / dispatcher.dispatches:.0f} % of {dispatcher.dispatches} dispatches"
         # Where the host itself computes, neither waits for the other.
         waits = "" if inline else f"; the device waited for the host before {starved}"
-        _log.info("phase %s: %.4g steps/s%s", phase.name, speed, waits)
+        _log.debug("phase %s: %.4g steps/s%s", phase.name, speed, waits)
         return state
 
     def _validate(self, evaluation: Evaluation | None, phase: Phase, state: TrainState, step: int) -> float | None:
@@ -483,14 +518,31 @@ class _Run:
         self._write(phase, step, "validation", **means)
         return means["loss"]
 
+    def _lowest(self, phase: Phase) -> tuple[float, int] | None:
+        """Lowest validation loss of the phase before a resume, of the checkpoints that are kept, and its step."""
+        best = self.checkpoints.best(phase.name)
+        return None if best is None else (self.checkpoints.metadata(phase.name, best)["validation_loss"], best)
+
+    def _tell_validation(
+        self, phase: Phase, step: int, sums: MetricSums | None, loss: float, lowest: tuple[float, int] | None
+    ) -> tuple[float, int]:
+        """Logs a validation, and whether it is the best of its phase; returns the lowest loss and its step."""
+        training = sums.means().get("loss") if sums else None
+        of_training = "" if training is None else f"{training:.4g} in training, "
+        best = lowest is None or loss < lowest[0]
+        verdict = "the best so far" if best or lowest is None else f"the best was {lowest[0]:.4g} at step {lowest[1]}"
+        self.progress.close()
+        _log.info("phase %s, step %d: loss %s%.4g in validation, %s", phase.name, step, of_training, loss, verdict)
+        return (loss, step) if best or lowest is None else lowest
+
     def _call_back(self, phase: Phase, state: TrainState) -> BaseException | None:
         """Calls `on_validation`; returns what it failed with on this host or, in words, on another one."""
         if self.on_validation is None:
             return None
-        gather = self.placement.gather
+        whole = {name: self.placement.gather(getattr(state, name)) for name in ("params", "ema", "model_state")}
         failed: BaseException | None = None
         try:
-            self.on_validation(state.replace(params=gather(state.params), ema=gather(state.ema)), phase, self.writer)
+            self.on_validation(state.replace(**whole), phase, self.writer)
         except (Exception, SystemExit) as error:
             failed = error
         return failed_anywhere(failed, "on_validation")

@@ -87,6 +87,14 @@ class Program:
     most_steps: int
     zeros: MetricSums
 
+    @property
+    def flops(self) -> float | None:
+        """Floating-point operations of a step, as XLA counts them; None where it does not."""
+        try:
+            return float(self.compiled.cost_analysis()["flops"])
+        except (NotImplementedError, KeyError, TypeError, jax.errors.JaxRuntimeError):
+            return None
+
     def __call__(
         self,
         state: TrainState,

@@ -22,6 +22,7 @@ from mvae_jax.train import config_file
 
 _log = logging.getLogger(__name__)
 _MOST_FLAGS = 8  # in one message; whoever differs in more has forgotten a preset
+PROVENANCE = "provenance"  # entry of config.json that tells of the starts of a run, and is no setting
 
 
 class WorkdirBusy(RuntimeError):  # noqa: N818
@@ -180,7 +181,7 @@ class Workdir:
                 by a learning rate that is a schedule over its steps.
             ignore_removed: pass over, with a warning, fields of the file that the Configs do not have.
             flag: (dotted name, value) -> the argument of the command line that sets a field so; "" if none does.
-            write: False only checks, in any process, and writes neither file nor log.
+            write: False only checks, in any process, also while another one trains; it writes neither file nor log.
 
         Raises:
             ValueError: a field differs that may not change; the message lists each of them with both values. Or the
@@ -202,7 +203,8 @@ class Workdir:
                 )
             before, notes = _as_now(recorded, configs or {}, path, ignore_removed=ignore_removed, warn=write)
             unsaid = dotted(before).keys() - dotted(recorded)
-            difference = _Difference(dotted(before), dotted(json.loads(text)), unsaid, may_change, epochs, extend)
+            free = (PROVENANCE, *may_change)
+            difference = _Difference(dotted(before), dotted(json.loads(text)), unsaid, free, epochs, extend)
             if difference.refused:
                 raise ValueError(f"{self.path} holds a run with other settings:\n{difference.describe(flag)}")
             if write and difference.growing:  # the mark first: killed in between, the run is as it was, but may go on
@@ -221,6 +223,14 @@ class Workdir:
         """
         if jax.process_index() == 0:
             atomic_write(self._finished, json.dumps({"finished": _now(), **results}, indent=2) + "\n")
+
+    @property
+    def entries(self) -> frozenset[str]:
+        """Names of the entries of `config.json`; none where it is not there or damaged, which `configure` tells."""
+        try:
+            return frozenset(config_file.read(self.path / config_file.NAME)[0])
+        except (OSError, config_file.DamagedRun):
+            return frozenset()
 
     @property
     def is_finished(self) -> bool:

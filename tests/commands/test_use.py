@@ -335,6 +335,87 @@ def test_settings_that_were_removed_are_passed_over_if_told_so(command, workdir)
     assert (code, out) == (0, command("attributes", "run")[1])
 
 
+@pytest.fixture
+def experiments_run(workdir, run):
+    """Adds to the run what an experiment says of it: on what it was trained, and the errors of images like those."""
+
+    def add(folder, scores, key):
+        settings = json.loads((workdir / folder / "config.json").read_text())
+        settings["provenance"] = {"data": {"source": "rendered faces"}, "starts": []}
+        (workdir / folder / "config.json").write_text(json.dumps(settings | {"sha256": None}))
+        place = workdir / folder if key == "" else (workdir / folder).parent
+        (place / "evaluation").mkdir()
+        loaded = runs.load(workdir / folder)
+        checkpoints = {key: {"phase": loaded.phase, "step": loaded.step}}
+        (place / "evaluation" / "scores.json").write_text(json.dumps({"checkpoints": checkpoints, **scores}))
+
+    before = {folder: (workdir / folder / "config.json").read_bytes() for folder in ("run", "cvae")}
+    yield add
+    for folder, content in before.items():
+        (workdir / folder / "config.json").write_bytes(content)
+        shutil.rmtree(workdir / folder / "evaluation", ignore_errors=True)
+    shutil.rmtree(workdir / "evaluation", ignore_errors=True)
+
+
+def numbers_of(run, path, attributes=None):
+    """Mean squared error of an image's reconstruction in [0, 1] and KL of its posterior from N(0, I)."""
+    picture, _ = decode.read_image(path, run.config.image_size)
+    x = picture[None] / np.float32(127.5) - 1
+    if attributes is None:
+        mean, logvar = map(np.asarray, run.encode_image(x))
+        decoded = np.asarray(run.decode_image(mean))
+    else:
+        mean, logvar = map(np.asarray, run.encode(x, attributes))
+        decoded = np.asarray(run.decode(mean, attributes))
+    return float(np.square((x - decoded) / 2).mean()), float((np.exp(logvar) + mean**2 - 1 - logvar).sum() / 2)
+
+
+@pytest.mark.parametrize("unlike", ["reconstruction_error", "kl", None])
+def test_an_image_unlike_the_training_images_is_a_warning(command, workdir, run, experiments_run, unlike):
+    error, kl = numbers_of(run, workdir / "square.png")
+    limits = {"reconstruction_error": 1.01 * error, "kl": 1.01 * kl}
+    if unlike:
+        limits[unlike] /= 1.02
+    experiments_run("run", {"typical_images": {"": limits}}, "")
+    for arguments in (["caption", "run", "square.png"], ["interpolate", "run", "bald", "square.png"]):
+        code, _, err = command(*arguments)
+        assert (code, err.splitlines()[0]) == (0, "run: trained on rendered faces")
+        (*_, last) = err.splitlines()
+        if unlike is None:
+            assert "warning" not in err
+            continue
+        assert last.startswith(
+            "warning: square.png is unlike the images that the model was trained on, rendered faces: its "
+        )
+        value, limit = {"reconstruction_error": error, "kl": kl}[unlike], limits[unlike]
+        assert f"is {value:.3g}, that of 99% of such images at most {limit:.3g}. What" in last
+
+
+def test_a_member_of_an_experiment_finds_its_limits_beside_those_of_the_others(command, workdir, experiments_run):
+    conditional = runs.load(workdir / "cvae")
+    shown = captions.read("a smiling man", conditional.config.attributes)[None]
+    error, _ = numbers_of(conditional, workdir / "square.png", shown)
+    edit = ["edit", "cvae", "square.png", "a smiling man", "--add=bald"]
+    experiments_run("cvae", {"typical_images": {"cvae": {"reconstruction_error": 0.9 * error, "kl": 1e6}}}, "cvae")
+    assert f"its reconstruction error is {error:.3g}, that of 99% of such images at most" in command(*edit)[2]
+
+
+@pytest.mark.parametrize("scores", [{}, {"typical_images": 3}, {"typical_images": {"": {"kl": "x"}}}])
+def test_a_run_without_limits_says_nothing_of_an_image(command, experiments_run, scores):
+    experiments_run("run", scores, "")
+    assert command("caption", "run", "square.png")[2] == "run: trained on rendered faces\n"
+
+
+def test_a_caption_that_is_not_understood_says_which_words_are(command, run):
+    _, _, err = command("generate", "run", "a tall woman")
+    assert "unknown word 'tall'" in err
+    known = err.split("The model knows: ")[1].rstrip(".\n").split(", ")
+    assert {"man", "woman", "young", "eyeglasses"} <= set(known)
+    assert len(known) == len(run.config.attributes)
+    for words in known:
+        captions.read(words, run.config.attributes)
+
+
 def test_a_run_of_another_model_is_named(command, workdir, run):
     settings = json.loads((workdir / "run" / "config.json").read_text())
     other = workdir / "other"

@@ -5,9 +5,9 @@
 OPTIONS are JSON: "processes", how many; "port" of process 0; "workdir"; "prepare", a process that waits for a signal
 before the run begins; "wait_at", a step before which to wait for a signal to some process; "fail_at", a process and a
 step before which it fails; "shard_state"; "shard", a file of records to stream the images from, in blocks of "block"
-steps; "unreadable_at", a process and the first step of a block that it cannot read; "devices", their order in the mesh.
-Process 0 writes the final parameters to `parameters.npz` in the workdir. Each prints the positions of the records that
-it has read, in JSON.
+steps; "unreadable_at", a process and the first step of a block that it cannot read; "devices", their order in the mesh;
+"page", whether a page is written while it trains. Process 0 writes the final parameters to `parameters.npz` in the
+workdir. Each prints the positions of the records that it has read, in JSON.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -23,7 +24,8 @@ import toy
 
 from mvae_jax import runs
 from mvae_jax.data.pyramid import stream
-from mvae_jax.experiment import processes, session
+from mvae_jax.eval.batched import pixels
+from mvae_jax.experiment import forecast, live, processes, session
 from mvae_jax.train import devices, feed, loop
 from mvae_jax.train.signals import Interruption
 
@@ -80,6 +82,12 @@ class Streamed:
             yield grey(examples)
 
 
+def rows(run, examples, phase):
+    """A picture of the critic's parameters, which are whole in the process that draws."""
+    kernel = np.tanh(np.asarray(run.params["critic"]["kernel"])).reshape(1, 4, 4, 1)
+    return {"held-out images": pixels(examples), "critic": np.repeat(kernel, len(examples), axis=0)}
+
+
 def grey(examples):
     return {**examples, "image": np.ascontiguousarray(examples["image"][..., :1])}
 
@@ -96,6 +104,12 @@ with processes.together(), Interruption() as interruption:
         model = toy.build(optimizer=lambda: optax.sgd(1.0))
         settings = loop.Settings(log_every=1, shard_state=options.get("shard_state", False))
         order = options.get("devices", range(jax.device_count()))
+        on_validation = observer = None
+        if options.get("page"):
+            live._FIRST = 0.0  # seconds: the run is short
+            page = live.Live(workdir.path, "Toy", forecast.parts("", toy.phases()), share=1.0)
+            planned = SimpleNamespace(model=model, config=None, data=SimpleNamespace(validation=toy.VALIDATION))
+            on_validation, observer = page.on_validation("", planned, rows), page.member("")
         state = loop.fit(
             model,
             toy.phases(),
@@ -106,6 +120,8 @@ with processes.together(), Interruption() as interruption:
             settings=settings,
             placement=settings.place([jax.devices()[i] for i in order]),
             interruption=interruption,
+            on_validation=on_validation,
+            observer=observer,
         )
         leaves = jax.tree.leaves(runs.Run.of(model, None, state, "second", {}).params)
         if session.is_first():

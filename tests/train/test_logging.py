@@ -189,6 +189,26 @@ def test_format_progress():
     assert line == "[######..............] vae 300/1000  0 images/s  ETA ?"
 
 
+def test_the_time_left_is_that_of_the_whole_run():
+    asked = []
+
+    def later(step, step_seconds):
+        asked.append((step, step_seconds))
+        return 100.0
+
+    stream, now = io.StringIO(), [0.0]
+    progress = Progress(interval=5.0, stream=stream, clock=lambda: now[0])
+    progress.start("vae", end=30, batch_size=16, later=later)
+    for step in range(1, 22):
+        now[0] += 0.5
+        progress.update(step, {})
+    assert asked == [(11, 0.5), (21, 0.5)]
+    assert stream.getvalue().splitlines() == [
+        "vae 11/30  32 images/s  ETA 1:50",  # 19 steps of half a second, and what follows
+        "vae 21/30  32 images/s  ETA 1:44",
+    ]
+
+
 @pytest.mark.parametrize("step", [0, 1000, 1200])
 @pytest.mark.parametrize("width", [0, 1, 9, 40, 59, 60, 61, 80])
 def test_progress_never_exceeds_the_width(width, step):

@@ -119,7 +119,7 @@ def undisturbed(tmp_path_factory):
 
 @pytest.mark.parametrize("asynchronous", [True, False])
 def test_a_host_that_computes_itself_is_not_said_to_be_waited_for(tmp_path, caplog, asynchronous):
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.DEBUG)
     jax.config.update("jax_cpu_enable_async_dispatch", asynchronous)
     try:
         fit(tmp_path, placement=place(jax.devices()[:1]))

@@ -222,7 +222,7 @@ def slow(round):
 model = toy.build()
 rounds = model.rounds
 model = dataclasses.replace(model, rounds=lambda *a, **k: tuple(map(slow, rounds(*a, **k))))
-session.start_logging()
+session.start_logging(verbose=True)
 with session.session(sys.argv[1], {}, ()) as (folder, interruption):
     loop.fit(model, toy.phases(), toy.batches, workdir=folder.path, seed=0, interruption=interruption)
 """

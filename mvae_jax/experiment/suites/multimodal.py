@@ -11,15 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mvae_jax import gaussian, images, random, runs
+from mvae_jax import gaussian, random, runs
 from mvae_jax.data import captions
+from mvae_jax.data.batches import Split
 from mvae_jax.eval import consistency, cross_modal, reconstruction
 from mvae_jax.eval.batched import in_chunks, pixels, to_bytes
+from mvae_jax.experiment import typical
 from mvae_jax.experiment.declaration import Figures, Measure, Results, Trained
-from mvae_jax.objective import Model, Phase
-from mvae_jax.train import loop
-from mvae_jax.train.logging import MetricWriter
-from mvae_jax.train.state import TrainState
+from mvae_jax.objective import Phase
 from mvae_jax.viz import curves, grids, projections, report
 from mvae_jax.viz import scores as score_figures
 from mvae_jax.viz.report import Part
@@ -551,6 +550,7 @@ MEASURES = (
         ],
         lines=lambda *_: (),
     ),
+    Measure(typical.NAME, typical.limits, parts=lambda *_: (), lines=lambda *_: ()),
     Measure(
         "posteriors",
         lambda trained: evaluate(trained).posteriors,
@@ -633,24 +633,11 @@ def _same_inputs(trained: Mapping[str, Trained], shown: int = 12, most_texts: in
 # --- while it trains ------------------------------------------------------------------------------------------------
 
 
-def log_images(model: Model, data: Any) -> loop.OnValidation:
-    """Writes reconstructions from both modalities of a few held-out images to TensorBoard after each validation."""
-    shown = data.validation.take(np.arange(min(8, len(data.validation))))
-    x, a = images.to_float(jnp.asarray(shown["image"])), jnp.asarray(shown["attributes"])
-
-    @jax.jit
-    def decoded(params: Any, model_state: Any) -> tuple[jax.Array, ...]:
-        encoded = (
-            model.functions["encode_image"](params, model_state, x)[0],
-            model.functions["encode_attributes"](params, model_state, a)[0],
-        )
-        return tuple(images.to_uint8(model.functions["decode_image"](params, model_state, z)) for z in encoded)
-
-    def log(state: TrainState, phase: Phase, writer: MetricWriter) -> None:
-        from_image, from_text = decoded(state.params, state.model_state)
-        sheet = np.concatenate(
-            [np.concatenate(list(np.asarray(row)), axis=1) for row in (shown["image"], from_image, from_text)]
-        )
-        writer.write_images(int(state.step), {"original, from image, from text": sheet})
-
-    return log
+def sheet(run: runs.Run, examples: Split, phase: Phase) -> dict[str, Any]:
+    """A few held-out images, decoded from the image's and from the caption's latent."""
+    x, a = pixels(examples), examples["attributes"]
+    return {
+        "held-out images": x,
+        "from image": run.decode_image(run.encode_image(x)[0]),
+        "from text": run.decode_image(run.encode_attributes(a)[0]),
+    }

@@ -13,12 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from mvae_jax import gaussian, random, runs
+from mvae_jax.data.batches import Split
 from mvae_jax.eval import directions, fid, perceptual_path, reconstruction
-from mvae_jax.eval.batched import in_chunks, to_bytes
+from mvae_jax.eval.batched import in_chunks, pixels, to_bytes
 from mvae_jax.eval.features import Features, inception_features
 from mvae_jax.eval.kernel_distance import kernel_distance
 from mvae_jax.eval.manifold import precision_and_recall
 from mvae_jax.eval.stability import Stability, assess_stability
+from mvae_jax.experiment import named
 from mvae_jax.experiment.classifier import Classifier
 from mvae_jax.experiment.declaration import Figures, Results, Trained
 from mvae_jax.experiment.suites import latents, style_frechet
@@ -27,6 +29,7 @@ from mvae_jax.images import to_float
 from mvae_jax.models.alae import style as style_alae
 from mvae_jax.models.alae.style import layered, shrunk
 from mvae_jax.nets.lpips import load_perceptual_distance
+from mvae_jax.objective import Phase
 from mvae_jax.viz import curves, grids, traversals
 
 FOLDER = "style_alae"  # of the model, within the workdir
@@ -90,9 +93,9 @@ class Evaluation:
     path_pairs: int = 10_000
     path_seeds: int = 3
     path_crop: str = ""
-    inception: str = ""
-    vgg: str = ""
-    lpips: str = ""
+    inception: str = dataclasses.field(default="", metadata=named.WEIGHTS)
+    vgg: str = dataclasses.field(default="", metadata=named.WEIGHTS)
+    lpips: str = dataclasses.field(default="", metadata=named.WEIGHTS)
 
     def __post_init__(self) -> None:
         for name, least in {"images": LEAST, "direction_images": 2, "path_pairs": 2, "path_seeds": 1}.items():
@@ -124,13 +127,24 @@ def check(data: Any, settings: Evaluation, image_size: int) -> None:
         image_size: largest height and width of the model's images.
 
     Raises:
-        FileNotFoundError: a file of weights is missing.
-        ValueError: there are fewer images than are compared, a file is of another network, or images are too small for
-            the network that compares them.
+        ValueError: there are fewer images than are compared.
     """
     if len(data.validation) < LEAST:
         raise ValueError(f"there are {len(data.validation)} held-out images; expected at least {LEAST}.")
     style_frechet.check(data, settings.frechet, image_size)
+
+
+def check_files(settings: Evaluation, image_size: int) -> None:
+    """Refuses files of weights with which such images cannot be compared, before any image is read.
+
+    Args:
+        settings: which files.
+        image_size: as for `check`.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is of another network, or images are too small for the network that compares them.
+    """
     settings.inception_features()
     distance = settings.perceptual_distance()
     if distance is None:
@@ -150,6 +164,22 @@ def notes(settings: Evaluation) -> tuple[str, ...]:
         *style_frechet.notes(settings.frechet, settings.inception),
         *((cropped,) if settings.path_crop and not settings.vgg else ()),
     )
+
+
+def sheet(run: runs.Run, examples: Split, phase: Phase) -> dict[str, Any]:
+    """Held-out images at a phase's resolution, their reconstructions, and samples of the same latents each time."""
+    size = run.config.sizes[phase.options["level"]]
+    x = shrunk(pixels(examples), size)
+    reconstructed = run.decode(layered(run.encode(x)[0], size))
+    z = random.standard_normal(jax.random.key(0), (len(x), run.config.latent_size))
+    samples = run.decode(layered(run.map(z), size))
+    return {
+        "held-out images": x,
+        **{
+            row: jnp.clip(pictures, -1, 1)
+            for row, pictures in (("reconstructions", reconstructed), ("samples", samples))
+        },
+    }
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

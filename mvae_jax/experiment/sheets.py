@@ -1,0 +1,36 @@
+"""Sheets of the same held-out images while a model trains."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from mvae_jax.data.batches import Split
+from mvae_jax.eval.batched import pixels
+from mvae_jax.objective import Phase
+from mvae_jax.runs import Run
+
+# (model as it is, held-out images, phase) -> rows of a sheet: label -> images [N, H, W, C] in [-1, 1].
+Rows = Callable[[Run, Split, Phase], Mapping[str, Any]]
+
+
+def reconstructions_and_samples(run: Run, examples: Split, phase: Phase) -> dict[str, Any]:
+    """Held-out images, their reconstructions by a model that encodes, and as many samples of one that draws.
+
+    A conditional model takes the attributes of the images for both. The samples are of the same latents each time.
+    """
+    x, rows = pixels(examples), {}
+    if run.model.encode and run.model.decode:
+        given = _attributes(run.encode, examples)
+        rows = {"held-out images": x, "reconstructions": run.decode(run.encode(x, *given)[0], *given)}
+    if run.model.sample:
+        rows["samples"] = run.sample(jax.random.key(0), *(_attributes(run.sample, examples) or (len(examples),)))
+    return rows
+
+
+def _attributes(function: Callable[..., Any], examples: Split) -> tuple[Any, ...]:
+    """What a function of a conditional model takes besides; () of another one."""
+    return (examples["attributes"],) if "attributes" in inspect.signature(function).parameters else ()

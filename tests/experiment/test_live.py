@@ -1,0 +1,233 @@
+"""The page of a run while it trains: what it says, what it costs, and that it changes nothing of what is computed."""
+
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+import test_runner
+from PIL import Image
+
+from mvae_jax import experiment, runs
+from mvae_jax.experiment import forecast, live, sheets
+from mvae_jax.experiment.live import Live
+from mvae_jax.models import autoencoders
+from mvae_jax.train import loop
+from mvae_jax.train.logging import read_metrics
+from mvae_jax.train.signals import Interrupted
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1)).astype(np.uint8)
+VAE = autoencoders.VAEConfig(
+    image_size=8, channels=1, network="dense", widths=(8,), latent_size=2, epochs=3, batch_size=12
+)
+STEPS = 3 * 3  # 36 images to train on
+
+
+class Clock:
+    """A clock on which each step of the model and each picture takes as long as the test says."""
+
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture(scope="module")
+def planned():
+    return runs.plan("vae", VAE, {"image": IMAGES})
+
+
+def page(folder):
+    return (folder / "report.html").read_text()
+
+
+def train(folder, planned, following=None, epoch=100.0, drawing=1.0, clock=None, **options):
+    """Trains with a page: an epoch takes so many seconds, and the pictures of a validation so many."""
+    folder.mkdir(exist_ok=True)
+    clock = clock or Clock()
+    watching = Live(folder, "A <VAE>", forecast.parts("", planned.phases), clock=clock, **options)
+    pages = []
+
+    def rows(run, examples, phase):
+        clock.now += drawing
+        return sheets.reconstructions_and_samples(run, examples, phase)
+
+    with watching:
+        draw = watching.on_validation("", planned, rows)
+
+        def on_validation(state, phase, writer):
+            clock.now += epoch
+            draw(state, phase, writer)
+            pages.append(page(folder) if (folder / "report.html").exists() else "")
+
+        state = planned_fit(planned, folder, on_validation, watching.member(""))
+    return state, watching, pages
+
+
+def planned_fit(planned, folder, on_validation, observer):
+    return loop.fit(
+        planned.model,
+        planned.phases,
+        planned.batches,
+        workdir=folder,
+        seed=1,
+        validation=planned.data.validation.arrays,
+        settings=loop.Settings(log_every=1),
+        placement=planned.placement,
+        on_validation=on_validation,
+        observer=observer,
+    )
+
+
+def bits(state):
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state.replace(key=jax.random.key_data(state.key)))]
+
+
+def test_each_validation_draws_and_the_page_says_how_far_the_run_is(tmp_path, planned):
+    _, watching, pages = train(tmp_path, planned, notes=["The term is off."])
+    assert len(pages) == 3
+    for epoch, text in enumerate(pages, start=1):
+        assert "<title>A &lt;VAE&gt;</title>" in text
+        assert '<meta http-equiv="refresh" content="10">' in text
+        assert "The term is off." in text
+        assert f"Training: step {3 * epoch} of {STEPS}, in training" in text
+        assert text.count("<img") == 2
+        assert "CPU core" in text
+    seconds = 60 + 100 * 2  # measures and figures, and two epochs
+    assert forecast.words(seconds) in pages[0]
+    lines = [line for line in read_metrics(tmp_path / "metrics.jsonl") if line["split"] == "validation"]
+    assert f"Validation loss {lines[0]['loss']:.4g} at step 3" in pages[0]
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == [
+        "while_training_curves.png",
+        "while_training_images.png",
+    ]
+    with Image.open(tmp_path / "figures" / "while_training_images.png") as sheet:
+        assert sheet.width > 4 * 160  # the validation split's four images side by side
+    watching.finish()
+    assert list((tmp_path / "figures").iterdir()) == []
+
+
+def test_the_sheet_shows_the_model_as_it_is(tmp_path, planned):
+    """Originals and reconstructions of the held-out images by the state of that step."""
+    seen = []
+
+    def rows(run, examples, phase):
+        seen.append((run.step, sheets.reconstructions_and_samples(run, examples, phase)))
+        return seen[-1][1]
+
+    clock = Clock()
+    clock.now = 1000.0
+    watching = Live(tmp_path, "", forecast.parts("", planned.phases), clock=lambda: clock.now)
+    clock.now = 2000.0
+    draw = watching.on_validation("", planned, rows)
+    planned_fit(planned, tmp_path, draw, watching.member(""))
+    assert [step for step, _ in seen] == [3, 6, 9]
+    loaded = {"held-out images", "reconstructions", "samples"}
+    assert all(set(rows) == loaded for _, rows in seen)
+    first, last = (np.asarray(rows["reconstructions"]) for _, rows in (seen[0], seen[-1]))
+    assert not np.array_equal(first, last)
+    originals = planned.data.validation["image"] / 127.5 - 1
+    for _, shown in seen:
+        np.testing.assert_allclose(shown["held-out images"], originals, atol=1e-6)
+
+
+def test_a_page_changes_nothing_of_what_is_computed(tmp_path, planned):
+    with_page, _, _ = train(tmp_path / "with", planned)
+    without = planned_fit(planned, tmp_path / "without", None, None)
+    assert bits(with_page) == bits(without)
+    ours, theirs = (
+        [line for line in read_metrics(tmp_path / name / "metrics.jsonl") if line["split"] in ("train", "validation")]
+        for name in ("with", "without")
+    )
+    assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    ("epoch", "drawing", "drawn"),
+    [
+        (100.0, 1.0, 3),
+        (20.0, 1.0, 2),  # at 40 s and at 60 s: .03 of 20 s is less than the second that the first is thought to take
+        (100.0, 30.0, 1),  # too dear: once is known, a third of that would fit after 1,333 s
+        (5.0, 0.1, 0),
+    ],
+)
+def test_pictures_are_left_out_where_they_take_more_than_their_share(tmp_path, planned, epoch, drawing, drawn):
+    _, watching, pages = train(tmp_path, planned, epoch=epoch, drawing=drawing)
+    assert sum(f"step {3 * number}, phase training" in text for number, text in enumerate(pages, start=1)) == drawn
+    assert f"step {STEPS} of {STEPS}" in pages[-1]  # the page itself is written each time
+    assert watching.spent == pytest.approx(drawn * drawing)
+
+
+def test_no_share_is_no_page(tmp_path, planned):
+    train(tmp_path, planned, share=0.0)
+    assert not (tmp_path / "report.html").exists()
+    assert not (tmp_path / "figures").exists()
+
+
+def test_a_page_says_how_the_run_has_ended(tmp_path):
+    for error, text in (
+        (Interrupted(143), "Stopped: what was trained is saved, and the same command goes on."),
+        (RuntimeError("x"), "Ended by an error, RuntimeError: the log says more."),
+    ):
+        with pytest.raises(type(error)), Live(tmp_path, "", []):
+            raise error
+        assert text in page(tmp_path)
+        assert "refresh" not in page(tmp_path)
+
+
+def test_a_picture_that_fails_ends_no_training(tmp_path, planned, caplog):
+    clock = Clock()
+    watching = Live(tmp_path, "", forecast.parts("", planned.phases), clock=clock)
+    clock.now = 1000.0
+
+    def broken(run, examples, phase):
+        raise KeyError("no such font")
+
+    state = planned_fit(planned, tmp_path, watching.on_validation("", planned, broken), watching.member(""))
+    assert int(state.step) == STEPS
+    assert caplog.text.count("No more pictures while this run trains") == 1
+
+
+def test_a_full_disk_ends_the_training_with_its_state_saved(tmp_path, planned, monkeypatch):
+    clock = Clock()
+    watching = Live(tmp_path, "", forecast.parts("", planned.phases), clock=clock)
+    clock.now = 1000.0
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(live, "atomic_write", full)
+    draw = watching.on_validation("", planned, lambda run, examples, phase: {})
+    with pytest.raises(OSError, match="No space left"):
+        planned_fit(planned, tmp_path, draw, live.Observer())
+    assert (tmp_path / "checkpoints" / "training" / "3").is_dir()
+
+
+def test_an_experiment_has_one_page_for_all_its_models(tmp_path, monkeypatch, capsys):
+    """The finished report takes its place, and the pictures of the training go with it."""
+    monkeypatch.chdir(tmp_path)
+    pages, write = [], live.Live._write
+
+    def noting(self, refresh=True):
+        write(self, refresh)
+        pages.append(page(tmp_path / "run"))
+
+    monkeypatch.setattr(live.Live, "_write", noting)
+    monkeypatch.setattr(live, "_FIRST", 0.0)
+    arguments = ["--workdir=run", "--compilation-cache=", "--config.training.drawing_share=1"]
+    experiment.run(test_runner.EXPERIMENT, ["experiments/two_autoencoders.py", *arguments])
+    err = capsys.readouterr().err
+    assert "Preparing: the models are compiled" in pages[0]
+    steps = test_runner.STEPS
+    for number, name in enumerate(("narrow", "wide"), start=1):
+        text = f"Training: step {number * steps} of {2 * steps}, in {name}, training"
+        assert any(text in each and "<img" in each for each in pages)
+    assert any("Trained; now the measures" in each for each in pages)
+    report = page(tmp_path / "run")
+    assert "refresh" not in report
+    assert "Reconstructions" in report
+    assert [path.name for path in (tmp_path / "run" / "figures").iterdir()] == ["reconstructions.png"]
+    assert re.search(r"the page and the pictures while it trained took \d+\.\d s, \d+\.\d % of the time", err)
+    assert re.search(r"phase training, step 15: loss [\d.]+ in training, [\d.]+ in validation, the best so far", err)
+    assert json.loads((tmp_path / "run" / "finished.json").read_text())["scores"]
