@@ -50,12 +50,16 @@ EXPERIMENT = experiment.Experiment(
     model="attribute_classifier",
     members=members,
     request=lambda config: sources.Request(config.model.image_size, config.model.attributes),
+    headline=suite.headline,
+    curves=("losses",),
     measures=(
         Measure(
             "held_out",
             suite.measure,
             title="Attributes of held-out images",
+            reading="Accuracy is to be compared with the majority class: always the more frequent answer.",
             text=suite.explain,
+            figures=("attributes", "data"),
             words=suite.WORDS,
             parts=suite.parts,
             lines=lambda trained, scores: [suite.explain(trained, scores)],

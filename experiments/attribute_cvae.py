@@ -112,12 +112,17 @@ EXPERIMENT = experiment.Experiment(
     members=members,
     request=request,
     check=check,
+    headline=suite.headline,
+    curves=("kl", "mean_squared_error"),
     measures=(
         Measure(
             "terms",
             suite.measure,
             title="Squared error and KL (table 1)",
+            reading="The smaller beta is, the closer should images come back, and the more do their codes tell of "
+            "them.",
             text=suite.explain_terms,
+            figures=("reconstructions*",),
             parts=suite.term_parts,
             lines=suite.term_lines,
         ),
@@ -125,6 +130,10 @@ EXPERIMENT = experiment.Experiment(
             "agreements",
             suite.agreements,
             title="Attributes of samples, as a classifier reads them",
+            reading="Accuracy lies between the majority class, always the more frequent answer, and that on real "
+            "images.",
+            text=suite.explain_agreements,
+            figures=("samples*", "sliders*", "agreement"),
             parts=suite.agreement_parts,
             lines=suite.agreement_lines,
         ),
@@ -132,6 +141,9 @@ EXPERIMENT = experiment.Experiment(
             "probe",
             suite.probe,
             title="Attributes that a linear probe reads from z (section 5.3)",
+            reading="Codes should be free of what the decoder is told: guessing gives .5.",
+            text=suite.explain_probe,
+            figures=("edits*", "added_and_removed"),
             parts=suite.probe_parts,
             lines=suite.probe_lines,
         ),
@@ -140,6 +152,7 @@ EXPERIMENT = experiment.Experiment(
     figures=(
         suite.samples,
         suite.reconstructions,
+        suite.sliders,
         suite.edits,
         suite.added_and_removed,
         autoencoders.learning_curves,

@@ -121,27 +121,36 @@ EXPERIMENT = experiment.Experiment(
     model="vae",
     members=members,
     check=check,
+    headline=suite.headline,
+    curves=("kl", "mean_squared_error"),
+    title_of=suite.title_of,
     measures=(
         Measure(
             "models",
             suite.measure,
             title="Likelihood, reconstructions and latent space on held-out images",
+            reading="PSNR, SSIM, ELBO and bound are better the higher they are, the squared error the lower. KL is "
+            "what the codes tell of an image.",
             text=suite.explain,
+            figures=("reconstructions*", "traversals*"),
             words=suite.WORDS,
         ),
         Measure(
             "samples",
             suite.sample_distances,
             title="Samples (figure 2)",
+            reading="The Frechet distance of samples from held-out images: lower is closer.",
             text=suite.explain_samples,
+            figures=("samples", "samples_*"),
             words=suite.SAMPLE_WORDS,
         ),
         Measure(
             "common_features",
             suite.common_features,
             title="Dimensions that follow an attribute (figure 1)",
-            text="Of each model, the dimension whose codes of held-out images correlate most with the attribute, and "
-            "the correlation. Attributes are in the order of the least of the models'.",
+            reading="Of each model, the dimension whose codes of held-out images correlate most with the attribute, "
+            "and the correlation. Attributes are in the order of the least of the models'.",
+            figures=("common_features",),
             parts=suite.feature_parts,
             lines=lambda trained, features: (),
         ),
@@ -149,8 +158,8 @@ EXPERIMENT = experiment.Experiment(
             "divergence_weights",
             suite.weights,
             title="What beta weighs",
-            text="A weight stands beside sums over pixels and over latent dimensions. Beside means, as other code has "
-            "them, it would be the effective weight.",
+            reading="A weight stands beside sums over pixels and over latent dimensions. Beside means, as other code "
+            "has them, it would be the effective weight.",
             parts=suite.weight_parts,
             lines=lambda trained, weights: (),
         ),

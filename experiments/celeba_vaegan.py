@@ -147,13 +147,26 @@ EXPERIMENT = experiment.Experiment(
     data=(*sources.with_attributes("larsen"), *sources.without_attributes()),
     model="vae_gan",
     members=members,
+    title_of=lambda folder: suite.TITLES.get(folder, folder),
     check=lambda config, data: suite.check(data, config.classifier),
+    headline=suite.headline,
+    curves=("squared_error", "players_*"),
     measures=(
-        Measure("models", suite.measure, title="Samples and reconstructions", text=suite.explain, words=suite.WORDS),
+        Measure(
+            "models",
+            suite.measure,
+            title="Samples and reconstructions",
+            reading="Frechet distances and squared errors are the better the lower, PSNR the higher; sharpness is "
+            "right at 1.",
+            text=suite.explain,
+            figures=("reconstructions", "samples_*"),
+            words=suite.WORDS,
+        ),
         Measure(
             "stability",
             suite.stability,
-            title="Stability",
+            title="Signs of collapse",
+            reading="A spread of 1 is the variety of real images, 0 one image over and over.",
             text=collapse.TEXT,
             parts=suite.stability_parts,
             lines=lambda trained, signs: (),
@@ -161,6 +174,9 @@ EXPERIMENT = experiment.Experiment(
         Measure(
             "attribute_vectors",
             suite.attribute_vectors,
+            title="Attribute vectors",
+            text=suite.explain_edits,
+            figures=("sliders", "edits"),
             parts=suite.attribute_vector_parts,
             lines=suite.attribute_vector_lines,
         ),

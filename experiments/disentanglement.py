@@ -128,18 +128,24 @@ EXPERIMENT = experiment.Experiment(
     data=(shapes.Config(), binned_faces.Config()),
     model="vae",
     members=members,
+    headline=suite.headline,
+    curves=("kl", "mean_squared_error"),
+    title_of=suite.title_of,
     measures=(
         Measure(
             "disentanglement",
             suite.measure,
             title="Disentanglement, reconstruction and divergence",
+            reading="Scores of disentanglement lie between 0 and 1, and are the better the higher; NLL and squared "
+            "error are the better the lower.",
+            figures=("mig_over_reconstruction", "mig_over_beta", "gaps", "traversals*", "reconstructions"),
             text=suite.explain,
             words=suite.WORDS,
             parts=suite.parts,
             lines=suite.lines,
         ),
     ),
-    figures=(suite.tradeoffs, suite.gaps_and_traversals, suite.reconstructions),
+    figures=(suite.learning_curves, suite.tradeoffs, suite.gaps_and_traversals, suite.reconstructions),
 )
 
 if __name__ == "__main__":

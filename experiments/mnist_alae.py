@@ -111,11 +111,17 @@ EXPERIMENT = experiment.Experiment(
     model="alae",
     members=members,
     check=lambda config, data: suite.check(data),
+    headline=suite.headline,
+    curves=("reconstruction_error",),
+    title_of=suite.title_of,
     measures=(
         Measure(
             "codes",
             suite.measure,
             title="Digits read from codes (table 2)",
+            reading="Percent of digits read rightly, by the nearest neighbour (1NN) and by linear classifiers (SVM), "
+            "from codes (short) or from the encoder's last hidden layer (long): higher is better. SW: digits of the "
+            "same writers, a part of the training images; DW: of different ones, the held-out images.",
             text=suite.explain,
             words=suite.WORDS,
             parts=suite.parts,
@@ -125,6 +131,9 @@ EXPERIMENT = experiment.Experiment(
             "labels",
             suite.labels,
             title="Labels of reconstructions (figure 3)",
+            reading="Percent of digits that are still read as themselves after reconstruction; the originals come "
+            "first.",
+            figures=("reconstructions",),
             text=suite.explain_labels,
             words=suite.LABELS,
             parts=suite.label_parts,
@@ -134,6 +143,8 @@ EXPERIMENT = experiment.Experiment(
             "path_lengths",
             suite.path_lengths,
             title="Path lengths (figure 4)",
+            reading="The shorter a path, the more smoothly one digit turns into another along it.",
+            figures=("interpolations",),
             text=suite.explain_path_lengths,
             words=latents.PATHS,
             label="trial",
@@ -141,7 +152,9 @@ EXPERIMENT = experiment.Experiment(
         Measure(
             "stability",
             suite.stability,
-            title="Stability",
+            title="Signs of collapse",
+            reading="A spread of 1 is the variety of real images, 0 one image over and over.",
+            figures=("samples_*",),
             text=suite.STABILITY,
             parts=lambda trained, signs: collapse.parts(suite.titles(signs), signs),
             lines=lambda trained, signs: (),

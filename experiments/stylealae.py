@@ -175,11 +175,15 @@ EXPERIMENT = experiment.Experiment(
     check=check,
     check_files=check_files,
     notes=notes,
+    headline=suite.headline,
+    curves=("players",),
     measures=(
         Measure(
             "quality",
             suite.quality,
             title="Samples and reconstructions",
+            reading="Distances and errors are the better the lower; PSNR, SSIM, precision and recall the higher.",
+            figures=("samples", "truncated", "reconstructions", "mixing", "edits"),
             text=suite.explain_quality,
             words=suite.WORDS,
             label="",
@@ -196,6 +200,8 @@ EXPERIMENT = experiment.Experiment(
             "growth",
             suite.growth,
             title="Growth",
+            reading="The Frechet distance of samples should fall from phase to phase.",
+            figures=("growth",),
             text="Of the last checkpoint of each phase; pictures of smaller resolutions are enlarged to be compared "
             "with images at full size. Speeds are those since the last start, with validations and checkpoints.",
             words=suite.WORDS,
@@ -205,6 +211,8 @@ EXPERIMENT = experiment.Experiment(
             "path_lengths",
             suite.path_lengths,
             title="Perceptual path length",
+            reading="The shorter a path, the more smoothly one image turns into another along it.",
+            figures=("interpolations",),
             text=suite.explain_path_lengths,
             words=suite.WORDS,
             label="path",

@@ -59,6 +59,7 @@ def test_wheel_imports_in_an_empty_environment(run):
         "viz.report"
     )
     imports = "\n".join(f"import mvae_jax.{module.strip()}" for module in modules.split(","))
+    imports += "\nmvae_jax.viz.report.page('Title', ['with its style sheet'])"
     code = f"{imports}\nimport sys; print(mvae_jax.__file__, 'tensorflow' in sys.modules)"
     file, tensorflow = run("python", "-W", "error", "-c", code).split()
     assert Path(file).is_relative_to(run.folder)

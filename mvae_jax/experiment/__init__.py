@@ -7,7 +7,16 @@ and report.html.
 
 from mvae_jax.experiment.classifier import Classifier
 from mvae_jax.experiment.classifier import Config as ClassifierConfig
-from mvae_jax.experiment.declaration import Config, Experiment, Figures, Measure, Results, Trained
+from mvae_jax.experiment.declaration import (
+    Config,
+    Experiment,
+    Figures,
+    Headline,
+    Measure,
+    Number,
+    Results,
+    Trained,
+)
 from mvae_jax.experiment.members import Member
 from mvae_jax.experiment.runner import run
 
@@ -17,8 +26,10 @@ __all__ = [
     "Config",
     "Experiment",
     "Figures",
+    "Headline",
     "Measure",
     "Member",
+    "Number",
     "Results",
     "Trained",
     "run",

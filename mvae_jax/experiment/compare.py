@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 from mvae_jax import runs
 from mvae_jax.experiment import flags, listing, members, pages, runner
-from mvae_jax.experiment.declaration import Experiment, Figures, Results, Trained
+from mvae_jax.experiment.declaration import Experiment, Figures, Results, Trained, plain
 from mvae_jax.train.signals import Interruption
 from mvae_jax.train.workdir import atomic_write
 from mvae_jax.viz import curves, report
@@ -87,12 +88,18 @@ def write(experiment: Experiment, trained: Mapping[str, Trained], folder: Path, 
         folder: where to write.
         command: what the page gives as the command that made it.
     """
-    results = {}
+    results, drawn = {}, {}
     for label, each in trained.items():
         _log.info("%s", label)
         results[label] = runner.measure(experiment, each)
+        drawn[label] = runner.draw(experiment, each, results[label])
     parts, figures = (experiment.comparison or _tables(experiment))(trained, results)
-    paths = report.save_figures(_loss_curves(trained) | dict(figures), folder / "figures")
+    of_runs = {
+        f"{name}_{number}": (f"{label}: {caption}", picture)
+        for number, (label, figures_of_run) in enumerate(drawn.items(), start=1)
+        for name, (caption, picture) in figures_of_run.items()
+    }
+    report.save_figures(_loss_curves(trained) | dict(figures) | of_runs, folder / "figures")
     scores = {label: pages.scores(each, results[label]) for label, each in trained.items()}
     atomic_write(folder / "scores.json", json.dumps(scores, indent=2) + "\n")
     data = next(iter(trained.values())).data
@@ -101,25 +108,66 @@ def write(experiment: Experiment, trained: Mapping[str, Trained], folder: Path, 
         for label, each in trained.items()
         if pages.other_images(each)
     ]
+    names = list(dict.fromkeys(name for each in drawn.values() for name in each))
+    training = [name for pattern in experiment.curves for name in fnmatch.filter(names, pattern)]
+    body: list[Part | str] = [
+        report.heading("Training"),
+        *(report.figure(picture, caption) for caption, picture in _loss_curves(trained).values()),
+        *_side_by_side(training, drawn),
+        *parts,
+        report.heading("Pictures side by side"),
+        *(report.figure(picture, caption) for caption, picture in figures.values()),
+        *_side_by_side([name for name in names if name not in training], drawn),
+        report.heading("How it was made"),
+        report.code(command),
+        report.values(data.provenance, "Data"),
+        *(
+            report.details(f"Config of {label}", [report.values(dataclasses.asdict(each.config))])
+            for label, each in trained.items()
+        ),
+        report.values(report.versions(), "Versions"),
+    ]
     report.write(
         folder / "report.html",
         "Comparison of " + ", ".join(trained),
         [
-            *map(report.note, notes),
-            *parts,
-            report.heading("Figures"),
-            *(report.figure(path, caption) for caption, path in paths.items()),
-            report.heading("How it was made"),
-            report.code(command),
-            report.values(data.provenance, "Data"),
-            *(
-                report.details(f"Config of {label}", [report.values(dataclasses.asdict(each.config))])
-                for label, each in trained.items()
+            report.lead(
+                f"{len(trained)} runs of one experiment, {experiment.title}, measured on the same "
+                f"{len(data.validation):,} images."
             ),
-            report.values(report.versions(), "Versions"),
+            report.beside(_headlines(experiment, trained, results)),
+            *map(report.note, notes),
+            report.contents(body),
+            *body,
         ],
     )
     _log.info("report: %s", folder / "report.html")
+
+
+def _headlines(
+    experiment: Experiment, trained: Mapping[str, Trained], results: Mapping[str, Results]
+) -> list[list[Part | str]]:
+    """What was trained and the headline numbers, a column of each run."""
+    return [
+        [
+            report.subheading(label),
+            pages.subject(experiment, each),
+            report.headline(map(pages.card, experiment.headline(each, results[label]).numbers)),
+        ]
+        for label, each in trained.items()
+    ]
+
+
+def _side_by_side(names: Sequence[str], drawn: Mapping[str, Figures]) -> list[Part]:
+    """Figures of each of these names, those of all runs beside each other."""
+    return [
+        report.beside(
+            report.figure(figures[name][1], f"{label}: {figures[name][0]}", fits=True)
+            for label, figures in drawn.items()
+            if name in figures and pages.is_shown(figures, name)
+        )
+        for name in dict.fromkeys(names)
+    ]
 
 
 def _loss_curves(trained: Mapping[str, Trained]) -> dict[str, tuple[str, Any]]:
@@ -141,16 +189,13 @@ def _tables(experiment: Experiment) -> Any:
             rows = [
                 {"run": label} | row
                 for label in trained
-                for row in pages.table(measure, _rows(pages.plain(results[label][measure.name])))
+                for row in pages.table(experiment, measure, _rows(pages.plain(results[label][measure.name])))
             ]
+            if not any(row.get(measure.label) for row in rows):  # one row of each run needs no name
+                rows = [{key: value for key, value in row.items() if key != measure.label} for row in rows]
             if rows:
-                parts += [report.heading(measure.title or measure.name.replace("_", " ")), report.table(rows)]
-        figures = {
-            f"{name}_{number}": (f"{label}: {caption}", picture)
-            for number, (label, each) in enumerate(trained.items(), start=1)
-            for name, (caption, picture) in runner.draw(experiment, each, results[label]).items()
-        }
-        return parts, figures
+                parts += [report.heading(measure.title or plain(measure.name).capitalize()), report.table(rows)]
+        return parts, {}
 
     return compare
 

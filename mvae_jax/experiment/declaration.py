@@ -73,6 +73,43 @@ Results = Mapping[str, Any]  # a measure's name -> its result
 
 
 @dataclasses.dataclass(frozen=True)
+class Number:
+    """A number of a report's first screen.
+
+    Attributes:
+        value: as it is shown, with its unit.
+        text: what it is.
+        baseline: what it is to be compared with, such as guessing or real images.
+        better: whether it is better than its baseline; a report says where it is not.
+    """
+
+    value: str
+    text: str
+    baseline: str
+    better: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Headline:
+    """The first screen of a report.
+
+    Attributes:
+        numbers: how well the models do, in words; few.
+        picture: name of the figure that shows best what they do; without it the first figure.
+        fits: it has no text that is to be read, and may shrink to the width of a phone.
+    """
+
+    numbers: Sequence[Number] = ()
+    picture: str = ""
+    fits: bool = True
+
+
+def plain(name: str) -> str:
+    """A name that programs use as words for people."""
+    return name.replace("_", " ").replace("/", ", ")
+
+
+@dataclasses.dataclass(frozen=True)
 class Measure:
     """Numbers of the trained models, and the words that go with them.
 
@@ -80,9 +117,13 @@ class Measure:
         name: key of the result in scores.json.
         measure: (trained models) -> the result: rows {model: {key: number}}, a dataclass, or what has `to_dict`. Its
             keys are snake_case; programs may rely on them.
-        title: heading in the report; "" for none.
-        text: what the table shows and how it was measured, or a function (trained, result) -> that.
-        words: key of a row -> its column in the table and in the log; label of a row -> the same in the table.
+        title: heading in the report; "" goes on with the section of the measure before.
+        reading: a sentence that says how to read the table.
+        text: how it was measured, which a report folds, or a function (trained, result) -> that.
+        figures: names of the figures that belong to it, with the wildcards of `fnmatch`; a report shows them before
+            the table, those of one pattern side by side.
+        words: key of a row -> its column in the table and in the log; label of a row -> the same in the table. Others
+            have the words of `plain`, and of rows those of `Experiment.title_of`.
         label: heading of the table's first column, what a row is.
         parts: (trained, result) -> parts of the report in place of the table of rows.
         lines: (trained, result) -> lines of the log in place of one for each row.
@@ -91,7 +132,9 @@ class Measure:
     name: str
     measure: Callable[[Trained], Any]
     title: str = ""
+    reading: str = ""
     text: str | Callable[[Trained, Any], str] = ""
+    figures: Sequence[str] = ()
     words: Mapping[str, str] = dataclasses.field(default_factory=dict)
     label: str = "model"
     parts: Callable[[Trained, Any], Sequence[Part | str]] | None = None
@@ -114,7 +157,11 @@ class Experiment:
         members: (config, data) -> the models, folder within the workdir -> member. An experiment with one model
             may have it in the workdir itself, under the name "".
         measures: in the order of the report.
-        figures: functions (trained, results) -> figures.
+        figures: functions (trained, results) -> figures. A picture is an image, `viz.traversals.Strips`, or the bytes
+            of an animation, which is a file alone.
+        headline: (trained, results) -> the first screen of the report.
+        curves: names of the figures that show the training, with the wildcards of `fnmatch`; they come first.
+        title_of: folder of a model -> its name for people.
         model: name in the zoo of the model that the config's field `model` is of.
         request: (config) -> what the models want of the data; by default the image size of the config's field `model`.
         check: (config, data) -> None; raises ValueError for what cannot be measured, before anything is trained.
@@ -138,6 +185,9 @@ class Experiment:
     measures: Sequence[Measure]
     figures: Sequence[Callable[[Trained, Results], Figures]]
     model: str
+    headline: Callable[[Trained, Results], Headline] = lambda trained, results: Headline()
+    curves: Sequence[str] = ()
+    title_of: Callable[[str], str] = plain
     request: Callable[[Any], sources.Request] = lambda config: sources.Request(config.model.image_size)
     check: Callable[[Any, Any], None] = lambda config, data: None
     check_files: Callable[[Any], Mapping[str, str | None]] = lambda config: {}

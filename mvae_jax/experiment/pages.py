@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import json
 import logging
 import shlex
@@ -10,16 +11,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from mvae_jax import runs
 from mvae_jax.experiment import provenance
-from mvae_jax.experiment.declaration import Experiment, Figures, Measure, Results, Trained
+from mvae_jax.experiment.declaration import Experiment, Figures, Headline, Measure, Number, Results, Trained
+from mvae_jax.experiment.declaration import plain as words
 from mvae_jax.train.workdir import atomic_write
 from mvae_jax.viz import report
 from mvae_jax.viz.report import Part
+from mvae_jax.viz.traversals import Strips
 
 _log = logging.getLogger("experiment")
+_NOTES = 4  # that are not folded
 
 
 def lines(measure: Measure, trained: Trained, result: Any) -> Sequence[str]:
@@ -27,20 +32,28 @@ def lines(measure: Measure, trained: Trained, result: Any) -> Sequence[str]:
     if measure.lines:
         return measure.lines(trained, result)
     return [
-        f"{label}: " + ", ".join(f"{measure.words.get(key, key)} {_rounded(value)}" for key, value in row.items())
+        f"{label}: "
+        + ", ".join(f"{measure.words.get(key) or words(key)} {_rounded(value)}" for key, value in row.items())
         for label, row in rows(plain(result)).items()
     ]
 
 
-def parts(measure: Measure, trained: Trained, result: Any) -> list[Part | str]:
-    """A measure's result in a report."""
+def section(
+    experiment: Experiment, measure: Measure, trained: Trained, result: Any, pictures: Sequence[Part] = ()
+) -> list[Part | str]:
+    """A measure's result in a report: heading, pictures, how to read it, table, and how it was measured."""
     text = measure.text(trained, result) if callable(measure.text) else measure.text
-    head: list[Part | str] = [report.heading(measure.title)] if measure.title else []
-    head += [text] if text else []
-    if measure.parts:
-        return [*head, *measure.parts(trained, result)]
     numbers = rows(plain(result))
-    return [*head, *([report.table(table(measure, numbers))] if numbers else [])]
+    shown: Sequence[Part | str] = [report.table(table(experiment, measure, numbers))] if numbers else []
+    if measure.parts:
+        shown = measure.parts(trained, result)
+    return [
+        *([report.heading(measure.title)] if measure.title else []),
+        *pictures,
+        *([measure.reading] if measure.reading and shown else []),
+        *shown,
+        *([report.details("How it was measured", [text]) if shown else text] if text else []),
+    ]
 
 
 def rows(result: Any) -> dict[str, Mapping[str, Any]]:
@@ -49,11 +62,11 @@ def rows(result: Any) -> dict[str, Mapping[str, Any]]:
     return {label: row for label, row in entries if isinstance(row, Mapping) and row}
 
 
-def table(measure: Measure, rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def table(experiment: Experiment, measure: Measure, rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rows for people: the label of each and its numbers, in the measure's words."""
     return [
-        {measure.label: measure.words.get(name, name)}
-        | {measure.words.get(key, key): value for key, value in row.items()}
+        {measure.label: measure.words.get(name) or experiment.title_of(name)}
+        | {measure.words.get(key) or words(key): value for key, value in row.items()}
         for name, row in rows.items()
     ]
 
@@ -113,17 +126,22 @@ def write(
     notes: Sequence[str],
 ) -> None:
     """Writes scores.json, the figures and report.html."""
-    paths = report.save_figures(figures, folder / "figures")
+    report.save_figures(figures, folder / "figures")
     atomic_write(folder / "scores.json", json.dumps(scores, indent=2) + "\n")
+    headline = experiment.headline(trained, results)
+    notes = [*_shortcomings(headline), *notes]
+    shown = [name for name in figures if is_shown(figures, name)]
+    first = next((name for name in (headline.picture, *shown) if name in shown), "")
+    body = [*sections(experiment, trained, results, figures, notes, first), *how_it_was_made(argv, trained)]
     report.write(
         folder / "report.html",
         title(experiment, trained.workdir),
         [
-            *map(report.note, notes),
-            *(part for measure in experiment.measures for part in parts(measure, trained, results[measure.name])),
-            report.heading("Figures"),
-            *(report.figure(path, caption) for caption, path in paths.items()),
-            *how_it_was_made(argv, trained),
+            report.lead(subject(experiment, trained)),
+            *([report.headline(map(card, headline.numbers))] if headline.numbers else []),
+            *([report.figure(*reversed(figures[first]), fits=headline.fits)] if first else []),
+            report.contents(body),
+            *body,
         ],
     )
     _log.info("report: %s", folder / "report.html")
@@ -132,6 +150,96 @@ def write(
 def title(experiment: Experiment, workdir: Path) -> str:
     """Title of a run's report."""
     return f"{experiment.title}: {workdir.resolve().name}"
+
+
+def card(number: Number) -> tuple[str, str, str]:
+    """A number of the first screen, for `report.headline`."""
+    return number.value, number.text, number.baseline + ". It is no better than that." * (not number.better)
+
+
+def _shortcomings(headline: Headline) -> list[str]:
+    return [
+        f"{number.value} {number.text}: that is no better than the baseline ({number.baseline})."
+        for number in headline.numbers
+        if not number.better
+    ]
+
+
+def sections(
+    experiment: Experiment, trained: Trained, results: Results, figures: Figures, notes: Sequence[str], first: str = ""
+) -> list[Part | str]:
+    """The parts of a report: what to beware of, the training, a section for each measure, and the other figures.
+
+    Args:
+        experiment: the experiment.
+        trained: its models.
+        results: of all measures.
+        figures: all of them.
+        notes: what the reader must know.
+        first: name of a figure that is shown elsewhere.
+    """
+    left = {name: figures[name] for name in figures if name != first and is_shown(figures, name)}
+
+    def taken(patterns: Sequence[str]) -> list[Part]:
+        parts: list[Part] = []
+        for pattern in patterns:
+            found = [left.pop(name) for name in fnmatch.filter(left, pattern)]
+            alike = len(found) > 1 and not any(isinstance(picture, Strips) for _, picture in found)
+            shown = [report.figure(picture, caption, fits=alike) for caption, picture in found]
+            parts += [report.beside(shown)] if alike else shown
+        return parts
+
+    parts: list[Part | str] = []
+    if notes:
+        parts += [report.heading("What to keep in mind"), *map(report.note, notes[:_NOTES])]
+        if rest := notes[_NOTES:]:
+            parts.append(report.details(f"{len(rest)} more", map(report.note, rest)))
+    if curves := taken(experiment.curves):
+        parts += [report.heading("Training"), *curves]
+    for measure in experiment.measures:
+        parts += section(experiment, measure, trained, results[measure.name], taken(measure.figures))
+    if left:
+        parts += [report.heading("More pictures"), *taken(list(left))]
+    return parts
+
+
+def is_shown(figures: Figures, name: str) -> bool:
+    """Whether a figure is on the page: an animation that cannot be stopped is a file alone."""
+    return not isinstance(figures[name][1], bytes)
+
+
+def subject(experiment: Experiment, trained: Trained) -> str:
+    """What was trained on which data, on which device, in how many minutes, and measured on what."""
+    names = dict.fromkeys(experiment.title_of(folder.partition("/")[0]) for folder in trained.runs)  # without trials
+    count = sum(sum(leaf.size for leaf in jax.tree.leaves(run.params)) for run in trained.runs.values())
+    models = f"{len(trained.runs)} models ({'; '.join(names)}), " if len(trained.runs) > 1 else ""
+    data, size = trained.data, trained.run.config.image_size
+    origin = [data.provenance.get("data_set") or data.provenance.get("source") or data.provenance.get("path", "")]
+    origin += [f"{size} pixels" if isinstance(size, int) else f"{size[1]} x {size[0]} pixels"]
+    origin += [f"{len(data.attributes)} attributes"] if data.attributes else []
+    steps = sum(run.step for run in trained.runs.values())
+    return (
+        f"{models}{float(f'{count:.3g}'):,.0f} parameters, trained for {steps:,} steps on "
+        f"{len(data.examples('train', size)):,} images ({', '.join(origin)}){circumstances(trained)}. Measured on "
+        f"{len(data.validation):,} images that were not trained on."
+    )
+
+
+def circumstances(trained: Trained) -> str:
+    """On which devices the models were trained, and how long where it is known."""
+    minutes = sum(provenance.phase_seconds(trained.records).values()) / 60
+    starts = trained.provenance.get("starts")
+    devices = starts[-1]["devices"] if starts else provenance.devices()
+    return f"{f' in {duration(minutes)}' if minutes else ''} on {provenance.describe(devices)}"
+
+
+def duration(minutes: float) -> str:
+    """A time in words, to two digits."""
+    if minutes < 1:
+        return f"{60 * minutes:.0f} seconds"
+    if minutes >= 90:
+        return f"{minutes / 60:.0f} hours" if minutes >= 600 else f"{minutes / 60:.1f} hours"
+    return f"{minutes:.0f} minutes" if minutes >= 10 else f"{minutes:.1f} minutes"
 
 
 def how_it_was_made(argv: Sequence[str], trained: Trained) -> list[Part | str]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Record = Mapping[str, Any]  # {"step": int, "phase": str, "split": str, metric: number, ...}
-Curves = dict[str, dict[str, dict[int, float]]]  # name of the curve -> split -> step -> value
+Curves = dict[str, dict[str, dict[str, dict[int, float]]]]  # name of the curve -> split -> phase -> step -> value
 
 _LOGARITHMIC_FROM = 30.0  # ratio of a panel's largest to its smallest value
 _MOST_CURVES = len(_figure.COLOURS)
@@ -28,10 +28,11 @@ _STYLES: dict[str, dict[str, Any]] = {
 
 
 def losses(records: Sequence[Record], panels: Mapping[str, Sequence[str]], *, title: str = "") -> Image.Image:
-    """Training and validation curves, a panel per family of metrics, with the borders of the phases.
+    """Training and validation curves, a panel per family of metrics, broken at the borders of the phases.
 
-    A panel whose values are all positive and span more than a factor of 30 has a logarithmic axis. Values that are
-    not finite are left out; of two values for one step, as a resumed run may leave, the later counts.
+    What is minimised changes from phase to phase, so that no line leads from one to the next. A panel whose values
+    are all positive and span more than a factor of 30 has a logarithmic axis, which says so. Values that are not
+    finite are left out; of two values for one step, as a resumed run may leave, the later counts.
 
     Args:
         records: the lines of a metrics.jsonl. "split" is "train" (also where it is missing) or "validation"; other
@@ -66,15 +67,17 @@ def losses(records: Sequence[Record], panels: Mapping[str, Sequence[str]], *, ti
         axes = figure.subplots(len(chosen), sharex=True, squeeze=False)[:, 0]
         ends = _phase_ends(records)
         for axis, (name, curves_of_panel) in zip(axes, chosen.items(), strict=True):
-            _draw_curves(axis, curves_of_panel, with_splits=axis is axes[0])
+            named = {_words(metric): curve for metric, curve in curves_of_panel.items()}
+            _draw_curves(axis, named, with_splits=axis is axes[0])
             axis.set_title(fitting(name, 50), parse_math=False, loc="left", pad=20 if axis is axes[0] else None)
+            axis.set_ylabel(f"value{_scale_of(axis)}")
             _draw_borders(axis, ends, _BORDER)
         _name_phases(axes[0], ends, _BORDER)
         axes[-1].set_xlabel("step")
         return _figure.render(figure)
 
 
-def runs(records: Mapping[str, Sequence[Record]], metric: str, *, title: str = "") -> Image.Image:
+def runs(records: Mapping[str, Sequence[Record]], metric: str, *, title: str = "", ylabel: str = "") -> Image.Image:
     """One metric of several runs, such as models that differ in one setting, with the borders of their phases.
 
     Borders that all runs share are grey and named once; otherwise each run's borders and names have its colour.
@@ -84,6 +87,7 @@ def runs(records: Mapping[str, Sequence[Record]], metric: str, *, title: str = "
         records: name of the run -> the lines of its metrics.jsonl; at most ten runs.
         metric: name of the metric, without wildcards.
         title: heading of the figure.
+        ylabel: what the metric is; by default its name.
 
     Returns:
         The figure, 990 pixels wide.
@@ -115,7 +119,7 @@ def runs(records: Mapping[str, Sequence[Record]], metric: str, *, title: str = "
             _draw_borders(axis, ends, colour)
             _name_phases(axis, ends, colour, row)
         axis.set_xlabel("step")
-        axis.set_ylabel(fitting(metric, 20), parse_math=False)
+        axis.set_ylabel(fitting(ylabel or _words(metric), 30) + _scale_of(axis), parse_math=False)
         return _figure.render(figure)
 
 
@@ -127,8 +131,18 @@ def _curves(records: Sequence[Record]) -> Curves:
             continue
         for metric, value in record.items():
             if metric not in ("step", "phase", "split") and isinstance(value, int | float) and math.isfinite(value):
-                curves.setdefault(metric, {}).setdefault(split, {})[record["step"]] = value
+                phases = curves.setdefault(metric, {}).setdefault(split, {})
+                phases.setdefault(record.get("phase", ""), {})[record["step"]] = value
     return curves
+
+
+def _words(metric: str) -> str:
+    """The name of a metric for people."""
+    return metric.replace("_", " ").replace("/", ": ")
+
+
+def _scale_of(axis: Axes) -> str:
+    return ", log scale" if axis.get_yscale() == "log" else ""
 
 
 def _phase_ends(records: Sequence[Record]) -> dict[str, int]:
@@ -142,15 +156,16 @@ def _phase_ends(records: Sequence[Record]) -> dict[str, int]:
 def _draw_curves(axis: Axes, curves: Curves, *, with_splits: bool) -> None:
     from matplotlib import ticker
 
-    entries = []
+    entries, values = [], list[float]()
     for (name, splits), colour, marker in zip(curves.items(), _figure.COLOURS, _figure.MARKERS, strict=False):
         line_styles = {split: {**style, "color": colour} for split, style in _STYLES.items()}
         line_styles["validation"]["marker"] = marker
         entries.append((name, _figure.stroke(**line_styles["validation"])))
-        for split, points in splits.items():
-            steps = sorted(points)
-            axis.plot(steps, [points[step] for step in steps], **line_styles[split])
-    values = [value for splits in curves.values() for points in splits.values() for value in points.values()]
+        for split, phases in splits.items():
+            for points in phases.values():
+                steps = sorted(points)
+                axis.plot(steps, [points[step] for step in steps], **line_styles[split])
+                values += points.values()
     if min(values) > 0 and max(values) > _LOGARITHMIC_FROM * min(values):
         axis.set_yscale("log")
     axis.grid(color="0.9", linewidth=0.6)

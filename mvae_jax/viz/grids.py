@@ -25,13 +25,14 @@ _WRONG, _MISSED, _RIGHT = (196, 22, 42), (20, 92, 200), (0, 112, 96)
 _TEXT, _TITLE = 15, 20  # font sizes in pixels
 _GAP, _MARGIN = 12, 16
 _SMALLEST_PICTURE = 160  # pixels on the sheet, so that a caption beneath finds room
-_COLUMN = 230  # pixels of text beside a picture
+_COLUMN, _WIDE_COLUMN = 230, 300  # pixels of text beside a picture
 
 
 class _Word(NamedTuple):
     text: str
     colour: Colour = _INK
     underlined: bool = False
+    struck: bool = False
 
 
 def grid(
@@ -203,24 +204,23 @@ def image_to_text(
 
 def consistency_pairs(
     images: npt.ArrayLike,
-    captions: Sequence[str],
-    scores: npt.ArrayLike,
-    accepted: npt.ArrayLike,
-    true_match: npt.ArrayLike,
+    captions: Mapping[str, Sequence[str]],
+    scores: Mapping[str, npt.ArrayLike],
     threshold: float,
     *,
-    columns: int = 6,
+    columns: int = 2,
     title: str = "",
     scale: int | None = None,
 ) -> Image.Image:
-    """Pictures with a text that may or may not be theirs, and the decisions of a model.
+    """Pictures, each beside its own text and texts that do not fit it, and what a model says of each pair.
+
+    A pair with a score above the threshold is called a match. Words that a text has and the own one lacks are
+    underlined, and those that it lacks are struck out.
 
     Args:
         images: uint8 [N, H, W, C].
-        captions: N texts, those that the model saw.
-        scores: consistency of picture and text, [N], finite.
-        accepted: [N] booleans, whether the pair was called a match: where its score is above the threshold.
-        true_match: [N] booleans, whether the text describes the picture.
+        captions: kind of text -> N texts; the first kind is the pictures' own, the others are mismatches.
+        scores: the same kinds -> consistency of picture and text, [N], finite.
         threshold: the decision border.
         columns: pictures per row.
         title: heading of the sheet.
@@ -230,45 +230,43 @@ def consistency_pairs(
         The sheet.
 
     Raises:
-        ValueError: images are not uint8 [N, H, W, C] with N > 0, the others are not N, scores or the threshold are
-            not finite, decisions are not booleans, or a decision is not the one that its score calls for.
+        ValueError: images are not uint8 [N, H, W, C] with N > 0, there are no captions, captions and scores are not
+            of the same kinds or not N of each, or scores or the threshold are not finite.
 
     Reference:
         Kim, 2024, figure 5.
     """
     pictures = _pictures(images, scale)
-    _check_count("captions", captions, len(pictures))
-    points = np.asarray(scores, np.float64)
-    if points.shape != (len(pictures),) or not np.isfinite([*points, threshold]).all():
-        raise ValueError(
-            f"scores have shape {points.shape} and the threshold is {threshold}, expected finite numbers, "
-            f"[{len(pictures)}] and one."
-        )
-    decisions, truths = (np.asarray(flags) for flags in (accepted, true_match))
-    for name, flags in (("accepted", decisions), ("true_match", truths)):
-        if flags.dtype != np.bool_ or flags.shape != points.shape:
-            raise ValueError(f"{name} is {flags.dtype} {flags.shape}, expected booleans [{len(pictures)}].")
-    # A score within the rounding of float32 of the border may have fallen on either side of it.
-    contradicting = np.flatnonzero(((points > threshold) != decisions) & ~np.isclose(points, threshold, 1e-6, 0.0))
-    if len(contradicting):
-        first = contradicting[0]
-        raise ValueError(
-            f"pair {first} has the score {points[first]:.4f} at the threshold {threshold:.4f} but accepted is "
-            f"{decisions[first]}; expected scores > threshold."
-        )
+    if not captions or list(captions) != list(scores):
+        raise ValueError(f"there are captions of {list(captions)} and scores of {list(scores)}; expected the same.")
+    points = {kind: np.asarray(values, np.float64) for kind, values in scores.items()}
+    for kind, texts in captions.items():
+        _check_count(f"captions of {kind!r}", texts, len(pictures))
+        if points[kind].shape != (len(pictures),) or not np.isfinite([*points[kind], threshold]).all():
+            raise ValueError(
+                f"scores of {kind!r} have shape {points[kind].shape} and the threshold is {threshold}, expected finite "
+                f"numbers, [{len(pictures)}] and one."
+            )
+    own = next(iter(captions))
     cells = []
-    for picture, caption, score, decision, truth in zip(pictures, captions, points, decisions, truths, strict=True):
-        word, colour = ("right", _RIGHT) if decision == truth else ("wrong", _WRONG)
-        call = [_Word("match," if decision else "mismatch,", colour), _Word(word, colour, word == "wrong")]
-        bar = Image.new("RGB", (picture.width, 5), colour)
-        lines = ([_Word("score", _FAINT), _Word(f"{score:.3f}", _FAINT)], call, _words(caption))
-        cells.append(_stack([picture, bar, *(_paragraph(line, picture.width) for line in lines)], gap=4))
-    rows = [_beside(row) for row in _chunks(cells, columns)]
+    for number, picture in enumerate(pictures):
+        paragraphs = []
+        for kind, texts in captions.items():
+            score = points[kind][number]
+            right = bool(score > threshold) == (kind == own)
+            colour, call = _RIGHT if right else _WRONG, "match," if score > threshold else "mismatch,"
+            head = [word._replace(colour=_FAINT) for word in _words(f"{kind}: score {score:.3f},")]
+            head += [_Word(call, colour), _Word("right" if right else "wrong", colour, underlined=not right)]
+            text = _changed(captions[own][number], texts[number])
+            paragraphs.append(_stack([_paragraph(words, _WIDE_COLUMN) for words in (head, text)], gap=0))
+        cells.append(_beside([picture, _stack(paragraphs)]))
+    rows = [_beside(row, gap=2 * _GAP) for row in _chunks(cells, columns)]
     key = [
         *_words(f"A pair with a score above {threshold:.3f} is called a match. Each call is"),
         _Word("right", _RIGHT),
         *_words("or"),
         _Word("wrong.", _WRONG, underlined=True),
+        *_words("Underlined words do not fit the picture, and struck ones are left out."),
     ]
     return _sheet(title, [_paragraph(key, max(rows[0].width, _COLUMN)), *rows])
 
@@ -325,18 +323,29 @@ def interpolation(
 def _marked(truth: str, prediction: str) -> tuple[list[_Word], list[_Word]]:
     """The words of both texts; those outside their longest common runs are marked."""
     true_words, predicted_words = _words(truth), _words(prediction)
-    matcher = difflib.SequenceMatcher(
-        a=[word.text.strip(".,;:!?").lower() for word in true_words],
-        b=[word.text.strip(".,;:!?").lower() for word in predicted_words],
-        autojunk=False,
-    )
-    for kind, start, end, predicted_start, predicted_end in matcher.get_opcodes():
-        if kind != "equal":
-            for index in range(start, end):
-                true_words[index] = _Word(true_words[index].text, _MISSED, underlined=True)
-            for index in range(predicted_start, predicted_end):
-                predicted_words[index] = _Word(predicted_words[index].text, _WRONG, underlined=True)
+    for equal, true_run, predicted_run in _runs(true_words, predicted_words):
+        if not equal:
+            true_words[true_run] = [_Word(word.text, _MISSED, underlined=True) for word in true_words[true_run]]
+            predicted_words[predicted_run] = [
+                _Word(word.text, _WRONG, underlined=True) for word in predicted_words[predicted_run]
+            ]
     return true_words, predicted_words
+
+
+def _changed(truth: str, text: str) -> list[_Word]:
+    """The words of a text: those that its true one lacks underlined, and those that only the true one has struck."""
+    true_words, words, changed = _words(truth), _words(text), list[_Word]()
+    for equal, true_run, run in _runs(true_words, words):
+        changed += words[run] if equal else [word._replace(struck=True, colour=_FAINT) for word in true_words[true_run]]
+        changed += [] if equal else [word._replace(underlined=True) for word in words[run]]
+    return changed
+
+
+def _runs(first: Sequence[_Word], second: Sequence[_Word]) -> Iterator[tuple[bool, slice, slice]]:
+    """Runs of words of two texts: whether they are equal, but for case and stops, and where they are in both."""
+    a, b = ([word.text.strip(".,;:!?").lower() for word in words] for words in (first, second))
+    for kind, start, end, other_start, other_end in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
+        yield kind == "equal", slice(start, end), slice(other_start, other_end)
 
 
 def _pictures(images: npt.ArrayLike, scale: int | None) -> list[Image.Image]:
@@ -416,6 +425,8 @@ def _paragraph(words: Sequence[_Word], width: int, size: int = _TEXT, *, right: 
             end = x + font.getlength(word.text)
             if word.underlined:
                 draw.line([(x, baseline + 3), (end - 1, baseline + 3)], word.colour)
+            if word.struck:
+                draw.line([(x, baseline - size // 3), (end - 1, baseline - size // 3)], word.colour)
             x = end + font.getlength(" ")
     return block
 

@@ -1,55 +1,42 @@
 """One HTML file that tells what a run did: it needs no network and no other file.
 
 A page is a list of parts: plain strings are paragraphs, the functions here make headings, tables and figures. Every
-text is escaped on its way in.
+text is escaped on its way in. Pictures are WebP, and no larger than a page needs them.
 """
 
 from __future__ import annotations
 
 import base64
 import dataclasses
+import functools
+import hashlib
 import html
 import io
+import json
 import math
 import numbers
 import os
 import pathlib
 import platform
-from collections.abc import Iterable, Mapping, Sequence
-from importlib import metadata
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import metadata, resources
 from typing import Any
 
 from PIL import Image
 
 from mvae_jax import files
+from mvae_jax.viz.traversals import Strips
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1c1c1e; --faint: #6b6b70; --paper: #ffffff; --panel: #f3f3f5;
-  --line: #d8d8dc; --warn: #8a5a00; --warn-panel: #fff4d9; }
-@media (prefers-color-scheme: dark) { :root { --ink: #ececee; --faint: #a0a0a8; --paper: #17171a; --panel: #232327;
-  --line: #3a3a40; --warn: #f2c56b; --warn-panel: #3a2e14; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1rem; max-width: 68rem; background: var(--paper); color: var(--ink);
-  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
-h1, h2, h3 { line-height: 1.2; margin: 2rem 0 .75rem; }
-h1 { margin-top: .5rem; }
-h2 { border-bottom: 1px solid var(--line); padding-bottom: .25rem; }
-figure { margin: 1rem 0; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-figcaption { color: var(--faint); padding: .25rem 0; }
-th, td { padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top;
-  max-width: min(32rem, 65vw); overflow-wrap: break-word; }
-:is(th, td):first-child { min-width: 6rem; }
-.number { text-align: right; white-space: nowrap; }
-pre { background: var(--panel); padding: .75rem; border-radius: .4rem; white-space: pre-wrap; }
-.note { background: var(--warn-panel); color: var(--warn); border-left: 4px solid var(--warn); padding: .6rem .9rem;
-  margin: 1rem 0; border-radius: .2rem; }
-img { display: block; max-width: 100%; height: auto; border-radius: .3rem; }
-summary { cursor: pointer; color: var(--faint); }
-""".strip()
+Picture = Image.Image | bytes | str | os.PathLike[str]
 
 _PHONE, _DESKTOP = 360, 1000  # pixels that a wide picture has at least and at most before it scrolls
+_MOST_WIDE, _MOST_HIGH = 2400, 16_000  # pixels of a picture within a page; WebP ends at 16,383
+_MOST_FRAME = 256  # pixels of one picture of a slider
+_SIDE, _ONE_SIDE = 160, 480  # pixels on the page of a picture among several sliders, and of the only one
+_QUALITY = 88  # of WebP with losses
+_FEW_COLOURS = 4096  # of drawings, which may be smaller without losses
+_LONGEST = 12  # rows of a table that is not folded
 _PACKAGES = ("mvae-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -59,19 +46,47 @@ class Part:
 
     Attributes:
         html: markup in which every text is escaped already.
+        title: of a section's heading, for `contents`; else "".
     """
 
     html: str
+    title: str = ""
+
+
+def lead(text: str) -> Part:
+    """What the page is about, in a sentence or two."""
+    return Part(f'<p class="lead">{_escape(text)}</p>')
+
+
+def headline(items: Iterable[tuple[str, str, str]]) -> Part:
+    """The numbers that a reader has to know.
+
+    Args:
+        items: of each number its value with its unit, what it is, and what it is to be compared with.
+    """
+    cells = "\n".join(
+        f"<li><strong>{_escape(value)}</strong> {_escape(text)}"
+        f"{f' <small>{_escape(baseline)}</small>' if baseline else ''}</li>"
+        for value, text, baseline in items
+    )
+    return Part(f'<ul class="numbers">\n{cells}\n</ul>')
 
 
 def heading(text: str) -> Part:
     """The heading of a section."""
-    return Part(f"<h2>{_escape(text)}</h2>")
+    return Part(f'<h2 id="{_anchor(text)}">{_escape(text)}</h2>', text)
 
 
 def subheading(text: str) -> Part:
     """A heading within a section."""
     return Part(f"<h3>{_escape(text)}</h3>")
+
+
+def contents(parts: Iterable[Part | str]) -> Part:
+    """Links to the sections among some parts."""
+    titles = [part.title for part in parts if isinstance(part, Part) and part.title]
+    links = "\n".join(f'<li><a href="#{_anchor(title)}">{_escape(title)}</a></li>' for title in titles)
+    return Part(f'<nav aria-label="Contents"><ul>\n{links}\n</ul></nav>')
 
 
 def note(text: str) -> Part:
@@ -85,7 +100,7 @@ def code(text: str) -> Part:
 
 
 def table(rows: Sequence[Mapping[str, Any]], caption: str = "") -> Part:
-    """A table of results.
+    """A table of results; one of more than twelve rows is folded.
 
     Args:
         rows: column -> value, one mapping per row. Columns are those of all rows, in order of appearance; a value
@@ -95,15 +110,16 @@ def table(rows: Sequence[Mapping[str, Any]], caption: str = "") -> Part:
     columns = list(dict.fromkeys(column for row in rows for column in row))
     numeric = {c for c in columns if all(_is_number(row.get(c)) or row.get(c) is None for row in rows)}
     classes = {column: ' class="number"' if column in numeric else "" for column in columns}
-    formats = {c: _format_of([row.get(c) for row in rows]) if c in numeric else None for c in columns}
+    formats = {c: _format_of([row.get(c) for row in rows]) if c in numeric else _text for c in columns}
     head = "".join(f'<th scope="col"{classes[c]}>{_escape(c)}</th>' for c in columns)
     body = "".join(
         "<tr>"
-        + "".join(f"<td{classes[c]}>{_escape(_written(row.get(c), formats[c]))}</td>" for c in columns)
+        + "".join(f"<td{classes[c]}>{_escape('–' if row.get(c) is None else formats[c](row[c]))}</td>" for c in columns)
         + "</tr>\n"
         for row in rows
     )
-    return _scrolling_table(f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>", caption)
+    shown = _scrolling_table(f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>", caption)
+    return details(f"{caption or 'Table'}: {len(rows)} rows", [shown]) if len(rows) > _LONGEST else shown
 
 
 def values(mapping: Mapping[str, Any], caption: str = "") -> Part:
@@ -119,28 +135,37 @@ def values(mapping: Mapping[str, Any], caption: str = "") -> Part:
     return _scrolling_table(f"<tbody>\n{body}</tbody>", caption)
 
 
-def figure(picture: Image.Image | bytes | str | os.PathLike[str], caption: str = "") -> Part:
-    """A picture, embedded.
+def figure(picture: Picture | Strips, caption: str = "", *, fits: bool = False) -> Part:
+    """A picture, embedded, or rows of pictures with sliders.
 
     On a narrow screen a wide sheet shrinks to two thirds, so that its text stays legible, and scrolls.
 
     Args:
-        picture: an image, the bytes of a PNG or GIF, or the path of one.
-        caption: text beneath, which also describes the picture to those who cannot see it.
+        picture: an image, the bytes of a PNG or GIF, or the path of one; or rows of pictures.
+        caption: text above, which also describes the picture to those who cannot see it.
+        fits: the sheet shrinks to the width of any screen, for what has no text that is to be read.
 
     Raises:
         ValueError: the bytes, or those of the file, are neither a PNG nor a GIF.
     """
-    data = _encoded(picture)
-    with Image.open(io.BytesIO(data)) as opened:
-        (width, height), kind = opened.size, str(opened.format).lower()
-    narrowest = min(width, max(_PHONE, min(2 * width // 3, _DESKTOP)))
+    if isinstance(picture, Strips):
+        return _sliders(picture, caption)
+    with Image.open(io.BytesIO(_file(picture))) if not isinstance(picture, Image.Image) else picture.copy() as opened:
+        (width, height), data = opened.size, _webp(opened.convert("RGB"))
+    narrowest = 0 if fits else min(width, max(_PHONE, min(2 * width // 3, _DESKTOP)))
     text = _escape(caption)
     return Part(
-        f'<figure><div class="scroll" tabindex="0"><img alt="{text}" width="{width}" height="{height}" '
-        f'style="min-width: {narrowest}px" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'
-        f"</div>{f'<figcaption>{text}</figcaption>' if text else ''}</figure>"
+        f"<figure>{f'<figcaption>{text}</figcaption>' if text else ''}"
+        f'<div class="scroll" tabindex="0"><img alt="{text}" width="{width}" height="{height}" '
+        f'style="min-width: {narrowest}px" src="{_uri(data)}"></div></figure>'
     )
+
+
+def beside(columns: Iterable[Part | str | Sequence[Part | str]]) -> Part:
+    """Parts side by side where there is room, such as the same figure of several runs; or lists of parts."""
+    lists = (column if isinstance(column, Sequence) and not isinstance(column, str) else [column] for column in columns)
+    cells = "\n".join(f"<div>{_join(column)}</div>" for column in lists)
+    return Part(f'<div class="beside">\n{cells}\n</div>')
 
 
 def details(summary: str, parts: Iterable[Part | str]) -> Part:
@@ -167,15 +192,20 @@ def page(title: str, parts: Iterable[Part | str]) -> str:
         parts: what the functions of this module return; a plain string becomes a paragraph.
 
     Returns:
-        HTML that loads nothing: a content security policy within forbids it.
+        HTML that loads nothing: a content security policy within forbids it. The one script that it allows, by its
+        hash, moves sliders, and is there only with them.
     """
+    body, script, policy = _join(parts), "", "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    if _SLIDERS in body:  # of our own: in a text its quotes would be escaped
+        script = f"<script>{_asset('page.js')}</script>\n"
+        digest = base64.b64encode(hashlib.sha256(_asset("page.js").encode()).digest()).decode()
+        policy += f"; script-src 'sha256-{digest}'"
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n"
+        f"<meta http-equiv=\"Content-Security-Policy\" content=\"{policy}; base-uri 'none'; form-action 'none'\">\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_escape(title)}</title>\n<style>\n{_STYLE}\n</style>\n</head>\n"
-        f"<body>\n<main>\n<h1>{_escape(title)}</h1>\n{_join(parts)}\n</main>\n</body>\n</html>\n"
+        f"<title>{_escape(title)}</title>\n<style>\n{_asset('page.css')}</style>\n</head>\n"
+        f"<body>\n<main>\n<h1>{_escape(title)}</h1>\n{body}\n</main>\n{script}</body>\n</html>\n"
     )
 
 
@@ -199,12 +229,12 @@ def encoded(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 
 def save_figures(
-    figures: Mapping[str, tuple[str, Image.Image | bytes]], folder: pathlib.Path
+    figures: Mapping[str, tuple[str, Image.Image | bytes | Strips]], folder: pathlib.Path
 ) -> dict[str, pathlib.Path]:
-    """Writes pictures, as PNG, and the bytes of animations, as GIF.
+    """Writes pictures and the sheets of rows of pictures, as PNG, and the bytes of animations, as GIF.
 
     Args:
-        figures: name of the file without its ending -> (caption, picture or animation).
+        figures: name of the file without its ending -> (caption, picture, rows or animation).
         folder: where to, made if it is not there.
 
     Returns:
@@ -214,8 +244,86 @@ def save_figures(
     paths = {}
     for name, (caption, picture) in figures.items():
         paths[caption] = folder / f"{name}.{'gif' if isinstance(picture, bytes) else 'png'}"
-        files.atomic_write(paths[caption], _encoded(picture))
+        files.atomic_write(paths[caption], _file(picture.sheet() if isinstance(picture, Strips) else picture))
     return paths
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+_SLIDERS = '<figure class="sliders"'
+
+
+def _sliders(strips: Strips, caption: str) -> Part:
+    """Rows of pictures as one WebP; each row has a slider, and all together a button that moves them."""
+    count, side = len(strips.steps), _SIDE if len(strips.rows) > 1 else _ONE_SIDE
+    height, width = strips.shape
+    frames = strips.frames()
+    scale = min(1.0, _MOST_FRAME / width, _MOST_HIGH / frames.width, _MOST_HIGH / frames.height)
+    if scale < 1:
+        smaller = (max(1, int(width * scale)) * count, max(1, int(height * scale)) * len(strips.rows))
+        frames = frames.resize(smaller, Image.Resampling.LANCZOS)
+    side = width * max(1, round(side / width)) if width < side else side  # whole pixels where they are shown larger
+    of_group = {
+        "sheet": f"url({_uri(_webp(frames, _MOST_HIGH))})",
+        "count": count,
+        "side": f"{side}px",
+        "sheet-height": f"{100 * len(strips.rows)}%",
+        "one": f"{width} / {height}",
+        "whole": f"{count * width} / {height}",
+    }
+    steps = json.dumps([_clean(step) for step in strips.steps])
+    cells = []
+    for number, label in enumerate(strips.rows):
+        top = 100 * number / max(1, len(strips.rows) - 1)
+        text = f"{label}: {count} pictures, from {strips.steps[0]} to {strips.steps[-1]}"
+        cells.append(
+            f'<div class="cell"><div class="strip" role="img" aria-label="{_escape(text)}" '
+            f'style="--top: {top:.4f}%"></div>\n<label>{_escape(label)} '
+            '<span class="control value" aria-hidden="true"></span>'
+            f'<input class="control" type="range" min="0" max="{count - 1}" value="{strips.start}"></label></div>'
+        )
+    style = "; ".join(f"--{name}: {value}" for name, value in of_group.items())
+    plays = ' data-plays="yes"' if strips.plays else ""
+    return Part(
+        f'{_SLIDERS} data-steps="{html.escape(steps)}"{plays} style="{style}">\n'
+        f"<figcaption>{_escape(caption)}</figcaption>\n"
+        '<button class="control" type="button">Play</button>\n<div class="cells">\n' + "\n".join(cells) + "\n</div>\n"
+        "</figure>"
+    )
+
+
+def _webp(picture: Image.Image, most_wide: int = _MOST_WIDE) -> bytes:
+    """A picture as WebP, no larger than a page needs it; without losses if it is a drawing and smaller so."""
+    scale = min(1.0, most_wide / picture.width, _MOST_HIGH / picture.height)
+    if scale < 1:
+        size = max(1, int(picture.width * scale)), max(1, int(picture.height * scale))
+        picture = picture.resize(size, Image.Resampling.LANCZOS)
+    lossy = encoded(picture, "WEBP", quality=_QUALITY)
+    if picture.getcolors(_FEW_COLOURS) is None:
+        return lossy
+    return min(encoded(picture, "WEBP", lossless=True), lossy, key=len)
+
+
+def _uri(data: bytes) -> str:
+    return f"data:image/webp;base64,{base64.b64encode(data).decode()}"
+
+
+def _file(picture: Picture) -> bytes:
+    if isinstance(picture, Image.Image):
+        return encoded(picture)
+    data = picture if isinstance(picture, bytes) else pathlib.Path(picture).read_bytes()
+    if not data.startswith((b"\x89PNG\r\n\x1a\n", b"GIF8")):
+        name = "the bytes" if isinstance(picture, bytes) else os.fspath(picture)
+        raise ValueError(f"{name} begins with {data[:8]!r}, expected a PNG or a GIF; save the picture as one.")
+    return data
+
+
+@functools.cache
+def _asset(name: str) -> str:
+    return (resources.files("mvae_jax.viz") / name).read_text(encoding="utf-8")
+
+
+# --- texts and numbers -----------------------------------------------------------------------------------------------
 
 
 def _join(parts: Iterable[Part | str]) -> str:
@@ -240,44 +348,50 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)  # NumPy's scalars too
 
 
-def _format_of(values: Iterable[Any]) -> str | None:
-    """The format of a column of numbers, None for integers, which are exact.
+def _format_of(values: Iterable[Any]) -> Callable[[Any], str]:
+    """The format of a column of numbers; that of integers is exact.
 
-    As many decimals as give the largest number four significant digits, and the smallest two, less the zeros in which
-    all end; with an exponent where that is more than six decimals. Those that are not finite have no say.
+    Others have at most four significant digits: as many decimals as give the largest number four, less the zeros in
+    which all end. Where that would leave the smallest one without two, all have three significant digits instead.
+    Those that are not finite have no say.
     """
     given = [value for value in values if value is not None]
     if all(isinstance(value, numbers.Integral) for value in given):
-        return None
-    sizes = [math.floor(math.log10(abs(value))) for value in given if value and math.isfinite(value)]
-    decimals = max(0, 3 - max(sizes), 1 - min(sizes)) if sizes else 0
-    if decimals > 6:
-        return ".3e"
-    written = [f"{value:.{decimals}f}" for value in given if math.isfinite(value)]
+        return lambda value: f"{value:,}"
+    finite = [_rounded(value, 4) for value in given if math.isfinite(value)]
+    sizes = [math.floor(math.log10(abs(value))) for value in finite if value]
+    decimals = max(0, 3 - max(sizes)) if sizes else 0
+    if sizes and (decimals > 6 or decimals < 1 - min(sizes)):
+        return _significant
+    written = [f"{value:.{decimals}f}" for value in finite]
     while decimals and all(text.endswith("0") for text in written):
         decimals, written = decimals - 1, [text[:-1] for text in written]
-    return f".{decimals}f"
+    return lambda value: f"{_rounded(value, 4):,.{decimals}f}"
 
 
-def _written(value: Any, form: str | None) -> Any:
-    if value is None:
-        return "–"
-    if form:
-        return format(float(value), form)
-    return f"{value:.4g}" if _is_number(value) and not isinstance(value, numbers.Integral) else value
+def _significant(value: Any) -> str:
+    value = _rounded(value, 3)
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.3g}"
+
+
+def _rounded(value: Any, digits: int) -> float:
+    return float(f"{float(value):.{digits}g}")
+
+
+def _text(value: Any) -> str:
+    """A value of a column that is not of numbers alone."""
+    return f"{value:.4g}" if _is_number(value) and not isinstance(value, numbers.Integral) else str(value)
+
+
+def _clean(value: Any) -> str:
+    # Lone surrogates cannot be encoded, and control characters are not HTML.
+    text = str(value).encode("utf-8", "replace").decode("utf-8")
+    return "".join(c if c.isprintable() or c in "\n\t" else " " for c in text)
 
 
 def _escape(value: Any) -> str:
-    # Lone surrogates cannot be encoded, and control characters are not HTML.
-    text = str(value).encode("utf-8", "replace").decode("utf-8")
-    return html.escape("".join(c if c.isprintable() or c in "\n\t" else " " for c in text), quote=True)
+    return html.escape(_clean(value), quote=True)
 
 
-def _encoded(picture: Image.Image | bytes | str | os.PathLike[str]) -> bytes:
-    if isinstance(picture, Image.Image):
-        return encoded(picture)
-    data = picture if isinstance(picture, bytes) else pathlib.Path(picture).read_bytes()
-    if not data.startswith((b"\x89PNG\r\n\x1a\n", b"GIF8")):
-        name = "the bytes" if isinstance(picture, bytes) else os.fspath(picture)
-        raise ValueError(f"{name} begins with {data[:8]!r}, expected a PNG or a GIF; save the picture as one.")
-    return data
+def _anchor(title: str) -> str:
+    return "part-" + re.sub(r"[^a-z0-9]+", "-", title.lower())[:60].strip("-")

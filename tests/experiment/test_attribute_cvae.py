@@ -50,7 +50,7 @@ def sentence(scores):
 def test_a_cvae_for_each_beta_is_trained_measured_and_drawn(tmp_path, capsys):
     workdir = tmp_path / "run"
     log = run(capsys, *FACES, f"--workdir={workdir}")
-    check_pictures(workdir, 11)
+    check_pictures(workdir, 13)
     assert "beta_0.9: kl weighs 9, which is 0.0117 per dimension and pixel value" in log  # 9 * 4 / (32 * 32 * 3)
     scores = scores_of(workdir)
     labels = ["beta_0.9", "beta_0.25"]
@@ -103,14 +103,14 @@ def test_birds_have_the_attributes_of_the_data_and_species_that_the_classifier_t
     birds = ["--preset=cub", f"--config.data.source={tmp_path / 'birds'}", "--config.model.image_size=11,10"]
     birds += ["--config.model.batch_size=4", f"--config.data.cache_folder={tmp_path / 'cache'}"]
     run(capsys, *birds, f"--workdir={tmp_path / 'run'}")
-    check_pictures(tmp_path / "run", 11)
+    check_pictures(tmp_path / "run", 13)
     assert runs.load(tmp_path / "run" / "beta_0.25").config.attributes == ("has_wings::yes", "001.Bird", "002.Bird")
     scores = scores_of(tmp_path / "run")
     for agreement in scores["agreements"].values():
         assert agreement["species"]["chance"] == 0.5
         assert agreement["species"]["majority_accuracy"] == pytest.approx(4 / 7)
     report = (tmp_path / "run" / "report.html").read_text()
-    assert '<td class="number">20129</td>' in report
+    assert '<td class="number">20,129</td>' in report
     assert "only orderings can be compared" in report
 
 

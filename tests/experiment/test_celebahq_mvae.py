@@ -46,6 +46,7 @@ TINY = [
     "--config.training.log_every=2",
 ]
 STEPS = 6  # per epoch: 48 images, 8 at a time
+FIGURES = 15
 NOTE = "No VGG weights were given (--config.vgg_weights): the perceptual term is off."
 
 
@@ -79,7 +80,7 @@ def rendered(tmp_path_factory):
 
 def check_files(workdir, phases):
     """The files of a finished run of these phases, an epoch each."""
-    check_pictures(workdir, 13)
+    check_pictures(workdir, FIGURES)
     assert list(workdir.glob("events.*"))
     assert not list(workdir.glob(".*")), "temporary files are left"
 
@@ -142,7 +143,7 @@ def test_measuring_the_workdir_again_gives_the_same_numbers(rendered):
     folder, results = rendered
     workdir = folder / "runs" / "one"
     assert results["evaluated"]["code"] == 0
-    check_pictures(workdir / "evaluation", 13)
+    check_pictures(workdir / "evaluation", FIGURES)
     assert "Measured at step 18, in phase adversarial." in (workdir / "evaluation" / "report.html").read_text()
     again = json.loads((workdir / "evaluation" / "scores.json").read_text())
     assert_close(again, json.loads((workdir / "scores.json").read_text()))
@@ -154,7 +155,7 @@ def test_a_phase_is_measured_at_its_last_checkpoint(rendered):
     workdir = folder / "runs" / "one"
     assert results["phase"]["code"] == 0
     page = workdir / "evaluation" / "alignment"
-    check_pictures(page, 13)
+    check_pictures(page, FIGURES)
     assert "Measured at step 12, in phase alignment." in (page / "report.html").read_text()
     measured = json.loads((page / "scores.json").read_text())
     table = json.loads((workdir / "scores.json").read_text())["phases"]
@@ -205,7 +206,7 @@ def test_runs_are_compared_on_one_page(rendered):
     folder, results = rendered
     page, one = folder / "runs" / "comparison", folder / "runs" / "one"
     assert results["compared"]["code"] == 0
-    check_pictures(page, 3)
+    check_pictures(page, 3 + 2 * FIGURES)
     assert "Comparison of one, two" in (page / "report.html").read_text()
     scores = json.loads((page / "scores.json").read_text())
     assert list(scores) == ["one", "two"]

@@ -76,10 +76,18 @@ def test_a_model_per_setting_and_seed_is_trained_and_scored(workdir):
 
 
 def test_the_report_shows_tables_statement_and_figures(workdir):
-    names = ["gaps", "mig_over_beta", "mig_over_reconstruction", "reconstructions", "traversals_best"]
+    names = [
+        "gaps",
+        "kl",
+        "mean_squared_error",
+        "mig_over_beta",
+        "mig_over_reconstruction",
+        "reconstructions",
+        "traversals_best",
+    ]
     assert sorted(path.stem for path in (workdir / "figures").glob("*.png")) == [*names, "traversals_worst"]
     assert len(list((workdir / "figures").glob("*.gif"))) == 2
-    check_pictures(workdir, 8)
+    check_pictures(workdir, 10)
     report = (workdir / "report.html").read_text()
     assert "posterior means of 120 held-out images" in report
     scores = json.loads((workdir / "scores.json").read_text())["disentanglement"]

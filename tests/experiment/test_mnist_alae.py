@@ -176,7 +176,7 @@ def test_the_report_shows_table_claim_and_figures(digits):
     noted = {row: problem for row, sign in signs.items() for problem in sign["problems"]}
     assert "latent_regressor/seed_7" in noted
     for row, problem in noted.items():
-        assert html.escape(f"{suite.TITLES[row.split('/')[0]]}, seed_7: {problem}") in report
+        assert html.escape(f"{suite.TITLES[row.split('/')[0]]}, seed 7: {problem}") in report
 
 
 @pytest.mark.parametrize("row", ["autoencoder_l1", "autoencoder_l2", "latent_regressor"])

@@ -107,7 +107,7 @@ def test_all_resolutions_are_trained_measured_and_drawn(trained):
         "30 training images",
         "images/s",
         "Z, whole path",
-        *PHASES,
+        *(phase.replace("_", " ") for phase in PHASES),
         *scores["stability"]["problems"],
     ):
         assert text in report

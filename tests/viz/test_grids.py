@@ -135,66 +135,78 @@ def test_image_to_text_marks_the_words_that_differ(caption, prediction, missed, 
 
 
 def pairs(**changes):
-    """Arguments of four pairs: a match called so, a mismatch called so, and the two mistakes."""
+    """Arguments of two pictures, each with its own caption and one that does not fit: right calls and wrong ones."""
     arguments = {
-        "images": np.full((4, 64, 64, 3), 128, np.uint8),
-        "captions": ["a", "b", "c", "d"],
-        "scores": [0.9, 0.1, 0.8, 0.2],
-        "accepted": [True, False, True, False],
-        "true_match": [True, False, False, True],
+        "images": np.full((2, 64, 64, 3), 128, np.uint8),
+        "captions": {"its own": ["a man", "a man"], "one word wrong": ["a woman", "a"]},
+        "scores": {"its own": [0.9, 0.2], "one word wrong": [0.1, 0.8]},
         "threshold": 0.5,
     }
     return arguments | changes
 
 
 def test_consistency_pairs_tell_right_from_wrong():
-    images = pixels(4, 64, 64, 3)
-    sheet = np.asarray(grids.consistency_pairs(**pairs(images=images), columns=4))
-    cells = sheet[-(16 + 192 + 9 + 3 * 24 - 4 + 4) : -16]
-    assert sheet.shape == (16 + 20 + 12 + 192 + 9 + 3 * 24 + 16, 16 + 4 * 192 + 3 * 12 + 16, 3)
-    for index, right in enumerate([True, True, False, False]):
-        cell = cells[:, 16 + index * 204 :][:, :192]
-        np.testing.assert_array_equal(cell[:192], enlarged(images[index], 3))
-        assert has_colour(cell[192:], GREEN) == right
-        assert has_colour(cell[192:], RED) == (not right)
-        assert (cell[196:201] == (GREEN if right else RED)).all()  # the bar
+    images = pixels(2, 64, 64, 3)
+    sheet = np.asarray(grids.consistency_pairs(**pairs(images=images)))
+    cells = sheet[-(16 + 192) : -16, 16:]
+    for index, right in enumerate([True, False]):
+        cell = cells[:, index * (192 + 12 + 300 + 24) :][:, : 192 + 12 + 300]
+        np.testing.assert_array_equal(cell[:, :192], enlarged(images[index], 3))
+        assert has_colour(cell[:, 204:], GREEN) == right
+        assert has_colour(cell[:, 204:], RED) == (not right)
 
 
-def test_verdicts_are_words():
-    """A match called so and a mistaken match differ in shape, not only in colour, and so do the two calls."""
+def test_calls_are_words():
+    """Right and wrong calls differ in shape, not only in colour, and so do the two calls."""
 
-    def verdict(sheet, index):
-        ink = (np.asarray(sheet)[16 + 20 + 12 + 192 + 9 + 24 :][:20] < 200).any(-1)
-        return ink[:, 16 + index * 204 :][:, :192]
+    def call(score, kind):
+        scores = {"its own": [0.9], "one word wrong": [0.1], kind: [score]}
+        sheet = grids.consistency_pairs(np.full((1, 64, 64, 3), 128, np.uint8), captions, scores, 0.5)
+        top = 16 + 20 * key_lines + 12 + (0 if kind == "its own" else 2 * 20 + 12)
+        return (np.asarray(sheet)[top : top + 20, 16 + 192 + 12 :] < 200).any(-1)[:, 160:]
 
-    sheet = grids.consistency_pairs(**pairs(), columns=4)
-    shapes = [verdict(sheet, index).tobytes() for index in range(4)]
-    assert len(set(shapes)) == 4
-    twin = grids.consistency_pairs(**pairs(scores=[0.7, 0.3, 0.6, 0.4]), columns=4)
-    assert [verdict(twin, index).tobytes() for index in range(4)] == shapes
+    captions = {"its own": ["a"], "one word wrong": ["a"]}
+    height = grids.consistency_pairs(
+        np.full((1, 64, 64, 3), 128, np.uint8), captions, {"its own": [0.9], "one word wrong": [0.1]}, 0.5
+    ).height
+    key_lines = (height - 16 - 12 - 192 - 16) // 20
+    for kind in captions:
+        accepted, rejected = call(0.9, kind), call(0.1, kind)
+        assert accepted.any()
+        assert (accepted != rejected).any()
+
+
+def test_words_that_do_not_fit_are_underlined_and_missing_ones_struck_out():
+    def words(own, other):
+        return [(word.text, word.underlined, word.struck) for word in grids._changed(own, other)]
+
+    assert words("a smiling man", "a man") == [("a", False, False), ("smiling", False, True), ("man", False, False)]
+    assert words("a man", "a woman") == [("a", False, False), ("man", False, True), ("woman", True, False)]
+    text = {"its own": ["a smiling man"], "one word wrong": ["a man"]}
+    scores = {"its own": [0.9], "one word wrong": [0.1]}
+    grey = np.full((1, 64, 64, 3), 128, np.uint8)
+    struck = grids.consistency_pairs(grey, text, scores, 0.5)
+    plain = grids.consistency_pairs(grey, text | {"its own": ["a man"]}, scores, 0.5)
+    assert (np.asarray(struck) < 200).sum() > (np.asarray(plain) < 200).sum()
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"captions": ["a"]}, "got 1 captions, expected 4"),
-        ({"scores": [0.9, 0.1]}, r"scores have shape \(2,\)"),
-        ({"scores": [0.9, 0.1, np.nan, 0.2]}, "expected finite numbers"),
+        (
+            {"captions": {"its own": ["a", "b"]}},
+            r"captions of \['its own'\] and scores of \['its own', 'one word wrong'\]",
+        ),
+        ({"captions": {}, "scores": {}}, "expected the same"),
+        ({"captions": {"its own": ["a"], "one word wrong": ["a", "b"]}}, "got 1 captions of 'its own', expected 2"),
+        ({"scores": {"its own": [0.9], "one word wrong": [0.1, 0.2]}}, r"scores of 'its own' have shape \(1,\)"),
+        ({"scores": {"its own": [0.9, np.nan], "one word wrong": [0.1, 0.2]}}, "expected finite"),
         ({"threshold": np.inf}, "threshold is inf"),
-        ({"accepted": [1, 0, 1, 0]}, r"accepted is int64 \(4,\), expected booleans \[4\]"),
-        ({"true_match": [True]}, r"true_match is bool \(1,\)"),
-        ({"accepted": [True, False, False, False]}, "pair 2 has the score 0.8000 at the threshold 0.5000 but accepted"),
-        ({"threshold": 0.85}, "pair 2"),
     ],
 )
 def test_wrong_pairs_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         grids.consistency_pairs(**pairs(**changes))
-
-
-def test_rounding_of_the_border_is_no_contradiction():
-    threshold = 0.1  # greater in float32
-    grids.consistency_pairs(**pairs(scores=np.float32([0.9, threshold, 0.8, 0.05]), threshold=threshold))
 
 
 def test_interpolation_shows_every_step_between_its_texts():
@@ -251,7 +263,7 @@ def test_any_text_can_be_drawn(hostile):
         grids.text_to_image([text], images[None]),
         grids.image_to_text(images, [text], ["a man"]),
         grids.image_to_text(images, ["a man"], [text]),
-        grids.consistency_pairs(images, [text], [0.5], [True], [False], 0.3),
+        grids.consistency_pairs(images, {"own": ["a man"], text: [text]}, {"own": [0.5], text: [0.5]}, 0.3),
         grids.interpolation([text], ["a man"], np.stack([images, images], axis=1)),
         grids.interpolation(["a man"], [text], np.stack([images, images], axis=1)),
     ]

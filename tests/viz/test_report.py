@@ -1,20 +1,18 @@
 import base64
+import hashlib
 import html.parser
 import io
+import json
 import re
 
 import numpy as np
 import pytest
 from PIL import Image
+from report_pages import HOSTILE, SHOWN, everything, picture, strips
 
-from mvae_jax.viz import report
+from mvae_jax.viz import report, traversals
 
-HOSTILE = (
-    "<script>alert(1)</script><img src=x onerror='go()'> \"$\\frac{$\" & ' \ud800\x00\x1b[31m \u202egnp.exe "
-    "&lt;b&gt; </style></table></details></title>--> \U0001f9d1\u200d\U0001f680 " + "w" * 500
-)
-SHOWN = HOSTILE.translate({0xD800: "?", 0: " ", 0x1B: " ", 0x202E: " ", 0x200D: " "})
-VOID = {"meta", "img"}
+VOID = {"meta", "img", "input"}
 
 
 class Reader(html.parser.HTMLParser):
@@ -36,32 +34,11 @@ class Reader(html.parser.HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if self.open and self.open[-1] != "style":
+        if self.open and self.open[-1] not in ("style", "script"):
             self.text += data
 
     def of(self, tag):
         return [attributes for name, attributes in self.tags if name == tag]
-
-
-def picture(width=30, height=20):
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
-
-
-def everything(text):
-    return report.page(
-        text,
-        [
-            text,
-            report.heading(text),
-            report.subheading(text),
-            report.note(text),
-            report.code(text),
-            report.table([{text: text, "n": 1}], text),
-            report.values({text: {text: text}}, text),
-            report.figure(picture(), text),
-            report.details(text, [text, report.note(text)]),
-        ],
-    )
 
 
 def test_hostile_text_is_shown_and_never_obeyed():
@@ -80,14 +57,40 @@ def test_nothing_invisible_gets_into_the_page():
 def test_nothing_is_loaded_from_elsewhere():
     document = everything("text")
     reader = Reader(document)
-    assert not {"script", "link", "iframe", "object", "base"} & {tag for tag, _ in reader.tags}
+    assert not {"link", "iframe", "object", "base"} & {tag for tag, _ in reader.tags}
     for tag, attributes in reader.tags:
         for name in ("src", "href", "srcset", "action", "background", "data"):
-            assert attributes.get(name, "data:").startswith("data:"), (tag, name)
+            assert attributes.get(name, "data:").startswith(("data:", "#")), (tag, name)
     assert "://" not in document
-    assert "url(" not in document
+    assert re.findall(r"url\((.{15})", document) == ["data:image/webp"]
     assert "@import" not in document
-    assert "default-src 'none'" in [meta.get("content", "") for meta in reader.of("meta")][1]
+
+
+def test_only_the_one_script_of_a_page_with_sliders_may_run():
+    (policy,) = (meta["content"] for meta in Reader(everything("text")).of("meta") if "http-equiv" in meta)
+    rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
+    assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == "'none'"
+    (script,) = re.findall(r"<script>(.*?)</script>", everything("text"), re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert rules["script-src"] == f"'sha256-{digest}'"
+    without = report.page(HOSTILE, [HOSTILE, report.figure(picture(), report._SLIDERS)])
+    assert "script-src" not in without
+    assert "<script" not in without
+
+
+def test_contents_lead_to_every_section():
+    parts = [report.heading("Samples & more"), report.subheading("not this"), "nor this", report.heading("Curves")]
+    reader = Reader(report.page("Title", [report.contents(parts), *parts]))
+    anchors = [attributes["id"] for attributes in reader.of("h2")]
+    assert [attributes["href"] for attributes in reader.of("a")] == [f"#{anchor}" for anchor in anchors]
+    assert len(set(anchors)) == 2
+    assert reader.text.count("Samples & more") == 2
+
+
+def test_headline_numbers_have_words_and_a_baseline():
+    html = report.headline([("99.4%", "of pairs are judged rightly", "guessing: 50%"), ("3", "dogs", "")]).html
+    assert "<strong>99.4%</strong> of pairs are judged rightly <small>guessing: 50%</small></li>" in html
+    assert "<strong>3</strong> dogs</li>" in html
 
 
 def test_readable_on_a_phone_and_in_the_dark():
@@ -105,18 +108,69 @@ def test_wide_pictures_shrink_no_further_than_is_legible(width, narrowest):
     assert shown["style"] == f"min-width: {narrowest}px"
 
 
+def embedded(html):
+    """The pictures within a piece of a page."""
+    for data in re.findall(r"data:image/webp;base64,([\w+/=]+)", html):
+        with Image.open(io.BytesIO(base64.b64decode(data))) as decoded:
+            yield np.asarray(decoded.convert("RGB"), int)
+
+
 @pytest.mark.parametrize("form", ["image", "bytes", "path", "string"])
-def test_figures_are_embedded_whole(form, tmp_path):
-    image = picture()
+def test_drawings_are_embedded_as_they_are(form, tmp_path):
+    image = picture(3, 2).resize((300, 200), Image.Resampling.NEAREST)
     path = tmp_path / "a.png"
     image.save(path)
     source = {"image": image, "bytes": path.read_bytes(), "path": path, "string": str(path)}[form]
-    (shown,) = Reader(report.figure(source, "caption").html).of("img")
-    assert (shown["width"], shown["height"], shown["alt"]) == ("30", "20", "caption")
-    kind, data = shown["src"].split(",")
-    assert kind == "data:image/png;base64"
-    with Image.open(io.BytesIO(base64.b64decode(data))) as decoded:
-        np.testing.assert_array_equal(decoded, image)
+    html = report.figure(source, "caption").html
+    (shown,) = Reader(html).of("img")
+    assert (shown["width"], shown["height"], shown["alt"]) == ("300", "200", "caption")
+    np.testing.assert_array_equal(next(embedded(html)), image)
+
+
+def test_photos_are_embedded_with_losses_that_nobody_sees():
+    smooth = picture(8, 8).resize((400, 400), Image.Resampling.BICUBIC)
+    html = report.figure(smooth).html
+    assert np.abs(next(embedded(html)) - np.asarray(smooth, int)).mean() < 3
+    assert len(html) < len(report.encoded(smooth)) / 4
+
+
+@pytest.mark.parametrize("size", [(5000, 40), (30, 20_000)])
+def test_pictures_are_no_larger_than_a_page_and_its_format_allow(size):
+    (shown,) = embedded(report.figure(Image.new("RGB", size, (9, 99, 199))).html)
+    assert shown.shape[1] <= 2400
+    assert shown.shape[0] <= 16_000
+    assert (np.abs(shown - (9, 99, 199)) <= 3).all()
+
+
+def test_rows_of_pictures_are_one_picture_with_a_slider_each():
+    html = report.figure(strips(start=1), "Attributes").html
+    (sheet,) = embedded(html)
+    np.testing.assert_allclose(sheet[::8, ::8, 0], [[20, 30, 40], [50, 60, 70]], atol=2)
+    reader = Reader(html)
+    assert [(row["type"], row["min"], row["max"], row["value"]) for row in reader.of("input")] == [
+        ("range", "0", "2", "1")
+    ] * 2
+    pictures = [row for row in reader.of("div") if row.get("role") == "img"]
+    assert [row["aria-label"] for row in pictures] == [f"smiling{n}: 3 pictures, from 0 to 2" for n in range(2)]
+    assert [row["style"] for row in pictures] == ["--top: 0.0000%", "--top: 100.0000%"]
+    assert len(reader.of("label")) == 2
+    assert json.loads(reader.of("figure")[0]["data-steps"]) == ["0", "1", "2"]
+    assert "data-plays" not in reader.of("figure")[0]
+    assert "data-plays" in Reader(report.figure(strips(plays=True)).html).of("figure")[0]
+
+
+def test_frames_of_sliders_are_small():
+    large = traversals.Strips({"face": np.zeros((40, 1024, 1024, 1), np.uint8)}, ["step"] * 40)
+    (sheet,) = embedded(report.figure(large).html)
+    assert sheet.shape == (256, 40 * 256, 3)
+
+
+def test_figures_are_files_too(tmp_path):
+    figures = {"a": ("A picture", picture()), "b": ("Rows", strips()), "c": ("Moving", b"GIF89a...")}
+    paths = report.save_figures(figures, tmp_path / "figures")
+    assert {path.name for path in paths.values()} == {"a.png", "b.png", "c.gif"}
+    with Image.open(paths["Rows"]) as sheet:
+        np.testing.assert_array_equal(sheet, strips().sheet())
 
 
 def test_what_is_no_png_is_refused(tmp_path):
@@ -135,7 +189,7 @@ def test_table_aligns_and_rounds():
     expected = [
         '<th scope="col">name</th><th scope="col" class="number">accuracy</th><th scope="col" class="number">count'
         '</th><th scope="col" class="number">auroc</th>',
-        '<td>bald</td><td class="number">0.9877</td><td class="number">12345</td><td class="number">–</td>',
+        '<td>bald</td><td class="number">0.9877</td><td class="number">12,345</td><td class="number">–</td>',
         '<td>young</td><td class="number">0.5000</td><td class="number">7</td><td class="number">–</td>',
     ]
     for row in expected:
@@ -148,17 +202,25 @@ def test_table_aligns_and_rounds():
     [
         ([0.9, 0.75, 0.5, 0.25], ["0.90", "0.75", "0.50", "0.25"]),
         ([316.94, 8.0, None], ["316.9", "8.0", "–"]),
-        ([97.6123, 0.0123], ["97.612", "0.012"]),  # two digits of the smallest
-        ([20129.4, 482.0], ["20129", "482"]),
+        ([97.6123, 0.0123], ["97.6", "0.0123"]),  # two digits of the smallest
+        ([20129.4, 482.0], ["20,130", "482"]),
+        ([20129.4, 0.5], ["20,100", "0.5"]),
+        ([9999.6, 1234.0], ["10,000", "1,234"]),
         ([1.0, 2, np.float32(4)], ["1", "2", "4"]),
         ([0.0, 0.5, float("nan")], ["0.0", "0.5", "nan"]),
-        ([0.2, 1.5e-7], ["2.000e-01", "1.500e-07"]),
-        ([3, 10**9], ["3", "1000000000"]),
+        ([0.2, 1.5e-7], ["0.2", "1.5e-07"]),
+        ([3, 10**9], ["3", "1,000,000,000"]),
     ],
 )
 def test_numbers_of_a_column_have_one_format(column, shown):
     html = report.table([{"name": "row", "value": value} for value in column]).html
     assert re.findall(r'<td class="number">([^<]*)</td>', html) == shown
+
+
+@pytest.mark.parametrize("count", [12, 13])
+def test_long_tables_are_folded(count):
+    html = report.table([{"name": str(number)} for number in range(count)], "Scores").html
+    assert ("<details><summary>Scores: 13 rows</summary>" in html) == (count > 12)
 
 
 def test_values_are_exact_and_flat():

@@ -3,6 +3,7 @@
 import io
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from mvae_jax.viz import grids, traversals
@@ -13,6 +14,32 @@ ROWS = {f"z{row}": np.broadcast_to(VALUES + 40 * row, (4, 8, 8, 3)) for row in r
 
 def test_a_sheet_has_a_row_per_dimension():
     assert traversals.sheet(ROWS).tobytes() == grids.comparison(ROWS, columns=4).tobytes()
+
+
+def test_strips_are_a_sheet_on_paper_and_frames_on_a_page():
+    strips = traversals.Strips(ROWS, ["a", "b", "c", "d"])
+    assert strips.shape == (8, 8)
+    assert strips.sheet().tobytes() == grids.comparison(ROWS, columns=4, headings=["a", "b", "c", "d"]).tobytes()
+    frames = np.asarray(strips.frames())
+    assert frames.shape == (24, 32, 3)
+    np.testing.assert_array_equal(frames[::8, ::8, 0], [VALUES[:, 0, 0, 0] + 40 * row for row in range(3)])
+
+
+@pytest.mark.parametrize(
+    ("rows", "steps", "start"),
+    [
+        ({}, ["a", "b"], 0),
+        ({"a": np.zeros((1, 8, 8, 3), np.uint8)}, ["a"], 0),
+        ({"a": np.zeros((2, 8, 8, 3), np.uint8)}, ["a"], 0),
+        ({"a": np.zeros((2, 8, 8, 3), np.uint8)}, ["a", "b"], 2),
+        ({"a": np.zeros((2, 8, 8, 3), np.uint8), "b": np.zeros((2, 8, 9, 3), np.uint8)}, ["a", "b"], 0),
+        ({"a": np.zeros((2, 8, 8, 4), np.uint8)}, ["a", "b"], 0),
+        ({"a": np.zeros((2, 8, 8, 3))}, ["a", "b"], 0),
+    ],
+)
+def test_rows_that_do_not_fit_together_are_refused(rows, steps, start):
+    with pytest.raises(ValueError, match="expected"):
+        traversals.Strips(rows, steps, start)
 
 
 def test_an_animation_goes_there_and_back_for_ever():

@@ -16,9 +16,10 @@ from mvae_jax.eval import directions, fid, reconstruction, sharpness
 from mvae_jax.eval.batched import in_chunks, pixels, to_bytes
 from mvae_jax.eval.stability import Stability, assess_stability
 from mvae_jax.experiment.classifier import Config as ClassifierConfig
-from mvae_jax.experiment.declaration import Figures, Results, Trained
-from mvae_jax.experiment.suites import collapse
-from mvae_jax.viz import curves, grids, report, traversals
+from mvae_jax.experiment.declaration import Figures, Headline, Number, Results, Trained, plain
+from mvae_jax.experiment.suites import collapse, latents
+from mvae_jax.viz import curves, grids, report
+from mvae_jax.viz.traversals import Strips
 
 TITLES = {"gan": "GAN", "vae": "VAE", "vae_dis": "VAE, learned distance", "vae_gan": "VAE/GAN"}
 WORDS = {
@@ -127,6 +128,41 @@ def draw_samples(run: runs.Run, trained: Trained) -> jax.Array:
     """Samples from the prior, [N, H, W, C] in [-1, 1]; the same draws for all models."""
     z = jax.random.normal(jax.random.key(trained.config.seed), (count(trained), run.config.latent_size))
     return in_chunks(run.decode)(z)
+
+
+def headline(trained: Trained, results: Results) -> Headline:
+    """Likeness of reconstructions, sharpness of samples, and how often an added attribute is read."""
+    rows, numbers = results["models"], []
+    known = latents.mean_image_psnr(trained.data, trained.run.config.image_size)
+    if encoding := {label: row["psnr"] for label, row in rows.items() if "psnr" in row}:
+        best = max(encoding, key=encoding.__getitem__)
+        numbers.append(
+            Number(
+                f"{encoding[best]:.1f} dB",
+                f"is the likeness (PSNR) of held-out images that the {TITLES[best]} reconstructs; higher is better",
+                f"the mean training image for every image: {known:.1f} dB",
+                encoding[best] > known,
+            )
+        )
+    first = "vae_gan" if "vae_gan" in rows else next(iter(rows))
+    numbers.append(
+        Number(
+            f"{rows[first]['sharpness_of_samples']:.2f}",
+            f"is the sharpness of images that the {TITLES[first]} makes up",
+            "real images: 1; blurred ones have less, and above 1.2 is noise",
+        )
+    )
+    if results["attribute_vectors"].edits:
+        mean = _mean_edit(results["attribute_vectors"])
+        numbers.append(
+            Number(
+                f"{mean['read_after']:.1%}",
+                "of images show an attribute that was added to their code, as a classifier reads them",
+                f"before: {mean['read_before']:.1%}; real images that have it: {mean['classifier_recall'] or 0:.1%}",
+                (mean["read_after"] or 0) > (mean["read_before"] or 0),
+            )
+        )
+    return Headline(numbers, "reconstructions" if encoding else f"samples_{first}")
 
 
 def measure(trained: Trained) -> dict[str, dict[str, float]]:
@@ -256,20 +292,33 @@ def attribute_vector_parts(trained: Trained, result: AttributeVectors) -> list[r
         parts += [
             "Pairs whose vectors are most alike or most opposed: what goes together in the images cannot be edited "
             "alone.",
-            report.table(result.pairs[:_PAIRS]),
+            report.table(
+                [
+                    {"first": plain(pair["first"]), "second": plain(pair["second"]), "cosine": pair["cosine"]}
+                    for pair in result.pairs[:_PAIRS]
+                ]
+            ),
         ]
     if result.edits:
-        rows = [{"attribute": name, **row} for name, row in {**result.edits, "mean": _mean_edit(result)}.items()]
+        rows = [{"attribute": plain(name), **row} for name, row in {**result.edits, "mean": _mean_edit(result)}.items()]
         parts += [
             report.subheading("Edits"),
-            "VAE/GAN: held-out images without an attribute, reconstructed from the means of their posteriors, and "
-            "edited by adding the attribute's vector to these (figure 5). Shares of the images from which the "
-            "classifier reads the attribute, before and after, and of the other attributes that are read as before; "
-            "what excludes the attribute ought to change. The classifier's accuracy is that on all held-out images; "
-            "its recall, the share of those with the attribute from which it reads it, is what real images reach.",
+            "Shares of the images from which the classifier reads the attribute, before and after its vector was "
+            "added, and of the other attributes that are read as before. The recall of the classifier is what real "
+            "images reach.",
             report.table([{WORDS.get(key, key): value for key, value in row.items()} for row in rows]),
         ]
-    return [report.heading("Attribute vectors"), *parts] if parts else []
+    return parts or ["There are no vectors: VAE/GAN is not among the models, or all training images are alike."]
+
+
+def explain_edits(trained: Trained, result: AttributeVectors) -> str:
+    """How edits were measured, in words."""
+    return (
+        "VAE/GAN: held-out images without an attribute, reconstructed from the means of their posteriors, and edited "
+        "by adding the attribute's vector to these (figure 5). What excludes the attribute ought to change. The "
+        "classifier's accuracy is that on all held-out images; its recall is the share of those with the attribute "
+        "from which it reads it."
+    )
 
 
 def attribute_vector_lines(trained: Trained, result: AttributeVectors) -> list[str]:
@@ -315,7 +364,10 @@ def reconstructions(trained: Trained, results: Results) -> Figures:
     }
     if not decoded:
         return {}
-    caption = "Held-out images and what each model makes of the means of their posteriors (figure 4)"
+    caption = (
+        f"Held-out images, and beneath them what comes back from {', '.join(decoded)}: the means of their posteriors, "
+        "decoded (figure 4)"
+    )
     return {"reconstructions": (caption, grids.comparison({"original": shown["image"]} | decoded, columns=_SHOWN))}
 
 
@@ -327,10 +379,13 @@ def edits(trained: Trained, results: Results) -> Figures:
     run, shown = trained.runs["vae_gan"], trained.data.validation.first(_SHOWN)
     z, reach = run.encode(pixels(shown))[0], trained.config.evaluation.sliders
     rows = {"original": shown["image"], "reconstruction": to_bytes(run.decode(z))}
-    rows |= {name: to_bytes(directions.edited(run.decode, z, vector, [1.0])[0]) for name, vector in chosen.items()}
-    strengths = np.linspace(-reach, reach, 7)
+    rows |= {
+        plain(name): to_bytes(directions.edited(run.decode, z, vector, [1.0])[0]) for name, vector in chosen.items()
+    }
+    strengths = np.linspace(-reach, reach, 9)
     sliders = {
-        name: to_bytes(directions.edited(run.decode, z[:1], vector, strengths)[:, 0]) for name, vector in chosen.items()
+        plain(name): to_bytes(directions.edited(run.decode, z[:1], vector, strengths)[:, 0])
+        for name, vector in chosen.items()
     }
     return {
         "edits": (
@@ -338,8 +393,9 @@ def edits(trained: Trained, results: Results) -> Figures:
             grids.comparison(rows, columns=_SHOWN),
         ),
         "sliders": (
-            f"VAE/GAN: one held-out image from {-reach:g} to {reach:g} times each attribute vector",
-            traversals.sheet(sliders),
+            f"VAE/GAN: one held-out image from {-reach:g} to {reach:g} times each attribute vector; 0 is its "
+            f"reconstruction",
+            Strips(sliders, latents.values_of(strengths), len(strengths) // 2),
         ),
     }
 
@@ -353,12 +409,21 @@ def learning_curves(trained: Trained, results: Results) -> Figures:
         "Gradient norms": ["*/gradient_norm"],
     }
     figures: dict[str, tuple[str, Any]] = {
-        f"players_{label}": (f"{TITLES[label]}: the players over training", curves.losses(lines, panels))
+        f"players_{label}": (
+            f"{TITLES[label]}: the players over training; a discriminator that is always right, or never, teaches "
+            f"nothing",
+            curves.losses(lines, panels),
+        )
         for label, lines in trained.records.items()
         if any("discriminator/real_error" in line for line in lines)
     }
     errors = {TITLES[label]: lines for label, lines in trained.records.items() if label != "gan"}
     if errors:
-        caption = "Squared error of reconstructions, per value in [0, 1]"
-        figures["squared_error"] = (caption, curves.runs(errors, "mean_squared_error"))
+        caption = (
+            "Squared error of reconstructions, per value in [0, 1]: pale lines are training images, dots held-out ones"
+        )
+        figures["squared_error"] = (
+            caption,
+            curves.runs(errors, "mean_squared_error", ylabel="squared error per value"),
+        )
     return figures

@@ -17,7 +17,7 @@ from mvae_jax import random, runs
 from mvae_jax.data.batches import Splits
 from mvae_jax.eval import fid, likelihood, reconstruction
 from mvae_jax.eval.batched import in_chunks, pixels, to_bytes
-from mvae_jax.experiment.declaration import Figures, Results, Trained
+from mvae_jax.experiment.declaration import Figures, Headline, Number, Results, Trained, plain
 from mvae_jax.experiment.suites import latents
 from mvae_jax.viz import curves, grids, report, traversals
 
@@ -25,9 +25,9 @@ WORDS = {
     "psnr": "PSNR, dB",
     "ssim": "SSIM",
     "squared_error": "squared error per value",
-    "elbo": "ELBO",
-    "bound": "importance-weighted bound",
-    "kl": "KL",
+    "elbo": "ELBO, nats",
+    "bound": "importance-weighted bound, nats",
+    "kl": "KL, nats",
     "active_dimensions": "active dimensions",
     "dimension_wise_kl": "dimension-wise KL",
     "dependence": "mutual information + total correlation",
@@ -35,6 +35,7 @@ WORDS = {
     "total_correlation": "total correlation",
 }
 SAMPLE_WORDS = {"frechet_distance": "Frechet distance of samples"}
+_NAMES = {"autoencoder": "autoencoder", "beta_vae": "beta-VAE", "beta_tcvae": "beta-TCVAE", "vae": "VAE"}
 _FITTED = "_fitted"  # ends the row of samples from a Gaussian fitted to codes
 _SHOWN = 8
 _FEATURES = 6  # of figure 1, at most
@@ -64,6 +65,47 @@ class Evaluation:
         for name, least in {"samples": 1, "images": 1, "posteriors": 2, "traversal_steps": 2}.items():
             if getattr(self, name) < least:
                 raise ValueError(f"evaluation.{name} is {getattr(self, name)}; expected at least {least}.")
+
+
+def title_of(folder: str) -> str:
+    """The name of a model for people: "beta_vae_5" is the beta-VAE whose weight is 5."""
+    folder, fitted, _ = folder.partition(_FITTED)
+    model = max((name for name in _NAMES if folder.startswith(name)), key=len, default="")
+    weight = folder[len(model) :].strip("_")
+    if not model:
+        return plain(folder)
+    return _NAMES[model] + f" of weight {weight}" * bool(weight) + ", codes from a fitted Gaussian" * bool(fitted)
+
+
+def headline(trained: Trained, results: Results) -> Headline:
+    """The best likeness of reconstructions, the best likelihood and the best samples."""
+    rows, data = results["models"], trained.data
+    best = max(rows, key=lambda label: rows[label]["psnr"])
+    known = latents.mean_image_psnr(data, trained.run.config.image_size)
+    numbers = [
+        Number(
+            f"{rows[best]['psnr']:.1f} dB",
+            f"is the best likeness (PSNR) of reconstructed held-out images, by the {title_of(best)}",
+            f"the mean training image for every image: {known:.1f} dB",
+            rows[best]["psnr"] > known,
+        )
+    ]
+    if bounds := {label: row["bound"] for label, row in rows.items() if "bound" in row}:
+        best, worst = (choose(bounds, key=bounds.__getitem__) for choose in (max, min))
+        text = f"is the highest bound of the log-likelihood of a held-out image, by the {title_of(best)}"
+        others = f"the lowest one, of the {title_of(worst)}: {bounds[worst]:,.0f}" if worst != best else ""
+        numbers.append(Number(f"{bounds[best]:,.0f} nats", text, others))
+    if distances := {label: row["frechet_distance"] for label, row in results["samples"].items()}:
+        best, worst = (choose(distances, key=distances.__getitem__) for choose in (min, max))
+        numbers.append(
+            Number(
+                f"{distances[best]:,.0f}",
+                f"is the smallest Frechet distance of samples from held-out images, by the {title_of(best)}; lower is "
+                "better",
+                f"the largest one, of the {title_of(worst)}: {distances[worst]:,.0f}",
+            )
+        )
+    return Headline(numbers, "reconstructions")
 
 
 def measure(trained: Trained) -> dict[str, dict[str, Any]]:
@@ -176,8 +218,8 @@ def explain_samples(trained: Trained, rows: Any) -> str:
     return (
         f"As many samples as held-out images, {len(trained.data.validation)}, in the last hidden layer of a classifier "
         f"of the training images ({trained.classifier}): lower is closer, but the numbers compare only within this "
-        "table. The autoencoder has no prior: it samples from N(0, I), and in the row that ends in "
-        f"{_FITTED} from a Gaussian with mean and covariance of its codes of training images."
+        "table. The autoencoder has no prior: it samples from N(0, I), and in a row of its own from a Gaussian with "
+        "mean and covariance of its codes of training images."
     )
 
 
@@ -206,7 +248,8 @@ def feature_parts(trained: Trained, features: Any) -> list[report.Part | str]:
     if not features:
         return [report.note("These images have no attributes that a dimension could be compared with.")]
     rows = [
-        {"attribute": name} | {label: f"z{best['dimension']}, {best['correlation']:.2f}" for label, best in row.items()}
+        {"attribute": plain(name)}
+        | {title_of(label): f"z{best['dimension']}, {best['correlation']:.2f}" for label, best in row.items()}
         for name, row in features.items()
     ]
     return [report.table(rows)]
@@ -218,7 +261,7 @@ def feature_sheet(trained: Trained, results: Results) -> Figures:
     if not features:
         return {}
     x = pixels(trained.data.validation)
-    rows: dict[str, dict[str, tuple[str, Any]]] = {name: {} for name in features}
+    rows: dict[str, dict[str, tuple[str, Any]]] = {plain(name): {} for name in features}
     for label, run in trained.runs.items():
         mean, logvar = in_chunks(run.encode)(x)
         low, high = latents.ends(mean, logvar, settings.traversal_range)
@@ -226,7 +269,10 @@ def feature_sheet(trained: Trained, results: Results) -> Figures:
             dimension, sign = row[label]["dimension"], row[label]["correlation"]
             start, end = (float(side[dimension]) for side in ((low, high) if sign > 0 else (high, low)))
             text = f"z{dimension} ({start:.3g}, {end:.3g}), correlation {sign:.2f}"
-            rows[name][label] = text, latents.along(run, mean[0], dimension, start, end, settings.traversal_steps)
+            rows[plain(name)][title_of(label)] = (
+                text,
+                latents.along(run, mean[0], dimension, start, end, settings.traversal_steps),
+            )
     caption = (
         "The dimension of each model that follows an attribute best, from less of it to more; in brackets where it "
         "starts and ends (figure 1)"
@@ -253,7 +299,8 @@ def weight_parts(trained: Trained, by_model: Any) -> list[report.Part | str]:
     return [
         report.table(
             [
-                {"model": label, "divergence": name, **row}
+                {"model": title_of(label), "divergence": plain(name), "weight": row["weight"]}
+                | {"effective weight": row["effective"]}
                 for label, divergences in by_model.items()
                 for name, row in divergences.items()
             ]
@@ -268,8 +315,8 @@ def reconstructions(trained: Trained, results: Results) -> Figures:
     decoded = {label: to_bytes(run.decode(run.encode(x)[0])) for label, run in trained.runs.items()}
     figures: dict[str, tuple[str, Any]] = {
         "reconstructions": (
-            "Held-out images and what each model makes of them",
-            grids.comparison(originals | decoded, columns=_SHOWN),
+            f"Held-out images, and beneath them what comes back from {', '.join(map(title_of, decoded))}",
+            grids.comparison(originals | {title_of(name): rows for name, rows in decoded.items()}, columns=_SHOWN),
         ),
     }
     weight_of = {label: getattr(run.config, "total_correlation_weight", 1.0) for label, run in trained.runs.items()}
@@ -294,19 +341,20 @@ def samples_and_traversals(trained: Trained, results: Results) -> Figures:
         "samples": (
             "Samples of each model, of the same noise; the autoencoder's, which has no prior, of codes from N(0, I) "
             "and from a Gaussian fitted to its codes (figure 2)",
-            grids.comparison({label: pictures[:_SHOWN] for label, pictures in drawn.items()}, columns=_SHOWN),
+            grids.comparison({title_of(label): pictures[:_SHOWN] for label, pictures in drawn.items()}, columns=_SHOWN),
         )
     }
     for label, pictures in drawn.items():
         origin = "a Gaussian fitted to its codes" if label.endswith(_FITTED) else "N(0, I)"
-        caption = f"{label}: samples of codes from {origin} (figure 2)"
+        caption = f"{title_of(label.removesuffix(_FITTED))}: samples of codes from {origin} (figure 2)"
         figures[f"samples_{label}"] = caption, grids.grid(pictures, columns=5)
     for label, run in trained.runs.items():
         prior = run.model.sample is not None
         unit = "" if prior else " standard deviations of its codes"
         order = "largest KL" if prior else "largest deviation"
         caption = (
-            f"{label}: one latent dimension at a time from {-reach:g} to {reach:g}{unit}, those of the {order} first"
+            f"{title_of(label)}: one latent dimension at a time from {-reach:g} to {reach:g}{unit}, those of the "
+            f"{order} first; what else changes with it is entangled with it"
         )
         figures |= latents.traversal_figures(
             f"traversals_{label}", caption, run, x[:1], x, reach, settings.traversal_steps
@@ -316,6 +364,14 @@ def samples_and_traversals(trained: Trained, results: Results) -> Figures:
 
 def learning_curves(trained: Trained, results: Results) -> Figures:
     """KL and squared error of the variational models over training."""
-    variational = {label: lines for label, lines in trained.records.items() if any("kl" in line for line in lines)}
+    variational = {
+        title_of(label): lines for label, lines in trained.records.items() if any("kl" in line for line in lines)
+    }
     panels = {"KL, nats": "kl", "Squared error per value": "mean_squared_error"} if variational else {}
-    return {metric: (f"{title} of each model", curves.runs(variational, metric)) for title, metric in panels.items()}
+    return {
+        metric: (
+            f"{title} of each model: pale lines are training images, dots held-out ones",
+            curves.runs(variational, metric, ylabel=title),
+        )
+        for title, metric in panels.items()
+    }

@@ -26,11 +26,12 @@ from mvae_jax.data.formats import mnist
 from mvae_jax.eval import perceptual_path, probes
 from mvae_jax.eval.batched import in_chunks, pixels, to_bytes
 from mvae_jax.eval.stability import Stability, assess_stability
-from mvae_jax.experiment.declaration import Figures, Results, Trained
+from mvae_jax.experiment.declaration import Figures, Headline, Number, Results, Trained, plain
 from mvae_jax.experiment.suites import collapse, latents, trials
 from mvae_jax.models.alae import mlp
 from mvae_jax.train.workdir import atomic_write
 from mvae_jax.viz import curves, grids, report
+from mvae_jax.viz.traversals import Strips
 
 _log = logging.getLogger("experiment")
 
@@ -209,7 +210,7 @@ def _kept(path: Path, of: Mapping[str, Any]) -> dict[str, probes.ProbeScore]:
 
 def titles(folders: Iterable[str]) -> dict[str, str]:
     """Names of trials for people, by folder."""
-    return {folder: f"{TITLES[folder.partition('/')[0]]}, {folder.partition('/')[2]}" for folder in folders}
+    return {folder: title_of(folder) for folder in folders}
 
 
 def stability(trained: Trained) -> dict[str, Stability]:
@@ -244,6 +245,47 @@ def problems(trained: Trained, results: Results) -> list[str]:
         for key, score in by_key.items()
         if score.converged is False
     ]
+
+
+def title_of(folder: str) -> str:
+    """The name of a row for people, or of a trial."""
+    row, _, trial = folder.partition("/")
+    return ", ".join(filter(None, (TITLES.get(row, row), plain(trial))))
+
+
+def headline(trained: Trained, results: Results) -> Headline:
+    """How well digits are read from codes and from reconstructions."""
+    rows, kept = results["codes"].accuracies, results["labels"]
+    first = "alae" if "alae" in rows else next(iter(rows))
+    _, counts = np.unique(trained.data.validation["label"], return_counts=True)
+
+    def mean(by_seed: Mapping[int, Mapping[str, float]], key: str) -> float:
+        return float(np.mean([accuracies[key] for accuracies in by_seed.values()]))
+
+    numbers = []
+    for key, words in (
+        ("svm_dw_short", "a linear classifier"),
+        ("nearest_neighbour_dw_short", "the nearest neighbour"),
+    ):
+        others = {row: mean(by_seed, key) for row, by_seed in rows.items() if row != first}
+        best = max(others, key=others.__getitem__, default="")
+        compared = f"; best other model, {TITLES[best]}: {others[best]:.1%}" if best else ""
+        numbers.append(
+            Number(
+                f"{mean(rows[first], key):.1%}",
+                f"of held-out digits are read rightly from the codes of {TITLES[first]} by {words}",
+                f"always the most frequent digit: {counts.max() / counts.sum():.1%}{compared}",
+                mean(rows[first], key) > counts.max() / counts.sum(),
+            )
+        )
+    numbers.append(
+        Number(
+            f"{mean(kept.reconstructions[first], 'labels_kept'):.1%}",
+            f"of held-out digits still look like themselves when {TITLES[first]} has reconstructed them",
+            f"the digits themselves, read in the same way: {kept.originals.accuracy:.1%}",
+        )
+    )
+    return Headline(numbers, "reconstructions")
 
 
 # --- report ----------------------------------------------------------------------------------------------------------
@@ -449,7 +491,8 @@ def reconstructions(trained: Trained, results: Results) -> Figures:
         versions[TITLES[row]] = to_bytes(run.decode(run.encode(pixels(shown))[0]))
     return {
         "reconstructions": (
-            "Held-out digits, and what the first trial of each row makes of their codes (figure 3)",
+            f"Held-out digits, and beneath them what comes back from {', '.join(list(versions)[1:])}, of each the "
+            "first trial (figure 3)",
             grids.comparison(versions, columns=_SHOWN),
         )
     }
@@ -469,15 +512,18 @@ def samples(trained: Trained, results: Results) -> Figures:
 
 
 def interpolation_sheet(trained: Trained, results: Results) -> Figures:
-    """ALAE between random draws; nothing without ALAE."""
+    """ALAE between random draws, still and with sliders; nothing without ALAE."""
     firsts = _firsts(trained)
     if "alae" not in firsts:
         return {}
     _, run = firsts["alae"]
+    pictures = interpolations(run, jax.random.key(trained.config.seed))
+    rows = pictures.reshape(-1, _STEPS, *pictures.shape[1:])
+    labels = [f"pair {number // 2 + 1}, along {'zw'[number % 2]}" for number in range(len(rows))]
     return {
         "interpolations": (
-            "ALAE: between two draws, along z (upper of each two rows) and along w (lower; figure 4)",
-            grids.grid(interpolations(run, jax.random.key(trained.config.seed)), columns=_STEPS),
+            "ALAE: from one draw to another, along z and along w; the steps between should be digits too (figure 4)",
+            Strips(dict(zip(labels, rows, strict=True)), [f"{step / (_STEPS - 1):.0%}" for step in range(_STEPS)]),
         )
     }
 
@@ -508,9 +554,9 @@ def reconstruction_error(trained: Trained, results: Results) -> Figures:
     }
     return {
         "reconstruction_error": (
-            "Squared error of held-out digits, per pixel, from their codes; of the autoencoder trained by absolute "
-            "differences, that is its error",
-            curves.runs(records, "loss"),
+            "Squared error of held-out digits, per pixel, from their codes, dots, and of training digits where that is "
+            "what is trained, pale lines; of the autoencoder trained by absolute differences, that is its error",
+            curves.runs(records, "loss", ylabel="squared error per pixel"),
         )
     }
 

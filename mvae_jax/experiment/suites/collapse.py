@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mvae_jax.eval.stability import Stability
+from mvae_jax.experiment.declaration import plain
 from mvae_jax.viz import report
 
 TEXT = (
@@ -28,8 +29,10 @@ def parts(titles: Mapping[str, str], signs: Mapping[str, Stability]) -> list[rep
         if of_model.label_share is not None:
             row["samples of one label"] = of_model.label_share
         row |= {"real images recognised": of_model.real_accuracy, "generated ones": of_model.fake_accuracy}
-        row |= {f"{objective} moves": share for objective, share in of_model.updated_late.items()}
-        rows.append(row | {f"{name}, gradient norm": norm.median for name, norm in of_model.gradient_norms.items()})
+        row |= {f"{plain(objective)} moves": share for objective, share in of_model.updated_late.items()}
+        rows.append(
+            row | {f"{plain(name)}, gradient norm": norm.median for name, norm in of_model.gradient_norms.items()}
+        )
     return [report.table(rows)]
 
 

@@ -11,10 +11,11 @@ import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mvae_jax import attributes as face_attributes
@@ -23,7 +24,8 @@ from mvae_jax.data.batches import Split, Splits
 from mvae_jax.eval import consistency, cross_modal, probes
 from mvae_jax.eval.batched import in_chunks, pixels, to_bytes
 from mvae_jax.experiment.classifier import Classifier
-from mvae_jax.experiment.declaration import Figures, Results, Trained
+from mvae_jax.experiment.declaration import Figures, Headline, Number, Results, Trained
+from mvae_jax.experiment.suites import latents
 from mvae_jax.viz import grids, report, scores
 
 # Table 1 of the paper: data set -> beta -> "MSE" and KL.
@@ -55,6 +57,42 @@ _PROBED = 5000  # training images that a probe learns from, at most
 _BARS = 40  # attributes of one chart, at most
 _CHUNK = 64  # examples at a time: images may be large
 _SPECIES = re.compile(r"\d{3}\..+")  # as in 001.Black_footed_Albatross
+
+
+def headline(trained: Trained, results: Results) -> Headline:
+    """Attributes of samples, likeness of reconstructions, and attributes that are left in the codes."""
+    terms, agreements, probed = (results[name] for name in ("terms", "agreements", "probe"))
+    errors = {label: row["mean_squared_error"] for label, row in terms.held_out.items()}
+    closest = min(errors, key=errors.__getitem__)
+    of_mean = latents.mean_image_errors(trained.data.train["image"], trained.data.validation["image"]).mean()
+    numbers = []
+    if HELD_OUT in agreements:
+        drawn = {label: agreements[label].attributes.accuracy for label in trained.runs}
+        best, real = max(drawn, key=drawn.__getitem__), agreements[HELD_OUT].attributes
+        numbers.append(
+            Number(
+                f"{drawn[best]:.1%}",
+                f"of the attributes in images drawn from attributes are as asked for, as a classifier reads them "
+                f"({_words(best)})",
+                f"always the more frequent answer: {real.majority_accuracy:.1%}; real images: {real.accuracy:.1%}",
+                drawn[best] > real.majority_accuracy,
+            )
+        )
+    numbers.append(
+        Number(
+            f"{errors[closest]:.2g}",
+            f"is the smallest squared error per value, from 0 to 1, of reconstructed held-out images "
+            f"({_words(closest)})",
+            f"the mean training image for every image: {of_mean:.2g}",
+            bool(errors[closest] < of_mean),
+        )
+    )
+    left = {label: agreement.balanced_accuracy for label, agreement in probed.items() if agreement.balanced_accuracy}
+    if left:
+        least = min(left, key=left.__getitem__)
+        text = f"balanced accuracy of reading the attributes from codes, which should be free of them ({_words(least)})"
+        numbers.append(Number(f"{left[least]:.1%}", text, "guessing: 50%"))
+    return Headline(numbers, f"sliders_{closest}")
 
 
 # --- error and KL ----------------------------------------------------------------------------------------------------
@@ -176,9 +214,9 @@ def term_parts(trained: Trained, terms: Terms) -> list[report.Part | str]:
     ]
     return [
         report.table(rows[HELD_OUT], "Held-out images"),
-        paper,
         *_ordering_lines(terms),
-        report.table(rows[TRAINING], "As many training images"),
+        paper,
+        report.details("As many training images", [report.table(rows[TRAINING], "As many training images")]),
         report.subheading("What beta weighs"),
         "In the objective, (1 - beta) and beta stand beside sums over pixel values and over latent dimensions. Beside "
         "means, as other code has them, the KL's weight relative to the error's would be the effective beta.",
@@ -301,16 +339,28 @@ def agreement_lines(trained: Trained, by_label: Mapping[str, Agreement]) -> list
     return lines
 
 
+def explain_agreements(trained: Trained, by_label: Mapping[str, Agreement]) -> str:
+    """How the attributes were read, in words."""
+    classifier = trained.classifier
+    if classifier is None:
+        return ""
+    size = classifier.image_size
+    resized = trained.data.validation["image"].shape[1:3] != (size, size)
+    return (
+        f"The {classifier}. One sample is drawn from the attributes of each. How well it reads the real images tells "
+        "how far it can be trusted."
+        + (f" For the classifier, all images are resized to {size} x {size} pixels." if resized else "")
+    )
+
+
 def agreement_parts(trained: Trained, by_label: Mapping[str, Agreement]) -> list[report.Part | str]:
     """Tables of `agreements`, of all attributes together and of each."""
     classifier = trained.classifier
     if classifier is None:
         return [report.note("No attribute classifier: generated images were not read by one.")]
-    size = classifier.image_size
-    resized = trained.data.validation["image"].shape[1:3] != (size, size)
     by_attribute = [
         {
-            "attribute": real.name,
+            "attribute": _plain(real.name),
             "share of images": real.prevalence,
             "majority class": real.majority_accuracy,
             **{_words(label): agreement.attributes.attributes[i].accuracy for label, agreement in by_label.items()},
@@ -318,9 +368,6 @@ def agreement_parts(trained: Trained, by_label: Mapping[str, Agreement]) -> list
         for i, real in enumerate(by_label[HELD_OUT].attributes.attributes)
     ]
     return [
-        f"The {classifier}. One sample is drawn from the attributes of each. How well it reads the real images tells "
-        "how far it can be trusted."
-        + (f" For the classifier, all images are resized to {size} x {size} pixels." if resized else ""),
         report.table([{"": _words(label), **agreement.row()} for label, agreement in by_label.items()]),
         report.details("Accuracy by attribute", [report.table(by_attribute)]),
     ]
@@ -365,10 +412,10 @@ def probe_lines(trained: Trained, by_label: Mapping[str, Agreement]) -> list[str
 
 def probe_parts(trained: Trained, by_label: Mapping[str, Agreement]) -> list[report.Part | str]:
     """Tables of `probe`, of all attributes together and of each."""
-    train, names = min(_PROBED, len(trained.data.train)), trained.data.attributes
+    names = trained.data.attributes
     scored = {_words(label): agreement.attributes.attributes for label, agreement in by_label.items()}
     by_attribute = [
-        {"attribute": name} | {label: scores[i].balanced_accuracy for label, scores in scored.items()}
+        {"attribute": _plain(name)} | {label: scores[i].balanced_accuracy for label, scores in scored.items()}
         for i, name in enumerate(names)
     ]
     rows = [
@@ -376,13 +423,19 @@ def probe_parts(trained: Trained, by_label: Mapping[str, Agreement]) -> list[rep
         for label, agreement in by_label.items()
     ]
     return [
-        f"Fisher's linear discriminant learns each attribute from codes of {train} training images and reads it from "
-        f"those of {len(trained.data.validation)} held-out ones, a code drawn from the posterior of each. The decoder "
-        "is told the attributes, so that a code need not hold them: guessing gives .5, and an edit has to overcome "
-        "what is above it.",
         report.table(rows),
         report.details("Balanced accuracy by attribute", [report.table(by_attribute)]),
     ]
+
+
+def explain_probe(trained: Trained, by_label: Mapping[str, Agreement]) -> str:
+    """How the probe reads, in words."""
+    train = min(_PROBED, len(trained.data.train))
+    return (
+        f"Fisher's linear discriminant learns each attribute from codes of {train} training images and reads it from "
+        f"those of {len(trained.data.validation)} held-out ones, a code drawn from the posterior of each. The decoder "
+        "is told the attributes, so that a code need not hold them: an edit has to overcome what is above .5."
+    )
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------
@@ -455,17 +508,46 @@ def edited(run: runs.Run, data: Splits) -> dict[str, np.ndarray]:
         f"attributes of {_plain(names[column])}": np.broadcast_to(known[known[:, column].argmax()], present.shape)
         for column in np.array(species, int)[_places(len(species))]
     }
-    imbalance = dict(zip(names, np.abs(known.mean(axis=0) - 0.5), strict=True))
-    inverted = {}
-    for attributes, item in zip(*consistency.single_edits(present, names), strict=True):
-        name = item.split("/")[0]  # of the two of "male/female"
-        if not _SPECIES.fullmatch(name):
-            inverted[name not in face_attributes.FACE, imbalance[name], item] = attributes
-    for key in sorted(inverted)[: _EDITS - len(vectors)]:
-        vectors[f"{_plain(key[-1])} inverted"] = inverted[key]
+    edits, items = consistency.single_edits(present, names)
+    inverted = dict(zip(items, edits, strict=True))
+    for item in telling(inverted, data)[: _EDITS - len(vectors)]:
+        vectors[f"{_plain(item)} inverted"] = inverted[item]
     code, _ = run.encode(x, present)
     pictures = {label: to_bytes(run.decode(code, a)) for label, a in {"reconstruction": present, **vectors}.items()}
     return {"original": shown["image"], **pictures}
+
+
+def telling(items: Iterable[str], data: Splits) -> list[str]:
+    """Items of `consistency.single_edits` without species, in the order in which they are worth looking at.
+
+    Those of the ten attributes that rendered faces have come first, then those that split the training images most
+    evenly.
+    """
+    imbalance = dict(zip(data.attributes, np.abs(data.train["attributes"].mean(axis=0) - 0.5), strict=True))
+    first = {item: item.split("/")[0] for item in items}  # of the two of "male/female"
+    free = [item for item, name in first.items() if not _SPECIES.fullmatch(name)]
+    return sorted(free, key=lambda item: (first[item] not in face_attributes.FACE, imbalance[first[item]], item))
+
+
+def sliders(trained: Trained, results: Results) -> Figures:
+    """One held-out image along each of some attributes, by each model."""
+    data, shown = trained.data, trained.data.validation.first(1)
+    present = shown["attributes"][0]
+    ends = latents.attribute_ends(present, data.attributes)
+    chosen = {item: ends[item] for item in telling(ends, data)[:_EDITS]}
+    figures: dict[str, tuple[str, Any]] = {}
+    for label, run in trained.runs.items() if chosen else ():
+        code = run.encode(pixels(shown), shown["attributes"])[0]
+
+        def draw(attributes: jax.Array, run: runs.Run = run, code: jax.Array = code) -> jax.Array:
+            return run.decode(jnp.repeat(code, len(attributes), axis=0), attributes)
+
+        figures[f"sliders_{label}"] = (
+            f"{_words(label)}: one held-out image, its code kept, without and with each attribute; a slider goes from "
+            "the one to the other, and half as far beyond either",
+            latents.attribute_strips(draw, chosen),
+        )
+    return figures
 
 
 def added_and_removed(trained: Trained, results: Results) -> Figures:
@@ -525,10 +607,10 @@ def agreement_bars(trained: Trained, results: Results) -> Figures:
         caption += f": the {_BARS} that split the images most evenly"
     bars = scores.attribute_bars(
         {
-            _words(label): {score.name: score.accuracy for score in scored[label]}
+            _words(label): {_plain(score.name): score.accuracy for score in scored[label]}
             for label in dict.fromkeys([HELD_OUT, labels[1], labels[-1]])
         },
-        baseline={score.name: score.majority_accuracy for score in scored[HELD_OUT]},
+        baseline={_plain(score.name): score.majority_accuracy for score in scored[HELD_OUT]},
         baseline_label="majority class",
         xlabel="accuracy",
     )

@@ -21,10 +21,10 @@ from mvae_jax.data.batches import Splits
 from mvae_jax.data.rendered import binned_faces, faces, shapes
 from mvae_jax.eval import disentanglement, likelihood
 from mvae_jax.eval.batched import in_chunks, pixels, to_bytes
-from mvae_jax.experiment.declaration import Figures, Results, Trained
+from mvae_jax.experiment.declaration import Figures, Headline, Number, Results, Trained, plain
 from mvae_jax.experiment.suites import latents, trials
 from mvae_jax.models import autoencoders
-from mvae_jax.viz import grids, report, scores, tradeoff
+from mvae_jax.viz import curves, grids, report, scores, tradeoff
 
 _log = logging.getLogger("experiment")
 
@@ -55,6 +55,7 @@ PAIR_WORDS = {
 }
 _DCI = ("gradient_boosting", "random_forest")
 _SHOWN = 8
+_MOST_CURVES = 10  # settings of one chart
 _REACH, _STEPS = 2.0, 9  # of traversals
 
 
@@ -376,10 +377,45 @@ def parts(trained: Trained, comparison: Comparison) -> list[report.Part | str]:
     pairs = [{PAIR_WORDS[key]: value for key, value in dataclasses.asdict(pair).items()} for pair in comparison.pairs]
     return [
         report.table(rows),
-        report.heading("At equal reconstruction"),
+        report.subheading("At equal reconstruction"),
         statement(comparison.pairs),
         report.table(pairs),
     ]
+
+
+def title_of(folder: str) -> str:
+    """The name of a setting for people: "beta_vae_2/seed_0" is the beta-VAE of beta 2."""
+    setting, _, _ = folder.partition("/")
+    method = next((name for name in METHODS if setting.startswith(f"{name}_")), "")
+    return f"{METHODS[method]} of beta {setting[len(method) + 1 :]}" if method else plain(setting)
+
+
+def headline(trained: Trained, results: Results) -> Headline:
+    """How disentangled the best setting is, and what the weight costs."""
+    settings = results["disentanglement"].settings
+    best = max(settings, key=lambda label: settings[label].median("mig"))
+    worst = min(settings, key=lambda label: settings[label].median("mig"))
+    chance = 1 / len(FACTORS[trained.config.data.source])
+    numbers = [
+        Number(
+            f"{settings[best].median('mig'):.2f}",
+            f"is the median gap of mutual information (MIG) of the {title_of(best)}, the best setting: 1 is a "
+            "dimension for every factor, 0 none",
+            f"the worst one, the {title_of(worst)}: {settings[worst].median('mig'):.2f}",
+        ),
+        Number(
+            f"{settings[best].median('factor_vae_score'):.1%}",
+            "of votes on which factor was held fixed are right from its codes (FactorVAE score)",
+            f"guessing: {chance:.0%}",
+            settings[best].median("factor_vae_score") > chance,
+        ),
+    ]
+    equal = [pair for pair in results["disentanglement"].pairs if pair.beta_vae_mig is not None]
+    if equal:
+        higher = sum(pair.beta_tcvae_mig > pair.beta_vae_mig for pair in equal)
+        text = "pairs that reconstruct equally well is the beta-TCVAE the more disentangled one"
+        numbers.append(Number(f"In {higher} of {len(equal)}", text, "half of them, if both were alike"))
+    return Headline(numbers, "traversals_best")
 
 
 def lines(trained: Trained, comparison: Comparison) -> list[str]:
@@ -388,6 +424,24 @@ def lines(trained: Trained, comparison: Comparison) -> list[str]:
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------
+
+
+def learning_curves(trained: Trained, results: Results) -> Figures:
+    """KL and squared error over training, of the model of median MIG of each setting."""
+    records = {
+        title_of(label): trained.records[trials.folder(label, setting.typical)]
+        for label, setting in results["disentanglement"].settings.items()
+    }
+    records = dict(list(records.items())[:_MOST_CURVES])
+    if not all(any("kl" in line for line in lines) for lines in records.values()):  # of a run that has just started
+        return {}
+    return {
+        metric: (
+            f"{title}: pale lines are training images, dots held-out ones",
+            curves.runs(records, metric, ylabel=title),
+        )
+        for metric, title in {"kl": "KL, nats", "mean_squared_error": "Squared error per value"}.items()
+    }
 
 
 def tradeoffs(trained: Trained, results: Results) -> Figures:
@@ -405,7 +459,7 @@ def tradeoffs(trained: Trained, results: Results) -> Figures:
     error = WORDS["squared_error"]
     return {
         "mig_over_reconstruction": (
-            f"MIG against reconstruction: {over}",
+            f"MIG against reconstruction: the higher and the further left, the better; {over}",
             tradeoff.medians(points(lambda setting: setting.values("squared_error")), xlabel=error, ylabel="MIG"),
         ),
         "mig_over_beta": (
@@ -422,7 +476,9 @@ def gaps_and_traversals(trained: Trained, results: Results) -> Figures:
     extremes = {"best": ranking[-1], "worst": ranking[0]}
     names = list(FACTORS[trained.config.data.source])
     mig = {label: settings[label].trials[settings[label].typical].details["mig"] for label in extremes.values()}
-    gaps = {label: dict(zip(names, result.per_factor, strict=True)) for label, result in mig.items()}
+    gaps = {
+        title_of(label): dict(zip(map(plain, names), result.per_factor, strict=True)) for label, result in mig.items()
+    }
     figures: dict[str, tuple[str, Any]] = {
         "gaps": (
             "Mutual information gap of each factor, in the models of median MIG of the best and of the worst setting",
@@ -433,8 +489,8 @@ def gaps_and_traversals(trained: Trained, results: Results) -> Figures:
         seed = settings[label].typical
         dimensions = ", ".join(f"{name} z{best}" for name, best in zip(names, mig[label].dimensions, strict=True))
         caption = (
-            f"{label}, of the {rank} median MIG, seed {seed}, the one of that MIG: one latent dimension at a time from "
-            f"{-_REACH:g} to {_REACH:g}, those of the largest KL first; most "
+            f"{title_of(label)}, of the {rank} median MIG, seed {seed}, the one of that MIG: one latent dimension at "
+            f"a time from {-_REACH:g} to {_REACH:g}, those of the largest KL first; most "
             f"informative of each factor: {dimensions}"
         )
         figures |= latents.traversal_figures(
@@ -455,10 +511,10 @@ def reconstructions(trained: Trained, results: Results) -> Figures:
     versions = {"original": shown["image"]}
     for label, setting in results["disentanglement"].settings.items():
         run = trained.runs[trials.folder(label, setting.typical)]
-        versions[label] = to_bytes(run.decode(run.encode(pixels(shown))[0]))
+        versions[title_of(label)] = to_bytes(run.decode(run.encode(pixels(shown))[0]))
     return {
         "reconstructions": (
-            "Held-out images and what the model of median MIG of each setting makes of them",
+            "Held-out images, and what comes back from the model of median MIG of each setting",
             grids.comparison(versions, columns=_SHOWN),
         )
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,12 +11,17 @@ import numpy as np
 import numpy.typing as npt
 
 from mvae_jax import gaussian, runs
-from mvae_jax.eval import fid
+from mvae_jax.data.batches import Dataset
+from mvae_jax.eval import consistency, fid
 from mvae_jax.eval.batched import in_chunks, to_bytes
+from mvae_jax.experiment.declaration import plain
 from mvae_jax.viz import traversals
+from mvae_jax.viz.traversals import Strips
 
 # Of path lengths in the two spaces of a generator with a mapping network.
 PATHS = {"z_full": "Z, whole path", "z_end": "Z, its start", "w_full": "W, whole path", "w_end": "W, its start"}
+_BEYOND = np.linspace(-0.5, 1.5, 9)  # from half a step before an attribute is missing to half a step after it is there
+_COMPARED = 1000  # training images of a mean image, and images that it is compared with, at most
 _ALIKE = 0.95  # correlation of two attributes, male and female, that are one feature
 
 
@@ -97,12 +102,84 @@ def traversal(
 def traversal_figures(
     name: str, caption: str, run: runs.Run, x: jax.Array, examples: jax.Array, reach: float, steps: int
 ) -> dict[str, tuple[str, Any]]:
-    """A sheet and an animation of `traversal`, under a name and with a caption."""
+    """Strips and an animation of `traversal`, under a name and with a caption."""
     rows = traversal(run, x, examples, reach, steps)
     return {
-        name: (caption, traversals.sheet(rows)),
+        name: (caption, Strips(rows, values_of(np.linspace(-reach, reach, steps)), steps // 2)),
         f"{name}_animated": (f"{caption}, animated", traversals.animation(rows)),
     }
+
+
+def values_of(numbers: npt.ArrayLike) -> list[str]:
+    """The steps of a slider as texts."""
+    return [f"{value:+.3g}" if value else "0" for value in np.asarray(numbers, float).round(6)]
+
+
+# --- what a model is to be compared with -----------------------------------------------------------------------------
+
+
+def mean_image_errors(known: npt.ArrayLike, x: npt.ArrayLike) -> np.ndarray:
+    """Errors of a model that answers every image with the mean of the images that it knows.
+
+    Args:
+        known: training images, uint8 [M, H, W, C], of which up to 1,000 are averaged.
+        x: the images that it is asked for, uint8 [N, H, W, C], of which up to 1,000 are taken.
+
+    Returns:
+        Squared error of each, a mean over values in [0, 1], [N].
+    """
+    mean = np.asarray(known)[:_COMPARED].mean(0) / 255
+    return np.stack([np.square(image / 255 - mean).mean() for image in np.asarray(x)[:_COMPARED]])
+
+
+def mean_image_psnr(data: Dataset, image_size: int | tuple[int, int], count: int = _COMPARED) -> float:
+    """PSNR of such a model on held-out images, its mean in dB.
+
+    Args:
+        data: training and held-out images.
+        image_size: their height and width in pixels, or one number for both.
+        count: of either, at most.
+    """
+    train = data.examples("train", image_size)
+    known = train.take(np.arange(min(count, len(train))))["image"]
+    return float(-10 * np.log10(mean_image_errors(known, data.validation.first(count)["image"])).mean())
+
+
+# --- attributes that are moved ---------------------------------------------------------------------------------------
+
+
+def attribute_ends(present: np.ndarray, names: Sequence[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """A person without and with each attribute: item of `consistency.single_edits` -> both, [A].
+
+    Args:
+        present: attributes of the person, [A] in {0, 1}; all but one stay, see `consistency.single_edits`.
+        names: A names.
+    """
+    ends = {}
+    for edited, item in zip(*consistency.single_edits(present[None], names), strict=True):
+        column = list(names).index(item.partition("/")[0])  # of the two of "male/female"
+        ends[item] = tuple(sorted((present, edited[0]), key=lambda row: row[column]))
+    return ends
+
+
+def attribute_strips(
+    draw: Callable[[jax.Array], jax.Array], ends: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]]
+) -> Strips:
+    """A picture along attributes, from without each to with it, and half as far beyond either.
+
+    Args:
+        draw: vectors [9, A] -> their images, [9, H, W, C] in [-1, 1].
+        ends: item of `consistency.single_edits` -> vectors without and with it, both [A]: attributes, or codes.
+    """
+    fractions = jnp.asarray(_BEYOND, jnp.float32)[:, None]
+    rows = {
+        plain(item.replace("/", " instead of ")): to_bytes(
+            draw(gaussian.lerp(jnp.asarray(without)[None], jnp.asarray(having)[None], fractions))
+        )
+        for item, (without, having) in ends.items()
+    }
+    marks = {0.0: "0, without", 1.0: "1, with"}
+    return Strips(rows, [marks.get(place, f"{place:g}") for place in _BEYOND], len(_BEYOND) // 2)
 
 
 # --- dimensions that follow attributes -------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +19,8 @@ from mvae_jax.data.batches import Split
 from mvae_jax.eval import consistency, cross_modal, reconstruction
 from mvae_jax.eval.batched import in_chunks, pixels, to_bytes
 from mvae_jax.experiment import typical
-from mvae_jax.experiment.declaration import Figures, Measure, Results, Trained
+from mvae_jax.experiment.declaration import Figures, Headline, Measure, Number, Results, Trained, plain
+from mvae_jax.experiment.suites import classification, latents
 from mvae_jax.objective import Phase
 from mvae_jax.viz import curves, grids, projections, report
 from mvae_jax.viz import scores as score_figures
@@ -35,6 +38,7 @@ PANELS = {
 }
 _SHOWN = 18  # examples of a sheet
 _DRAWS = 6  # pictures of one caption
+_SLIDERS = 12  # attributes, at most
 _FRACTIONS = np.linspace(0, 1, 8)  # of an interpolation
 # What the classifier reads: key in scores.json -> words.
 PICTURES = {
@@ -56,6 +60,14 @@ PHASES = {
     "text_to_image": "text to image, accuracy by the classifier",
     "auroc": "AUROC",
     "f1": "F1",
+}
+_RATES = {"f1": "F1"}
+DISTANCES = {
+    "kl_image_text": "KL(image || text), nats",
+    "kl_text_image": "KL(text || image), nats",
+    "jeffreys": "sum of both, nats",
+    "wasserstein": "2-Wasserstein",
+    "means": "between the means",
 }
 DIVERSITY = {"pixels": "pixels", "classifier_features": "the attribute classifier's features"}
 
@@ -279,45 +291,49 @@ def figures(trained: Trained, results: Results) -> Figures:
 
     benchmark = scores.benchmark
     result = benchmark.result
-    count = min(_SHOWN // 2, len(data.validation))
-    pair_scores = np.concatenate([benchmark.match_scores[:count], benchmark.mismatch_scores[:count]])
     image_codes = _codes(trained, run)["validation"][:, 0]
     text_codes = run.encode_attributes(data.validation["attributes"])[0]
     confusion = result.confusion
     figures: dict[str, tuple[str, Any]] = {
+        "overview": (
+            f"Faces that the model drew from captions, {_DRAWS} of each: {'; '.join(write(texts[:2], names))}",
+            grids.text_to_image(write(texts[:2], names), to_bytes(several[:2])),
+        ),
+        "sliders": (
+            f"{write(_person(names)[None], names)[0].capitalize()}, drawn from a caption with each attribute off and "
+            "on: a slider goes from the one to the other, and half as far beyond either",
+            attribute_sliders(trained),
+        ),
         "data": ("Held-out images and their captions (figure 2)", grids.grid(shown["image"], sentences)),
         "consistency": (
-            "Pairs that match and pairs that do not, and the decisions (figure 5)",
-            grids.consistency_pairs(
-                np.concatenate([shown["image"][:count]] * 2),
-                [*sentences[:count], *write(benchmark.mismatches[:count], names)],
-                pair_scores,
-                pair_scores > result.threshold,
-                np.arange(2 * count) < count,
-                result.threshold,
-            ),
+            "Does the text fit? Held-out faces, each with its own caption and with three that do not fit (figure 5)",
+            consistency_sheet(trained),
         ),
         "image_to_text": (
-            "Image to text: held-out images, their captions and the model's (figure 6)",
+            "Image to text: held-out faces, their captions and the model's; coloured words are wrong or missing "
+            "(figure 6)",
             grids.image_to_text(shown["image"], sentences, write(predicted, names)),
         ),
         "text_to_image": (
-            f"Text to image: {_DRAWS} draws from each caption's posterior (figure 7)",
+            f"Text to image: {_DRAWS} draws from each caption's posterior; all should show what the caption says, and "
+            "differ in what it leaves open (figure 7)",
             grids.text_to_image(write(texts, names), to_bytes(several)),
         ),
         "latent_space": (
-            "Both modalities in the latent space, t-SNE (figure 9); lines join the two of a pair",
+            "Images and texts in the latent space, drawn in two dimensions by t-SNE: lines join an image and its own "
+            "text, and should be short (figure 9)",
             projections.modalities(image_codes, text_codes, _groups(data.validation["attributes"], names), seed=seed),
         ),
         "reconstructions": (
-            "Held-out images, decoded from the image's and from the caption's latent",
+            "Held-out images, decoded from the image's and from the caption's latent: the second row should be the "
+            "same face, the third one with the same attributes",
             grids.comparison(
                 {"original": shown["image"]}
                 | {label: to_bytes(run.decode_image(mean)) for label, mean in means.items()}
             ),
         ),
         "interpolation": (
-            "Between the means of two captions",
+            "From one caption to another: the steps between should look like people too",
             grids.interpolation(
                 write(ends[0], names),
                 write(ends[1], names),
@@ -325,11 +341,11 @@ def figures(trained: Trained, results: Results) -> Figures:
             ),
         ),
         "prior": (
-            "Image and text drawn together from the prior",
+            "Images and texts that the model makes up together: each text should fit its image",
             grids.grid(to_bytes(run.decode_image(prior)), write(run.decode_attributes(prior) > 0, names)),
         ),
         "confusion": (
-            "Decisions (table 1)",
+            "Decisions about all pairs: right ones lie on the diagonal (table 1)",
             score_figures.confusion_matrix(
                 [
                     [confusion.mismatches_rejected, confusion.mismatches_accepted],
@@ -338,34 +354,127 @@ def figures(trained: Trained, results: Results) -> Figures:
             ),
         ),
         "scores": (
-            "Consistency scores of matching and mismatched pairs",
+            "Consistency scores of fitting and unfitting pairs: the less the two hills overlap, the better",
             score_figures.score_distributions(benchmark.match_scores, benchmark.mismatch_scores, result.threshold),
         ),
         "sensitivity": (
-            "One attribute of the text wrong: area under the ROC curve of own against edited texts",
+            "Which single wrong attribute of a text is noticed: 1 always, 0.5 never (area under the ROC curve of own "
+            "against edited texts)",
             score_figures.attribute_bars(
-                {"one attribute wrong": {item.name: item.overall.auroc for item in result.sensitivity}},
+                {"one attribute wrong": {plain(item.name): item.overall.auroc for item in result.sensitivity}},
                 baseline=0.5,
                 baseline_label="chance",
                 xlabel="area under the ROC curve",
             ),
         ),
         "attributes": (
-            "Attributes read from images" + (f" ({trained.classifier})" if trained.classifier else ""),
+            "Accuracy by attribute: bars should be longer than the black mark, always the more frequent answer",
             score_figures.attribute_bars(
                 {
-                    label: {item.name: item.accuracy for item in read.attributes}
+                    label: {plain(item.name): item.accuracy for item in read.attributes}
                     for label, read in _accuracies(scores).items()
                 },
-                baseline={item.name: item.majority_accuracy for item in scores.image_to_text.attributes},
+                baseline={plain(item.name): item.majority_accuracy for item in scores.image_to_text.attributes},
                 baseline_label="majority class",
                 xlabel="accuracy",
             ),
         ),
     }
     if any("loss" in record for record in records):  # a run that has just started has none yet
-        figures["losses"] = ("Losses; dashed lines are phase borders (figure 8)", curves.losses(records, PANELS))
+        figures["losses"] = (
+            "What is minimised, and its terms: pale lines are training images, dots held-out ones. The weights of the "
+            "terms change at the dashed borders of the phases (figure 8)",
+            curves.losses(records, PANELS),
+        )
     return figures
+
+
+def consistency_sheet(trained: Trained, shown: int = 6) -> Any:
+    """Held-out images, each with its own caption and with mismatches of three kinds, and what the model says of each.
+
+    The kinds: several words wrong, as the benchmark has them; one word wrong, another one for each image; and the
+    caption of another image.
+    """
+    benchmark, run, names = evaluate(trained).benchmark, trained.run, trained.data.attributes
+    count = min(shown, len(trained.data.validation))
+    examples = trained.data.validation.first(count)
+    every, own = trained.data.validation["attributes"], examples["attributes"]
+    edits, items = consistency.single_edits(own, names)
+    others = [next(row for row in np.roll(every, -n - 1, axis=0) if (row != own[n]).any()) for n in range(count)]
+    texts = {
+        "its own caption": own,
+        "several words wrong": benchmark.mismatches[:count],
+        "one word wrong": np.stack([edits[(n + 3) % len(items), n] for n in range(count)]),
+        "another face's caption": np.stack(others),
+    }
+    posterior = _apart(_codes(trained, run)["validation"][:count])
+    settings = trained.config.evaluation
+    scores = {
+        kind: np.asarray(
+            consistency.consistency_score(
+                posterior,
+                run.encode_attributes(attributes),
+                direction=settings.direction,
+                reduction=settings.reduction,
+            )
+        )
+        for kind, attributes in texts.items()
+    }
+    captions = {kind: write(attributes, names) for kind, attributes in texts.items()}
+    return grids.consistency_pairs(examples["image"], captions, scores, benchmark.result.threshold)
+
+
+def attribute_sliders(trained: Trained) -> Any:
+    """A person drawn from a caption, along each attribute: from the code of the caption without it to that with it."""
+    run, names = trained.run, trained.data.attributes
+    ends = {
+        item: (run.encode_attributes(without[None])[0][0], run.encode_attributes(having[None])[0][0])
+        for item, (without, having) in itertools.islice(latents.attribute_ends(_person(names), names).items(), _SLIDERS)
+    }
+    return latents.attribute_strips(run.decode_image, ends)
+
+
+def _person(names: Sequence[str]) -> np.ndarray:
+    """Attributes of a young woman, as far as there are such attributes, [A]."""
+    return np.array([name in ("young", "female") for name in names], np.float32)
+
+
+def headline(trained: Trained, results: Results) -> Headline:
+    """How well pairs are judged, attributes read and drawn, and images reconstructed."""
+    scores, data = evaluate(trained), trained.data
+    result, read = scores.benchmark.result, scores.image_to_text
+    numbers = [
+        Number(
+            f"{result.rates.accuracy:.1%}",
+            "of pairs of a face and a caption are judged rightly as fitting or not",
+            f"guessing: 50%; best rule that never looks at the face: {result.blind_accuracy:.1%}",
+            result.rates.accuracy > max(0.5, result.blind_accuracy),
+        ),
+        Number(
+            f"{read.accuracy:.1%}",
+            "of the attributes in captions that it writes for held-out faces are right",
+            f"always the more frequent answer: {read.majority_accuracy:.1%}",
+            read.accuracy > read.majority_accuracy,
+        ),
+    ]
+    if drawn := scores.classified.get("text_to_image"):
+        real = scores.classified["held_out"]
+        numbers.append(
+            Number(
+                f"{drawn.accuracy:.1%}",
+                "of the attributes in faces drawn from captions are as the caption says, as a classifier reads them",
+                f"always the more frequent answer: {drawn.majority_accuracy:.1%}; real faces: {real.accuracy:.1%}",
+                drawn.accuracy > drawn.majority_accuracy,
+            )
+        )
+    known = latents.mean_image_psnr(data, trained.run.config.image_size)
+    psnr = Number(
+        f"{scores.quality['psnr']:.1f} dB",
+        "is the likeness (PSNR) of reconstructed held-out faces; higher is better",
+        f"the mean training face for every face: {known:.1f} dB",
+        scores.quality["psnr"] > known,
+    )
+    return Headline((*numbers, psnr), "overview")
 
 
 def _accuracies(scores: Scores) -> dict[str, cross_modal.AttributeScores]:
@@ -434,14 +543,23 @@ def published_rows(data: Any, latent_sizes: Sequence[int]) -> list[dict[str, Any
     ]
 
 
-def _consistency_parts(trained: Trained, result: consistency.Result) -> list[Part | str]:
-    return [
+def explain_consistency(trained: Trained, result: consistency.Result) -> str:
+    """How pairs were judged, in words."""
+    return (
         f"{result.validation_images} held-out images, each with its own caption and with a curated mismatch; a pair "
         f"counts as a match if its score, 1 / (1 + {_divergence(result)}), is above {result.threshold:.3f}, the "
         f"published weighted mean of the scores of {result.calibration_images} further images. The paper also says "
         f"that its threshold was selected for accuracy; {result.most_accurate_threshold:.3f} is right for most pairs "
         "of these further images. Match is the positive class. Intervals are 95 %, by bootstrap over images and over "
-        f"{result.curations} curations of the mismatches.",
+        f"{result.curations} curations of the mismatches. The best rule that looks at one attribute of the text and "
+        f"never at the image is right for {result.blind_accuracy:.1%} of these pairs; 50 % is chance. What is above "
+        "it, the mismatches give away. With one attribute wrong at a time, AUROC is that of the images' own texts "
+        "against such texts, 0.5 is chance; paired is the share of the images that score higher with their own text."
+    )
+
+
+def _consistency_parts(trained: Trained, result: consistency.Result) -> list[Part | str]:
+    return [
         report.table(
             [
                 consistency_row("this run", trained),
@@ -449,37 +567,39 @@ def _consistency_parts(trained: Trained, result: consistency.Result) -> list[Par
                 *published_rows(trained.data, [trained.run.config.latent_size]),
             ]
         ),
-        f"The best rule that looks at one attribute of the text and never at the image is right for "
-        f"{result.blind_accuracy:.1%} of these pairs; 50 % is chance. What is above it, the mismatches give away.",
-        report.table(
-            [{"": name} | dataclasses.asdict(spread) for name, spread in result.over_curations.items()],
-            f"Over {result.curations} curations of the mismatches, the same images",
+        report.details(
+            "Over several curations of the mismatches",
+            [
+                report.table(
+                    [
+                        {"": "F1" if name == "f1" else plain(name)}
+                        | {plain(key): value for key, value in dataclasses.asdict(spread).items()}
+                        for name, spread in result.over_curations.items()
+                    ],
+                    f"Over {result.curations} curations of the mismatches, the same images",
+                )
+            ],
         ),
         report.subheading("One attribute of the text wrong at a time"),
         report.table([_sensitivity_row(item) for item in result.sensitivity]),
-        "AUROC of the images' own texts against texts with this one attribute wrong; 0.5 is chance. Paired: share of "
-        "the images that score higher with their own text.",
     ]
 
 
 def _sensitivity_row(item: consistency.Sensitivity) -> dict[str, Any]:
-    row = {"": item.name, "rejected": item.overall.rejected, "AUROC": item.overall.auroc, "paired": item.overall.paired}
+    row = {"": plain(item.name), "rejected": item.overall.rejected}
+    row |= {"AUROC": item.overall.auroc, "paired": item.overall.paired}
     for change, part in (("added", item.added), ("removed", item.removed)):
         row |= {f"{change}: images": part and part.images, f"{change}: AUROC": part and part.auroc}
     return row
 
 
 def _released_parts(trained: Trained, released: consistency.ReleasedResult) -> list[Part | str]:
-    return [
-        report.subheading("The released code's protocol"),
-        released.protocol,
-        report.table(
-            [
-                {"positive class": name} | dataclasses.asdict(rates)
-                for name, rates in (("match", released.rates), ("mismatch", released.rates_mismatch_positive))
-            ]
-        ),
+    rows = [
+        {"positive class": name, **{_RATES.get(key, key): value for key, value in dataclasses.asdict(rates).items()}}
+        for name, rates in (("match", released.rates), ("mismatch", released.rates_mismatch_positive))
     ]
+    protocol = re.sub(r" \([A-Z]{2}-\d\d\)", "", released.protocol)  # ids of choices, which this page does not explain
+    return [report.details("By the released code's protocol", [f"{protocol}.", report.table(rows)])]
 
 
 def _reading_parts(trained: Trained, image_to_text: cross_modal.AttributeScores) -> list[Part | str]:
@@ -487,15 +607,25 @@ def _reading_parts(trained: Trained, image_to_text: cross_modal.AttributeScores)
     classified = evaluate(trained).classified
     rows = {"image to text": image_to_text} | {f"classifier: {PICTURES[key]}": row for key, row in classified.items()}
     note = report.note("No attribute classifier: generated images were not read by one.")
+
+    def of_attributes(scores: cross_modal.AttributeScores) -> Part:
+        return report.table(
+            [
+                {classification.WORDS[key]: value for key, value in dataclasses.asdict(score).items()}
+                | {classification.WORDS["name"]: plain(score.name)}
+                for score in scores.attributes
+            ]
+        )
+
     return [
-        str(trained.classifier) if trained.classifier else note,
+        *([] if trained.classifier else [note]),
         report.table(
             [
                 {
                     "": name,
                     "accuracy": scores.accuracy,
                     "majority class": scores.majority_accuracy,
-                    "exact match": scores.exact_match,
+                    "all attributes right": scores.exact_match,
                     "most frequent text": scores.majority_exact_match,
                     "mean F1": scores.macro_f1,
                     "mean F1, always yes": scores.blind_macro_f1,
@@ -503,13 +633,26 @@ def _reading_parts(trained: Trained, image_to_text: cross_modal.AttributeScores)
                 for name, scores in rows.items()
             ]
         ),
-        report.table([dataclasses.asdict(score) for score in image_to_text.attributes], "Image to text"),
+        report.details("Image to text, attribute by attribute", [of_attributes(image_to_text)]),
         *(
-            report.details(
-                f"Classifier, {PICTURES[key]}", [report.table([dataclasses.asdict(item) for item in row.attributes])]
-            )
+            report.details(f"Classifier, {PICTURES[key]}, attribute by attribute", [of_attributes(row)])
             for key, row in classified.items()
         ),
+    ]
+
+
+def _posterior_parts(trained: Trained, posteriors: cross_modal.PosteriorDistance) -> list[Part | str]:
+    pairs = {"of an image and its own text": posteriors.matching, "and the text of another": posteriors.mismatched}
+    return [
+        report.table(
+            [
+                {"distance of the posteriors": name} | {word: getattr(pair, key) for key, word in DISTANCES.items()}
+                for name, pair in pairs.items()
+            ]
+        ),
+        f"Of {posteriors.texts} texts, the closest one to an image is its own for {posteriors.recall_at_1:.1%} of the "
+        f"images; always the most frequent text would be right for {posteriors.majority_recall_at_1:.1%}. The median "
+        f"rank of the own text is {posteriors.median_rank:g}; guessing gives {(posteriors.texts + 1) / 2:g}.",
     ]
 
 
@@ -517,7 +660,10 @@ MEASURES = (
     Measure(
         "consistency",
         lambda trained: evaluate(trained).benchmark.result,
-        title="Consistency of image and text (table 2)",
+        title="Does a text fit an image? (table 2)",
+        reading="Shares of right decisions over fitting and unfitting pairs, with 95 % intervals: 0.5 is guessing.",
+        text=explain_consistency,
+        figures=("consistency", "scores", "confusion", "sensitivity"),
         parts=_consistency_parts,
         lines=lambda trained, result: [f"consistency F1 {result.rates.f1:.3f}"],
     ),
@@ -527,7 +673,11 @@ MEASURES = (
     Measure(
         "image_to_text",
         lambda trained: evaluate(trained).image_to_text,
-        title="From one modality to the other",
+        title="From images to texts and from texts to images",
+        reading="Accuracy is the share of attributes that are right, to be compared with the majority class: always "
+        "the more frequent answer. The classifier reads drawn images; on held-out images it shows what it can read.",
+        text=lambda trained, result: str(trained.classifier or ""),
+        figures=("overview", "text_to_image", "sliders", "image_to_text", "attributes", "interpolation"),
         parts=_reading_parts,
         lines=lambda trained, result: [f"image to text accuracy {result.accuracy:.3f}"],
     ),
@@ -535,8 +685,13 @@ MEASURES = (
     Measure(
         "quality",
         lambda trained: evaluate(trained).quality,
+        title="Likeness of images",
+        reading="PSNR and SSIM compare decoded held-out images with the originals, pixel by pixel: higher is closer.",
+        figures=("reconstructions", "prior"),
         words=QUALITY,
-        parts=lambda trained, quality: [report.values({QUALITY[name]: value for name, value in quality.items()})],
+        parts=lambda trained, quality: [
+            report.table([{"": QUALITY[name], "value": value} for name, value in quality.items()])
+        ],
     ),
     Measure(
         "diversity",
@@ -544,8 +699,11 @@ MEASURES = (
         words=DIVERSITY,
         parts=lambda trained, diversity: [
             report.table(
-                [{"measured in": DIVERSITY[name]} | value.to_dict() for name, value in diversity.items()],
-                f"Diversity of {_DRAWS} images drawn from one caption; 1 is that of the held-out images",
+                [
+                    {"measured in": DIVERSITY[name]} | {plain(key): each for key, each in value.to_dict().items()}
+                    for name, value in diversity.items()
+                ],
+                f"Diversity of {_DRAWS} images drawn from one caption; a ratio of 1 is that of the held-out images",
             )
         ],
         lines=lambda *_: (),
@@ -554,17 +712,19 @@ MEASURES = (
     Measure(
         "posteriors",
         lambda trained: evaluate(trained).posteriors,
-        parts=lambda trained, posteriors: [
-            report.values(posteriors.to_dict(), "Distance of the two posteriors of a pair")
-        ],
+        title="The latent space that both share",
+        reading="An image and its own text should lie much closer together than an image and another's text.",
+        figures=("latent_space",),
+        parts=_posterior_parts,
         lines=lambda *_: (),
     ),
     Measure(
         "phases",
         phases,
         title="From phase to phase (section 8.1)",
-        text="The paper finds consistent improvements over the phases. Each phase by its last checkpoint, on the same "
-        "images, mismatches and calibration images, with a threshold of its own.",
+        reading="The paper finds that every phase improves on the one before.",
+        text="Each phase by its last checkpoint, on the same images, mismatches and calibration images, with a "
+        "threshold of its own.",
         words=PHASES,
         label="phase",
     ),

@@ -22,7 +22,7 @@ from mvae_jax.eval.manifold import precision_and_recall
 from mvae_jax.eval.stability import Stability, assess_stability
 from mvae_jax.experiment import named
 from mvae_jax.experiment.classifier import Classifier
-from mvae_jax.experiment.declaration import Figures, Results, Trained
+from mvae_jax.experiment.declaration import Figures, Headline, Number, Results, Trained, plain
 from mvae_jax.experiment.suites import latents, style_frechet
 from mvae_jax.experiment.suites.style_frechet import prefix_of
 from mvae_jax.images import to_float
@@ -31,6 +31,7 @@ from mvae_jax.models.alae.style import layered, shrunk
 from mvae_jax.nets.lpips import load_perceptual_distance
 from mvae_jax.objective import Phase
 from mvae_jax.viz import curves, grids, traversals
+from mvae_jax.viz.traversals import Strips
 
 FOLDER = "style_alae"  # of the model, within the workdir
 STYLES = {"coarse": (0, 4), "middle": (4, 8), "fine": (8, None)}  # layers of the generator
@@ -58,6 +59,7 @@ WORDS = {
     "standard_error": "standard error of one",
 }
 _SHOWN = 8
+_STEPS = 7  # of an interpolation, and of an edit
 _MIXED = 4  # faces whose styles are mixed with one another
 _EDITS = 9  # attributes of one sheet
 _CHUNK_PIXELS = 2**22  # of the images that are in the networks at a time
@@ -539,6 +541,35 @@ def explain_path_lengths(trained: Trained, rows: Mapping[str, Any]) -> str:
     )
 
 
+def headline(trained: Trained, results: Results) -> Headline:
+    """Likeness of reconstructions, distance of samples, and which of the two latent spaces is the smoother one."""
+    quality, paths, size = results["quality"], results["path_lengths"], trained.run.config.image_size
+    known = latents.mean_image_psnr(trained.data, size, min(1000, evaluator(trained).count))
+    numbers = [
+        Number(
+            f"{quality.reconstructions['psnr']:.1f} dB",
+            "is the likeness (PSNR) of reconstructed held-out images; higher is better",
+            f"the mean training image for every image: {known:.1f} dB",
+            quality.reconstructions["psnr"] > known,
+        )
+    ]
+    distance = "frechet_distance" if "frechet_distance" in quality.samples else "inception_frechet_distance"
+    if distance in quality.samples:
+        first = results["growth"][next(iter(results["growth"]))].get("frechet_distance_of_samples")
+        numbers.append(
+            Number(
+                f"{quality.samples[distance]:,.0f}",
+                "is the Frechet distance of images that it makes up from held-out images; lower is better",
+                f"at the end of the first phase of growth: {first:,.0f}" if first else "",
+            )
+        )
+    if paths:
+        ratio = paths["w_full"]["mean"] / paths["z_full"]["mean"]
+        text = "is the length of paths in its intermediate space W, relative to those in Z: shorter is smoother"
+        numbers.append(Number(f"{ratio:.2f}", text, "1, if the mapping from Z to W were of no use", ratio < 1))
+    return Headline(numbers, "samples")
+
+
 def stability(trained: Trained) -> Stability:
     """Signs of collapse."""
     measured = evaluator(trained)
@@ -564,7 +595,7 @@ def pictures(trained: Trained, results: Results) -> Figures:
     x, again = measured.held_out[:LEAST], measured.reconstructions[:LEAST]
     several = min(measured.count, 5 * _SHOWN)
     stages = {
-        name: to_bytes(enlarged(measured.sampled(stage, _SHOWN), run.config.image_size))
+        plain(name): to_bytes(enlarged(measured.sampled(stage, _SHOWN), run.config.image_size))
         for name, stage in trained.stages[FOLDER].items()
     }
     return {
@@ -586,10 +617,18 @@ def pictures(trained: Trained, results: Results) -> Figures:
             traversals.sheet(mixed(run, x)),
         ),
         "interpolations": (
-            "Between the codes of held-out images, without noise",
-            traversals.sheet(interpolated(run, x)),
+            "From one held-out image to another, between their codes, without noise",
+            Strips(
+                interpolated(run, x),
+                ["original", *(f"{step / (_STEPS - 1):.0%}" for step in range(_STEPS)), "other original"],
+            ),
         ),
-        "growth": ("The same latents at the end of each phase, with noise", grids.comparison(stages, columns=_SHOWN)),
+        "growth": (
+            "Growth: the same latents at the end of each phase, with noise",
+            Strips({"phase": np.stack(list(stages.values()))}, list(stages), len(stages) - 1, plays=True)
+            if len(stages) > 1
+            else grids.comparison(stages, columns=_SHOWN),
+        ),
     }
 
 
@@ -602,7 +641,10 @@ def learning_curves(trained: Trained, results: Results) -> Figures:
         "Squared error in W": ["reciprocity/error", "latent_error"],
         "Squared error of reconstructions": ["mean_squared_error"],
     }
-    return {"players": ("The players over training", curves.losses(trained.records[FOLDER], panels))}
+    caption = (
+        "The players over training, from resolution to resolution; pale lines are training images, dots held-out ones"
+    )
+    return {"players": (caption, curves.losses(trained.records[FOLDER], panels))}
 
 
 def edits(trained: Trained, results: Results) -> Figures:
@@ -612,13 +654,16 @@ def edits(trained: Trained, results: Results) -> Figures:
     if not vectors:
         return {}
     caption = (
-        f"A held-out image, moved from {-reach:g} to {reach:g} standard deviations along each direction, without noise"
+        f"A held-out image, moved from {-reach:g} to {reach:g} standard deviations along the direction of each "
+        "attribute, without noise; 0 is its reconstruction"
     )
-    return {"edits": (caption, traversals.sheet(edited(measured.run, measured.held_out[:1], vectors, reach)))}
+    rows = edited(measured.run, measured.held_out[:1], vectors, reach)
+    steps = latents.values_of(np.linspace(-reach, reach, _STEPS))
+    return {"edits": (caption, Strips({plain(name): row for name, row in rows.items()}, steps, _STEPS // 2))}
 
 
 def edited(
-    run: runs.Run, x: np.ndarray, vectors: Mapping[str, np.ndarray], reach: float, steps: int = 7
+    run: runs.Run, x: np.ndarray, vectors: Mapping[str, np.ndarray], reach: float, steps: int = _STEPS
 ) -> dict[str, np.ndarray]:
     """An image moved along directions in W: direction -> uint8 [V, S, S, C].
 
@@ -657,7 +702,7 @@ def mixed(run: runs.Run, x: np.ndarray) -> dict[str, np.ndarray]:
     return rows
 
 
-def interpolated(run: runs.Run, x: np.ndarray, steps: int = 7) -> dict[str, np.ndarray]:
+def interpolated(run: runs.Run, x: np.ndarray, steps: int = _STEPS) -> dict[str, np.ndarray]:
     """Pairs of faces and what lies between their codes."""
     rows = {}
     for number in range(_MIXED):

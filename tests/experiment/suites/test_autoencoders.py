@@ -96,7 +96,7 @@ def test_the_sheet_of_features_goes_from_less_to_more_of_an_attribute_in_every_m
     assert text.startswith(f"z0 ({low:.3g}, {high:.3g}), correlation 0.")
     reds = pictures[:, 0, 0, 0].astype(int)
     np.testing.assert_allclose(reds[[0, 2]], [(low - 30) * 12.75, (high - 30) * 12.75], atol=1)
-    assert drawn["red"]["vae"][0].startswith("z0 (2, -2), correlation -0.")
+    assert drawn["red"]["VAE"][0].startswith("z0 (2, -2), correlation -0.")
     assert suite.feature_sheet(trained, {"common_features": {}}) == {}
 
 

@@ -194,8 +194,8 @@ def test_a_generator_of_one_digit_and_grey_reconstructions_are_named():
     signs = suite.stability(of_both)
     assert (signs["bigan/seed_3"].label_share, signs["bigan/seed_3"].reconstruction_error) == (1, 0)
     first, second = suite.problems(of_both, {"codes": suite.Readings({}), "stability": signs})
-    assert first.startswith("BiGAN, seed_3: The samples are nearly all of one kind: 100.0% are called 0")
-    assert second.startswith("AE, l1, seed_3: The reconstructions tell nothing of their images")
+    assert first.startswith("BiGAN, seed 3: The samples are nearly all of one kind: 100.0% are called 0")
+    assert second.startswith("AE, l1, seed 3: The reconstructions tell nothing of their images")
     copies.sample = lambda key, count: np.full((count, 4, 4, 1), np.nan)
     assert suite.stability(of_both)["bigan/seed_3"].problems == ("20 of 20 samples hold values that are not finite.",)
 

@@ -1,5 +1,6 @@
 """Numbers and pictures of conditional VAEs, on models that are written down."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import jax
@@ -154,3 +155,26 @@ def test_the_sheet_of_added_and_removed_attributes_keeps_z():
     np.testing.assert_array_equal(z, other)
     np.testing.assert_array_equal(a, suite.chain(attributes[0], columns))
     np.testing.assert_array_equal(np.abs(np.diff(a, axis=0)).sum(1), 1)
+
+
+def test_sliders_keep_the_code_and_move_one_attribute():
+    names = ("young", "001.Bird", "smiling", "male", "female")
+    attributes = np.float32([[1, 1, 0, 0, 1], [0, 1, 1, 1, 0], [0, 0, 1, 1, 0]])
+    split = Split({"image": np.zeros((3, 2, 2, 3), np.uint8), "attributes": attributes})
+    decoded = []
+    run = SimpleNamespace(
+        encode=lambda x, a: (a + 5, a),
+        decode=lambda z, a: decoded.append((np.array(z), np.array(a))) or jnp.zeros((len(z), 2, 2, 3)),
+    )
+    trained = SimpleNamespace(runs={"beta_0.9": run}, data=Splits(split, split, split.first(0), names, {}))
+    ((caption, strips),) = suite.sliders(trained, {}).values()
+    assert caption.startswith("beta 0.9: one held-out image")
+    assert sorted(strips.rows) == ["male instead of female", "smiling", "young"]
+    for label, (z, a) in zip(strips.rows, decoded, strict=True):
+        column = names.index(label.split()[0])
+        np.testing.assert_array_equal(z, np.tile([6, 6, 5, 5, 6], (9, 1)))
+        np.testing.assert_allclose(a[:, column], np.linspace(-0.5, 1.5, 9))
+        others = np.delete(np.arange(5), [3, 4] if column == 3 else column)
+        np.testing.assert_array_equal(a[:, others], np.tile(attributes[0, others], (9, 1)))
+    species = dataclasses.replace(trained.data, attributes=tuple(f"00{n}.Bird" for n in range(5)))
+    assert suite.sliders(SimpleNamespace(runs=trained.runs, data=species), {}) == {}

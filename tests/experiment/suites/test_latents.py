@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mvae_jax.data.batches import Split, Splits
 from mvae_jax.experiment.suites import latents
 
 
@@ -78,3 +79,42 @@ def test_common_features_rank_by_the_model_that_follows_them_least_and_leave_out
     assert expected < 0
     # Of four attributes two are one, so that no more than three are left.
     assert sorted(latents.common_features(codes, attributes, names, 4)) == ["bald", "male", "young"]
+
+
+def test_a_person_is_drawn_without_and_with_each_attribute():
+    names = ("young", "male", "female", "black_hair", "bald")
+    ends = latents.attribute_ends(np.float32([1, 0, 1, 1, 0]), names)
+    assert list(ends) == ["young", "male/female", "black_hair", "bald"]
+    expected = {
+        "young": ([0, 0, 1, 1, 0], [1, 0, 1, 1, 0]),
+        "male/female": ([1, 0, 1, 1, 0], [1, 1, 0, 1, 0]),
+        "black_hair": ([1, 0, 1, 0, 0], [1, 0, 1, 1, 0]),
+        "bald": ([1, 0, 1, 1, 0], [1, 0, 1, 0, 1]),  # nobody is bald with black hair
+    }
+    for item, pair in expected.items():
+        np.testing.assert_array_equal(ends[item], pair)
+    strips = latents.attribute_strips(lambda a: jnp.zeros((9, 2, 2, 3)), ends)
+    assert list(strips.rows) == ["young", "male instead of female", "black hair", "bald"]
+
+
+def test_sliders_go_from_without_an_attribute_to_with_it_and_beyond():
+    ends = {"smiling": (np.float32([0, 1]), np.float32([1, 1])), "bald": (np.float32([1, 0]), np.float32([0, 1]))}
+    strips = latents.attribute_strips(lambda a: jnp.tile(a[:, None, None, :1] / 2, (1, 2, 2, 3)), ends)
+    assert list(strips.rows) == ["smiling", "bald"]
+    assert strips.steps == ["-0.5", "-0.25", "0, without", "0.25", "0.5", "0.75", "1, with", "1.25", "1.5"]
+    assert strips.start == 4
+    places = np.linspace(-0.5, 1.5, 9)
+    for row, first in (("smiling", places), ("bald", 1 - places)):
+        np.testing.assert_allclose(strips.rows[row][:, 0, 0, 0], (first / 2 + 1) * 127.5, atol=1)
+
+
+def test_the_mean_image_is_what_a_model_has_to_beat():
+    known = np.random.default_rng(0).integers(0, 256, (7, 2, 3, 3), np.uint8)
+    x = np.random.default_rng(1).integers(0, 256, (5, 2, 3, 3), np.uint8)
+    errors = [((image / 255 - (known / 255).mean(0)) ** 2).mean() for image in x]
+    np.testing.assert_allclose(latents.mean_image_errors(known, x), errors)
+    split = Split({"image": known}), Split({"image": x})
+    data = Splits(*split, split[0].first(0), (), {})
+    assert latents.mean_image_psnr(data, (2, 3)) == pytest.approx(np.mean(-10 * np.log10(errors)))
+    few = latents.mean_image_psnr(data, (2, 3), 2)
+    assert few == pytest.approx(np.mean(-10 * np.log10(latents.mean_image_errors(known[:2], x[:2]))))

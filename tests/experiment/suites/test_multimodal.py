@@ -144,3 +144,35 @@ def test_both_thresholds_stand_in_the_table(workdir, data):
     assert rows[1]["accuracy"] == f"{result.most_accurate_rates.accuracy:.3f}"
     assert rows[0]["accuracy"].startswith(f"{result.rates.accuracy:.3f} (")  # in one format
     assert [row["divergence"] for row in rows] == ["mean KL(image || text)"] * 2
+
+
+def test_a_face_stands_beside_its_own_caption_and_mismatches_of_three_kinds(workdir, data, monkeypatch):
+    measured = trained(runs.load(workdir), data)
+    drawn = {}
+    monkeypatch.setattr(suite.grids, "consistency_pairs", lambda *arguments: drawn.update(arguments=arguments))
+    suite.consistency_sheet(measured, shown=5)
+    images, captions, scores, threshold = drawn["arguments"]
+    benchmark, own = suite.evaluate(measured).benchmark, data.validation["attributes"][:5]
+    assert (len(images), threshold) == (5, benchmark.result.threshold)
+    assert list(captions) == ["its own caption", "several words wrong", "one word wrong", "another face's caption"]
+    assert captions["its own caption"] == suite.write(own, data.attributes)
+    assert scores["its own caption"] == pytest.approx(benchmark.match_scores[:5], rel=1e-5)
+    assert scores["several words wrong"] == pytest.approx(benchmark.mismatch_scores[:5], rel=1e-5)
+    others = suite.write(data.validation["attributes"], data.attributes)
+    for number, caption in enumerate(captions["its own caption"]):
+        assert captions["one word wrong"][number] != caption
+        assert captions["another face's caption"][number] in set(others) - {caption}
+    edits, _ = consistency.single_edits(own, data.attributes)
+    for number, caption in enumerate(captions["one word wrong"]):
+        assert caption in suite.write(edits[:, number], data.attributes)
+
+
+def test_the_headline_says_what_is_no_better_than_guessing(workdir, data):
+    measured = trained(runs.load(workdir), data)
+    pairs, texts, likeness = suite.headline(measured, {}).numbers
+    scores = suite.evaluate(measured)
+    assert pairs.value == f"{scores.benchmark.result.rates.accuracy:.1%}"
+    assert pairs.better == (scores.benchmark.result.rates.accuracy > max(0.5, scores.benchmark.result.blind_accuracy))
+    assert texts.better == (scores.image_to_text.accuracy > scores.image_to_text.majority_accuracy)
+    assert not likeness.better  # after so few steps the mean face is the closer one
+    assert f"{scores.quality['psnr']:.1f} dB" == likeness.value
