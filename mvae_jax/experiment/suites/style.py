@@ -625,10 +625,17 @@ def pictures(trained: Trained, results: Results) -> Figures:
         ),
         "growth": (
             "Growth: the same latents at the end of each phase, with noise",
-            Strips({"phase": np.stack(list(stages.values()))}, list(stages), len(stages) - 1, plays=True)
+            Strips(grown(stages), list(stages), len(stages) - 1, plays=True)
             if len(stages) > 1
             else grids.comparison(stages, columns=_SHOWN),
         ),
+    }
+
+
+def grown(stages: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Pictures of each latent from phase to phase, [V, S, S, C], from those of all latents by phase, [N, S, S, C]."""
+    return {
+        f"latent {number + 1}": np.stack(pictures) for number, pictures in enumerate(zip(*stages.values(), strict=True))
     }
 
 

@@ -198,3 +198,14 @@ def test_interpolations_lie_between_codes(run):
     middle = run.decode(jnp.repeat(codes.mean(0)[None, None], 4, 1))
     assert rows["pair 1"].shape == (5, 8, 8, 3)
     np.testing.assert_allclose(np.asarray(rows["pair 1"][2], int), np.asarray(to_bytes(middle)[0], int), atol=1)
+
+
+def test_growth_follows_each_latent_from_phase_to_phase():
+    stages = {
+        name: np.full((2, 4, 4, 3), 10 * n, np.uint8) + np.uint8([[[[0]]], [[[5]]]]) for n, name in enumerate("abc")
+    }
+    rows = suite.grown(stages)
+    assert {label: row[:, 0, 0, 0].tolist() for label, row in rows.items()} == {
+        "latent 1": [0, 10, 20],
+        "latent 2": [5, 15, 25],
+    }
