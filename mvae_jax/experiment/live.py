@@ -35,7 +35,7 @@ _log = logging.getLogger("experiment")
 _PREFIX = "while_training"  # of the names of the pictures, which the finished report does without
 _REFRESH = 10  # seconds after which a browser loads the page anew
 _STALE = 30.0  # seconds after which the page is written anew between validations
-_FIRST = 1.0  # seconds that the first pictures are thought to take
+_FIRST = 4.0  # seconds that the first pictures take on two cores: imports, and compilation of what draws them
 _SHOWN = 8  # held-out images
 _AFTER = 60.0  # seconds of measures and figures, of a laptop's preset on two cores
 

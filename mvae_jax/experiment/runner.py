@@ -271,7 +271,8 @@ def gather(
         observer: of the training of the classifier.
     """
     reader, stages = None, stages or Stages()
-    if hasattr(config, "classifier") and data.attributes:
+    wanted = getattr(config, "classifier", None)
+    if wanted and data.attributes and (wanted.epochs or wanted.workdir):
         with stages.stage("attribute classifier", "the attribute classifier, which reads generated images"):
             options: dict[str, Any] = {"interruption": interruption, "observer": observer}
             reader = classifier.obtain(workdir, data, config.classifier, seed=config.seed, **options)

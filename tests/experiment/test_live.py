@@ -24,6 +24,12 @@ VAE = autoencoders.VAEConfig(
 STEPS = 3 * 3  # 36 images to train on
 
 
+@pytest.fixture(autouse=True)
+def first_pictures(monkeypatch):
+    """The first pictures are thought to take a second."""
+    monkeypatch.setattr(live, "_FIRST", 1.0)
+
+
 class Clock:
     """A clock on which each step of the model and each picture takes as long as the test says."""
 
