@@ -29,7 +29,8 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "mvae_jax").rglob("*.py")}
     sources |= {f"mvae_jax/experiments/{path.name}" for path in (ROOT / "experiments").glob("*.py")}
-    assert {name for name in names if name.startswith("mvae_jax/")} == sources | {"mvae_jax/py.typed"}
+    others = {"mvae_jax/py.typed", "mvae_jax/viz/page.css", "mvae_jax/viz/page.js"}
+    assert {name for name in names if name.startswith("mvae_jax/")} == sources | others
     assert all(name.startswith(("mvae_jax/", "mvae_jax-")) for name in names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
