@@ -747,6 +747,7 @@ def test_a_run_has_the_same_batches_from_the_disk_and_from_the_devices(made):
     ):
         step = 6
         while step < 23:
+            assert one.advance(step) is other.advance(step) is None
             steps = min(3, other.room(step), one.room(step))
             found = []
             for each in (one, other):

@@ -171,7 +171,7 @@ def test_signals_end_an_evaluation(run, folder, undisturbed, where, number):
 def test_a_full_disk_ends_a_run_which_goes_on_when_there_is_room(run, undisturbed, small_disk):
     """From the first file on, amid checkpoints of either model, and amid figures and report."""
     messages = []
-    for size in (4, 16, 100, 180):
+    for size in (4, 28, 100, 180):
         disk = small_disk(size)
         messages.append(error(run("stopped", f"--workdir={disk}/run"), status=1 if messages else 2))
     for message in messages:

@@ -533,8 +533,10 @@ SAVER = textwrap.dedent("""
 def test_a_checkpoint_is_on_the_disk_before_it_counts(tmp_path, to_disk):
     save_all(tmp_path, [(1, None, False)]).close()
     folder = step_folder(tmp_path, 1)
-    before = to_disk[: to_disk.index(("replace", str(folder / "manifest.json")))]
-    payload = {str(path) for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json"}
+    saving = folder.with_name("1.saving")
+    before = to_disk[: to_disk.index(("replace", str(saving / "manifest.json")))]
+    files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json"]
+    payload = {str(saving / path) for path in files}
     assert payload <= {path for event, path in before if event == "fsync"}
     assert payload
 
