@@ -152,7 +152,7 @@ class Live:
                 path.unlink()
         elapsed = self._clock() - self._began
         if self.spent:
-            _log.info(
+            _log.debug(
                 "the page and the pictures while it trained took %.1f s, %.1f %% of the time",
                 *(self.spent, 100 * self.spent / elapsed),
             )

@@ -568,6 +568,8 @@ def _progress_metrics(sums: MetricSums) -> dict[str, float]:
 
 
 def _safe(checkpoint: tuple[str, int] | None) -> str:
+    if jax.process_index() != 0:  # the first process completes checkpoints, perhaps at this moment
+        return "It goes on from what process 0 has saved."
     if checkpoint is None:
         return "Nothing was saved before."
     return "It goes on from step {1} of phase {0}, which is saved.".format(*checkpoint)

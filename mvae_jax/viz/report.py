@@ -358,15 +358,16 @@ def _format_of(values: Iterable[Any]) -> Callable[[Any], str]:
     given = [value for value in values if value is not None]
     if all(isinstance(value, numbers.Integral) for value in given):
         return lambda value: f"{value:,}"
-    finite = [_rounded(value, 4) for value in given if math.isfinite(value)]
-    sizes = [math.floor(math.log10(abs(value))) for value in finite if value]
+    finite = [value for value in given if math.isfinite(value)]
+    sizes = [math.floor(math.log10(abs(_rounded(value, 4)))) for value in finite if value]
     decimals = max(0, 3 - max(sizes)) if sizes else 0
     if sizes and (decimals > 6 or decimals < 1 - min(sizes)):
         return _significant
     written = [f"{value:.{decimals}f}" for value in finite]
     while decimals and all(text.endswith("0") for text in written):
         decimals, written = decimals - 1, [text[:-1] for text in written]
-    return lambda value: f"{_rounded(value, 4):,.{decimals}f}"
+    # Rounded once: to digits where there are no decimals, else to these.
+    return lambda value: f"{value if decimals else _rounded(value, 4):,.{decimals}f}"
 
 
 def _significant(value: Any) -> str:

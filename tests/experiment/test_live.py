@@ -222,7 +222,7 @@ def test_an_experiment_has_one_page_for_all_its_models(tmp_path, monkeypatch, ca
     monkeypatch.setattr(live.Live, "_write", noting)
     monkeypatch.setattr(live, "_FIRST", 0.0)
     arguments = ["--workdir=run", "--compilation-cache=", "--config.training.drawing_share=1"]
-    experiment.run(test_runner.EXPERIMENT, ["experiments/two_autoencoders.py", *arguments])
+    experiment.run(test_runner.EXPERIMENT, ["experiments/two_autoencoders.py", "--verbose", *arguments])
     err = capsys.readouterr().err
     assert "Preparing: the models are compiled" in pages[0]
     steps = test_runner.STEPS
