@@ -156,8 +156,7 @@ EXPERIMENT = experiment.Experiment(
             "models",
             suite.measure,
             title="Samples and reconstructions",
-            reading="Frechet distances and squared errors are the better the lower, PSNR the higher; sharpness is "
-            "right at 1.",
+            reading="Distances and errors are the better the lower, PSNR the higher; sharpness is right at 1.",
             text=suite.explain,
             figures=("reconstructions", "samples_*"),
             words=suite.WORDS,
