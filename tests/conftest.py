@@ -32,6 +32,11 @@ def pytest_addoption(parser):
     )
 
 
+def pytest_make_parametrize_id(config, val, argname):
+    """Bytes are named by their number: workers collect at different times, and a gzip file holds the time."""
+    return f"{argname}-{len(val)}-bytes" if isinstance(val, bytes) else None
+
+
 def pytest_terminal_summary(terminalreporter):
     """The figures of tests/promises, as README states them."""
     ended = (report for outcome in ("passed", "failed") for report in terminalreporter.stats.get(outcome, ()))

@@ -334,10 +334,6 @@ def test_hidden_files(name, hidden, tmp_path):
 UNPACK, AGAIN = "npack it and give the folder", "fetch it again"
 
 
-def compressed(data: bytes) -> bytes:
-    return gzip.compress(data)
-
-
 @pytest.mark.parametrize(
     ("data", "kind", "remedy"),
     [
@@ -345,10 +341,10 @@ def compressed(data: bytes) -> bytes:
         (b"Rar!\x1a\7\1\0" + bytes(60), "a RAR archive", UNPACK),
         (b"Rar!\x1a\7\0" + bytes(60), "a RAR archive", UNPACK),
         (b"\x28\xb5\x2f\xfd" + bytes(60), "packed by zstd", UNPACK),
-        (compressed(b"no tar"), "packed by gzip, .* no whole tar", "If it is whole, unpack it"),
+        (gzip.compress(b"no tar"), "packed by gzip, .* no whole tar", "If it is whole, unpack it"),
         (bz2.compress(b"no tar"), "packed by gzip, bzip2 or xz", "If it is whole, unpack it"),
         (lzma.compress(b"no tar"), "packed by .* xz", "If it is whole, unpack it"),
-        (compressed(bytes(10_000))[:12], "packed by gzip", AGAIN),
+        (gzip.compress(bytes(10_000))[:12], "packed by gzip", AGAIN),
         (b"PK\7\x08PK\3\4" + bytes(60), "the first part of a zip", UNPACK),
         (b"PK\3\4" + bytes(60), "the beginning of a zip", f"{AGAIN}. If it is one of several parts"),
         (b"MATLAB 5.0 MAT-file" + bytes(60), "of MATLAB or HDF5", "Write the images into files"),
