@@ -139,7 +139,8 @@ EXPERIMENT = experiment.Experiment(
             "samples",
             suite.sample_distances,
             title="Samples (figure 2)",
-            reading="The Frechet distance of samples from held-out images: lower is closer.",
+            reading="The Frechet distance of samples from held-out images: lower is closer, and no sample can be "
+            "expected to be closer than training images are.",
             text=suite.explain_samples,
             figures=("samples", "samples_*"),
             words=suite.SAMPLE_WORDS,

@@ -125,6 +125,7 @@ EXPERIMENT = experiment.Experiment(
     curves=("losses",),
     measures=suite.MEASURES,
     figures=(suite.figures,),
+    problems=suite.problems,
     comparison=suite.compare,
     may_change=("config.vgg_weights",),
     stages=True,

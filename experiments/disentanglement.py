@@ -145,6 +145,7 @@ EXPERIMENT = experiment.Experiment(
             lines=suite.lines,
         ),
     ),
+    problems=suite.problems,
     figures=(suite.learning_curves, suite.tradeoffs, suite.gaps_and_traversals, suite.reconstructions),
 )
 

@@ -19,6 +19,7 @@ from mvae_jax.viz import curves, report
 from mvae_jax.viz.report import Part
 
 _log = logging.getLogger("experiment")
+_CURVES = 10  # of one figure
 
 
 def load(
@@ -99,7 +100,8 @@ def write(experiment: Experiment, trained: Mapping[str, Trained], folder: Path, 
         for number, (label, figures_of_run) in enumerate(drawn.items(), start=1)
         for name, (caption, picture) in figures_of_run.items()
     }
-    report.save_figures(_loss_curves(trained) | dict(figures) | of_runs, folder / "figures")
+    losses = loss_curves(experiment, trained)
+    report.save_figures(losses | dict(figures) | of_runs, folder / "figures")
     scores = {label: pages.scores(each, results[label]) for label, each in trained.items()}
     atomic_write(folder / "scores.json", json.dumps(scores, indent=2) + "\n")
     data = next(iter(trained.values())).data
@@ -112,7 +114,7 @@ def write(experiment: Experiment, trained: Mapping[str, Trained], folder: Path, 
     training = [name for pattern in experiment.curves for name in fnmatch.filter(names, pattern)]
     body: list[Part | str] = [
         report.heading("Training"),
-        *(report.figure(picture, caption) for caption, picture in _loss_curves(trained).values()),
+        *(report.figure(picture, caption) for caption, picture in losses.values()),
         *_side_by_side(training, drawn),
         *parts,
         report.heading("Pictures side by side"),
@@ -120,7 +122,7 @@ def write(experiment: Experiment, trained: Mapping[str, Trained], folder: Path, 
         *_side_by_side([name for name in names if name not in training], drawn),
         report.heading("How it was made"),
         report.code(command),
-        report.values(data.provenance, "Data"),
+        report.values(pages.worded(data.provenance), "Data"),
         *(
             report.details(f"Config of {label}", [report.values(dataclasses.asdict(each.config))])
             for label, each in trained.items()
@@ -170,14 +172,26 @@ def _side_by_side(names: Sequence[str], drawn: Mapping[str, Figures]) -> list[Pa
     ]
 
 
-def _loss_curves(trained: Mapping[str, Trained]) -> dict[str, tuple[str, Any]]:
-    lines = {
-        " ".join(filter(None, (label, folder))): records
+def loss_curves(experiment: Experiment, trained: Mapping[str, Trained]) -> dict[str, tuple[str, Any]]:
+    """The loss of each model of each run, ten in a figure.
+
+    Args:
+        experiment: of all runs.
+        trained: label -> trained models.
+    """
+    lines = [
+        (", ".join(filter(None, (label, experiment.title_of(folder)))), records)
         for label, each in trained.items()
         for folder, records in each.records.items()
         if any("loss" in record for record in records)
+    ]
+    return {
+        f"losses_{start // _CURVES + 1}" if start else "losses": (
+            "Loss of each run",
+            curves.runs(dict(lines[start : start + _CURVES]), "loss"),
+        )
+        for start in range(0, len(lines), _CURVES)
     }
-    return {"losses": ("Loss of each run", curves.runs(lines, "loss"))} if lines else {}
 
 
 def _tables(experiment: Experiment) -> Any:

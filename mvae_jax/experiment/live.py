@@ -20,6 +20,7 @@ import numpy as np
 from mvae_jax import runs
 from mvae_jax.eval.batched import to_bytes
 from mvae_jax.experiment import forecast, provenance, session
+from mvae_jax.experiment.declaration import plain
 from mvae_jax.experiment.forecast import Forecast, Part
 from mvae_jax.experiment.sheets import Rows
 from mvae_jax.files import atomic_write
@@ -49,6 +50,8 @@ class Live:
         folder: the run's workdir.
         title: of the page.
         parts: what it trains, in that order.
+        lead: what is trained on which data.
+        title_of: label of a part -> its name for people.
         share: most of the time that all this may take, from 0 to 1; 0 writes nothing.
         notes: what the reader must know.
         clock: seconds, from any origin.
@@ -63,11 +66,14 @@ class Live:
         title: str,
         parts: Sequence[Part],
         *,
+        lead: str = "",
+        title_of: Callable[[str], str] = plain,
         share: float = 0.03,
         notes: Sequence[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder, self._title, self._share, self._notes = folder, title, share, notes
+        self._lead, self._title_of = lead, title_of
         self._clock, self._began = clock, clock()
         self._active = session.is_first() and share > 0
         self._places = {(part.label, part.phase): place for place, part in enumerate(parts)}
@@ -77,6 +83,7 @@ class Live:
         self._written = -math.inf
         self._since = 0.0, 0  # when the phase began, or went on, and at which step
         self._pictures: dict[str, list[report.Part | str]] = {}
+        self._texts: dict[str, list[str]] = {}  # of each model that has been validated, the latest first
         self._left: float | None = None
         self._status = ""
         self._start = provenance.text(provenance.start())
@@ -116,9 +123,14 @@ class Live:
             began = self._clock()
             elapsed = began - self._began
             self._note_validation(label, phase, int(state.step))
+            records = read_metrics(self._folder / label / "metrics.jsonl")
+            # The model that trains comes first.
+            self._texts = {label: _validation_loss(records, phase)} | {
+                other: texts for other, texts in self._texts.items() if other != label
+            }
             if self.spent + self._expected() <= self._share * elapsed:
                 run = runs.Run.of(planned.model, planned.config, state, phase.name, {})
-                self._draw(label, phase, run, sheet(run, shown, phase), writer)
+                self._draw(label, phase, run, sheet(run, shown, phase), records, writer)
                 self._costs.append(self._clock() - began)
             self._write()
             self.spent += self._clock() - began
@@ -183,7 +195,10 @@ class Live:
     def _place(self, label: str, phase: Phase, step: int) -> None:
         index = self._places[label, phase.name]
         done = self.forecast.steps_before(index) + step - phase.start
-        self._status = f"Training: step {done:,} of {self.forecast.steps:,}, in {self.forecast.parts[index]}"
+        phases = [phase for other, phase in self._places if other == label]
+        where = [self._title_of(label)] if label else []
+        where += [phase.name] if len(phases) > 1 or not label else []  # the name of the only one tells nothing
+        self._status = f"Training: step {done:,} of {self.forecast.steps:,}, in {', '.join(where)}"
 
     def _note_validation(self, label: str, phase: Phase, step: int) -> None:
         then, first = self._since
@@ -204,26 +219,20 @@ class Live:
         phase: Phase,
         run: runs.Run,
         rows: Mapping[str, Any],
+        records: Sequence[Mapping[str, Any]],
         writer: MetricWriter,
     ) -> None:
-        records = read_metrics(self._folder / label / "metrics.jsonl")
         parts: list[report.Part | str] = []
         name = "_".join(filter(None, (_PREFIX, *label.split("/"))))
         title = f"step {run.step:,}, phase {phase.name}"
-        if any(math.isfinite(line.get("loss", math.nan)) for line in records):
+        if sum(math.isfinite(line.get("loss", math.nan)) for line in records) > 1:  # of one point there is no curve
             picture = curves.losses(records, {"Loss": ["loss"]})
             parts += self._figure(f"{name}_curves", picture, "Loss over steps, of training and of held-out images")
         if rows:
             sheet = grids.comparison({row: to_bytes(images) for row, images in rows.items()}, columns=_SHOWN)
             writer.write_images(run.step, {"held-out images": np.asarray(sheet)})
             parts += self._figure(f"{name}_images", sheet, f"The same held-out images each time: {title}")
-        validations = [line for line in records if line.get("split") == "validation" and "loss" in line]
-        if validations:
-            best = min(validations, key=lambda line: line["loss"] if line["phase"] == phase.name else math.inf)
-            last = validations[-1]
-            text = f"Validation loss {last['loss']:.4g} at step {last['step']:,}"
-            parts.append(f"{text}; the lowest of phase {phase.name} is {best['loss']:.4g}, at step {best['step']:,}.")
-        self._pictures = {label: parts, **{other: kept for other, kept in self._pictures.items() if other != label}}
+        self._pictures[label] = parts
 
     def _figure(self, name: str, picture: Any, caption: str) -> list[report.Part | str]:
         path = self._folder / "figures" / f"{name}.png"
@@ -241,21 +250,32 @@ class Live:
     def _write(self, refresh: bool = True) -> None:
         left = f", {forecast.words(self._left)}" if self._left is not None else ""
         now = datetime.datetime.now().strftime("%H:%M:%S")
-        parts: list[report.Part | str] = [report.note(f"{self._status}{left}. As of {now}.")]
+        parts: list[report.Part | str] = [report.lead(self._lead)] if self._lead else []
+        parts.append(report.note(f"{self._status}{left}. As of {now}."))
         if refresh:
             parts.append(
                 f"This page shows itself anew every {_REFRESH} seconds. Where the time has stood still for minutes, "
                 "the run was ended: the same command goes on."
             )
         parts += map(report.note, self._notes)
-        for label, pictures in self._pictures.items():
-            parts += [report.heading(label or "So far"), *pictures]
+        for label, texts in self._texts.items():
+            parts += [report.heading(self._title_of(label) or "So far"), *texts, *self._pictures.get(label, [])]
         parts += [report.heading("Where it runs"), report.code(self._start)]
         page = report.page(self._title, parts)
         if refresh:
             page = page.replace("<title>", f'<meta http-equiv="refresh" content="{_REFRESH}">\n<title>', 1)
         atomic_write(self._folder / "report.html", page)
         self._written = self._clock()
+
+
+def _validation_loss(records: Sequence[Mapping[str, Any]], phase: Phase) -> list[str]:
+    """The newest validation loss beside the lowest one of the phase, a sentence; none where none is measured."""
+    lines = [line for line in records if line.get("split") == "validation" and "loss" in line]
+    if not lines:
+        return []
+    best = min(lines, key=lambda line: line["loss"] if line["phase"] == phase.name else math.inf)
+    text = f"Validation loss {lines[-1]['loss']:.4g} at step {lines[-1]['step']:,}"
+    return [f"{text}; the lowest of phase {phase.name} is {best['loss']:.4g}, at step {best['step']:,}."]
 
 
 class _Following(Observer):

@@ -7,7 +7,7 @@ import fnmatch
 import json
 import logging
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,15 @@ def lines(measure: Measure, trained: Trained, result: Any) -> Sequence[str]:
     """A measure's result in the log."""
     if measure.lines:
         return measure.lines(trained, result)
-    return [
-        f"{label}: "
-        + ", ".join(f"{measure.words.get(key) or words(key)} {_rounded(value)}" for key, value in row.items())
+    named = {
+        label: [
+            f"{measure.words.get(key) or words(key)} {_rounded(value)}"
+            for key, value in row.items()
+            if value is not None
+        ]
         for label, row in rows(plain(result)).items()
-    ]
+    }
+    return [f"{label}: {', '.join(numbers)}" for label, numbers in named.items()]
 
 
 def section(
@@ -132,7 +136,7 @@ def write(
     notes = [*_shortcomings(headline), *notes]
     shown = [name for name in figures if is_shown(figures, name)]
     first = next((name for name in (headline.picture, *shown) if name in shown), "")
-    body = [*sections(experiment, trained, results, figures, notes, first), *how_it_was_made(argv, trained)]
+    body = [*sections(experiment, trained, results, figures, notes, first), *how_it_was_made(experiment, argv, trained)]
     report.write(
         folder / "report.html",
         title(experiment, trained.workdir),
@@ -210,19 +214,44 @@ def is_shown(figures: Figures, name: str) -> bool:
 
 def subject(experiment: Experiment, trained: Trained) -> str:
     """What was trained on which data, on which device, in how many minutes, and measured on what."""
-    names = dict.fromkeys(experiment.title_of(folder.partition("/")[0]) for folder in trained.runs)  # without trials
     count = sum(sum(leaf.size for leaf in jax.tree.leaves(run.params)) for run in trained.runs.values())
-    models = f"{len(trained.runs)} models ({'; '.join(names)}), " if len(trained.runs) > 1 else ""
-    data, size = trained.data, trained.run.config.image_size
-    origin = [data.provenance.get("data_set") or data.provenance.get("source") or data.provenance.get("path", "")]
-    origin += [f"{size} pixels" if isinstance(size, int) else f"{size[1]} x {size[0]} pixels"]
-    origin += [f"{len(data.attributes)} attributes"] if data.attributes else []
+    models = f"{_models(experiment, trained.runs)}, " if len(trained.runs) > 1 else ""
     steps = sum(run.step for run in trained.runs.values())
     return (
         f"{models}{float(f'{count:.3g}'):,.0f} parameters, trained for {steps:,} steps on "
-        f"{len(data.examples('train', size)):,} images ({', '.join(origin)}){circumstances(trained)}. Measured on "
-        f"{len(data.validation):,} images that were not trained on."
+        f"{_images(trained.data, trained.run.config)}{circumstances(trained)}. Measured on "
+        f"{len(trained.data.validation):,} images that were not trained on."
     )
+
+
+def plan(experiment: Experiment, configs: Mapping[str, Any], data: Any) -> str:
+    """What a run trains on which data, while it does.
+
+    Args:
+        experiment: the experiment.
+        configs: folder -> config of each model.
+        data: the images.
+    """
+    return (
+        f"{_models(experiment, configs)}, trained on {_images(data, next(iter(configs.values())))}; "
+        f"{len(data.validation):,} are held out."
+    )
+
+
+def _models(experiment: Experiment, folders: Iterable[str]) -> str:
+    """How many models there are, and which."""
+    count = len(folders := list(folders))
+    names = dict.fromkeys(experiment.title_of(folder.partition("/")[0]) for folder in folders)  # without trials
+    return f"{count} models ({'; '.join(names)})" if count > 1 else "One model"
+
+
+def _images(data: Any, model: Any) -> str:
+    """How many training images there are, and of what."""
+    size = model.image_size
+    origin = [data.provenance.get("data_set") or data.provenance.get("source") or data.provenance.get("path", "")]
+    origin += [f"{size} pixels" if isinstance(size, int) else f"{size[1]} x {size[0]} pixels"]
+    origin += [f"{len(data.attributes)} attributes"] if data.attributes else []
+    return f"{len(data.examples('train', size)):,} images ({', '.join(origin)})"
 
 
 def circumstances(trained: Trained) -> str:
@@ -242,18 +271,27 @@ def duration(minutes: float) -> str:
     return f"{minutes:.0f} minutes" if minutes >= 10 else f"{minutes:.1f} minutes"
 
 
-def how_it_was_made(argv: Sequence[str], trained: Trained) -> list[Part | str]:
+def how_it_was_made(experiment: Experiment, argv: Sequence[str], trained: Trained) -> list[Part | str]:
     """The last parts of a report: what is needed to make it again."""
     run, program = trained.run, ["python", argv[0]] if argv[0].endswith(".py") else argv[0].split()
     return [
         report.heading("How it was made"),
         report.code(shlex.join([*program, *argv[1:]])),
         report.values({"phase": run.phase, "step": run.step, "seed": run.settings["config"]["seed"]}, "Checkpoint"),
-        *([report.values(where, "Where and when")] if (where := provenance.table(trained.provenance)) else []),
-        report.values(trained.data.provenance, "Data"),
+        *(
+            [report.values(where, "Where and when")]
+            if (where := provenance.table(trained.provenance, experiment.title_of))
+            else []
+        ),
+        report.values(worded(trained.data.provenance), "Data"),
         report.details("Config", [report.values(dataclasses.asdict(trained.config))]),
         report.values(report.versions(), "Versions"),
     ]
+
+
+def worded(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """A mapping with words for keys, also within."""
+    return {words(key): worded(value) if isinstance(value, Mapping) else value for key, value in mapping.items()}
 
 
 def _rounded(value: Any) -> str:

@@ -11,7 +11,7 @@ import resource
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -184,28 +184,40 @@ def summary(
     return {"starts": starts(folder), "ended": now(), "seconds": seconds, "peak_memory_bytes": peak_memory()}
 
 
-def table(found: Mapping[str, Any]) -> dict[str, str]:
+def table(found: Mapping[str, Any], title_of: Callable[[str], str] = str) -> dict[str, str]:
     """Where, when and from what a run was computed, for people: name -> words.
 
     Args:
         found: what `summary` returned; with "measured", where measuring was a start of its own.
+        title_of: folder of a model -> its name for people.
     """
     if not found.get("starts"):
         return {}
     first, last = found["starts"][0], found["starts"][-1]
     measured = found.get("measured", last)
+
+    def named(name: str) -> str:
+        folder, comma, phase = name.partition(", ")
+        return f"{title_of(folder)}, {phase}" if comma else name
+
     rows = {
         "computed on": describe(last["devices"]),
         "measured on": describe(measured["devices"]),
-        "started": first["started"] + (f", in {len(found['starts'])} starts" if len(found["starts"]) > 1 else ""),
-        "ended": found["ended"],
-        **{f"time, {name}": format_duration(seconds) for name, seconds in found["seconds"].items()},
+        "started": _moment(first["started"])
+        + (f", in {len(found['starts'])} starts" if len(found["starts"]) > 1 else ""),
+        "ended": _moment(found["ended"]),
+        **{f"time, {named(name)}": format_duration(seconds) for name, seconds in found["seconds"].items()},
         **{f"peak memory, {name}": readable(count) for name, count in found["peak_memory_bytes"].items()},
         "code": text(last).splitlines()[1].removeprefix("code: "),
     }
     if rows["measured on"] == rows["computed on"]:
         del rows["measured on"]
     return rows
+
+
+def _moment(text: str) -> str:
+    """A moment of ISO 8601 for people."""
+    return text.replace("T", " ").replace("+00:00", " UTC")
 
 
 def phase_seconds(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, float]:

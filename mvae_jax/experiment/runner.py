@@ -144,7 +144,9 @@ def _live(
     if hasattr(config, "classifier") and data.attributes:
         parts += classifier.parts(data, config.classifier, config.seed)
     title = pages.title(experiment, workdir)
-    return Live(workdir, title, parts, share=config.training.drawing_share, notes=notes)
+    lead = pages.plan(experiment, {folder: planned.config for folder, planned in plans.items()}, data)
+    share = config.training.drawing_share
+    return Live(workdir, title, parts, lead=lead, title_of=experiment.title_of, share=share, notes=notes)
 
 
 def _refuse_unused(

@@ -2,7 +2,8 @@
 
 A model says something of any image, and of one that is unlike its training images with as much confidence. Here an
 image counts as unlike them if its reconstruction error or the KL divergence of its posterior from the prior is above
-that of 99 % of the calibration images, which are of the same kind and were not trained on.
+that of 99 % of the calibration images, which are of the same kind and were not trained on. That it is below is no proof
+that the image is like them: a model of rendered faces finds 58 % of 200 photos of CelebA unlike its own.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -138,7 +139,7 @@ def _curves(records: Sequence[Record]) -> Curves:
 
 def _words(metric: str) -> str:
     """The name of a metric for people."""
-    return metric.replace("_", " ").replace("/", ": ")
+    return re.sub(r"\b(kl|r1)\b", lambda found: found[0].upper(), metric.replace("_", " ").replace("/", ": "))
 
 
 def _scale_of(axis: Axes) -> str:
@@ -185,13 +186,15 @@ def _draw_borders(axis: Axes, ends: Mapping[str, int], colour: str) -> None:
 def _name_phases(axis: Axes, ends: Mapping[str, int], colour: str, row: int = 0) -> None:
     from matplotlib.colors import to_rgb
 
+    if len(ends) == 1:  # then there is nothing to tell apart
+        return
     low, high = axis.get_xlim()
     start = low
     for name, end in ends.items():
         # About 50 ems fit along the axis: a short phase gets a shortened name.
         room = 50 * (end - start) / (high - low)
         axis.annotate(
-            fitting(name, room),
+            fitting(_words(name), room),
             (start, 1.0),
             (2, 4 + 11 * row),
             ("data", "axes fraction"),

@@ -25,6 +25,7 @@ _WRONG, _MISSED, _RIGHT = (196, 22, 42), (20, 92, 200), (0, 112, 96)
 _TEXT, _TITLE = 15, 20  # font sizes in pixels
 _GAP, _MARGIN = 12, 16
 _SMALLEST_PICTURE = 160  # pixels on the sheet, so that a caption beneath finds room
+_SMALLEST_ALONE = 96  # of pictures without captions: a page shows a wider sheet the smaller, and its labels too
 _COLUMN, _WIDE_COLUMN = 230, 300  # pixels of text beside a picture
 
 
@@ -95,7 +96,8 @@ def comparison(
     """
     if not versions:
         raise ValueError("there are no versions to compare, expected at least one.")
-    pictures = {label: _pictures(images, scale) for label, images in versions.items()}
+    least = _SMALLEST_PICTURE if captions or headings else _SMALLEST_ALONE
+    pictures = {label: _pictures(images, scale, least) for label, images in versions.items()}
     count = len(next(iter(pictures.values())))
     for label, row in pictures.items():
         _check_count(f"images of {label!r}", row, count)
@@ -109,9 +111,7 @@ def comparison(
     rows = {label: (_paragraph(_words(label), width), row) for label, row in pictures.items()}
     if headings is not None:
         _check_count("headings", headings, count)
-        sides = [picture.width for picture in next(iter(pictures.values()))]
-        above = [_paragraph(_words(text), side) for text, side in zip(headings, sides, strict=True)]
-        rows = {"": (_paragraph([], width), above), **rows}
+        rows = {"": (_paragraph([], width), _above(headings, next(iter(pictures.values())))), **rows}
     blocks = [
         _stack(
             [
@@ -126,7 +126,12 @@ def comparison(
 
 
 def text_to_image(
-    captions: Sequence[str], images: npt.ArrayLike, *, title: str = "", scale: int | None = None
+    captions: Sequence[str],
+    images: npt.ArrayLike,
+    *,
+    title: str = "",
+    scale: int | None = None,
+    headings: Sequence[str] | None = None,
 ) -> Image.Image:
     """Texts, each above a row of pictures drawn from it.
 
@@ -135,23 +140,32 @@ def text_to_image(
         images: S samples of each, uint8 [R, S, H, W, C].
         title: heading of the sheet.
         scale: enlargement; None chooses one.
+        headings: S texts above the columns, such as the model that drew each sample; None for none.
 
     Returns:
         The sheet.
 
     Raises:
-        ValueError: images are not uint8 [R, S, H, W, C] with R, S > 0, or captions are not R.
+        ValueError: images are not uint8 [R, S, H, W, C] with R, S > 0, captions are not R, or headings are not S.
     """
     samples = np.asarray(images)
     if samples.ndim != 5 or not len(samples):
         raise ValueError(f"images have shape {samples.shape}, expected [R, S, H, W, C]: S samples of each caption.")
     _check_count("captions", captions, len(samples))
-    rows = [_beside(_pictures(row, scale)) for row in samples]
+    pictures = [_pictures(row, scale) for row in samples]
+    above = []
+    if headings is not None:
+        _check_count("headings", headings, samples.shape[1])
+        above = [_beside(_above(headings, pictures[0]))]
+    rows = [_beside(row) for row in pictures]
     return _sheet(
         title,
         [
-            _stack([_paragraph(_words(caption), max(row.width, _COLUMN)), row], gap=4)
-            for caption, row in zip(captions, rows, strict=True)
+            *above,
+            *(
+                _stack([_paragraph(_words(caption), max(row.width, _COLUMN)), row], gap=4)
+                for caption, row in zip(captions, rows, strict=True)
+            ),
         ],
     )
 
@@ -320,6 +334,11 @@ def interpolation(
     return _sheet(title, blocks)
 
 
+def _above(headings: Sequence[str], row: Sequence[Image.Image]) -> list[Image.Image]:
+    """Texts as wide as the pictures that they stand above."""
+    return [_paragraph(_words(text), picture.width) for text, picture in zip(headings, row, strict=True)]
+
+
 def _marked(truth: str, prediction: str) -> tuple[list[_Word], list[_Word]]:
     """The words of both texts; those outside their longest common runs are marked."""
     true_words, predicted_words = _words(truth), _words(prediction)
@@ -348,7 +367,7 @@ def _runs(first: Sequence[_Word], second: Sequence[_Word]) -> Iterator[tuple[boo
         yield kind == "equal", slice(start, end), slice(other_start, other_end)
 
 
-def _pictures(images: npt.ArrayLike, scale: int | None) -> list[Image.Image]:
+def _pictures(images: npt.ArrayLike, scale: int | None, least: int = _SMALLEST_PICTURE) -> list[Image.Image]:
     array = np.asarray(images)
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] not in (1, 3) or not array.size:
         raise ValueError(
@@ -358,7 +377,7 @@ def _pictures(images: npt.ArrayLike, scale: int | None) -> list[Image.Image]:
     if scale is not None and scale < 1:
         raise ValueError(f"scale is {scale}, expected a whole factor from 1, or None.")
     height, width = array.shape[1:3]
-    factor = scale or -(-_SMALLEST_PICTURE // width)
+    factor = scale or -(-least // width)
     return [
         # Pixels stay visible as squares: smoothing would flatter the model.
         Image.fromarray(picture).resize((width * factor, height * factor), Image.Resampling.NEAREST)

@@ -31,12 +31,14 @@ from mvae_jax.viz.traversals import Strips
 Picture = Image.Image | bytes | str | os.PathLike[str]
 
 _PHONE, _DESKTOP = 360, 1000  # pixels that a wide picture has at least and at most before it scrolls
+_PHONES = 512  # pixels of the page on any phone: a picture that has more scrolls there, and says so
 _MOST_WIDE, _MOST_HIGH = 2400, 16_000  # pixels of a picture within a page; WebP ends at 16,383
 _MOST_FRAME = 256  # pixels of one picture of a slider
 _SIDE, _ONE_SIDE = 160, 480  # pixels on the page of a picture among several sliders, and of the only one
 _QUALITY = 88  # of WebP with losses
 _FEW_COLOURS = 4096  # of drawings, which may be smaller without losses
 _LONGEST = 12  # rows of a table that is not folded
+_MANY = 8  # columns of a table, beyond which its text is smaller
 _PACKAGES = ("mvae-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -118,21 +120,29 @@ def table(rows: Sequence[Mapping[str, Any]], caption: str = "") -> Part:
         + "</tr>\n"
         for row in rows
     )
-    shown = _scrolling_table(f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>", caption)
+    many = len(columns) > _MANY
+    shown = _scrolling_table(f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>", caption, many=many)
     return details(f"{caption or 'Table'}: {len(rows)} rows", [shown]) if len(rows) > _LONGEST else shown
 
 
 def values(mapping: Mapping[str, Any], caption: str = "") -> Part:
-    """Names and their values, exact: a config, seeds, versions.
+    """Names and their values, exact: a config, seeds, versions; more than twelve with a caption are folded.
 
     Args:
         mapping: name -> value; names within nested mappings are joined by dots.
         caption: text above the table.
     """
-    body = "".join(
+    rows = [
         f'<tr><th scope="row">{_escape(name)}</th><td>{_escape(value)}</td></tr>\n' for name, value in _flat(mapping)
-    )
-    return _scrolling_table(f"<tbody>\n{body}</tbody>", caption)
+    ]
+    folded = bool(caption) and len(rows) > _LONGEST
+    shown = _scrolling_table(f"<tbody>\n{''.join(rows)}</tbody>", "" if folded else caption)
+    return details(caption, [shown]) if folded else shown
+
+
+def written(numbers: Sequence[float]) -> list[str]:
+    """Numbers as a table would show them in one column, to stand in a text beside it."""
+    return [*map(_format_of(numbers), numbers)]
 
 
 def figure(picture: Picture | Strips, caption: str = "", *, fits: bool = False) -> Part:
@@ -154,8 +164,9 @@ def figure(picture: Picture | Strips, caption: str = "", *, fits: bool = False) 
         (width, height), data = opened.size, _webp(opened.convert("RGB"))
     narrowest = 0 if fits else min(width, max(_PHONE, min(2 * width // 3, _DESKTOP)))
     text = _escape(caption)
+    wide = ' class="wide"' if narrowest > _PHONES else ""
     return Part(
-        f"<figure>{f'<figcaption>{text}</figcaption>' if text else ''}"
+        f"<figure{wide}>{f'<figcaption>{text}</figcaption>' if text else ''}"
         f'<div class="scroll" tabindex="0"><img alt="{text}" width="{width}" height="{height}" '
         f'style="min-width: {narrowest}px" src="{_uri(data)}"></div></figure>'
     )
@@ -330,10 +341,11 @@ def _join(parts: Iterable[Part | str]) -> str:
     return "\n".join(f"<p>{_escape(part)}</p>" if isinstance(part, str) else part.html for part in parts)
 
 
-def _scrolling_table(rows: str, caption: str) -> Part:
+def _scrolling_table(rows: str, caption: str, *, many: bool = False) -> Part:
     # Above the box that scrolls: a caption of the table itself would be as narrow, or as wide, as the table.
     title = f"<figcaption>{_escape(caption)}</figcaption>\n" if caption else ""
-    return Part(f'<figure>{title}<div class="scroll" tabindex="0"><table>\n{rows}\n</table></div></figure>')
+    kind = ' class="many"' if many else ""
+    return Part(f'<figure>{title}<div class="scroll" tabindex="0"><table{kind}>\n{rows}\n</table></div></figure>')
 
 
 def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -14,6 +14,7 @@ from mvae_jax.viz import grids
 
 _MILLISECONDS = 120  # per frame
 _LEAST = 64  # pixels of height of a picture among those of several models
+_WIDEST = 1250  # pixels of the models side by side: a page shows a wider sheet the smaller, and its text too
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -81,6 +82,8 @@ def by_model(
 ) -> Image.Image:
     """One sheet of several models: a row per feature, a column per model, in each place a traversal from left to right.
 
+    Models that find no room side by side follow beneath.
+
     Args:
         rows: feature -> model -> what the dimension is and its range, and uint8 [V, H, W, C], the pictures of V values;
             models and V are the same in all.
@@ -95,11 +98,12 @@ def by_model(
         for feature, models in rows.items()
     }
     first = next(iter(rows))
+    scale = scale or -(-_LEAST // strips[first].shape[1])
     return grids.comparison(
         strips,
-        columns=len(rows[first]),
+        columns=max(1, _WIDEST // (scale * strips[first].shape[2])),
         title=title,
-        scale=scale or -(-_LEAST // strips[first].shape[1]),
+        scale=scale,
         headings=list(rows[first]),
         captions={feature: [text for text, _ in models.values()] for feature, models in rows.items()},
     )

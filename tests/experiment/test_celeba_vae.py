@@ -60,7 +60,7 @@ def test_all_models_are_trained_measured_and_drawn(trained):
         assert 0 <= row["active_dimensions"] <= 4
         # Over training images the one, over held-out ones the other.
         assert row["dependence"] + row["dimension_wise_kl"] == pytest.approx(row["kl"], rel=0.5, abs=0.01)
-    assert list(scores["samples"]) == ["autoencoder", "autoencoder_fitted", *list(MODELS)[1:]]
+    assert list(scores["samples"]) == ["autoencoder", "autoencoder_fitted", *list(MODELS)[1:], "training_images"]
     assert all(row["frechet_distance"] > 0 for row in scores["samples"].values())
     assert "The Frechet distance compares 16 images in 128 features" in results["run"]["err"]
     assert all(list(row) == list(MODELS) for row in scores["common_features"].values())

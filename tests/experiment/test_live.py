@@ -109,7 +109,7 @@ def test_each_validation_draws_and_the_page_says_how_far_the_run_is(tmp_path, pl
         "while_training_images.png",
     ]
     with Image.open(tmp_path / "figures" / "while_training_images.png") as sheet:
-        assert sheet.width > 4 * 160  # the validation split's four images side by side
+        assert sheet.width > 4 * 96  # the validation split's four images side by side
     watching.finish()
     assert list((tmp_path / "figures").iterdir()) == []
 
@@ -163,6 +163,22 @@ def test_pictures_are_left_out_where_they_take_more_than_their_share(tmp_path, p
     assert sum(f"step {3 * number}, phase training" in text for number, text in enumerate(pages, start=1)) == drawn
     assert f"step {STEPS} of {STEPS}" in pages[-1]  # the page itself is written each time
     assert watching.spent == pytest.approx(drawn * drawing)
+
+
+def test_models_have_names_for_people_and_a_loss_even_without_pictures(tmp_path, planned):
+    """The model that trains comes first."""
+    clock, pages = Clock(), []
+    parts = [part for label in ("vae_1", "vae_2") for part in forecast.parts(label, planned.phases)]
+    watching = Live(tmp_path, "", parts, clock=clock, lead="On <digits>.", title_of=lambda label: f"VAE {label[-1]}")
+    for label in ("vae_1", "vae_2"):
+        draw = watching.on_validation(label, planned, lambda run, examples, phase: pytest.fail("no time for pictures"))
+        planned_fit(planned, tmp_path / label, draw, watching.member(label))
+        pages.append(page(tmp_path))
+    assert "On &lt;digits&gt;." in pages[0]
+    assert f"Training: step {STEPS} of {2 * STEPS}, in VAE 1, about 1 minute left" in pages[0]
+    assert re.search(r">VAE 1</h2>\n<p>Validation loss [\d.]+ at step 9; the lowest of phase training is", pages[0])
+    assert 0 < pages[1].index(">VAE 2</h2>") < pages[1].index(">VAE 1</h2>")
+    assert "vae_1" not in pages[1]
 
 
 def test_no_share_is_no_page(tmp_path, planned):
@@ -227,8 +243,10 @@ def test_an_experiment_has_one_page_for_all_its_models(tmp_path, monkeypatch, ca
     assert "Preparing: the models are compiled" in pages[0]
     steps = test_runner.STEPS
     for number, name in enumerate(("narrow", "wide"), start=1):
-        text = f"Training: step {number * steps} of {2 * steps}, in {name}, training"
+        text = f"Training: step {number * steps} of {2 * steps}, in {name}"
         assert any(text in each and "<img" in each for each in pages)
+    lead = "2 models (narrow; wide), trained on "
+    assert all(lead in each for each in pages)
     assert any("Trained; now the measures" in each for each in pages)
     report = page(tmp_path / "run")
     assert "refresh" not in report

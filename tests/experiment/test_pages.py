@@ -172,6 +172,17 @@ def test_times_are_said_in_words(minutes, words):
     assert pages.duration(minutes) == words
 
 
+def test_the_losses_of_many_models_take_several_figures():
+    """Each is named as on the other pages."""
+    lines = [{"step": step, "phase": "training", "split": "train", "loss": 1.0} for step in (1, 2)]
+    runs = {
+        label: SimpleNamespace(records={f"model_{number}": lines for number in range(6)} | {"other": []})
+        for label in ("one", "two")
+    }
+    assert list(compare.loss_curves(EXPERIMENT, runs)) == ["losses", "losses_2"]
+    assert list(compare.loss_curves(EXPERIMENT, {"one": runs["one"]})) == ["losses"]
+
+
 def test_runs_stand_side_by_side(tmp_path):
     both = {"one": trained(tmp_path / "one"), "two": trained(tmp_path / "two")}
     compare.write(EXPERIMENT, both, tmp_path, "mvae-jax compare one two")

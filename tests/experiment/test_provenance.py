@@ -137,7 +137,9 @@ def test_a_report_says_where_and_when_in_words():
         "seconds": {"training": 61.2, "figures": 3.0},
         "peak_memory_bytes": {"host": 3 * 2**30},
     }
-    rows = provenance.table(summary)
+    summary["seconds"]["vae_1, training"] = 5.0
+    rows = provenance.table(summary, {"vae_1": "VAE 1"}.__getitem__)
+    assert (rows["time, VAE 1, training"], rows["ended"]) == ("0:05", "2026-01-01 10:00:00 UTC")
     assert rows["computed on"] == "1 x NVIDIA H200"
     assert rows["started"].endswith(", in 2 starts")
     assert (rows["time, training"], rows["peak memory, host"]) == ("1:01", "3.0 GiB")

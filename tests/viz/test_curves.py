@@ -37,13 +37,18 @@ def test_losses_draws_the_numbers(figures):
     assert points(divergence) == [(blue, [10, 20], [100.0, 1.0]), (blue, [30], [0.5])]
     assert (total.get_ylabel(), divergence.get_ylabel()) == ("value", "value, log scale")
     assert divergence.get_xlabel() == "step"
-    assert [text.get_text() for text in divergence.get_legend().get_texts()] == ["image kl"]
+    assert [text.get_text() for text in divergence.get_legend().get_texts()] == ["image KL"]
     assert (total.get_yscale(), divergence.get_yscale()) == ("linear", "log")
     assert [text.get_text() for text in total.get_legend().get_texts()] == ["loss", "train", "validation"]
     for axis in (total, divergence):
         (border,) = (line for line in axis.get_lines() if line.get_linestyle() == "--")
         assert set(border.get_xdata()) == {20}
     assert [text.get_text() for text in total.texts] == ["first", "second"]
+
+
+def test_the_only_phase_is_not_named(figures):
+    curves.losses(RECORDS[:4], {"Total": ["loss"]})
+    assert list(figures[0].axes[0].texts) == []
 
 
 def test_signed_values_have_a_linear_axis(figures):

@@ -115,6 +115,23 @@ def test_text_to_image_puts_samples_under_their_caption():
             np.testing.assert_array_equal(shown, enlarged(samples[row, column], 3))
 
 
+def test_text_to_image_may_have_headings_above_its_columns():
+    samples = pixels(2, 3, 64, 64, 3)
+    bare = np.asarray(grids.text_to_image(["a man", "a woman"], samples))
+    sheet = np.asarray(grids.text_to_image(["a man", "a woman"], samples, headings=["beta 1", "", "beta 2"]))
+    np.testing.assert_array_equal(sheet[16 + 20 + 12 :], bare[16:])
+    ink = [(sheet[16:36, left : left + 192] < 128).any() for left in (16, 16 + 204, 16 + 2 * 204)]
+    assert ink == [True, False, True]
+    with pytest.raises(ValueError, match="got 2 headings, expected 3"):
+        grids.text_to_image(["a man", "a woman"], samples, headings=["a", "b"])
+
+
+def test_sheets_without_captions_are_narrow_enough_for_their_labels_to_be_read():
+    """A page of 1056 pixels shows eight pictures of 64 pixels at more than three quarters of their size."""
+    rows = {"original": pixels(8, 64, 64, 3), "beta-TCVAE of weight 20": pixels(8, 64, 64, 3)}
+    assert grids.comparison(rows, columns=8).width <= 1056 / 0.75
+
+
 @pytest.mark.parametrize(
     ("caption", "prediction", "missed", "wrong"),
     [

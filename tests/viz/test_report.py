@@ -223,6 +223,32 @@ def test_long_tables_are_folded(count):
     assert ("<details><summary>Scores: 13 rows</summary>" in html) == (count > 12)
 
 
+@pytest.mark.parametrize("count", [8, 9])
+def test_the_text_of_tables_with_many_columns_is_smaller(count):
+    html = report.table([{f"column {number}": number for number in range(count)}]).html
+    assert ('<table class="many">' in html) == (count > 8)
+
+
+@pytest.mark.parametrize(("numbers", "texts"), [([140.13, 3.256], ["140.1", "3.3"]), ([0.01326], ["0.01326"])])
+def test_numbers_of_texts_are_those_of_tables(numbers, texts):
+    assert report.written(numbers) == texts
+    html = report.table([{"value": value} for value in numbers]).html
+    assert re.findall(r'<td class="number">([^<]*)</td>', html) == texts
+
+
+@pytest.mark.parametrize(("width", "said"), [(700, False), (990, True)])
+def test_pictures_that_scroll_on_a_phone_say_so(width, said):
+    assert ('<figure class="wide">' in report.figure(picture(width, 20), "A sheet").html) == said
+    assert "wide" not in report.figure(picture(width, 20), fits=True).html
+
+
+@pytest.mark.parametrize(("count", "caption", "folded"), [(12, "Data", False), (13, "Data", True), (13, "", False)])
+def test_many_values_are_folded(count, caption, folded):
+    html = report.values({f"name {number}": number for number in range(count)}, caption).html
+    assert ("<details><summary>Data</summary>" in html) == folded
+    assert html.count("Data") == bool(caption)
+
+
 def test_values_are_exact_and_flat():
     part = report.values({"seed": 1, "phase": {"rates": {"vae": 0.000123456789}, "widths": (64, 128)}})
     for name, value in (("seed", "1"), ("phase.rates.vae", "0.000123456789"), ("phase.widths", "(64, 128)")):

@@ -75,3 +75,12 @@ def test_a_sheet_of_several_models_has_a_row_per_feature_and_a_column_per_model(
         captions={"bald": ["z0 of vae", "z0 of beta_vae"], "smiling": ["z1 of vae", "z1 of beta_vae"]},
     )
     assert traversals.by_model(rows).tobytes() == expected.tobytes()
+
+
+def test_models_that_find_no_room_side_by_side_follow_beneath():
+    """Text of a sheet that is four times as wide as the page could not be read."""
+    pictures = np.zeros((6, 64, 64, 3), np.uint8)  # 384 pixels
+    of = {number: {f"model {model}": ("z0", pictures) for model in range(number)} for number in (3, 5, 6)}
+    three, five, six = (traversals.by_model({"bald": models}) for models in of.values())
+    assert three.width == five.width == six.width < 1400
+    assert five.height == six.height > 1.8 * three.height

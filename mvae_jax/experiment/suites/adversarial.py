@@ -44,6 +44,7 @@ ATTRIBUTES = (
     *("high_cheekbones", "male", "mustache", "pale_skin", "rosy_cheeks", "smiling", "straight_hair", "wavy_hair"),
     *("wearing_lipstick", "young"),
 )
+_NOISE = 1.2  # sharpness, of that of real images
 _SHOWN = 8
 _EDITS = 9  # attributes of one sheet
 _PAIRS = 10  # of attribute vectors in the report
@@ -237,9 +238,15 @@ def stability_parts(trained: Trained, signs: Mapping[str, Stability]) -> list[re
 
 
 def problems(trained: Trained, results: Results) -> list[str]:
-    """Signs of collapse, and too few images to compare, a sentence each."""
+    """Signs of collapse, samples that are noise, and too few images to compare, a sentence each."""
     few = fid.too_few(count(trained) // 2, trained.classifier.run.config.hidden) if trained.classifier else ()
-    return [*collapse.problems(TITLES, results["stability"]), *few]
+    noisy = [
+        f"{TITLES[label]}: samples have {row['sharpness_of_samples']:.3g} times the sharpness of real images; what is "
+        f"above {_NOISE:g} is noise."
+        for label, row in results["models"].items()
+        if row["sharpness_of_samples"] > _NOISE
+    ]
+    return [*collapse.problems(TITLES, results["stability"]), *noisy, *few]
 
 
 def attribute_vectors(trained: Trained) -> AttributeVectors:
@@ -382,9 +389,11 @@ def edits(trained: Trained, results: Results) -> Figures:
     rows |= {
         plain(name): to_bytes(directions.edited(run.decode, z, vector, [1.0])[0]) for name, vector in chosen.items()
     }
+    place = latents.typical(trained.data.validation["image"])
+    moved = run.encode(pixels(trained.data.validation.take(np.array([place]))))[0]
     strengths = np.linspace(-reach, reach, 9)
     sliders = {
-        plain(name): to_bytes(directions.edited(run.decode, z[:1], vector, strengths)[:, 0])
+        plain(name): to_bytes(directions.edited(run.decode, moved, vector, strengths)[:, 0])
         for name, vector in chosen.items()
     }
     return {
@@ -395,7 +404,7 @@ def edits(trained: Trained, results: Results) -> Figures:
         "sliders": (
             f"VAE/GAN: one held-out image from {-reach:g} to {reach:g} times each attribute vector; 0 is its "
             f"reconstruction",
-            Strips(sliders, latents.values_of(strengths), len(strengths) // 2),
+            Strips(sliders, latents.values_of(strengths), len(strengths) - 1),
         ),
     }
 

@@ -34,6 +34,8 @@ WORDS = {
     "mutual_information": "mutual information",
     "total_correlation": "total correlation",
 }
+TRAINING = "training_images"  # row of distances
+DIVERGENCES = {"kl": "KL", "dimension_wise_kl": "dimension-wise KL"}
 SAMPLE_WORDS = {"frechet_distance": "Frechet distance of samples"}
 _NAMES = {"autoencoder": "autoencoder", "beta_vae": "beta-VAE", "beta_tcvae": "beta-TCVAE", "vae": "VAE"}
 _FITTED = "_fitted"  # ends the row of samples from a Gaussian fitted to codes
@@ -96,13 +98,15 @@ def headline(trained: Trained, results: Results) -> Headline:
         others = f"the lowest one, of the {title_of(worst)}: {bounds[worst]:,.0f}" if worst != best else ""
         numbers.append(Number(f"{bounds[best]:,.0f} nats", text, others))
     if distances := {label: row["frechet_distance"] for label, row in results["samples"].items()}:
-        best, worst = (choose(distances, key=distances.__getitem__) for choose in (min, max))
+        shown = dict(zip(distances, report.written(list(distances.values())), strict=True))
+        del distances[TRAINING]
+        best = min(distances, key=distances.__getitem__)
         numbers.append(
             Number(
-                f"{distances[best]:,.0f}",
+                shown[best],
                 f"is the smallest Frechet distance of samples from held-out images, by the {title_of(best)}; lower is "
                 "better",
-                f"the largest one, of the {title_of(worst)}: {distances[worst]:,.0f}",
+                f"training images: {shown[TRAINING]}",
             )
         )
     return Headline(numbers, "reconstructions")
@@ -193,18 +197,22 @@ def draw_samples(trained: Trained, count: int) -> dict[str, jax.Array]:
 
 
 def sample_distances(trained: Trained) -> dict[str, dict[str, float]]:
-    """Frechet distance of samples from held-out images, of which there are as many; {} without a classifier."""
+    """Frechet distance of samples from held-out images, of which there are as many; {} without a classifier.
+
+    The row `TRAINING` is of as many training images: what samples that are as good as real images would have.
+    """
     if trained.classifier is None:
         return {}
     x, read = pixels(trained.data.validation), in_chunks(trained.classifier.features)
     held_out, origin = read(x), trained.classifier.origin
+    compared = draw_samples(trained, len(x)) | {TRAINING: pixels(trained.data.train.first(len(x)))}
     return {
         label: {
             "frechet_distance": fid.frechet_distance(
-                read(drawn), held_out, features=origin, split="held-out images"
+                read(pictures), held_out, features=origin, split="held-out images"
             ).value
         }
-        for label, drawn in draw_samples(trained, len(x)).items()
+        for label, pictures in compared.items()
     }
 
 
@@ -216,8 +224,8 @@ def explain_samples(trained: Trained, rows: Any) -> str:
             "the images have no attributes or classifier.epochs is 0."
         )
     return (
-        f"As many samples as held-out images, {len(trained.data.validation)}, in the last hidden layer of a classifier "
-        f"of the training images ({trained.classifier}): lower is closer, but the numbers compare only within this "
+        f"As many samples, or training images, as held-out images, {len(trained.data.validation)}, in the last hidden "
+        f"layer of a classifier of the training images ({trained.classifier}): the numbers compare only within this "
         "table. The autoencoder has no prior: it samples from N(0, I), and in a row of its own from a Gaussian with "
         "mean and covariance of its codes of training images."
     )
@@ -260,7 +268,7 @@ def feature_sheet(trained: Trained, results: Results) -> Figures:
     features, settings = results["common_features"], trained.config.evaluation
     if not features:
         return {}
-    x = pixels(trained.data.validation)
+    x, shown = pixels(trained.data.validation), latents.typical(trained.data.validation["image"])
     rows: dict[str, dict[str, tuple[str, Any]]] = {plain(name): {} for name in features}
     for label, run in trained.runs.items():
         mean, logvar = in_chunks(run.encode)(x)
@@ -271,11 +279,11 @@ def feature_sheet(trained: Trained, results: Results) -> Figures:
             text = f"z{dimension} ({start:.3g}, {end:.3g}), correlation {sign:.2f}"
             rows[plain(name)][title_of(label)] = (
                 text,
-                latents.along(run, mean[0], dimension, start, end, settings.traversal_steps),
+                latents.along(run, mean[shown], dimension, start, end, settings.traversal_steps),
             )
     caption = (
-        "The dimension of each model that follows an attribute best, from less of it to more; in brackets where it "
-        "starts and ends (figure 1)"
+        "The dimension of each model that follows an attribute best, of one held-out image from less of it to more; in "
+        "brackets where it starts and ends (figure 1)"
     )
     return {"common_features": (caption, traversals.by_model(rows))}
 
@@ -299,7 +307,7 @@ def weight_parts(trained: Trained, by_model: Any) -> list[report.Part | str]:
     return [
         report.table(
             [
-                {"model": title_of(label), "divergence": plain(name), "weight": row["weight"]}
+                {"model": title_of(label), "divergence": DIVERGENCES.get(name, plain(name)), "weight": row["weight"]}
                 | {"effective weight": row["effective"]}
                 for label, divergences in by_model.items()
                 for name, row in divergences.items()
@@ -336,6 +344,7 @@ def samples_and_traversals(trained: Trained, results: Results) -> Figures:
     """Samples of every model, on one sheet and on sheets of their own, and traversals of each."""
     settings = trained.config.evaluation
     x, reach = pixels(trained.data.validation), settings.traversal_range
+    base = x[latents.typical(trained.data.validation["image"])][None]
     drawn = {label: to_bytes(pictures) for label, pictures in draw_samples(trained, 25).items()}
     figures: dict[str, tuple[str, Any]] = {
         "samples": (
@@ -357,7 +366,7 @@ def samples_and_traversals(trained: Trained, results: Results) -> Figures:
             f"{order} first; what else changes with it is entangled with it"
         )
         figures |= latents.traversal_figures(
-            f"traversals_{label}", caption, run, x[:1], x, reach, settings.traversal_steps
+            f"traversals_{label}", caption, run, base, x, reach, settings.traversal_steps
         )
     return figures
 

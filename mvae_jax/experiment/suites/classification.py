@@ -19,6 +19,12 @@ WORDS = {
     "recall": "recall",
     "f1": "F1",
     "auroc": "AUROC",
+    # of all attributes together
+    "count": "images",
+    "macro_f1": "mean F1",
+    "blind_macro_f1": "mean F1, always yes",
+    "exact_match": "all attributes right",
+    "majority_exact_match": "most frequent attributes",
 }
 _SHOWN = 18  # images
 

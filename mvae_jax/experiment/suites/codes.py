@@ -73,10 +73,10 @@ PUBLISHED: dict[str, dict[str, float]] = {
     }.items()
 }
 TITLES = {
-    "autoencoder_l1": "AE, l1",
-    "autoencoder_l2": "AE, l2",
-    "latent_regressor": "LR",
-    "joint_latent_regressor": "JLR",
+    "autoencoder_l1": "autoencoder, l1",
+    "autoencoder_l2": "autoencoder, l2",
+    "latent_regressor": "latent regressor",
+    "joint_latent_regressor": "joint latent regressor",
     "bigan": "BiGAN",
     "alae": "ALAE",
 }
@@ -239,7 +239,7 @@ def problems(trained: Trained, results: Results) -> list[str]:
     """Signs of collapse, and a note for each classifier that has not converged."""
     collapsed = collapse.problems(titles(results["stability"]), results["stability"])
     return collapsed + [
-        f"{trials.folder(row, seed)}, {WORDS[key]}: the SVM has not converged; its accuracy may be too low."
+        f"{title_of(trials.folder(row, seed))}, {WORDS[key]}: the SVM has not converged; its accuracy may be too low."
         for row, by_seed in results["codes"].scores.items()
         for seed, by_key in by_seed.items()
         for key, score in by_key.items()
@@ -282,7 +282,9 @@ def headline(trained: Trained, results: Results) -> Headline:
         Number(
             f"{mean(kept.reconstructions[first], 'labels_kept'):.1%}",
             f"of held-out digits still look like themselves when {TITLES[first]} has reconstructed them",
-            f"the digits themselves, read in the same way: {kept.originals.accuracy:.1%}",
+            f"always the most frequent digit: {counts.max() / counts.sum():.1%}; the digits themselves, read in the "
+            f"same way: {kept.originals.accuracy:.1%}",
+            mean(kept.reconstructions[first], "labels_kept") > counts.max() / counts.sum(),
         )
     )
     return Headline(numbers, "reconstructions")

@@ -65,6 +65,7 @@ def headline(trained: Trained, results: Results) -> Headline:
     errors = {label: row["mean_squared_error"] for label, row in terms.held_out.items()}
     closest = min(errors, key=errors.__getitem__)
     of_mean = latents.mean_image_errors(trained.data.train["image"], trained.data.validation["image"]).mean()
+    smallest, known = report.written([errors[closest], of_mean])
     numbers = []
     if HELD_OUT in agreements:
         drawn = {label: agreements[label].attributes.accuracy for label in trained.runs}
@@ -80,10 +81,10 @@ def headline(trained: Trained, results: Results) -> Headline:
         )
     numbers.append(
         Number(
-            f"{errors[closest]:.2g}",
+            smallest,
             f"is the smallest squared error per value, from 0 to 1, of reconstructed held-out images "
             f"({_words(closest)})",
-            f"the mean training image for every image: {of_mean:.2g}",
+            f"the mean training image for every image: {known}",
             bool(errors[closest] < of_mean),
         )
     )
@@ -451,12 +452,12 @@ def samples(trained: Trained, results: Results) -> Figures:
         label: np.stack([to_bytes(sample(run, key, vectors)) for key in keys], axis=1)
         for label, run in trained.runs.items()
     }
-    betas = ", ".join(f"{run.config.beta:g}" for run in trained.runs.values())
+    betas = [f"beta {run.config.beta:g}" for run in trained.runs.values()]
     over_beta = np.stack([drawn[:, 0] for drawn in pictures.values()], axis=1)
     return {
         "samples_over_beta": (
-            f"Samples from held-out attribute vectors: beta {betas} from left to right, the same noise (figure 3)",
-            grids.text_to_image(texts, over_beta),
+            "Samples from held-out attribute vectors, each column by another model, of the same noise (figure 3)",
+            grids.text_to_image(texts, over_beta, headings=betas),
         )
     } | {
         f"samples_{label}": (
@@ -531,7 +532,8 @@ def telling(items: Iterable[str], data: Splits) -> list[str]:
 
 def sliders(trained: Trained, results: Results) -> Figures:
     """One held-out image along each of some attributes, by each model."""
-    data, shown = trained.data, trained.data.validation.first(1)
+    data, place = trained.data, latents.typical(trained.data.validation["image"])
+    shown = Split(data.validation.take(np.array([place])))
     present = shown["attributes"][0]
     ends = latents.attribute_ends(present, data.attributes)
     chosen = {item: ends[item] for item in telling(ends, data)[:_EDITS]}

@@ -54,6 +54,7 @@ PAIR_WORDS = {
     "beta_vae_mig": "MIG",
 }
 _DCI = ("gradient_boosting", "random_forest")
+_NO_GAP = 0.05  # of mutual information, below which no dimension stands for a factor
 _SHOWN = 8
 _MOST_CURVES = 10  # settings of one chart
 _REACH, _STEPS = 2.0, 9  # of traversals
@@ -177,6 +178,18 @@ class Comparison:
     def pairs(self) -> list[Pair]:
         """See `equal_pairs`."""
         return equal_pairs(self.settings)
+
+    def may_be_chance(self, pair: Pair) -> bool:
+        """Whether the MIGs of the seeds of a pair overlap; not where it has no beta-VAE."""
+        spreads = [
+            setting.summary()["mig"]
+            for setting in self.settings.values()
+            if (setting.method, setting.beta) in (("beta_vae", pair.beta_vae), ("beta_tcvae", pair.beta_tcvae))
+        ]
+        highest_low, lowest_high = (
+            choose(spread[end] for spread in spreads) for choose, end in ((max, "lowest"), (min, "highest"))
+        )
+        return len(spreads) == 2 and highest_low <= lowest_high
 
     def to_dict(self) -> dict[str, Any]:
         """Spreads over the seeds, pairs, what the pairs say in words, and the scores of each model."""
@@ -349,7 +362,6 @@ def explain(trained: Trained, comparison: Comparison) -> str:
     mig, dci, sap, votes = (details[name] for name in ("mig", "dci", "sap", "factor_vae_score"))
     factors, held_out = FACTORS[trained.config.data.source], len(trained.data.validation)
     return (
-        f"Medians over {len(setting.trials)} seeds, in brackets the lowest and the highest value. "
         f"Codes are posterior means of {mig.samples} held-out images of random combinations of {len(factors)} "
         f"factors: {', '.join(factors)}. MIG: {mig.estimator}, {mig.bins} bins. DCI: {dci.estimator}, "
         f"{dci.train_samples} samples to fit and {dci.test_samples} to test. SAP: {sap.estimator}, "
@@ -359,35 +371,69 @@ def explain(trained: Trained, comparison: Comparison) -> str:
         f"{held_out} held-out images: NLL, -log p(x | z) of one sample of the posterior, in nats per "
         f"image, and the squared error of pixel values in [0, 1] from the posterior mean. KL and total correlation, in "
         "nats, are those of the posteriors of these images; where the KL nears the logarithm of their number, "
-        f"{np.log(held_out):.1f}, they are too few and the total correlation is too large. Effective beta "
-        "is the weight that beta would be beside means over pixels and dimensions instead of sums."
+        f"{np.log(held_out):.1f}, they are too few and the total correlation is too large."
     )
 
 
 def parts(trained: Trained, comparison: Comparison) -> list[report.Part | str]:
     """Tables of the settings and of the pairs."""
-    rows = [
+
+    def rows(statistic: str) -> list[dict[str, Any]]:
+        return [
+            {"model": METHODS[setting.method], "beta": setting.beta}
+            | {WORDS[key]: spread[statistic] for key, spread in setting.summary().items()}
+            for setting in comparison.settings.values()
+        ]
+
+    weights = [
         {"model": METHODS[setting.method], "beta": setting.beta, "effective beta": setting.effective_beta}
-        | {
-            WORDS[key]: f"{spread['median']:.3g} ({spread['lowest']:.3g}–{spread['highest']:.3g})"
-            for key, spread in setting.summary().items()
-        }
         for setting in comparison.settings.values()
     ]
+    seeds = _trial_count(comparison.settings)
     pairs = [{PAIR_WORDS[key]: value for key, value in dataclasses.asdict(pair).items()} for pair in comparison.pairs]
     return [
-        report.table(rows),
+        report.table(rows("median"), f"Medians over {seeds} seeds"),
+        report.details(
+            "Lowest and highest of the seeds, and what beta weighs",
+            [
+                report.table(rows("lowest"), "Lowest"),
+                report.table(rows("highest"), "Highest"),
+                report.table(weights, "Effective beta: the weight beside means over pixels and dimensions"),
+            ],
+        ),
         report.subheading("At equal reconstruction"),
         statement(comparison.pairs),
         report.table(pairs),
     ]
 
 
+def problems(trained: Trained, results: Results) -> list[str]:
+    """Factors that no dimension stands for, and differences that may be chance, a sentence each."""
+    comparison = results["disentanglement"]
+    best = max(comparison.settings, key=lambda label: comparison.settings[label].median("mig"))
+    setting, names = comparison.settings[best], [*map(plain, FACTORS[trained.config.data.source])]
+    gaps = setting.trials[setting.typical].details["mig"].per_factor
+    found = []
+    if without := [name for name, gap in zip(names, gaps, strict=True) if gap < _NO_GAP]:
+        found.append(
+            f"No dimension alone stands for {', '.join(without)}: even in the best setting, the {title_of(best)}, its "
+            f"gap of mutual information is below {_NO_GAP:g} of 1."
+        )
+    if chance := sum(map(comparison.may_be_chance, comparison.pairs)):
+        found.append(
+            f"In {chance} of {sum(pair.beta_vae is not None for pair in comparison.pairs)} pairs that reconstruct "
+            f"equally well, the MIGs of the two models' seeds overlap: which is the better one may be chance. More "
+            "seeds would tell (--config.seeds)."
+        )
+    return found
+
+
 def title_of(folder: str) -> str:
-    """The name of a setting for people: "beta_vae_2/seed_0" is the beta-VAE of beta 2."""
-    setting, _, _ = folder.partition("/")
+    """The name of a setting or of a trial for people: "beta_vae_2/seed_0" is the beta-VAE of beta 2, seed 0."""
+    setting, _, trial = folder.partition("/")
     method = next((name for name in METHODS if setting.startswith(f"{name}_")), "")
-    return f"{METHODS[method]} of beta {setting[len(method) + 1 :]}" if method else plain(setting)
+    words = f"{METHODS[method]} of beta {setting[len(method) + 1 :]}" if method else plain(setting)
+    return ", ".join(filter(None, (words, plain(trial))))
 
 
 def headline(trained: Trained, results: Results) -> Headline:
@@ -489,9 +535,9 @@ def gaps_and_traversals(trained: Trained, results: Results) -> Figures:
         seed = settings[label].typical
         dimensions = ", ".join(f"{name} z{best}" for name, best in zip(names, mig[label].dimensions, strict=True))
         caption = (
-            f"{title_of(label)}, of the {rank} median MIG, seed {seed}, the one of that MIG: one latent dimension at "
-            f"a time from {-_REACH:g} to {_REACH:g}, those of the largest KL first; most "
-            f"informative of each factor: {dimensions}"
+            f"The setting of the {rank} median MIG, {title_of(label)}, in its typical trial, seed {seed}: one latent "
+            f"dimension at a time from {-_REACH:g} to {_REACH:g}, those of the largest KL first. Each should change "
+            f"one thing. The dimension that tells most of each factor: {dimensions}"
         )
         figures |= latents.traversal_figures(
             f"traversals_{rank}",

@@ -22,6 +22,7 @@ from mvae_jax.viz.traversals import Strips
 PATHS = {"z_full": "Z, whole path", "z_end": "Z, its start", "w_full": "W, whole path", "w_end": "W, its start"}
 _BEYOND = np.linspace(-0.5, 1.5, 9)  # from half a step before an attribute is missing to half a step after it is there
 _COMPARED = 1000  # training images of a mean image, and images that it is compared with, at most
+_CANDIDATES = 200  # images of which a typical one is chosen, at most
 _ALIKE = 0.95  # correlation of two attributes, male and female, that are one feature
 
 
@@ -105,7 +106,7 @@ def traversal_figures(
     """Strips and an animation of `traversal`, under a name and with a caption."""
     rows = traversal(run, x, examples, reach, steps)
     return {
-        name: (caption, Strips(rows, values_of(np.linspace(-reach, reach, steps)), steps // 2)),
+        name: (caption, Strips(rows, values_of(np.linspace(-reach, reach, steps)), steps - 1)),
         f"{name}_animated": (f"{caption}, animated", traversals.animation(rows)),
     }
 
@@ -145,6 +146,20 @@ def mean_image_psnr(data: Dataset, image_size: int | tuple[int, int], count: int
     return float(-10 * np.log10(mean_image_errors(known, data.validation.first(count)["image"])).mean())
 
 
+def typical(images: npt.ArrayLike) -> int:
+    """The place of the image that is most like the others, to be varied in figures.
+
+    Of up to 200 images, the one that correlates most with their mean. Of faces it looks straight ahead, so that what
+    changes in a figure is what was varied; the first image of a split may be a profile, or dark.
+
+    Args:
+        images: [N, H, W, C], of any range.
+    """
+    known = np.asarray(images)[:_CANDIDATES]
+    mean = known.mean(0, dtype=np.float64).reshape(-1, 1)
+    return int(np.argmax([correlations(image.reshape(-1, 1), mean)[0, 0] for image in known]))
+
+
 # --- attributes that are moved ---------------------------------------------------------------------------------------
 
 
@@ -179,7 +194,8 @@ def attribute_strips(
         for item, (without, having) in ends.items()
     }
     marks = {0.0: "0, without", 1.0: "1, with"}
-    return Strips(rows, [marks.get(place, f"{place:g}") for place in _BEYOND], len(_BEYOND) // 2)
+    # A page first shows what each attribute does, not as many times the same picture.
+    return Strips(rows, [marks.get(place, f"{place:g}") for place in _BEYOND], list(_BEYOND).index(1.0))
 
 
 # --- dimensions that follow attributes -------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ PANELS = {
 }
 _SHOWN = 18  # examples of a sheet
 _DRAWS = 6  # pictures of one caption
+_NOTICED, _VARIED = 0.5, 0.5  # share and ratio below which a report says what is wrong
 _SLIDERS = 12  # attributes, at most
 _FRACTIONS = np.linspace(0, 1, 8)  # of an interpolation
 # What the classifier reads: key in scores.json -> words.
@@ -497,6 +498,24 @@ def write(attributes: Any, names: Sequence[str]) -> list[str]:
     return [captions.write(row, names) for row in np.asarray(attributes, np.float32)]
 
 
+def problems(trained: Trained, results: Results) -> list[str]:
+    """What the headline numbers hide: mismatches of one word, and images that are all alike; a sentence each."""
+    found = []
+    rejected = float(np.mean([item.overall.rejected for item in results["consistency"].sensitivity]))
+    if rejected < _NOTICED:
+        found.append(
+            f"One wrong word is seldom noticed: of texts with one attribute wrong, {rejected:.0%} are called a "
+            "mismatch. The pairs of the first number have several words wrong."
+        )
+    ratio = results["diversity"]["pixels"].ratio
+    if ratio < _VARIED:
+        found.append(
+            f"Images drawn from one caption are much alike: they differ {ratio:.2f} times as much as held-out images "
+            "do."
+        )
+    return found
+
+
 # --- report ---------------------------------------------------------------------------------------------------------
 
 
@@ -581,6 +600,8 @@ def _consistency_parts(trained: Trained, result: consistency.Result) -> list[Par
             ],
         ),
         report.subheading("One attribute of the text wrong at a time"),
+        "Rejected: the share of such texts that are called a mismatch. AUROC: how well scores tell them from the "
+        "images' own texts, of which 0.5 is chance. Paired: the share of images that score higher with their own text.",
         report.table([_sensitivity_row(item) for item in result.sensitivity]),
     ]
 
@@ -661,7 +682,8 @@ MEASURES = (
         "consistency",
         lambda trained: evaluate(trained).benchmark.result,
         title="Does a text fit an image? (table 2)",
-        reading="Shares of right decisions over fitting and unfitting pairs, with 95 % intervals: 0.5 is guessing.",
+        reading="Shares of right decisions over fitting and unfitting pairs, with 95 % intervals: 0.5 is guessing. One "
+        "word, no image: what the best rule reaches that looks at one word of the text and never at the image.",
         text=explain_consistency,
         figures=("consistency", "scores", "confusion", "sensitivity"),
         parts=_consistency_parts,

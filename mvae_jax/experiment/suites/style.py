@@ -30,7 +30,7 @@ from mvae_jax.models.alae import style as style_alae
 from mvae_jax.models.alae.style import layered, shrunk
 from mvae_jax.nets.lpips import load_perceptual_distance
 from mvae_jax.objective import Phase
-from mvae_jax.viz import curves, grids, traversals
+from mvae_jax.viz import curves, grids, report, traversals
 from mvae_jax.viz.traversals import Strips
 
 FOLDER = "style_alae"  # of the model, within the workdir
@@ -556,11 +556,13 @@ def headline(trained: Trained, results: Results) -> Headline:
     distance = "frechet_distance" if "frechet_distance" in quality.samples else "inception_frechet_distance"
     if distance in quality.samples:
         first = results["growth"][next(iter(results["growth"]))].get("frechet_distance_of_samples")
+        shown = report.written([quality.samples[distance], *([first] if first else [])])
         numbers.append(
             Number(
-                f"{quality.samples[distance]:,.0f}",
+                shown[0],
                 "is the Frechet distance of images that it makes up from held-out images; lower is better",
-                f"at the end of the first phase of growth: {first:,.0f}" if first else "",
+                f"at the end of the first phase of growth: {shown[1]}" if first else "",
+                not first or quality.samples[distance] < first,
             )
         )
     if paths:
@@ -664,9 +666,10 @@ def edits(trained: Trained, results: Results) -> Figures:
         f"A held-out image, moved from {-reach:g} to {reach:g} standard deviations along the direction of each "
         "attribute, without noise; 0 is its reconstruction"
     )
-    rows = edited(measured.run, measured.held_out[:1], vectors, reach)
+    shown = measured.held_out[latents.typical(measured.held_out)][None]
+    rows = edited(measured.run, shown, vectors, reach)
     steps = latents.values_of(np.linspace(-reach, reach, _STEPS))
-    return {"edits": (caption, Strips({plain(name): row for name, row in rows.items()}, steps, _STEPS // 2))}
+    return {"edits": (caption, Strips({plain(name): row for name, row in rows.items()}, steps, _STEPS - 1))}
 
 
 def edited(

@@ -193,7 +193,7 @@ def test_samples_of_one_image_are_a_problem(run):
     of_flat = trained(flat)
     signs = suite.stability(of_flat)
     assert signs["vae_gan"].spread == pytest.approx(0, abs=1e-6)
-    (problem,) = suite.problems(of_flat, {"stability": signs})
+    (problem,) = suite.problems(of_flat, {"stability": signs, "models": {"vae_gan": {"sharpness_of_samples": 1.2}}})
     assert problem.startswith("VAE/GAN: The samples are nearly one image")
 
 
@@ -220,7 +220,9 @@ def test_reconstructions_are_compared_with_other_images_than_their_own_originals
     assert expected > 0.1
     assert row["frechet_distance_of_reconstructions"] == pytest.approx(expected, rel=1e-5)
     assert (row["squared_error"], row["classifier_accuracy"]) == (0, 0.75)
-    (problem,) = suite.problems(of_copies, {"stability": {}})
+    sharpness = {"vae": {"sharpness_of_samples": 0.3}, "vae_gan": {"sharpness_of_samples": 5.07}}
+    noise, problem = suite.problems(of_copies, {"stability": {}, "models": sharpness})
+    assert noise.startswith("VAE/GAN: samples have 5.07 times the sharpness of real images")
     assert problem.startswith("The Frechet distance compares 4 images in 5 features")
 
 

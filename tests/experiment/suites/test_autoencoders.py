@@ -62,7 +62,7 @@ def test_an_autoencoder_draws_from_the_gaussian_of_its_codes_too(trained):
 
 def test_samples_of_every_model_have_a_frechet_distance(trained):
     rows = suite.sample_distances(trained)
-    assert list(rows) == ["autoencoder", "autoencoder_fitted", "vae"]
+    assert list(rows) == ["autoencoder", "autoencoder_fitted", "vae", suite.TRAINING]
     held_out = trained.data.validation["image"].mean((1, 2)) / 127.5 - 1
     z = suite.drawn_codes(trained.runs["autoencoder"], trained, 100)["_fitted"]
     expected = fid.frechet_distance(np.clip((z - 40) / 10, -1, 1), held_out, features=ORIGIN).value
@@ -71,6 +71,19 @@ def test_samples_of_every_model_have_a_frechet_distance(trained):
     black = fid.frechet_distance(np.full((100, 3), -1.0), held_out, features=ORIGIN).value
     assert rows["autoencoder"]["frechet_distance"] == pytest.approx(black, rel=1e-3)
     assert rows["autoencoder_fitted"]["frechet_distance"] < 0.02 * black
+    real = fid.frechet_distance(
+        trained.data.train["image"][:100].mean((1, 2)) / 127.5 - 1, held_out, features=ORIGIN
+    ).value
+    assert rows[suite.TRAINING]["frechet_distance"] == pytest.approx(real, rel=1e-3)
+
+
+def test_the_smallest_distance_of_samples_stands_beside_that_of_training_images(trained):
+    """In the format of the table, whose numbers they are."""
+    rows = {"autoencoder": {"frechet_distance": 140.13}, suite.TRAINING: {"frechet_distance": 3.256}}
+    trained.run = SimpleNamespace(config=SimpleNamespace(image_size=2))
+    *_, distance = suite.headline(trained, {"models": {"autoencoder": {"psnr": 20.0}}, "samples": rows}).numbers
+    assert (distance.value, distance.baseline) == ("140.1", "training images: 3.3")
+    assert "by the autoencoder" in distance.text
 
 
 def test_without_a_classifier_the_report_says_why_there_is_no_distance(trained):

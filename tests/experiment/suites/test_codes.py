@@ -56,8 +56,8 @@ def test_the_claim_is_of_the_best_other_row():
     rows["latent_regressor"][0]["svm_dw_short"] = 0.98
     assert suite.claim(rows) == (
         "The paper's claim, that a linear SVM reads ALAE's codes best: "
-        "SW: 93.00 against 92.00 of LR, the best other row, so it holds; "
-        "DW: 93.00 against 94.50 of LR, the best other row, so it does not hold."
+        "SW: 93.00 against 92.00 of latent regressor, the best other row, so it holds; "
+        "DW: 93.00 against 94.50 of latent regressor, the best other row, so it does not hold."
     )
     for rows in (accuracies(alae=0.9), accuracies(bigan=0.9, latent_regressor=0.8)):
         assert suite.claim(rows) == "The paper's claim needs ALAE and another row."
@@ -71,7 +71,7 @@ def test_an_svm_that_has_not_converged_is_a_problem():
     stopped = probes.ProbeScore(**score.to_dict() | {"converged": False})
     readings = suite.Readings({"alae": {3: {"svm_sw_short": score}, 4: {"svm_sw_short": stopped}}})
     assert suite.problems(None, {"codes": readings, "stability": {}}) == [
-        "alae/seed_4, SVM SW short: the SVM has not converged; its accuracy may be too low."
+        "ALAE, seed 4, SVM SW short: the SVM has not converged; its accuracy may be too low."
     ]
     plain = pages.plain(readings)
     assert plain["accuracies"] == {"alae": {seed: {"svm_sw_short": score.accuracy} for seed in ("3", "4")}}
@@ -195,7 +195,7 @@ def test_a_generator_of_one_digit_and_grey_reconstructions_are_named():
     assert (signs["bigan/seed_3"].label_share, signs["bigan/seed_3"].reconstruction_error) == (1, 0)
     first, second = suite.problems(of_both, {"codes": suite.Readings({}), "stability": signs})
     assert first.startswith("BiGAN, seed 3: The samples are nearly all of one kind: 100.0% are called 0")
-    assert second.startswith("AE, l1, seed 3: The reconstructions tell nothing of their images")
+    assert second.startswith("autoencoder, l1, seed 3: The reconstructions tell nothing of their images")
     copies.sample = lambda key, count: np.full((count, 4, 4, 1), np.nan)
     assert suite.stability(of_both)["bigan/seed_3"].problems == ("20 of 20 samples hold values that are not finite.",)
 

@@ -160,7 +160,9 @@ def test_the_sheet_of_added_and_removed_attributes_keeps_z():
 def test_sliders_keep_the_code_and_move_one_attribute():
     names = ("young", "001.Bird", "smiling", "male", "female")
     attributes = np.float32([[1, 1, 0, 0, 1], [0, 1, 1, 1, 0], [0, 0, 1, 1, 0]])
-    split = Split({"image": np.zeros((3, 2, 2, 3), np.uint8), "attributes": attributes})
+    shown = np.zeros((3, 2, 2, 3), np.uint8)
+    shown[0, 0], shown[1:, 1], shown[2, 0, 0] = 200, 200, 40  # the last one is most like the mean of all
+    split = Split({"image": shown, "attributes": attributes})
     decoded = []
     run = SimpleNamespace(
         encode=lambda x, a: (a + 5, a),
@@ -172,9 +174,9 @@ def test_sliders_keep_the_code_and_move_one_attribute():
     assert sorted(strips.rows) == ["male instead of female", "smiling", "young"]
     for label, (z, a) in zip(strips.rows, decoded, strict=True):
         column = names.index(label.split()[0])
-        np.testing.assert_array_equal(z, np.tile([6, 6, 5, 5, 6], (9, 1)))
+        np.testing.assert_array_equal(z, np.tile([5, 5, 6, 6, 5], (9, 1)))
         np.testing.assert_allclose(a[:, column], np.linspace(-0.5, 1.5, 9))
         others = np.delete(np.arange(5), [3, 4] if column == 3 else column)
-        np.testing.assert_array_equal(a[:, others], np.tile(attributes[0, others], (9, 1)))
+        np.testing.assert_array_equal(a[:, others], np.tile(attributes[2, others], (9, 1)))
     species = dataclasses.replace(trained.data, attributes=tuple(f"00{n}.Bird" for n in range(5)))
     assert suite.sliders(SimpleNamespace(runs=trained.runs, data=species), {}) == {}

@@ -1,5 +1,7 @@
 """Settings that reconstruct equally well, and images of given factors."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -77,3 +79,30 @@ def test_images_of_given_factors_are_drawn_once_for_all_models(config, monkeypat
     monkeypatch.setattr(shapes, "render", None)
     monkeypatch.setattr(faces, "sample_bins", None)
     np.testing.assert_array_equal(render(factors.copy()), drawn)
+
+
+def test_models_have_names_for_people():
+    assert suite.title_of("beta_tcvae_8/seed_3") == "beta-TCVAE of beta 8, seed 3"
+    assert suite.title_of("beta_vae_0.5") == "beta-VAE of beta 0.5"
+
+
+def test_a_report_names_factors_without_a_dimension_and_differences_that_may_be_chance():
+    gaps = (0.3, 0.04, 0.2, 0.01, 0.06)
+    scores = {
+        seed: suite.Scores({"squared_error": 0.1, "mig": mig}, {"mig": SimpleNamespace(per_factor=gaps)})
+        for seed, mig in enumerate((0.3, 0.5))
+    }
+    best = suite.Setting("beta_tcvae", 8.0, 0.8, scores)
+
+    def problems(*migs):
+        other = setting("beta_vae", 4.0, *((0.1, mig) for mig in migs))
+        comparison = suite.Comparison({"beta_vae_4": other, "beta_tcvae_8": best})
+        config = SimpleNamespace(data=shapes.Config())
+        return suite.problems(SimpleNamespace(config=config), {"disentanglement": comparison})
+
+    without, chance = problems(0.1, 0.31)
+    assert without.startswith(
+        "No dimension alone stands for scale, x: even in the best setting, the beta-TCVAE of beta 8"
+    )
+    assert chance.startswith("In 1 of 1 pairs that reconstruct equally well, the MIGs of the two models' seeds overlap")
+    assert problems(0.1, 0.29) == [without]

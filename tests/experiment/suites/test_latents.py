@@ -102,10 +102,20 @@ def test_sliders_go_from_without_an_attribute_to_with_it_and_beyond():
     strips = latents.attribute_strips(lambda a: jnp.tile(a[:, None, None, :1] / 2, (1, 2, 2, 3)), ends)
     assert list(strips.rows) == ["smiling", "bald"]
     assert strips.steps == ["-0.5", "-0.25", "0, without", "0.25", "0.5", "0.75", "1, with", "1.25", "1.5"]
-    assert strips.start == 4
+    assert strips.steps[strips.start] == "1, with"  # a page shows what each attribute does before anything is moved
     places = np.linspace(-0.5, 1.5, 9)
     for row, first in (("smiling", places), ("bald", 1 - places)):
         np.testing.assert_allclose(strips.rows[row][:, 0, 0, 0], (first / 2 + 1) * 127.5, atol=1)
+
+
+def test_a_typical_image_is_most_like_the_others():
+    generator = np.random.default_rng(0)
+    face, profile = generator.uniform(0, 120, (2, 8, 8, 3))
+    like = [face + generator.normal(0, sigma, face.shape) for sigma in (60.0, 20.0, 40.0)]
+    shown = np.stack([profile, like[0], 2 * like[1], like[2], np.full_like(face, 60.0)])  # one has more contrast
+    assert latents.typical(shown) == 2
+    first = np.concatenate([shown[:2], np.repeat(shown[:1], 300, axis=0), shown[2:3]])
+    assert latents.typical(first) == 0  # no more than 200 are looked at
 
 
 def test_the_mean_image_is_what_a_model_has_to_beat():

@@ -176,3 +176,26 @@ def test_the_headline_says_what_is_no_better_than_guessing(workdir, data):
     assert texts.better == (scores.image_to_text.accuracy > scores.image_to_text.majority_accuracy)
     assert not likeness.better  # after so few steps the mean face is the closer one
     assert f"{scores.quality['psnr']:.1f} dB" == likeness.value
+
+
+@pytest.mark.parametrize(
+    ("rejected", "ratio", "said"),
+    [
+        (
+            (0.2, 0.4),
+            0.35,
+            ["with one attribute wrong, 30% are called a mismatch", "differ 0.35 times"],
+        ),
+        ((0.2, 0.9), 0.35, ["Images drawn from one caption are much alike"]),
+        ((0.2, 0.9), 0.6, []),
+    ],
+)
+def test_a_report_says_what_its_headline_hides(rejected, ratio, said):
+    items = [SimpleNamespace(overall=SimpleNamespace(rejected=share)) for share in rejected]
+    results = {
+        "consistency": SimpleNamespace(sensitivity=items),
+        "diversity": {"pixels": SimpleNamespace(ratio=ratio)},
+    }
+    found = suite.problems(None, results)
+    assert len(found) == len(said)
+    assert all(text in problem for text, problem in zip(said, found, strict=True))
