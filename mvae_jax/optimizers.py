@@ -106,3 +106,16 @@ def constant_then_exponential(rate: float, constant: int, decayed: int) -> optax
         return rate * 0.01 ** (jnp.maximum(0.0, step - constant) / max(decayed, 1))
 
     return schedule
+
+
+def rise_and_fall(rate: float, steps: int, start: int = 0) -> optax.Schedule:
+    """A line up to `rate` over a twentieth of a run of `steps`, then half a cosine to 0.
+
+    Args:
+        rate: the highest one.
+        steps: of the whole run.
+        start: step of the run at which the phase begins, from which the schedule counts.
+    """
+    rise = steps // 20
+    whole = optax.warmup_cosine_decay_schedule(rate / (rise + 1), rate, rise, steps)
+    return lambda step: whole(step + start)

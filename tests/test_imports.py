@@ -35,7 +35,7 @@ BORDERS = {
     },
     "train": {"cpu", "fields", "files", "numerics", "objective"},
     "data": {"attributes", "files", "numerics"},
-    "eval": {"gaussian", "images", "losses", "nets", "numerics", "random"},
+    "eval": {"attributes", "augmentation", "gaussian", "images", "losses", "nets", "numerics", "random"},
     "viz": {"files"},
     "fields": set(),
     "files": set(),

@@ -17,7 +17,8 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 SMALLEST = """
     --config.data.subset_size=40 --config.data.calibration_size=12 --config.model.image_size=32
-    --config.model.latent_size=8 --config.model.encoder_widths=(4,8,8) --config.model.decoder_widths=(8,8,4,4)
+    --config.model.latent_size=8 --config.model.private_size=4 --config.model.encoder_widths=(4,8,8)
+    --config.model.decoder_widths=(8,8,4,4)
     --config.model.decoder_hidden=16 --config.model.text_hidden=16 --config.model.discriminator_widths=(4,8,8)
     --config.model.batch_size=8 --config.model.unimodal.epochs=1 --config.model.alignment.epochs=0
     --config.model.adversarial.epochs=0

@@ -104,6 +104,7 @@ def test_functions_equal_those_of_the_model_in_memory(workdir):
         "sample": (key, 2),
         "encode_image": (x,),
         "encode_attributes": (bits,),
+        "shared": ((z, z),),
         "decode_image": (z,),
         "decode_attributes": (z,),
         "fuse": (x, bits),
@@ -457,25 +458,31 @@ def test_training_is_the_loops_on_the_same_splits(trained, tmp_path):
 
 def stop_halfway(folder):
     """A run that was stopped after its first epoch."""
+    assert stop(folder, "vae", VAE, {"image": IMAGES}) == [STEPS // 2]
+    assert STEPS // 2 <= runs.load(folder).step < STEPS
+
+
+def stop(folder, model, config, arrays):
+    """Stops a run at its first validation; the steps at which there was one."""
     steps = []
 
-    def stop(state, phase, writer):
+    def end_process(state, phase, writer):
         steps.append(int(state.step))
         os.kill(os.getpid(), signal.SIGTERM)
 
     with Interruption() as interruption, pytest.raises(Interrupted) as end:
         runs.train(
             folder,
-            "vae",
-            VAE,
-            {"image": IMAGES},
+            model,
+            config,
+            arrays,
             seed=3,
             settings=OFTEN,
             interruption=interruption,
-            on_validation=stop,
+            on_validation=end_process,
         )
-    assert (end.value.code, steps) == (143, [STEPS // 2])
-    assert STEPS // 2 <= runs.load(folder).step < STEPS
+    assert end.value.code == 143
+    return steps
 
 
 def test_the_same_call_goes_on_to_the_same_bits(trained, tmp_path):
@@ -485,6 +492,21 @@ def test_the_same_call_goes_on_to_the_same_bits(trained, tmp_path):
     before = (folder / "metrics.jsonl").read_bytes()
     assert_equal(expected.params, runs.train(folder, "vae", VAE, {"image": IMAGES}, seed=3).params)
     assert (folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_hidden_attributes_and_changed_images_are_the_same_when_a_run_goes_on(tmp_path):
+    config = dataclasses.replace(
+        zoo.MULTIMODAL,
+        unknown_attributes=0.4,
+        augment=True,
+        unimodal=dataclasses.replace(zoo.MULTIMODAL.unimodal, epochs=0),
+        alignment=dataclasses.replace(zoo.MULTIMODAL.alignment, epochs=2),
+        adversarial=dataclasses.replace(zoo.MULTIMODAL.adversarial, epochs=0),
+    )
+    arrays = zoo.faces(20)
+    whole = runs.train(tmp_path / "whole", "multimodal", config, arrays, seed=3)
+    assert stop(tmp_path / "stopped", "multimodal", config, arrays) == [2]
+    assert_equal(whole.params, runs.train(tmp_path / "stopped", "multimodal", config, arrays, seed=3).params)
 
 
 IN_FLOAT64 = """

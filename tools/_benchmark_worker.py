@@ -79,7 +79,9 @@ class Subject:
 
 
 def _multimodal_presets() -> Mapping[str, Any]:
-    return {name: config.model for name, config in listing.load("celebahq_mvae").presets.items()}
+    # The counterparts are of the paper's model, without a private part.
+    presets = listing.load("celebahq_mvae").presets
+    return {name: config.model for name, config in presets.items() if not config.model.private_size}
 
 
 def _described_data(config: Any, phase: Phase, count: int) -> dict[str, np.ndarray]:

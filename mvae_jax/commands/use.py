@@ -18,7 +18,9 @@ the attributes that it shows, and decodes the mean of that with others.
 Any JPEG, PNG or WebP will do: the central part that has the proportions of the training images is resized to their
 size, and a line says so. The model knows images as its training images show them: faces upright, frontal, filling the
 picture.
-`check` ends with status 0 for a match and 1 for a mismatch; mistakes end with one line and status 2.
+`check` judges the words that the caption says, and no others: it is a match, with status 0, if the text decoder reads
+each from the image with a probability above the threshold that the run's evaluation took from calibration images, else
+a mismatch, with status 1. The paper's score and its verdict stand beside it. Mistakes end with one line and status 2.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ from mvae_jax import _json, exits, gaussian, images, random, runs
 from mvae_jax.commands import _pictures
 from mvae_jax.commands._parser import Parser
 from mvae_jax.data import captions, decode
-from mvae_jax.eval import consistency, cross_modal
+from mvae_jax.eval import consistency, cross_modal, partial_captions
 from mvae_jax.experiment import provenance, typical
 from mvae_jax.terminal import echo
 from mvae_jax.viz import grids
@@ -54,9 +56,9 @@ _MOST = 256  # pictures of one sheet
 def generate(arguments: argparse.Namespace) -> int:
     """Images from a sentence or from names of attributes."""
     run = _load(arguments, "multimodal", "cvae")
-    attributes = _attributes(run, arguments.caption)
+    attributes, said = _caption(run, arguments.caption)
     conditional = run.settings["model"] == "cvae"
-    mean, logvar = (run.prior if conditional else run.encode_attributes)(attributes)
+    mean, logvar = run.prior(attributes) if conditional else run.encode_attributes(attributes, said)
     _check_count("--count", arguments.count)
     if not 0 <= arguments.seed < 2**32:
         raise ValueError(f"--seed is {arguments.seed}; expected a number from 0 to 2**32 - 1.")
@@ -73,7 +75,7 @@ def generate(arguments: argparse.Namespace) -> int:
 def edit(arguments: argparse.Namespace) -> int:
     """Image with other attributes than those that it shows, by a CVAE."""
     run = _load(arguments, "cvae")
-    shown = _attributes(run, arguments.caption)
+    shown, _ = _caption(run, arguments.caption)
     other = _changed(run, shown, arguments.add, arguments.remove)
     pixels = _pixels(run, arguments, arguments.image, shown)
     code = run.encode(pixels, shown)[0]
@@ -112,29 +114,48 @@ def caption(arguments: argparse.Namespace) -> int:
 
 
 def check(arguments: argparse.Namespace) -> int:
-    """Agreement of a sentence with an image; status 1 for a mismatch."""
+    """Agreement of a sentence with an image, word by word; status 1 for a mismatch."""
     run = _load(arguments)
-    attributes = _attributes(run, arguments.caption)
-    threshold, divergence = _decision(run, arguments)
-    posterior = run.encode_image(_pixels(run, arguments, arguments.image))
-    score = float(consistency.consistency_score(posterior, run.encode_attributes(attributes), **divergence)[0])
-    match = score > threshold
-    # What the text decoder reads from the image names a wrong attribute more reliably than the score does.
-    in_image = _probabilities(run, posterior[0])
-    in_text = dict(zip(run.config.attributes, attributes[0].tolist(), strict=True))
-    distances = {name: abs(probability - in_text[name]) for name, probability in in_image.items()}
-    disagreeing = sorted((name for name in distances if distances[name] > 0.5), key=lambda name: -distances[name])
+    attributes, said = _caption(run, arguments.caption)
+    threshold, of_score, divergence = _decision(run, arguments)
+    posterior = run.shared(run.encode_image(_pixels(run, arguments, arguments.image)))
+    text_posterior = run.shared(run.encode_attributes(attributes, said))
+    logits = run.decode_attributes(posterior[0])
+    words = _said(run, partial_captions.word_probabilities(logits, attributes), said)
+    probability = float(partial_captions.caption_probability(logits, attributes, said)[0])
+    score = float(consistency.consistency_score(posterior, text_posterior, **divergence)[0])
+    match, score_match = probability > threshold, None if of_score is None else score > of_score
+    disagreeing = [name for name, word in words.items() if not word > threshold]
+    text = {name: bool(value) for name, value in _said(run, attributes, said).items()}
     if arguments.json:
-        result = {"score": score, "threshold": threshold, "match": match, "disagreeing": disagreeing}
-        print(json.dumps({**result, "text": in_text, "image": in_image}))
+        by_words = {"match": match, "probability": probability, "threshold": threshold, "disagreeing": disagreeing}
+        by_score = {"score": score, "score_threshold": of_score, "score_match": score_match}
+        in_image = _probabilities(run, posterior[0])
+        print(json.dumps({**by_words, "text": text, "words": words, "image": in_image, **by_score}))
         return int(not match)
-    echo(f"{'match' if match else 'mismatch'}: score {score:.3f}, threshold {threshold:.3f}")
-    for name in disagreeing:
-        answers = ("yes", "no") if in_text[name] else ("no", "yes")
-        echo("  {}: the text says {}, the image {} (probability {:.3f})".format(name, *answers, in_image[name]))
-    if not disagreeing:
-        echo("  no attribute disagrees")
+    least = min(words, key=lambda name: words[name], default=None)
+    reason = "the caption says no attribute"
+    if least:
+        reason = f"probability {probability:.3f} of {'' if text[least] else 'no '}{least}"
+    echo(f"{_verdict(match)} by words: {reason}, threshold {threshold:.3f}")
+    for name, word in words.items():
+        answer, fits = "yes" if text[name] else "no", "disagrees" if name in disagreeing else "agrees"
+        echo(f"  {name}: the text says {answer}, the image {fits} (probability {word:.3f})")
+    if score_match is None:
+        echo(f"the paper's score: {score:.3f}; the run has no threshold for it, as it was not evaluated")
+    else:
+        echo(f"{_verdict(score_match)} by the paper's score: {score:.3f}, threshold {of_score:.3f}")
     return int(not match)
+
+
+def _verdict(match: bool) -> str:
+    return "match" if match else "mismatch"
+
+
+def _said(run: runs.Run, values: Any, said: np.ndarray) -> dict[str, float]:
+    """The values, [1, A], of those attributes that a caption says, [1, A]."""
+    pairs = zip(run.config.attributes, np.asarray(values)[0].tolist(), said[0], strict=True)
+    return {name: value for name, value, stated in pairs if stated}
 
 
 def interpolate(arguments: argparse.Namespace) -> int:
@@ -155,11 +176,11 @@ def interpolate(arguments: argparse.Namespace) -> int:
 def fuse(arguments: argparse.Namespace) -> int:
     """Image that agrees with both an image and a sentence."""
     run = _load(arguments)
-    attributes, pixels = _attributes(run, arguments.caption), _pixels(run, arguments, arguments.image)
-    mean, _ = run.fuse(pixels, attributes)
+    caption, pixels = _caption(run, arguments.caption), _pixels(run, arguments, arguments.image)
+    mean, _ = run.fuse(pixels, *caption)
     means = {
         "from the image": run.encode_image(pixels)[0],
-        "from the text": run.encode_attributes(attributes)[0],
+        "from the text": run.encode_attributes(*caption)[0],
         "from both": mean,
     }
     decoded = {label: _bytes(run.decode_image(z)) for label, z in means.items()}
@@ -192,15 +213,19 @@ def _load(arguments: argparse.Namespace, *models: str) -> runs.Run:
     return run
 
 
-def _attributes(run: runs.Run, text: str) -> np.ndarray:
-    """Attributes, [1, A], of a sentence; of a list of names where the model has some that no sentence can say."""
+def _caption(run: runs.Run, text: str) -> captions.Caption:
+    """Attributes, [1, A], that a sentence states, and which it says.
+
+    Where the model has some that no sentence can say, names with commas between, which say all: no other is there.
+    """
     names = run.config.attributes
     try:
         captions.check_names(names)
     except ValueError:
         given = _names(run, [text])
-        return np.array([[name in given for name in names]], np.float32)
-    return captions.read(text, names)[None]
+        values = np.array([[name in given for name in names]], np.float32)
+        return captions.Caption(values, np.ones(values.shape, bool))
+    return captions.Caption(*(part[None] for part in captions.read(text, names)))
 
 
 def _names(run: runs.Run, texts: Sequence[str]) -> list[str]:
@@ -289,39 +314,46 @@ def _encode(run: runs.Run, arguments: argparse.Namespace, text: str) -> Posterio
     """The posterior of an image file or of a sentence."""
     if text.lower().endswith(decode.SUFFIXES) or os.path.exists(text):
         return run.encode_image(_pixels(run, arguments, text))
-    return run.encode_attributes(_attributes(run, text))
+    return run.encode_attributes(*_caption(run, text))
 
 
-def _decision(run: runs.Run, arguments: argparse.Namespace) -> tuple[float, dict[str, str]]:
-    """The given threshold, or that which the run's evaluation took from the calibration images; and its divergence.
+def _decision(run: runs.Run, arguments: argparse.Namespace) -> tuple[float, float | None, dict[str, str]]:
+    """Thresholds of the words and of the paper's score, from the calibration images, and the divergence of the score.
 
-    Where a threshold is given and the checkpoint was never evaluated, the divergence is the default one.
+    The words' may be given. Where the checkpoint was never evaluated, the score has none and the default divergence.
     """
     given, folder = arguments.threshold, Path(arguments.workdir).expanduser()
     if given is not None and not 0 <= given <= 1:
-        raise ValueError(f"--threshold is {given}; expected 0 to 1, as scores are.")
+        raise ValueError(f"--threshold is {given}; expected 0 to 1, as probabilities are.")
+    words, of_score, divergence = given, None, {}
     for _, scores in _evaluations(run, folder):
         measured = scores.get("consistency")
-        if isinstance(measured, dict) and isinstance(measured.get("threshold"), int | float):
+        if of_score is None and isinstance(measured, dict) and isinstance(measured.get("threshold"), int | float):
+            of_score = float(measured["threshold"])
             divergence = {name: measured[name] for name in ("direction", "reduction") if name in measured}
-            return float(measured["threshold"]) if given is None else given, divergence
-    if given is not None:
-        return given, {}
+        verdicts = scores.get("verdicts")
+        thresholds = verdicts.get("thresholds") if isinstance(verdicts, dict) else None
+        if words is None and isinstance(thresholds, dict) and isinstance(thresholds.get("words"), int | float):
+            words = float(thresholds["words"])
+    if words is not None:
+        return words, of_score, divergence
     raise ValueError(
-        f"{folder} has no threshold for its checkpoint of phase {run.phase} at step {run.step}: evaluate it by "
+        f"{folder} has no threshold for words of its checkpoint of phase {run.phase} at step {run.step}, as no "
+        "evaluation by this version has calibrated it: evaluate it by "
         f"'mvae-jax experiments celebahq_mvae --evaluate --phase={run.phase} --workdir={folder}', or give --threshold."
     )
 
 
 def _evaluations(run: runs.Run, workdir: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields the results of each evaluation of this checkpoint, and under which key they have the model.
+    """Yields the results of each evaluation of this checkpoint, newest first, and under which key they have the model.
 
     They lie in the workdir, or in that of an experiment which has the workdir as the folder of one of its models.
     """
     folder = Path(workdir).expanduser().resolve()
     for root, key in ((folder, ""), (folder.parent, folder.name)):
         evaluation = root / "evaluation"
-        for path in (root / "finished.json", evaluation / "scores.json", evaluation / run.phase / "scores.json"):
+        paths = (root / "finished.json", evaluation / "scores.json", evaluation / run.phase / "scores.json")
+        for path in sorted(filter(Path.exists, paths), key=lambda path: path.stat().st_mtime, reverse=True):
             try:
                 content = _json.load(path)
                 scores = content.get("scores", content)  # finished.json has them beside the time
@@ -408,7 +440,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="print JSON")
     command = add(check, image, sentence)
     command.add_argument("--json", action="store_true", help="print JSON")
-    command.add_argument("--threshold", type=float, help="score above which a pair matches; by default the run's own")
+    command.add_argument(
+        "--threshold", type=float, help="probability that all words have to exceed; by default the run's own"
+    )
     ends = [(name, 'a caption, or an image file ending in ".jpg" or ".png"') for name in ("start", "end")]
     command = add(interpolate, *ends, output="interpolation.png")
     command.add_argument("--steps", type=int, default=8, help="pictures, both ends among them (default: %(default)s)")

@@ -1,10 +1,10 @@
 """Attribute vectors as English sentences and back, exactly.
 
-`write` is deterministic: the words and their order depend on the set of attributes alone. `read` undoes it, and
-also understands what people type: other orders, keywords, synonyms ("blonde", "glasses", "girl"), opposites
-("old" is not young) and negations ("no glasses"). A sentence states what it mentions; everything else is 0. What
-`read` cannot place, it reports: it never drops a word that could carry meaning, and never reads a negation as its
-opposite.
+`write` is deterministic: the words and their order depend on the set of attributes alone. `read` undoes it, and also
+understands what people type: other orders, keywords, synonyms ("blonde", "glasses", "girl"), opposites ("old" is not
+young) and negations ("no glasses"). A sentence says what it mentions and leaves everything else open, which `read`
+tells apart. What `read` cannot place, it reports: it never drops a word that could carry meaning, and never reads a
+negation as its opposite.
 
 Gender: where the list has both `male` and `female`, "man" and "woman" stand for one bit each, "person" for
 neither and "man and woman" for both, since a vector may have any of these. Where it has one of the two, the other
@@ -249,8 +249,20 @@ def _enumerate(items: list[str]) -> str:
     return " and ".join(filter(None, [", ".join(items[:-1]), items[-1]]))
 
 
-def read(sentence: str, attributes: Sequence[str]) -> np.ndarray:
-    """Reads a sentence, or keywords, as an attribute vector: the inverse of `write`.
+class Caption(NamedTuple):
+    """Attributes that a caption states.
+
+    Attributes:
+        values: float32 [A] in {0, 1}; 0 where the caption is silent.
+        said: bool [A], whether the caption says the attribute, yes or no. "Without glasses" says no, silence nothing.
+    """
+
+    values: np.ndarray
+    said: np.ndarray
+
+
+def read(sentence: str, attributes: Sequence[str]) -> Caption:
+    """Reads a sentence, or keywords, as an attribute vector, and what of it was said: the inverse of `write`.
 
     A negation holds for the phrase that follows it, and on through "or" and "nor". Where it is unclear whether it
     holds for a further phrase ("no glasses and lipstick"), that is reported.
@@ -260,7 +272,8 @@ def read(sentence: str, attributes: Sequence[str]) -> np.ndarray:
         attributes: the A names, as for `write`.
 
     Returns:
-        float32 [A] in {0, 1}; an attribute that is not mentioned is 0.
+        The values, and which of them are said. A word for one gender says that it is not the other, unless the sentence
+        says that too; "not a man" says no more than that.
 
     Raises:
         ValueError: lists every word that is not understood (with close ones that are), every phrase for which
@@ -282,7 +295,32 @@ def read(sentence: str, attributes: Sequence[str]) -> np.ndarray:
     if problems:
         known = f" The model knows: {', '.join(words(attributes))}." if unknown else ""
         raise ValueError(f"Cannot read {sentence!r}: {'; '.join(dict.fromkeys(problems))}.{known}")
-    return np.array([stated.get(name, False) for name in attributes], np.float32)
+    for name, other in _OTHER_GENDER.items():
+        if other in attributes and stated.get(name):
+            stated.setdefault(other, False)
+    values = np.array([stated.get(name, False) for name in attributes], np.float32)
+    return Caption(values, np.array([name in stated for name in attributes]))
+
+
+def said(vectors: np.ndarray | Sequence[Sequence[float]], attributes: Sequence[str]) -> np.ndarray:
+    """Attributes that the captions of vectors say: those that are 1, and the gender.
+
+    It is what `read` finds in the sentences of `write`, without the sentences.
+
+    Args:
+        vectors: values in {0, 1}, [N, A].
+        attributes: the A names, as for `write`.
+
+    Returns:
+        bool [N, A].
+    """
+    result = np.asarray(vectors) > 0
+    for name, other in _OTHER_GENDER.items():
+        if name in attributes:
+            column = list(attributes).index(name)
+            # Of one listed gender alone, the other's word says that it is not this one.
+            result[:, column] |= result[:, list(attributes).index(other)] if other in attributes else True
+    return result
 
 
 def words(attributes: Sequence[str]) -> list[str]:

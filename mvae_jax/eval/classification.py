@@ -100,6 +100,52 @@ def auroc(positive_scores: npt.ArrayLike, negative_scores: npt.ArrayLike) -> flo
 
 
 @dataclasses.dataclass(frozen=True)
+class Share:
+    """A share of examples.
+
+    Attributes:
+        value: in [0, 1].
+        low: lower end of its 95 % interval.
+        high: upper end.
+        count: number of examples.
+    """
+
+    value: float
+    low: float
+    high: float
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+
+@measure()
+def share(decisions: npt.ArrayLike) -> Share:
+    """Share of examples of which something is true, with Wilson's 95 % interval.
+
+    With x of n and z = 1.96 its ends are (x + z^2 / 2 -+ z sqrt(x (n - x) / n + z^2 / 4)) / (n + z^2), which lie in
+    [0, 1], and are no point where all or none are true.
+
+    Args:
+        decisions: [N], of truth values.
+
+    Raises:
+        ValueError: there is no example.
+
+    Reference:
+        Wilson, 1927, Probable inference, the law of succession, and statistical inference.
+    """
+    decisions = np.asarray(decisions, bool)
+    count, true = decisions.size, int(decisions.sum())
+    if not count:
+        raise ValueError("there is no decision; expected at least one, to say which share is true.")
+    z = 1.959963984540054
+    half = z * np.sqrt(true * (count - true) / count + z**2 / 4)
+    low, high = ((true + z**2 / 2 + sign * half) / (count + z**2) for sign in (-1, 1))
+    return Share(true / count, float(max(low, 0.0)), float(min(high, 1.0)), count)
+
+
+@dataclasses.dataclass(frozen=True)
 class Spread:
     """Variation of a number over repetitions of the benchmark.
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
+from mvae_jax import attributes as face_attributes
 from mvae_jax import gaussian
 from mvae_jax.eval._arguments import device_measure, measure
 from mvae_jax.eval.classification import Confusion, Rates, Spread, auroc, bootstrap_intervals, spreads
@@ -27,7 +28,7 @@ RELEASED_PROTOCOL = (
     "Kim 2024, released code: mismatches are other captions with random bits flipped until three differ (MM-04), "
     "threshold from the very pairs that are judged (MM-06), mismatch positive too (MM-07)"
 )
-GENDER = ("male", "female")
+GENDER = face_attributes.GENDER
 HAIR = ("black_hair", "blond_hair", "bald")
 GROUPS = (GENDER, ("smiling", "eyeglasses", "wearing_lipstick"), HAIR, ("mustache",))
 UNTOUCHED = ("young",)

@@ -8,6 +8,7 @@ that the image is like them: a model of rendered faces finds 58 % of 200 photos 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,10 +47,11 @@ def terms(run: runs.Run, x: jax.Array, attributes: Any = None) -> dict[str, jax.
     return {"reconstruction_error": error / np.prod(x.shape[1:]), "kl": kl}
 
 
+@functools.lru_cache(maxsize=32)
 def limits(trained: Trained) -> dict[str, dict[str, float]]:
     """What 99 % of the calibration images do not exceed: {model: {key of `WORDS`: limit}}, and how many there are.
 
-    Where there are no calibration images, they are those for validation.
+    Measured once, whoever asks for it. Where there are no calibration images, they are those for validation.
     """
     split = trained.data.calibration if len(trained.data.calibration) else trained.data.validation
     rows = {}

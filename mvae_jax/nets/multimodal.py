@@ -28,6 +28,8 @@ class GaussianImageEncoder(nn.Module):
     Attributes:
         latent_size: D.
         widths: channels of each stage; each halves the image.
+        coarse_size: the heads also see the image at this height and width, by means over blocks; 0 is the paper.
+        initial_logvar: added to the log variances.
         axis_name: mapped axis over which the batch is split; None if arrays are the whole batch.
         dtype: of the computation.
 
@@ -37,6 +39,8 @@ class GaussianImageEncoder(nn.Module):
 
     latent_size: int = 256
     widths: tuple[int, ...] = (64, 128, 256)
+    coarse_size: int = 0
+    initial_logvar: float = 0.0
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
 
@@ -51,9 +55,17 @@ class GaussianImageEncoder(nn.Module):
             h = Conv(width, kernel_size=4, stride=2, dtype=self.dtype)(h)
             h = leaky_relu(BatchNorm(self.axis_name, dtype=self.dtype)(h, train))
         h = h.reshape(h.shape[0], -1)
+        if self.coarse_size:
+            h = jnp.concatenate([h, _pooled(images, self.coarse_size).reshape(len(h), -1).astype(h.dtype)], axis=1)
         mean = Dense(self.latent_size, dtype=self.dtype, name="mean")(h)
         logvar = Dense(self.latent_size, dtype=self.dtype, name="logvar")(h)
-        return mean.astype(jnp.float32), logvar.astype(jnp.float32)
+        return mean.astype(jnp.float32), logvar.astype(jnp.float32) + self.initial_logvar
+
+
+def _pooled(images: jax.Array, size: int) -> jax.Array:
+    """Means over blocks, [B, H, W, C] to [B, size, size, C]."""
+    b, h, w, c = images.shape
+    return images.reshape(b, size, h // size, size, w // size, c).mean((2, 4))
 
 
 class AttentionImageDecoder(nn.Module):
@@ -69,6 +81,8 @@ class AttentionImageDecoder(nn.Module):
         hidden: width of the dense layers.
         attention: use self-attention on the grid (MM-09).
         heads: attention heads; divides widths[0].
+        coarse_size: a linear map of z to an image of this height and width, enlarged, is added before the tanh, so that
+            colours and light need not pass through the stages; 0 is the paper.
         axis_name: mapped axis over which the batch is split; None if arrays are the whole batch.
         dtype: of the computation.
 
@@ -81,6 +95,7 @@ class AttentionImageDecoder(nn.Module):
     hidden: int = 2048
     attention: bool = True
     heads: int = 8
+    coarse_size: int = 0
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
 
@@ -104,7 +119,13 @@ class AttentionImageDecoder(nn.Module):
             h = BatchNorm(self.axis_name, dtype=self.dtype)(ConvTranspose(width, dtype=self.dtype)(h), train)
             h = leaky_relu(h)
             h = ResidualBlock(self.axis_name, self.dtype)(h, train)
-        return jnp.tanh(Conv(3, dtype=self.dtype)(h).astype(jnp.float32))
+        y = Conv(3, dtype=self.dtype)(h)
+        if self.coarse_size:
+            # From zeros: what no latent dimension has learned yet draws nothing.
+            small = Dense(3 * self.coarse_size**2, kernel_init=nn.initializers.zeros, dtype=self.dtype)(z)
+            small = small.reshape(-1, self.coarse_size, self.coarse_size, 3)
+            y = y + jax.image.resize(small, y.shape, "linear")
+        return jnp.tanh(y.astype(jnp.float32))
 
 
 class GaussianAttributeEncoder(nn.Module):
@@ -115,6 +136,7 @@ class GaussianAttributeEncoder(nn.Module):
     Attributes:
         latent_size: D.
         hidden: width of the hidden layer.
+        initial_logvar: added to the log variances.
         dtype: of the computation.
 
     Reference:
@@ -123,6 +145,7 @@ class GaussianAttributeEncoder(nn.Module):
 
     latent_size: int = 256
     hidden: int = 512
+    initial_logvar: float = 0.0
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -133,7 +156,7 @@ class GaussianAttributeEncoder(nn.Module):
         h = Dense(2 * self.latent_size, dtype=self.dtype)(h)
         mean = Dense(self.latent_size, dtype=self.dtype, name="mean")(h)
         logvar = Dense(self.latent_size, dtype=self.dtype, name="logvar")(h)
-        return mean.astype(jnp.float32), logvar.astype(jnp.float32)
+        return mean.astype(jnp.float32), logvar.astype(jnp.float32) + self.initial_logvar
 
 
 class AttributeDecoder(nn.Module):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 
 import jax
@@ -27,7 +28,11 @@ CONFIG = dataclasses.replace(
     adversarial=dataclasses.replace(zoo.MULTIMODAL.adversarial, epochs=0),
 )
 BIRDS = ("has_wing_color::brown", "has_size::small_(5_-_9_in)", "001.Black_footed_Albatross", "002.Laysan_Albatross")
-SCORES = {"checkpoints": {"": {"phase": "unimodal", "step": 6}}, "consistency": {"f1": 0.9, "threshold": 0.4}}
+SCORES = {
+    "checkpoints": {"": {"phase": "unimodal", "step": 6}},
+    "consistency": {"f1": 0.9, "threshold": 0.4},
+    "verdicts": {"thresholds": {"words": 0.45, "score": 0.4}},
+}
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +95,7 @@ def test_generate_draws_from_the_captions_posterior(command, workdir, run):
         "".join(f"drawn/{number:03d}.png\n" for number in range(3)),
         "",
     )
-    mean, logvar = run.encode_attributes(captions.read(CAPTION, run.config.attributes)[None])
+    mean, logvar = run.encode_attributes(captions.read(CAPTION, run.config.attributes).values[None])
     noise = random.standard_normal(jax.random.key(5), (3, mean.shape[1]))
     expected = images.to_uint8(run.decode_image(mean + 0.5 * jnp.exp(logvar / 2) * noise))
     result = [picture(workdir / f"drawn/{number:03d}.png") for number in range(3)]
@@ -124,39 +129,87 @@ def test_an_image_of_any_size_is_cropped_and_that_is_said(command):
     assert err == "face.png: cropped 90 x 70 to the central 70 x 70, resized to 32 x 32\n"
 
 
-def test_check_compares_with_the_runs_threshold(command, workdir, run):
-    attributes = captions.read(CAPTION, run.config.attributes)[None]
+def reading(run, workdir):
+    """Probability of each attribute in the image, by its name, as the text decoder's logits say by hand."""
+    logits = np.asarray(run.decode_attributes(run.encode_image(pixels(workdir / "square.png"))[0])[0], np.float64)
+    return dict(zip(run.config.attributes, 1 / (1 + np.exp(-logits)), strict=True))
+
+
+@pytest.mark.parametrize("caption", [CAPTION, "a man without glasses", "bald", "not smiling", "old"])
+def test_check_judges_the_words_that_are_said_by_the_runs_threshold(command, workdir, run, caption):
+    code, out, _ = command("check", "run", "square.png", caption, "--json")
+    result, inside = json.loads(out), reading(run, workdir)
+    said = {
+        CAPTION: {"smiling": True, "young": True, "female": True, "male": False, "blond_hair": True},
+        "a man without glasses": {"male": True, "female": False, "eyeglasses": False},
+        "bald": {"bald": True},
+        "not smiling": {"smiling": False},
+        "old": {"young": False},
+    }[caption]
+    assert result["text"] == said
+    expected = {name: inside[name] if value else 1 - inside[name] for name, value in said.items()}
+    assert result["words"] == pytest.approx(expected, abs=1e-6)
+    assert result["probability"] == pytest.approx(min(expected.values()), abs=1e-6)
+    assert result["threshold"] == 0.45
+    assert set(result["disagreeing"]) == {name for name, value in expected.items() if value <= 0.45}
+    assert (result["match"], code) == ((True, 0) if min(expected.values()) > 0.45 else (False, 1))
+
+
+def test_check_shows_the_papers_score_and_its_own_verdict_beside_that_of_the_words(command, workdir, run):
+    attributes = captions.read(CAPTION, run.config.attributes).values[None]
     posterior = run.encode_image(pixels(workdir / "square.png"))
     score = float(consistency.consistency_score(posterior, run.encode_attributes(attributes))[0])
-    code, out, _ = command("check", "run", "square.png", CAPTION, "--json")
-    result = json.loads(out)
+    result = json.loads(command("check", "run", "square.png", CAPTION, "--json")[1])
     assert result["score"] == pytest.approx(score, abs=1e-6)
-    assert result["threshold"] == 0.4
-    assert (result["match"], code) == ((True, 0) if score > 0.4 else (False, 1))
-    in_image = run.decode_attributes(posterior[0])[0] > 0
-    wrong = {name for name, a, b in zip(run.config.attributes, in_image, attributes[0], strict=True) if a != b}
-    assert set(result["disagreeing"]) == wrong
+    assert (result["score_threshold"], result["score_match"]) == (0.4, score > 0.4)
+    verdict = "match" if score > 0.4 else "mismatch"
+    last = command("check", "run", "square.png", CAPTION, "--threshold=0")[1].splitlines()[-1]
+    assert last == f"{verdict} by the paper's score: {score:.3f}, threshold 0.400"
+
+
+def test_what_was_not_said_is_not_spoken_of(command):
+    """A face without a word fits, and of others no attribute is mentioned but those of the caption."""
+    code, out, _ = command("check", "run", "square.png", "a person")
+    assert code == 0
+    assert out.splitlines()[0] == "match by words: the caption says no attribute, threshold 0.450"
+    assert len(out.splitlines()) == 2
+    for caption, named in (("a woman", {"male", "female"}), ("no lipstick", {"wearing_lipstick"})):
+        lines = command("check", "run", "square.png", caption)[1].splitlines()[1:-1]
+        assert {line.split(":")[0].strip() for line in lines} == named
+    assert " of no wearing_lipstick, threshold" in command("check", "run", "square.png", "no lipstick")[1]
 
 
 @pytest.mark.parametrize("threshold", [[], ["--threshold=0.2"]])
 def test_check_scores_as_the_runs_evaluation_did(command, workdir, run, finished, threshold):
     divergence = {"direction": "txt||img", "reduction": "sum"}
     finished.write_text(json.dumps({"scores": {**SCORES, "consistency": {"threshold": 0.4, **divergence}}}))
-    attributes = captions.read(CAPTION, run.config.attributes)[None]
+    attributes = captions.read(CAPTION, run.config.attributes).values[None]
     posteriors = run.encode_image(pixels(workdir / "square.png")), run.encode_attributes(attributes)
     result = json.loads(command("check", "run", "square.png", CAPTION, "--json", *threshold)[1])
     expected = float(consistency.consistency_score(*posteriors, **divergence)[0])
     assert result["score"] == pytest.approx(expected, abs=1e-6)
     assert abs(expected - float(consistency.consistency_score(*posteriors)[0])) > 1e-3
-    assert result["threshold"] == (0.2 if threshold else 0.4)
+    assert (result["threshold"], result["score_threshold"]) == (0.2 if threshold else 0.45, 0.4)
 
 
 @pytest.mark.parametrize(("threshold", "answer", "status"), [(0.0, "match", 0), (1.0, "mismatch", 1)])
-def test_check_takes_a_threshold_and_answers_by_its_status(command, threshold, answer, status):
+def test_check_takes_a_threshold_and_answers_by_its_status(command, workdir, run, threshold, answer, status):
     code, out, _ = command("check", "run", "square.png", "bald", f"--threshold={threshold}")
     assert code == status
-    assert out.startswith(f"{answer}: score 0.")
-    assert "bald: the text says yes, the image no" in out
+    probability = reading(run, workdir)["bald"]
+    fits = "disagrees" if status else "agrees"
+    assert out.splitlines()[:2] == [
+        f"{answer} by words: probability {probability:.3f} of bald, threshold {threshold:.3f}",
+        f"  bald: the text says yes, the image {fits} (probability {probability:.3f})",
+    ]
+
+
+def test_of_a_run_that_was_not_evaluated_the_score_has_no_verdict(command, finished):
+    finished.unlink()
+    _, out, _ = command("check", "run", "square.png", "bald", "--threshold=0.3")
+    assert out.splitlines()[-1].endswith("the run has no threshold for it, as it was not evaluated")
+    result = json.loads(command("check", "run", "square.png", "bald", "--threshold=0.3", "--json")[1])
+    assert (result["score_threshold"], result["score_match"]) == (None, None)
 
 
 @pytest.fixture
@@ -169,7 +222,7 @@ def finished(workdir):
     shutil.rmtree(workdir / "run" / "evaluation", ignore_errors=True)
 
 
-FIRST_FORMAT = {"phase": "unimodal", "step": 6, "consistency": {"threshold": 0.3}}
+FIRST_FORMAT = {"phase": "unimodal", "step": 6, "verdicts": {"thresholds": {"words": 0.3}}}
 
 
 @pytest.mark.parametrize(
@@ -177,8 +230,8 @@ FIRST_FORMAT = {"phase": "unimodal", "step": 6, "consistency": {"threshold": 0.3
     [
         ("finished.json", {"finished": "today", **FIRST_FORMAT}, 0.3),
         ("evaluation/scores.json", FIRST_FORMAT, 0.3),
-        ("evaluation/scores.json", SCORES, 0.4),
-        ("evaluation/unimodal/scores.json", SCORES, 0.4),
+        ("evaluation/scores.json", SCORES, 0.45),
+        ("evaluation/unimodal/scores.json", SCORES, 0.45),
     ],
 )
 def test_the_threshold_is_in_either_file_of_either_format(command, finished, file, content, threshold):
@@ -189,6 +242,17 @@ def test_the_threshold_is_in_either_file_of_either_format(command, finished, fil
     assert json.loads(command("check", "run", "square.png", "bald", "--json")[1])["threshold"] == threshold
 
 
+def test_the_newest_evaluation_counts(command, finished):
+    later = finished.parent / "evaluation" / "scores.json"
+    later.parent.mkdir()
+    later.write_text(json.dumps({**FIRST_FORMAT, "consistency": {"threshold": 0.7}}))
+    for ahead, expected in ((60, (0.3, 0.7)), (-60, (0.45, SCORES["consistency"]["threshold"]))):
+        moment = finished.stat().st_mtime + ahead
+        os.utime(later, (moment, moment))
+        told = json.loads(command("check", "run", "square.png", "bald", "--json")[1])
+        assert (told["threshold"], told["score_threshold"]) == expected
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -197,20 +261,21 @@ def test_the_threshold_is_in_either_file_of_either_format(command, finished, fil
         "[]",
         json.dumps({"finished": "today"}),
         json.dumps({"finished": "today", "scores": SCORES | {"checkpoints": {"": {"phase": "unimodal", "step": 5}}}}),
-        json.dumps({"finished": "today", "scores": {**SCORES, "consistency": {"threshold": None}}}),
+        json.dumps({"finished": "today", "scores": {**SCORES, "verdicts": {"thresholds": {"words": None}}}}),
+        json.dumps({"finished": "today", "scores": {**SCORES, "verdicts": None}}),  # of an earlier version
     ],
 )
 def test_check_without_a_threshold_says_how_to_get_one(command, finished, content):
     finished.unlink() if content is None else finished.write_text(content)
     code, _, err = command("check", "run", "square.png", "bald")
     assert code == 2
-    assert "has no threshold for its checkpoint of phase unimodal at step 6" in err
+    assert "has no threshold for words of its checkpoint of phase unimodal at step 6" in err
     assert "'mvae-jax experiments celebahq_mvae --evaluate --phase=unimodal --workdir=run'" in err
 
 
 def test_interpolation_goes_from_end_to_end(command, workdir, run):
     assert command("interpolate", "run", CAPTION, "square.png", "--steps=3", "-o", "between")[0] == 0
-    start, _ = run.encode_attributes(captions.read(CAPTION, run.config.attributes)[None])
+    start, _ = run.encode_attributes(captions.read(CAPTION, run.config.attributes).values[None])
     end, _ = run.encode_image(pixels(workdir / "square.png"))
     expected = images.to_uint8(run.decode_image(jnp.concatenate([start, (start + end) / 2, end])))
     result = [picture(workdir / f"between/00{number}.png") for number in range(3)]
@@ -220,7 +285,7 @@ def test_interpolation_goes_from_end_to_end(command, workdir, run):
 
 def test_fuse_decodes_the_product_of_both_posteriors(command, workdir, run):
     code, out, _ = command("fuse", "run", "square.png", CAPTION, "-o", "fused")
-    attributes = captions.read(CAPTION, run.config.attributes)[None]
+    attributes = captions.read(CAPTION, run.config.attributes).values[None]
     mean, _ = run.fuse(pixels(workdir / "square.png"), attributes)
     assert code == 0
     assert out.splitlines()[0] == captions.write(
@@ -232,7 +297,7 @@ def test_fuse_decodes_the_product_of_both_posteriors(command, workdir, run):
 
 def test_a_cvae_generates_from_the_prior_of_the_attributes(command, workdir, conditional):
     assert command("generate", "cvae", CAPTION, "--count=3", "--seed=5", "-o", "conditional")[0] == 0
-    attributes = captions.read(CAPTION, conditional.config.attributes)[None]
+    attributes = captions.read(CAPTION, conditional.config.attributes).values[None]
     expected = images.to_uint8(conditional.sample(jax.random.key(5), np.tile(attributes, (3, 1))))
     result = [picture(workdir / f"conditional/{number:03d}.png") for number in range(3)]
     np.testing.assert_array_equal(result, expected)
@@ -260,7 +325,7 @@ def test_an_edit_decodes_the_mean_of_the_image_with_other_attributes(command, wo
     assert err == "square.png: cropped 32 x 32 to the central 25 x 32, resized to 14 x 18\n"
     x, _ = decode.read_image(workdir / "square.png", conditional.config.image_size)
     x = images.to_float(jnp.asarray(x[None]))
-    shown, other = (captions.read(text, names)[None] for text in ("a smiling man", "a bald man with eyeglasses"))
+    shown, other = (captions.read(text, names).values[None] for text in ("a smiling man", "a bald man with eyeglasses"))
     expected = images.to_uint8(conditional.decode(conditional.encode(x, shown).mean, other))
     np.testing.assert_array_equal([picture(workdir / "edited/000.png")], expected)
     assert (expected != images.to_uint8(conditional.decode(conditional.encode(x, shown).mean, shown))).any()
@@ -393,7 +458,7 @@ def test_an_image_unlike_the_training_images_is_a_warning(command, workdir, run,
 
 def test_a_member_of_an_experiment_finds_its_limits_beside_those_of_the_others(command, workdir, experiments_run):
     conditional = runs.load(workdir / "cvae")
-    shown = captions.read("a smiling man", conditional.config.attributes)[None]
+    shown = captions.read("a smiling man", conditional.config.attributes).values[None]
     error, _ = numbers_of(conditional, workdir / "square.png", shown)
     edit = ["edit", "cvae", "square.png", "a smiling man", "--add=bald"]
     experiments_run("cvae", {"typical_images": {"cvae": {"reconstruction_error": 0.9 * error, "kl": 1e6}}}, "cvae")

@@ -24,7 +24,7 @@ def vector(names: tuple[str, ...], *present: str) -> list[float]:
 
 
 def understood(sentence: str, names: tuple[str, ...] = TEN) -> set[str]:
-    return {name for name, value in zip(names, captions.read(sentence, names), strict=True) if value}
+    return {name for name, value in zip(names, captions.read(sentence, names).values, strict=True) if value}
 
 
 @pytest.mark.parametrize(
@@ -60,8 +60,9 @@ def test_read_inverts_write_for_every_vector_of_the_ten():
         sentence = captions.write(bits, TEN)
         sentences.add(sentence)
         read = captions.read(sentence, TEN)
-        assert read.dtype == np.float32
-        assert read.tolist() == list(bits), sentence
+        assert (read.values.dtype, read.said.dtype) == (np.float32, bool)
+        assert read.values.tolist() == list(bits), sentence
+        assert read.said.tolist() == captions.said([bits], TEN)[0].tolist(), sentence
     assert len(sentences) == 2**10
 
 
@@ -71,7 +72,49 @@ def test_read_inverts_write_for_any_list_of_attributes():
         names = tuple(rng.permutation(ALL)[: rng.integers(1, len(ALL) + 1)].tolist())
         bits = rng.random(len(names)) < rng.random()
         sentence = captions.write(bits, names)
-        assert (captions.read(sentence, names) == bits).all(), sentence
+        read = captions.read(sentence, names)
+        assert (read.values == bits).all(), sentence
+        assert (read.said == captions.said(bits[None], names)[0]).all(), sentence
+        assert not read.values[~read.said].any()
+
+
+@pytest.mark.parametrize(
+    ("sentence", "yes", "no"),
+    [
+        ("a person", [], []),
+        ("a face", [], []),
+        ("smiling", ["smiling"], []),
+        ("without glasses", [], ["eyeglasses"]),
+        ("not smiling, neither bald nor young", [], ["smiling", "bald", "young"]),
+        ("an old person", [], ["young"]),
+        ("a woman", ["female"], ["male"]),
+        ("a boy with glasses", ["male", "eyeglasses"], ["female"]),
+        ("a man and woman", ["male", "female"], []),
+        ("woman, man", ["male", "female"], []),
+        ("not a man", [], ["male"]),
+        ("neither a man nor a woman", [], ["male", "female"]),
+        ("a woman but no lipstick", ["female"], ["male", "wearing_lipstick"]),
+    ],
+)
+def test_a_caption_says_what_it_says_and_leaves_the_rest_open(sentence, yes, no):
+    read = captions.read(sentence, TEN)
+    stated = {name: bool(value) for name, value, said in zip(TEN, *read, strict=True) if said}
+    assert stated == {**dict.fromkeys(yes, True), **dict.fromkeys(no, False)}
+
+
+def test_phrases_one_after_the_other_say_what_each_says_alone():
+    """Of random attributes, yes or no, in random order; a phrase in front never changes what another says."""
+    rng = np.random.default_rng(2)
+    phrases = {name: name.replace("_", " ") for name in TEN} | {"wearing_lipstick": "lipstick"}
+    for _ in range(300):
+        chosen = {name: bool(rng.integers(2)) for name in rng.permutation(TEN)[: rng.integers(1, 6)]}
+        sentence = ". ".join(text if chosen[name] else f"no {text}" for name, text in phrases.items() if name in chosen)
+        read = captions.read(sentence, TEN)
+        expected = dict(chosen)
+        for name, other in (("male", "female"), ("female", "male")):
+            if chosen.get(name):
+                expected.setdefault(other, False)
+        assert {name: bool(value) for name, value, said in zip(TEN, *read, strict=True) if said} == expected, sentence
 
 
 def test_words_do_not_depend_on_the_order_of_the_attributes():
@@ -200,9 +243,12 @@ def test_one_gender_attribute(name, one, zero):
     names = (name, "young")
     assert captions.write([1, 0], names) == one
     assert captions.write([0, 0], names) == zero
-    assert captions.read(one, names).tolist() == [1, 0]
-    assert captions.read(zero, names).tolist() == [0, 0]
-    assert captions.read(f"not {zero}", names).tolist() == [1, 0]
+    assert captions.read(one, names).values.tolist() == [1, 0]
+    assert captions.read(zero, names).values.tolist() == [0, 0]
+    assert captions.read(f"not {zero}", names).values.tolist() == [1, 0]
+    for sentence in (one, zero, f"not {zero}"):
+        assert captions.read(sentence, names).said.tolist() == [True, False]
+    assert captions.read("a young person", names).said.tolist() == [False, True]
     with pytest.raises(ValueError, match="contradicts"):
         captions.read("man and woman", names)
 
@@ -215,11 +261,13 @@ def test_no_gender_attribute():
 
 def test_beards():
     names = ("no_beard", "goatee", "wavy_hair")
-    assert captions.read("a beard", names).tolist() == [0, 0, 0]
+    assert captions.read("a beard", names).values.tolist() == [0, 0, 0]
     for sentence in ("no beard", "beardless", "clean-shaven", "without a beard", "not bearded"):
-        assert captions.read(sentence, names).tolist() == [1, 0, 0]
-    assert captions.read("not clean-shaven", names).tolist() == [0, 0, 0]
-    assert captions.read("a beard but no goatee", names).tolist() == [0, 0, 0]
+        assert captions.read(sentence, names).values.tolist() == [1, 0, 0]
+    assert captions.read("a beard", names).said.tolist() == [True, False, False]
+    assert captions.read("goatee", names).said.tolist() == [False, True, False]
+    assert captions.read("not clean-shaven", names).values.tolist() == [0, 0, 0]
+    assert captions.read("a beard but no goatee", names).values.tolist() == [0, 0, 0]
     with pytest.raises(ValueError, match="contradicts"):
         captions.read("a bearded person with no beard", names)
 
@@ -255,7 +303,7 @@ def test_attribute_names_are_checked():
 )
 def test_sentences_of_own_attributes(names, present, sentence):
     assert captions.write(vector(names, *present), names) == sentence
-    assert captions.read(sentence, names).tolist() == vector(names, *present)
+    assert captions.read(sentence, names).values.tolist() == vector(names, *present)
 
 
 def test_own_attributes_are_understood_like_others():
@@ -292,7 +340,7 @@ def test_read_inverts_write_for_own_attributes():
         accepted += 1
         for bits in (np.ones(len(names)), rng.random(len(names)) < 0.5):
             sentence = captions.write(bits, names)
-            assert (captions.read(sentence, names) == bits).all(), (sentence, names)
+            assert (captions.read(sentence, names).values == bits).all(), (sentence, names)
             assert captions.write(bits[::-1], names[::-1]) == sentence
     assert min(accepted, refused) > 300
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from mvae_jax import eval as measures
+from mvae_jax.eval import partial_captions
 from mvae_jax.eval._arguments import check_finite, measure
 
 RNG = np.random.default_rng(0)
@@ -64,6 +65,12 @@ POSTERIORS = {"image_posterior": (CODES, OTHERS), "text_posterior": (OTHERS, COD
 SIDES = {"match_scores": SCORES, "mismatch_scores": SCORES[::-1]}
 KEY = jax.random.key(0)
 PAIRS = FACES.repeat(3, 0), BITS
+JUDGE = partial_captions.Judge(
+    lambda z: jnp.asarray(z) - 0.5,
+    lambda attributes, said: encode_bits(attributes * said),
+    partial_captions.Thresholds(0.5, 0.5, 0.5, 0.95, 0, "img||txt", "mean"),
+)
+JUDGED = {"self": JUDGE, "posterior": encode_bits(BITS), "attributes": BITS, "said": BITS}
 # Measure -> arguments with which it works, all of its arrays of numbers among them.
 ARGUMENTS = {
     "classification.Confusion.at": {"threshold": 0.5, **SIDES},
@@ -76,6 +83,7 @@ ARGUMENTS = {
         "draws": 20,
     },
     "classification.spreads": {"thresholds": SCORES[:2], "match_scores": SCORES, "mismatch_scores": CURATED},
+    "classification.share": {"decisions": SCORES > 0.5},
     "consistency.benchmark": {
         "encode_images": lambda x: encode_bits(np.asarray(x).reshape(len(x), -1)[:, :5]),
         "encode_attributes": encode_bits,
@@ -183,6 +191,27 @@ ARGUMENTS = {
         "pairs": 4,
         "percentiles": (0.0, 100.0),
     },
+    "partial_captions.Judge.accepts": JUDGED,
+    "partial_captions.Judge.calibrated": {
+        "decode_attributes": JUDGE.decode_attributes,
+        "encode_attributes": JUDGE.encode_attributes,
+        **{name: value for name, value in JUDGED.items() if name != "self"},
+        "score_threshold": 0.5,
+    },
+    "partial_captions.Judge.scores": JUDGED,
+    "partial_captions.acceptance_threshold": {"scores": SCORES, "acceptance": 0.5},
+    "partial_captions.benchmark": {
+        "judge": JUDGE,
+        **{name: value for name, value in JUDGED.items() if name != "self"},
+        "names": NAMES,
+        "mismatches": 1 - BITS,
+        "mismatches_said": BITS,
+        "seed": 0,
+    },
+    "partial_captions.caption_probability": {"logits": BITS - 0.5, "attributes": BITS, "said": BITS},
+    "partial_captions.leave_out": {"said": BITS, "names": NAMES, "count": 1, "seed": 0},
+    "partial_captions.word_probabilities": {"logits": BITS - 0.5, "attributes": BITS},
+    "partial_captions.wrong_words": {"attributes": BITS, "said": BITS, "names": NAMES},
     "perceptual_path.trimmed_mean": {"values": SCORES, "percentiles": (0.0, 100.0)},
     "probes.linear_discriminant": {"train_features": CODES, "train_attributes": BITS, "features": OTHERS},
     "probes.linear_svm_accuracy": PROBED,

@@ -47,6 +47,22 @@ def test_auroc_counts_pairs_and_halves_ties():
     assert classification.auroc([1, 1], [1]) == 0.5
 
 
+@pytest.mark.parametrize(
+    ("true", "count", "low", "high"),
+    [(0, 10, 0.0, 0.27753), (5, 10, 0.23659, 0.76341), (10, 10, 0.72247, 1.0), (81, 263, 0.25529, 0.36621)],
+)
+def test_wilsons_interval_of_a_share(true, count, low, high):
+    """By the formula; 81 of 263 is an example of Newcombe, 1998, Two-sided confidence intervals: 0.2553 to 0.3662."""
+    found = classification.share([True] * true + [False] * (count - true))
+    assert dataclasses.astuple(found) == pytest.approx((true / count, low, high, count), abs=1e-5)
+    assert str(found) == f"{true / count:.3f} ({low:.3f} to {high:.3f})"
+
+
+def test_no_decision_is_no_share():
+    with pytest.raises(ValueError, match="there is no decision; expected at least one"):
+        classification.share([])
+
+
 def test_spreads_by_hand():
     # Curation 0: one match and one mismatch of two accepted; curation 1: everything.
     spreads = classification.spreads([0.4, 0.3], [0.9, 0.4], [[0.1, 0.6], [0.5, 0.5]])

@@ -30,6 +30,7 @@ SCRIPT = ROOT / "experiments" / "celebahq_mvae.py"
 TINY = [
     "--config.model.image_size=32",
     "--config.model.latent_size=4",
+    "--config.model.private_size=2",
     "--config.model.encoder_widths=4,4",
     "--config.model.decoder_widths=4,4",
     "--config.model.decoder_hidden=8",
@@ -60,7 +61,8 @@ def rendered(tmp_path_factory):
     """A run on rendered faces, from a folder of its own, and what the commands after it said."""
     folder, name = tmp_path_factory.mktemp("rendered"), "experiments/celebahq_mvae.py"
     command = [name, *TINY, "--workdir=runs/one"]
-    short = [name, *TINY, "--config.model.alignment.epochs=0", "--config.model.adversarial.epochs=0"]
+    unimodal = ["--config.model.alignment.epochs=0", "--config.model.adversarial.epochs=0"]
+    short = [name, *TINY, *unimodal, "--config.model.cosine_decay=false"]  # rates over a whole run cannot be extended
     started = [*short, "--workdir=runs/two", "--config.start_from=runs/one"]
     longer = [*started, "--config.model.unimodal.epochs=2"]
     commands = {

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from zoo import MULTIMODAL, faces
 
-from mvae_jax import nets, random
+from mvae_jax import augmentation, nets, random
+from mvae_jax.augmentation import Perturbation
 from mvae_jax.data.batches import Batches, Split
 from mvae_jax.models import multimodal
 from mvae_jax.models.multimodal import Config, PhaseConfig
+from mvae_jax.models.multimodal.networks import draw_said, training_images
 from mvae_jax.nets import multimodal as modules
 from mvae_jax.nets import vgg
 from mvae_jax.objective import Posterior
@@ -49,6 +51,10 @@ SWITCHES = {
     "modalities decoded apart": {"joint_decoding": False},
     "VGG on raw images": {"normalise_vgg_input": False},
     "released averages": {"released_averages": True},
+    "a private part": {"private_size": 3},
+    "a private part, decoded apart": {"private_size": 3, "joint_decoding": False, "released_averages": True},
+    "a coarse image": {"coarse_size": 4},
+    "posteriors that start narrow": {"initial_logvar": -3.0},
     "released code": {
         name: getattr(Config.reference(), name)
         for name in (
@@ -72,18 +78,23 @@ def batch():
 
 
 @functools.cache
-def variables():
+def variables(private_size=0, coarse_size=0):
     """Parameters and batch statistics, no longer zeros and ones where initialisation left those."""
-    generator = np.random.default_rng(3)
-    params, state = multimodal.build(CONFIG, VGG).init(jax.random.key(0), batch())
+    generator, config = np.random.default_rng(3), change(private_size=private_size, coarse_size=coarse_size)
+    params, state = multimodal.build(config, VGG).init(jax.random.key(0), batch())
     params = jax.tree.map(lambda p: p + 0.1 * generator.normal(size=p.shape).astype(np.float32), params)
     return params, jax.tree.map(lambda s: s + generator.uniform(0.0, 0.5, s.shape).astype(np.float32), state)
+
+
+def variables_of(config):
+    """Those of the shapes that a config gives them."""
+    return variables(config.private_size, config.coarse_size)
 
 
 def losses_of(config, index, trains, *, step=0, values=None, weights=VGG):
     """What the round of phase `index` that trains this group returns."""
     (round_,) = (r for r in multimodal.build(config, weights).rounds(phase_of(config, index)) if trains in r.trains)
-    params, state = values or variables()
+    params, state = values or variables_of(config)
     return round_.losses(params, state, batch(), KEY, jnp.asarray(step))
 
 
@@ -92,10 +103,17 @@ def losses_of(config, index, trains, *, step=0, values=None, weights=VGG):
 
 def networks(config):
     return {
-        "image_encoder": modules.GaussianImageEncoder(config.latent_size, config.encoder_widths),
-        "text_encoder": modules.GaussianAttributeEncoder(config.latent_size, config.text_hidden),
+        "image_encoder": modules.GaussianImageEncoder(
+            config.latent_size, config.encoder_widths, config.coarse_size, config.initial_logvar
+        ),
+        "text_encoder": modules.GaussianAttributeEncoder(config.latent_size, config.text_hidden, config.initial_logvar),
         "image_decoder": modules.AttentionImageDecoder(
-            config.image_size, config.decoder_widths, config.decoder_hidden, config.attention, config.attention_heads
+            config.image_size,
+            config.decoder_widths,
+            config.decoder_hidden,
+            config.attention,
+            config.attention_heads,
+            config.coarse_size,
         ),
         "text_decoder": modules.AttributeDecoder(len(config.attributes), config.text_hidden),
         "discriminator": modules.PatchDiscriminator(config.discriminator_widths),
@@ -108,7 +126,7 @@ class Runner:
 
     def __init__(self, config, train, values=None):
         self.networks, self.train = networks(config), train
-        params, state = values or variables()
+        params, state = values or variables_of(config)
         self.params = {**params["vae"], "discriminator": params["discriminator"], "vgg": params["vgg"]}
         self.stats = {**state["vae"], "discriminator": state["discriminator"], "vgg": {}}
 
@@ -149,8 +167,10 @@ def transcribe(config, *, train, cross=True):
     data, run = batch(), Runner(config, train)
     x, bits = np.asarray(data["image"], np.float64) / 127.5 - 1, np.asarray(data["attributes"], np.float64)
     image, text = run("image_encoder", x), run("text_encoder", bits)
-    draws = [noise_of(number, (BATCH, config.latent_size)) if train else 0.0 for number in (1, 2)]
+    draws = [noise_of(number, means.shape) if train else 0.0 for number, (means, _) in ((1, image), (2, text))]
     z_image, z_text = (m + np.exp(lv / 2) * noise for (m, lv), noise in zip((image, text), draws, strict=True))
+    both_have = config.latent_size - config.private_size
+    z_text = np.concatenate([z_text[:, :both_have], z_image[:, both_have:]], axis=1)  # the image's own private part
     made = {}
     if cross and config.joint_decoding:
         both = run("image_decoder", np.concatenate([z_image, z_text]))
@@ -164,7 +184,7 @@ def transcribe(config, *, train, cross=True):
             run("image_encoder", pixels)
     if not cross:
         made.pop("image_from_text", None)
-    straight, crossed = sigmoid(run("text_decoder", z_text)), sigmoid(run("text_decoder", z_image))
+    straight, crossed = (sigmoid(run("text_decoder", z[:, :both_have])) for z in (z_text, z_image))
 
     def pixels(name, generated):
         identity = run("image_encoder", generated, keep=False)[0]
@@ -180,18 +200,22 @@ def transcribe(config, *, train, cross=True):
         factor, limit = config.text_error_factor, config.text_error_limit
         return np.where((errors > limit) & config.penalise_text_errors, factor * errors, errors).mean(1)
 
-    score_kl = kl(image, text) if config.score_direction == "img||txt" else kl(text, image)
+    shared, private = (
+        [tuple(part[:, dimensions] for part in posterior) for posterior in (image, text)]
+        for dimensions in (slice(both_have), slice(both_have, None))
+    )
+    score_kl = kl(*shared) if config.score_direction == "img||txt" else kl(*shared[::-1])
     if config.score_reduction == "batch" and train:
         score_kl = score_kl.mean()
-    prior = (np.zeros_like(image[0]), np.zeros_like(image[0]))
+    image_prior, text_prior = (2 * (np.zeros_like(means),) for means, _ in (image, text))
     terms = {
         "text_from_text": text_error(straight),
         "text_from_image": text_error(crossed),
         "attribute_agreement": ((straight - crossed) ** 2).mean(1),
-        "posterior_matching": kl(image, text),
+        "posterior_matching": kl(*shared) + (kl(*private) if config.private_size else 0.0),
         "inconsistency": 1 - 1 / (1 + score_kl),
-        "image_kl": kl(image, prior),
-        "text_kl": kl(text, prior),
+        "image_kl": kl(image, image_prior),
+        "text_kl": kl(shared[1], (text_prior[0][:, :both_have], text_prior[1][:, :both_have])),
         "adversarial": -np.log(sigmoid(run("discriminator", made["image_from_image"], keep=False))).mean((1, 2, 3)),
     }
     for name, generated in made.items():
@@ -249,6 +273,19 @@ def test_the_published_schedule():
         assert (phase.batch_size, phase.image_size) == (16, 64)
         assert phase.learning_rates == {"vae": 1e-4, "discriminator": 1e-5}
         assert (phase.reset_optimizers, phase.ema_decay) == (False, None)
+
+
+def test_rates_rise_and_fall_over_the_whole_run():
+    config = change(cosine_decay=True, learning_rate=2.0, discriminator_learning_rate=0.5)
+    phases = multimodal.phases(config, 20)
+    rates = np.array([phase.learning_rates["vae"](step) for phase in phases for step in range(phase.steps)])
+    steps, warm = len(rates), 6  # a twentieth of 120
+    assert steps == 120
+    rise = 2.0 * (np.arange(warm) + 1) / (warm + 1)
+    fall = 1.0 + np.cos(np.pi * np.arange(steps - warm) / (steps - warm))
+    np.testing.assert_allclose(rates, np.concatenate([rise, fall]), atol=1e-6)
+    others = [phase.learning_rates["discriminator"](step) for phase in phases for step in range(phase.steps)]
+    np.testing.assert_allclose(others, rates / 4, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -347,6 +384,10 @@ def test_the_released_code_differs_in_six_choices():
         ({"text_error_limit": -0.1}, r"text_error_limit is -0\.1; expected at least 0\."),
         ({"text_error_factor": 4.0}, r"text_error_factor is 4\.0, but no error .*: set penalise_text_errors=true, or"),
         ({"text_error_limit": 0.3}, r"text_error_limit is 0\.3, but no error .* expected 0\.15, .*_text_errors=true"),
+        ({"private_size": 256}, r"private_size is 256; expected 0 to 255, below latent_size: some of the latent space"),
+        ({"private_size": -1}, r"private_size is -1; expected 0 to 255"),
+        ({"coarse_size": 5}, r"coarse_size is 5; expected 0 or a divisor of image_size, 64, such as 16\."),
+        ({"coarse_size": -4}, r"coarse_size is -4; expected at least 0\."),
         ({"learning_rate": 0.0}, r"learning_rate is 0\.0; expected a number above 0\."),
         ({"gradient_clip": float("nan")}, r"gradient_clip is nan; expected a number above 0\."),
         ({"attributes": ()}, r"attributes are \(\); expected at least one name"),
@@ -460,9 +501,9 @@ def test_evaluation_takes_means_and_running_statistics(switch):
     del expected["adversarial"]
     loss = sum(weights[name] * term for name, term in expected.items())
     evaluate = multimodal.build(config, VGG).evaluate(phase_of(config, 2))
-    got = evaluate(*variables(), batch(), KEY)
+    got = evaluate(*variables_of(config), batch(), KEY)
     assert_close(dict(got), {"loss": loss, **expected})
-    assert_close(got, evaluate(*variables(), batch(), jax.random.key(99)), rtol=0, atol=0)
+    assert_close(got, evaluate(*variables_of(config), batch(), jax.random.key(99)), rtol=0, atol=0)
 
 
 def test_evaluation_of_a_phase_whose_only_term_is_the_discriminator():
@@ -814,6 +855,232 @@ def test_posterior_terms_are_divergences_per_dimension():
     assert_close(multimodal.inconsistency(released, *posteriors), np.full(3, score))
 
 
+# --- captions that leave attributes open ---------------------------------------------------------------------------
+
+
+def networks_of(config, axis_name=None):
+    return multimodal.Networks(config, axis_name=axis_name)
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.3, 0.5, 0.8])
+def test_every_attribute_is_hidden_with_the_probability_and_the_genders_together(probability):
+    """The share of N = 20,000 captions, within five standard deviations of a rate that differs by caption."""
+    said = np.asarray(draw_said(networks_of(Config(unknown_attributes=probability)), KEY, 20_000))
+    assert set(np.unique(said)) == {0.0, 1.0}
+    assert np.abs(1 - said.mean(0) - probability).max() < 5 * np.sqrt(probability * (1 - probability) / 20_000)
+    male, female = (Config().attributes.index(name) for name in ("male", "female"))
+    assert (said[:, male] == said[:, female]).all()
+    # With U^((1 - p) / p) for a rate, two other attributes are hidden at once with the mean of its square, p / (2 - p).
+    both = (1 - said[:, 0]) * (1 - said[:, 3])
+    expected = probability / (2 - probability)
+    assert abs(both.mean() - expected) < 5 * np.sqrt(expected * (1 - expected) / 20_000)
+
+
+def test_at_one_half_any_number_of_words_is_as_likely():
+    """Nine words, so ten numbers: a rate that is uniform makes the number uniform."""
+    said = np.asarray(draw_said(networks_of(Config(unknown_attributes=0.5)), KEY, 20_000))
+    words = np.delete(said, Config().attributes.index("male"), axis=1).sum(1).astype(int)
+    assert np.abs(np.bincount(words, minlength=10) / 20_000 - 0.1).max() < 5 * np.sqrt(0.09 / 20_000)
+
+
+def test_what_is_hidden_does_not_depend_on_how_the_batch_is_spread():
+    config = change(unknown_attributes=0.5)
+    whole = draw_said(networks_of(config), KEY, 8)
+    halves = jax.vmap(lambda _: draw_said(networks_of(config, "data"), KEY, 4), axis_name="data")(jnp.arange(2))
+    np.testing.assert_array_equal(halves.reshape(8, -1), whole)
+    assert draw_said(networks_of(CONFIG), KEY, 8) is None
+
+
+def test_the_papers_text_encoder_sees_values_alone_and_takes_silence_for_no():
+    a, said = batch()["attributes"], jnp.zeros((BATCH, 10)).at[:, :5].set(1)
+    paper = networks_of(CONFIG)
+    np.testing.assert_array_equal(paper.caption(a), a)
+    np.testing.assert_array_equal(paper.caption(a, said), a.at[:, 5:].set(0))
+    open_captions = networks_of(change(unknown_attributes=0.3))
+    np.testing.assert_array_equal(open_captions.caption(a), jnp.concatenate([a, jnp.ones_like(a)], 1))
+    np.testing.assert_array_equal(open_captions.caption(a, said), jnp.concatenate([a.at[:, 5:].set(0), said], 1))
+    # A value that is not said is not seen.
+    np.testing.assert_array_equal(open_captions.caption(1 - a, 0 * said), open_captions.caption(a, 0 * said))
+
+
+@functools.cache
+def knowing():
+    """Config, parameters and state of a model that knows of unknown attributes; the rest is as of `variables`."""
+    config = change(unknown_attributes=0.4)
+    drawn, _ = multimodal.build(config, VGG).init(jax.random.key(0), batch())
+    params, state = variables()
+    return config, {**params, "vae": {**params["vae"], "text_encoder": drawn["vae"]["text_encoder"]}}, state
+
+
+def test_only_the_text_encoders_first_layer_differs():
+    _, params, _ = knowing()
+    shapes, others = (jax.tree.map(jnp.shape, tree["vae"]) for tree in (params, variables()[0]))
+    assert shapes["text_encoder"]["Dense_0"].pop("kernel") == (20, 16)
+    assert others["text_encoder"]["Dense_0"].pop("kernel") == (10, 16)
+    assert shapes == others
+
+
+def terms_of(config, params, state, *, train, weights=None):
+    nets_of = multimodal.Networks(config, params["vgg"], VGG_NET)
+    names = weights or nets_of.weights(phase_of(config, 2))
+    return multimodal.terms(nets_of, names, params, state, batch(), KEY, train=train)[0]
+
+
+def test_terms_ask_for_what_was_said():
+    """Of texts from text what was said, of images from text by the share of it, of texts from images everything."""
+    config, params, state = knowing()
+    found = terms_of(config, params, state, train=True)
+    nets_of, x = multimodal.Networks(config), np.asarray(batch()["image"], np.float64) / 127.5 - 1
+    bits, said = (np.asarray(value, np.float64) for value in (batch()["attributes"], draw_said(nets_of, KEY, BATCH)))
+    assert 0 < said.mean() < 1
+    run = Runner(config, True, (params, state))
+    image, text = run("image_encoder", x), run("text_encoder", np.concatenate([bits * said, said], 1))
+    z_image, z_text = (
+        m + np.exp(lv / 2) * noise_of(number, (BATCH, config.latent_size))
+        for number, (m, lv) in ((1, image), (2, text))
+    )
+    _, from_text = np.split(run("image_decoder", np.concatenate([z_image, z_text])), 2)
+    straight, crossed = sigmoid(run("text_decoder", z_text)), sigmoid(run("text_decoder", z_image))
+    expected = {
+        "text_from_text": (said * cross_entropy(straight, bits)).sum(1) / 10,
+        "text_from_image": cross_entropy(crossed, bits).mean(1),
+        "attribute_agreement": (said * (straight - crossed) ** 2).sum(1) / 10,
+        "image_from_text": said.mean(1) * ((from_text - x) ** 2).mean((1, 2, 3)),
+        "posterior_matching": kl(image, text),
+        "inconsistency": 1 - 1 / (1 + kl(image, text)),
+        "text_kl": kl(text, (np.zeros_like(text[0]), np.zeros_like(text[0]))),
+    }
+    assert_close({name: found[name] for name in expected}, expected)
+    penalised = terms_of(dataclasses.replace(config, penalise_text_errors=True), params, state, train=True)
+    errors = cross_entropy(straight, bits)
+    errors = np.where(errors > 0.15, 8 * errors, errors)
+    assert_close(penalised["text_from_text"], (said * errors).sum(1) / 10)
+
+
+def test_validation_is_of_whole_captions():
+    config, params, state = knowing()
+    found = terms_of(config, params, state, train=False)
+    bits, run = np.asarray(batch()["attributes"], np.float64), Runner(config, False, (params, state))
+    mean, _ = run("text_encoder", np.concatenate([bits, np.ones_like(bits)], 1))
+    assert_close(found["text_from_text"], cross_entropy(sigmoid(run("text_decoder", mean)), bits).mean(1))
+
+
+def test_a_caption_that_says_nothing_is_legal_and_asks_for_nothing():
+    config, params, state = knowing()
+    config = dataclasses.replace(config, unknown_attributes=0.9999)
+    said = draw_said(networks_of(config), KEY, BATCH)
+    assert not np.asarray(said).any()
+    found = terms_of(config, params, state, train=True)
+    for name in ("text_from_text", "attribute_agreement", "image_from_text", "image_from_text_identity"):
+        np.testing.assert_array_equal(found[name], 0)
+    assert (np.asarray(found["posterior_matching"]) > 0).all()  # it learns all images' codes
+    (round_,) = multimodal.build(config, VGG).rounds(phase_of(config, 1))
+    gradient = jax.grad(
+        lambda vae: round_.losses({**params, "vae": vae}, state, batch(), KEY, jnp.asarray(0)).objectives["vae"]
+    )(params["vae"])
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(gradient))
+
+
+def test_matching_pulls_the_codes_of_images_by_the_share_that_was_said():
+    rng = np.random.default_rng(5)
+    image, text = (
+        tuple(jnp.asarray(part, jnp.float32) for part in pair)
+        for pair in rng.normal(size=(2, 2, 3, CONFIG.latent_size))
+    )
+    share, weights = jnp.array([0.0, 0.25, 1.0]), {"posterior_matching": 1.0, "inconsistency": 1.0, "image_kl": 1.0}
+
+    def gradients(share, names=("posterior_matching", "inconsistency")):
+        def total(image, text):
+            terms = multimodal.posterior_terms(CONFIG, weights, image, text, share=share)
+            return sum(terms[name].sum() for name in names)
+
+        return jax.grad(total, (0, 1))(image, text)
+
+    (whole_image, whole_text), (image_side, text_side) = gradients(None), gradients(share)
+    assert_close(image_side, tuple(share[:, None] * part for part in whole_image))
+    assert_close(text_side, whole_text)
+    assert_close(gradients(share, ("image_kl",)), gradients(None, ("image_kl",)))
+    terms = [multimodal.posterior_terms(CONFIG, weights, image, text, share=part) for part in (None, share)]
+    assert_close(terms[1], terms[0], rtol=1e-6)
+
+
+def test_the_text_posterior_that_matches_best_is_as_wide_as_what_its_caption_leaves_open():
+    """Of five images of one caption: the posterior has their codes' mean, and their variance plus that of the means."""
+    rng = np.random.default_rng(6)
+    mean, logvar = rng.normal(size=(2, 5, CONFIG.latent_size))
+    best_mean = mean.mean(0)
+    best_logvar = np.log(np.exp(logvar).mean(0) + ((mean - best_mean) ** 2).mean(0))
+    codes = tuple(jnp.asarray(part, jnp.float32) for part in (mean, logvar))
+
+    def divergence(text):
+        text = tuple(jnp.broadcast_to(part, codes[0].shape) for part in text)
+        return multimodal.posterior_terms(CONFIG, {"posterior_matching": 1.0}, codes, text)["posterior_matching"].mean()
+
+    best = tuple(jnp.asarray(part, jnp.float32) for part in (best_mean, best_logvar))
+    slope = jax.grad(divergence)(best)
+    assert max(float(jnp.abs(part).max()) for part in slope) < 1e-6
+    for step in (0.1, -0.1):
+        assert float(divergence((best[0] + step, best[1]))) > float(divergence(best)) + 1e-4
+        assert float(divergence((best[0], best[1] + step))) > float(divergence(best)) + 1e-4
+    assert (best_logvar > np.log(np.exp(logvar).mean(0))).all()  # wider than any one code on average
+
+
+def test_functions_take_what_was_said():
+    config, params, state = knowing()
+    model, a = multimodal.build(config, VGG), batch()["attributes"]
+    functions = {name: functools.partial(function, params, state) for name, function in model.functions.items()}
+    said = jnp.ones_like(a).at[:, 3:].set(0)
+    assert_close(functions["encode_attributes"](a), functions["encode_attributes"](a, jnp.ones_like(a)), rtol=0, atol=0)
+    other = a.at[:, 3:].set(1 - a[:, 3:])
+    assert_close(functions["encode_attributes"](a, said), functions["encode_attributes"](other, said), rtol=0, atol=0)
+    denied = functions["encode_attributes"](a * said)
+    assert float(jnp.abs(functions["encode_attributes"](a, said).mean - denied.mean).max()) > 1e-2
+    pixels = jnp.asarray(batch()["image"], jnp.float32) / 127.5 - 1
+    image, text = functions["encode_image"](pixels), functions["encode_attributes"](a, said)
+    precision = np.exp(-np.asarray(image.logvar)) + np.exp(-np.asarray(text.logvar)) + 1
+    assert_close(functions["fuse"](pixels, a, said).logvar, -np.log(precision))
+
+
+@pytest.mark.parametrize("probability", [-0.1, 1.0, 1.5, float("nan")])
+def test_probabilities_of_unknown_attributes_are_checked(probability):
+    with pytest.raises(
+        ValueError, match=r"unknown_attributes is .*; expected a probability of at least 0, for captions"
+    ):
+        change(unknown_attributes=probability)
+
+
+# --- images that are changed at random -----------------------------------------------------------------------------
+
+
+def test_both_rounds_see_the_same_changed_images_and_validation_the_images_themselves():
+    config, data = change(augment=True), batch()
+    nets_of = networks_of(config)
+    x = training_images(nets_of, data, KEY)
+    plain = np.asarray(data["image"], np.float32) / 127.5 - 1
+    assert x.shape == plain.shape
+    assert float(np.abs(x - plain).max()) > 0.1
+    keys = random.example_keys(jax.random.fold_in(KEY, 7), BATCH)
+    expected = augmentation.perturb(keys, jnp.asarray(plain), config.augmentation, jax.random.fold_in(KEY, 8))
+    np.testing.assert_allclose(x, expected, atol=1e-6)
+    params, state = variables()
+    assert_close(
+        terms_of(config, params, state, train=False), terms_of(CONFIG, params, state, train=False), rtol=0, atol=0
+    )
+    moved = {"image": data["image"], "attributes": data["attributes"]}
+    run = Runner(config, True)
+    image = run("image_encoder", x)
+    found = multimodal.terms(
+        multimodal.Networks(config, params["vgg"], VGG_NET),
+        {"image_kl": 1.0, "text_kl": 1.0},
+        params,
+        state,
+        moved,
+        KEY,
+        train=True,
+    )[0]
+    assert_close(found["image_kl"], kl(image, (np.zeros_like(image[0]), np.zeros_like(image[0]))))
+
+
 # --- inference -----------------------------------------------------------------------------------------------------
 
 
@@ -844,6 +1111,27 @@ def test_functions_are_those_of_evaluation():
     assert_close(samples, run("image_decoder", np.asarray(random.standard_normal(KEY, (BATCH, 8)))))
     assert samples.shape == (BATCH, 32, 32, 3)
     assert float(jnp.abs(samples).max()) <= 1
+
+
+def test_the_text_decoder_does_not_read_the_private_part():
+    config = change(private_size=3)
+    decode = functools.partial(multimodal.build(config).functions["decode_attributes"], *variables_of(config))
+    z = jnp.asarray(noise_of(11, (BATCH, config.latent_size)), jnp.float32)
+    assert_close(decode(z), Runner(config, train=False)("text_decoder", z[:, :5]))
+    assert_close(decode(z), decode(z.at[:, 5:].add(1.0)), rtol=0, atol=0)
+
+
+def test_matching_moves_the_text_alone_in_the_private_part():
+    config = change(private_size=3)
+    image, text = jax.random.normal(KEY, (2, 2, BATCH, config.latent_size))
+
+    def matching(image, text):
+        weights = {"posterior_matching": 1.0}
+        return multimodal.posterior_terms(config, weights, tuple(image), tuple(text))["posterior_matching"].sum()
+
+    of_image, of_text = jax.grad(matching, (0, 1))(image, text)
+    reached = [(np.abs(gradient) > 1e-6).all((0, 1)).tolist() for gradient in (of_image, of_text)]
+    assert reached == [[True] * 5 + [False] * 3, [True] * 8]
 
 
 # --- VGG -----------------------------------------------------------------------------------------------------------
@@ -884,7 +1172,8 @@ def effects(config):
     def update(group):
         optimizer = model.optimizers(phases[-1])[group]
         moved, _ = optimizer.update({"w": jnp.array([1.0, 0.1])}, optimizer.init(dummy), dummy)
-        return moved["w"].tolist(), rates[group]
+        rate = rates[group]
+        return moved["w"].tolist(), [float(rate(step)) for step in range(STEPS)] if callable(rate) else rate
 
     data = faces(BATCH, config.image_size, len(config.attributes))
     params = jax.eval_shape(lambda key: model.init(key, data)[0], KEY)
@@ -910,6 +1199,7 @@ EFFECTS = {
     "image_size": (64, {"shapes", "phases"}),
     "attributes": (tuple("abcdefghi"), {"shapes"}),
     "latent_size": (6, {"shapes"}),
+    "private_size": (3, {"shapes"}),
     "encoder_widths": ((6,), {"shapes"}),
     "decoder_widths": ((4,), {"shapes"}),
     "decoder_hidden": (12, {"shapes"}),
@@ -917,12 +1207,15 @@ EFFECTS = {
     "discriminator_widths": ((4,), {"shapes"}),
     "attention": (False, {"shapes"}),
     "attention_heads": (4, {*BOTH_LOSSES, "averages"}),
+    "coarse_size": (4, {"shapes"}),
+    "initial_logvar": (-3.0, {*BOTH_LOSSES, "averages"}),
     "unimodal": (dataclasses.replace(CONFIG.unimodal, epochs=5), {"phases"}),
     "alignment": (dataclasses.replace(CONFIG.alignment, epochs=5), {"phases"}),
     "adversarial": (dataclasses.replace(CONFIG.adversarial, epochs=5), {"phases"}),
     "batch_size": (5, {"phases"}),
     "learning_rate": (0.1, {"vae update"}),
     "discriminator_learning_rate": (0.1, {"discriminator update"}),
+    "cosine_decay": (True, {"vae update", "discriminator update"}),
     "weight_decay": (0.1, {"vae update"}),
     "discriminator_weight_decay": (0.1, {"discriminator update"}),
     "gradient_clip": (1e-8, {"vae update", "discriminator update"}),
@@ -940,12 +1233,16 @@ EFFECTS = {
     "discriminator_penalty_weight": (1.0, {"discriminator loss"}),
     "joint_decoding": (False, {*BOTH_LOSSES, "averages"}),
     "released_averages": (True, {"averages"}),
+    "unknown_attributes": (0.5, {"shapes"}),
+    "augment": (True, {*BOTH_LOSSES, "averages"}),
+    "augmentation": (Perturbation(flip=1.0), {*BOTH_LOSSES, "averages"}),
     "instance_noise": (0.5, {"discriminator loss"}),
     "instance_noise_decay": (0.1, {"discriminator loss"}),
     "compute_dtype": ("bfloat16", {*BOTH_LOSSES, "averages"}),
 }
 PENALISED = {"penalise_text_errors": True}
-BASES = {"text_error_factor": PENALISED, "text_error_limit": PENALISED}  # what these fields need
+# What these fields need.
+BASES = {"text_error_factor": PENALISED, "text_error_limit": PENALISED, "augmentation": {"augment": True}}
 PHASE_EFFECTS = {
     "epochs": (5, {"phases"}),
     "reconstruction": (2.0, {"vae loss"}),

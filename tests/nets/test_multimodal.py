@@ -138,6 +138,30 @@ def test_image_nets_are_their_layers_in_order():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours, expected)
 
 
+def test_a_coarse_image_beside_the_stages():
+    """The decoder adds it before the tanh, and starts without; the encoder's heads see it."""
+    z, x = normal(4, 5), normal(4, 16, 16, 3)
+    decoder = functools.partial(SMALL_DECODER, coarse_size=4)
+    params, stats = nets.init(decoder(), jax.random.key(0), z)
+    np.testing.assert_array_equal(params["Dense_2"]["kernel"], np.zeros((5, 48)))
+    params["Dense_2"] = {"kernel": normal(5, 48, seed=3), "bias": normal(48, seed=4)}
+    small = Dense(48).apply({"params": params["Dense_2"]}, z).reshape(4, 4, 4, 3)
+    without, _ = nets.apply(SMALL_DECODER(), params, stats, z, train=False)
+    found, _ = nets.apply(decoder(), params, stats, z, train=False)
+    enlarged = jax.image.resize(small, (4, 16, 16, 3), "linear")
+    np.testing.assert_allclose(found, jnp.tanh(jnp.arctanh(without) + enlarged), atol=1e-5)
+
+    encoder = SMALL_ENCODER(coarse_size=4, initial_logvar=-2.0)
+    params, stats = nets.init(encoder, jax.random.key(0), x)
+    for name in ("mean", "logvar"):  # as if the 96 numbers of the last feature map were not there
+        params[name]["kernel"] = params[name]["kernel"].at[:96].set(0.0)
+    (mean, logvar), _ = nets.apply(encoder, params, stats, x, train=False)
+    blocks = np.asarray(x, np.float64).reshape(4, 4, 4, 4, 4, 3).mean((2, 4)).reshape(4, 48)
+    for found, name, offset in ((mean, "mean", 0.0), (logvar, "logvar", -2.0)):
+        kernel, bias = (np.asarray(params[name][part]) for part in ("kernel", "bias"))
+        np.testing.assert_allclose(found, blocks @ kernel[96:] + bias + offset, atol=1e-5)
+
+
 def test_discriminator_has_no_norm_on_its_first_layer():
     net = PatchDiscriminator(widths=(4, 6, 8))
     params, stats = jax.eval_shape(lambda x: nets.init(net, jax.random.key(0), x), jnp.zeros((1, 32, 32, 3)))

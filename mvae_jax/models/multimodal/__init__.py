@@ -14,6 +14,7 @@ from mvae_jax.models.multimodal.objective import (
     image_terms,
     inconsistency,
     posterior_terms,
+    shared,
     term_weights,
 )
 
@@ -28,6 +29,7 @@ __all__ = [
     "inconsistency",
     "phases",
     "posterior_terms",
+    "shared",
     "term_weights",
     "terms",
 ]

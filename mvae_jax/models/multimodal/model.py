@@ -23,16 +23,17 @@ import optax
 from mvae_jax import gaussian, images, losses, nets, random
 from mvae_jax.models import common
 from mvae_jax.models.multimodal.config import Config, PhaseConfig
-from mvae_jax.models.multimodal.networks import Networks, Reconstructions, init, reconstruct
+from mvae_jax.models.multimodal.networks import Networks, Reconstructions, init, reconstruct, training_images
 from mvae_jax.models.multimodal.objective import (
     attribute_agreement,
     attribute_error,
     image_terms,
     posterior_terms,
+    shared,
 )
 from mvae_jax.nets import vgg
 from mvae_jax.objective import Batch, Losses, Model, ModelState, Params, Phase, Posterior, Round
-from mvae_jax.optimizers import clip_by_global_norm
+from mvae_jax.optimizers import clip_by_global_norm, rise_and_fall
 
 # --- terms of the objective ----------------------------------------------------------------------------------------
 
@@ -62,14 +63,16 @@ def terms(
         The terms, [B], means over event axes; and new batch statistics of group "vae".
     """
     config, vae = networks.config, params["vae"]
-    x, a = images.to_float(batch["image"]), batch["attributes"]
+    x = training_images(networks, batch, key) if train else images.to_float(batch["image"])
+    a = batch["attributes"]
     outputs = reconstruct(networks, weights, vae, state["vae"], x, a, key, train=train)
-    stats = outputs.stats
+    stats, said = outputs.stats, outputs.said
+    share = None if said is None else said.mean(1)
     if train and config.released_averages:
         stats = _count_generated(networks, vae, stats, x, outputs)
 
     def decode_attributes(z: jax.Array) -> jax.Array:
-        return networks.run("text_decoder", vae, stats, z, train=train)[0]
+        return networks.run("text_decoder", vae, stats, z[:, : config.shared_size], train=train)[0]
 
     def features(pixels: jax.Array) -> Any:
         assert networks.vgg_net is not None
@@ -93,16 +96,17 @@ def terms(
     # Gradients of an array with several readers are added in the order in which these stand here.
     text_logits = decode_attributes(outputs.z_text)
     values = compare_images("image_from_image", outputs.from_image)
-    values["text_from_text"] = attribute_error(config, text_logits, a)
+    values["text_from_text"] = attribute_error(config, text_logits, a, said)
     if "image_from_text" in weights and outputs.from_text is not None:
-        values |= compare_images("image_from_text", outputs.from_text)
+        from_text = compare_images("image_from_text", outputs.from_text)
+        values |= from_text if share is None else {name: share * value for name, value in from_text.items()}
     if "text_from_image" in weights or "attribute_agreement" in weights:
         crossed_logits = decode_attributes(outputs.z_image)
     if "text_from_image" in weights:
         values["text_from_image"] = attribute_error(config, crossed_logits, a)
     if "attribute_agreement" in weights:
-        values["attribute_agreement"] = attribute_agreement(text_logits, crossed_logits)
-    values |= posterior_terms(config, weights, outputs.image, outputs.text, networks.axis_name)
+        values["attribute_agreement"] = attribute_agreement(text_logits, crossed_logits, said)
+    values |= posterior_terms(config, weights, outputs.image, outputs.text, networks.axis_name, share)
     if "adversarial" in weights:
         # The discriminator's statistics belong to its round: those of this pass are dropped.
         logits, _ = networks.run("discriminator", params, state, outputs.from_image, train=True)
@@ -129,20 +133,23 @@ def _count_generated(
 
 def phases(config: Config, steps_per_epoch: int) -> tuple[Phase, ...]:
     """The three phases one after another; a phase of no epochs is left out."""
+    parts: dict[str, PhaseConfig] = {name: getattr(config, name) for name in ("unimodal", "alignment", "adversarial")}
+    steps = steps_per_epoch * sum(phase.epochs for phase in parts.values())
+    rates = {"vae": config.learning_rate, "discriminator": config.discriminator_learning_rate}
     result: list[Phase] = []
-    for name in ("unimodal", "alignment", "adversarial"):
-        phase: PhaseConfig = getattr(config, name)
+    for name, phase in parts.items():
         if phase.epochs:
+            start = result[-1].end if result else 0
             result.append(
                 Phase(
                     name=name,
                     steps=phase.epochs * steps_per_epoch,
-                    start=result[-1].end if result else 0,
+                    start=start,
                     batch_size=config.batch_size,
                     image_size=config.image_size,
                     learning_rates={
-                        "vae": config.learning_rate,
-                        "discriminator": config.discriminator_learning_rate,
+                        group: rise_and_fall(rate, steps, start) if config.cosine_decay else rate
+                        for group, rate in rates.items()
                     },
                     weights=phase.weights(),
                     options={"steps_per_epoch": steps_per_epoch},
@@ -195,7 +202,7 @@ def discriminator_losses(
 ) -> Losses:
     """The objective "discriminator": real against reconstructed patches, both noisy, and a gradient penalty."""
     config, axis_name = networks.config, networks.axis_name
-    real, attributes = images.to_float(batch["image"]), batch["attributes"]
+    real, attributes = training_images(networks, batch, key), batch["attributes"]
     outputs = reconstruct(networks, weights, params["vae"], state["vae"], real, attributes, key, train=True)
     fake = outputs.from_image  # what the other round is about to compute as well
 
@@ -273,9 +280,21 @@ def encode_image(networks: Networks, params: Params, state: ModelState, x: jax.A
     return Posterior(*_run(networks, "image_encoder", params, state, x))
 
 
-def encode_attributes(networks: Networks, params: Params, state: ModelState, attributes: jax.Array) -> Posterior:
-    """Posteriors of attributes [B, A] in [0, 1]."""
-    return Posterior(*_run(networks, "text_encoder", params, state, attributes))
+def encode_attributes(
+    networks: Networks, params: Params, state: ModelState, attributes: jax.Array, said: jax.Array | None = None
+) -> Posterior:
+    """Posteriors of attributes [B, A] in [0, 1], of which a caption says those that are 1 in `said`, [B, A]; None: all.
+
+    A model that was trained without unknown attributes takes what is not said as denied, see `Networks.caption`.
+    """
+    return Posterior(*_run(networks, "text_encoder", params, state, networks.caption(attributes, said)))
+
+
+def shared_part(networks: Networks, params: Params, state: ModelState, posterior: Posterior) -> Posterior:
+    """What is compared of the posteriors of image and text, each [..., D]: the dimensions that both share."""
+    mean, logvar = posterior
+    assert logvar is not None
+    return Posterior(*shared(networks.config, (mean, logvar)))
 
 
 def decode_image(networks: Networks, params: Params, state: ModelState, z: jax.Array) -> jax.Array:
@@ -285,13 +304,23 @@ def decode_image(networks: Networks, params: Params, state: ModelState, z: jax.A
 
 def decode_attributes(networks: Networks, params: Params, state: ModelState, z: jax.Array) -> jax.Array:
     """Log odds of attributes, [B, A], of latents [B, D]."""
-    return _run(networks, "text_decoder", params, state, z)
+    return _run(networks, "text_decoder", params, state, z[:, : networks.config.shared_size])
 
 
-def fuse(networks: Networks, params: Params, state: ModelState, x: jax.Array, attributes: jax.Array) -> Posterior:
-    """Product of the posteriors of images [B, H, W, 3] and attributes [B, A], and of the prior."""
+def fuse(
+    networks: Networks,
+    params: Params,
+    state: ModelState,
+    x: jax.Array,
+    attributes: jax.Array,
+    said: jax.Array | None = None,
+) -> Posterior:
+    """Product of the posteriors of images [B, H, W, 3] and attributes [B, A], and of the prior.
+
+    `said` is that of `encode_attributes`.
+    """
     image_mean, image_logvar = _run(networks, "image_encoder", params, state, x)
-    text_mean, text_logvar = _run(networks, "text_encoder", params, state, attributes)
+    text_mean, text_logvar = _run(networks, "text_encoder", params, state, networks.caption(attributes, said))
     return Posterior(*gaussian.product_of_experts([image_mean, text_mean], [image_logvar, text_logvar]))
 
 
@@ -310,9 +339,10 @@ def build(config: Config, vgg_weights: tuple[Params, vgg.VGGDescription] | None 
     Returns:
         A `Model` that trains on batches {"image": uint8 [B, H, W, 3], "attributes": float32 [B, A]}. Its
         `functions` take (params, model_state, ...) and work in evaluation mode:
-        encode_image(images in [-1, 1]) and encode_attributes(attributes) -> `Posterior`;
-        decode_image(z) -> images in [-1, 1]; decode_attributes(z) -> logits [B, A];
-        fuse(images, attributes) -> `Posterior`, the product of both posteriors and the prior.
+        encode_image(images in [-1, 1]) and encode_attributes(attributes, said=None) -> `Posterior`;
+        shared(posterior) -> `Posterior` of the dimensions that image and text share;
+        decode_image(z) -> images in [-1, 1]; decode_attributes(z) -> logits [B, A], which needs those dimensions alone;
+        fuse(images, attributes, said=None) -> `Posterior`, the product of both posteriors and the prior.
     """
     vgg_params, vgg_net = None, None
     if vgg_weights is not None:
@@ -330,6 +360,7 @@ def build(config: Config, vgg_weights: tuple[Params, vgg.VGGDescription] | None 
         functions={
             "encode_image": encode_image,
             "encode_attributes": encode_attributes,
+            "shared": shared_part,
             "decode_image": decode_image,
             "decode_attributes": decode_attributes,
             "fuse": fuse,

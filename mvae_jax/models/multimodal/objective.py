@@ -1,7 +1,24 @@
-"""Terms of the multimodal VAE's objective, each [B] and a mean over pixels, bits or dimensions, and their weights."""
+"""Terms of the multimodal VAE's objective, each [B] and a mean over pixels, bits or dimensions, and their weights.
+
+Captions that leave attributes open (`Config.unknown_attributes`). Many images fit such a caption, so its posterior has
+to be wide: it stands for all their codes. What the terms ask of it follows from that.
+
+- Texts from the text's code are compared in what was said. A hidden attribute is one thing in one image and another in
+  the next: to ask for it would be to ask each draw of the wide posterior for what its caption does not know, which a
+  narrow posterior around an average answers best. From the image's code all attributes are asked: the image shows them.
+- Images from text count by the share of the attributes that was said, for the same reason: a draw for a caption that
+  says nothing may be any face, and the more it says, the more it is this one.
+- Matching is KL(image || text). With the images' codes given, the text posterior that minimises its mean over the
+  images of a caption has the mean of their codes, and as variance the codes' own plus that of their means: as wide as
+  what the caption leaves open. But its gradient also pulls each code towards the average of faces that the caption does
+  not tell apart, and its minimum over the codes is where they know no more than the caption, which may be nothing. So
+  the image's side of that gradient is multiplied by the share that was said, and the text's side is whole: whole
+  captions pull as in the paper, and one that says nothing learns the distribution of all codes and pulls none.
+"""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 
 import jax
@@ -41,6 +58,12 @@ def term_weights(config: Config, weights: Mapping[str, float], perceptual: bool)
     return {name: weight for name, weight in table.items() if weight}
 
 
+def shared(config: Config, posterior: Gaussian) -> Gaussian:
+    """The part of a posterior, each [..., D], that image and text share; what is compared of the two."""
+    mean, logvar = posterior
+    return mean[..., : config.shared_size], logvar[..., : config.shared_size]
+
+
 def image_terms(
     name: str,
     output: jax.Array,
@@ -73,23 +96,45 @@ def image_terms(
     return terms
 
 
-def attribute_error(config: Config, logits: jax.Array, attributes: jax.Array) -> jax.Array:
-    """Cross-entropy per attribute of logits [B, A] and attributes [B, A] in {0, 1}: [B], in nats.
+def attribute_error(
+    config: Config, logits: jax.Array, attributes: jax.Array, said: jax.Array | None = None
+) -> jax.Array:
+    """Cross-entropy of attributes that were said, per attribute that there is: [B], in nats.
 
     Where the config says so, an attribute's cross-entropy above a limit is multiplied by a factor (MM-03).
+
+    Args:
+        config: the model.
+        logits: log odds, [B, A].
+        attributes: [B, A] in {0, 1}.
+        said: which of them count, [B, A] in {0, 1}; None for all. The sum is divided by A all the same: a caption of
+            one word asks for one word, and does not count as much as one of A words.
     """
+    likelihood: Callable[[jax.Array, jax.Array], jax.Array] = losses.bernoulli_nll
     if config.penalise_text_errors:
-        penalty = {"threshold": config.text_error_limit, "factor": config.text_error_factor}
-        error = losses.penalised_bernoulli_nll(logits, attributes, **penalty)
+        likelihood = functools.partial(
+            losses.penalised_bernoulli_nll, threshold=config.text_error_limit, factor=config.text_error_factor
+        )
+    if said is None:
+        error = likelihood(logits, attributes)
     else:
-        error = losses.bernoulli_nll(logits, attributes)
+        each = likelihood(logits.reshape(-1, 1), attributes.reshape(-1, 1)).reshape(logits.shape)
+        error = (said * each).sum(1)
     return error / attributes.shape[1]
 
 
-def attribute_agreement(first_logits: jax.Array, second_logits: jax.Array) -> jax.Array:
-    """Mean squared difference of two probabilities of attributes, [B], from logits [B, A] (MM-12)."""
-    difference = losses.squared_error(jax.nn.sigmoid(first_logits), jax.nn.sigmoid(second_logits))
-    return difference / first_logits.shape[1]
+def attribute_agreement(first_logits: jax.Array, second_logits: jax.Array, said: jax.Array | None = None) -> jax.Array:
+    """Mean squared difference of two probabilities of attributes, [B], from logits [B, A] (MM-12).
+
+    Args:
+        first_logits: log odds read from one latent.
+        second_logits: those read from the other.
+        said: which attributes count, [B, A] in {0, 1}, divided by A as in `attribute_error`; None for all.
+    """
+    first, second = jax.nn.sigmoid(first_logits), jax.nn.sigmoid(second_logits)
+    if said is not None:
+        first, second = said * first, said * second
+    return losses.squared_error(first, second) / first_logits.shape[1]
 
 
 def inconsistency(config: Config, image: Gaussian, text: Gaussian, axis_name: str | None = None) -> jax.Array:
@@ -102,8 +147,9 @@ def inconsistency(config: Config, image: Gaussian, text: Gaussian, axis_name: st
         text: posteriors of attributes.
         axis_name: mapped axis over which the batch is split.
     """
+    image, text = shared(config, image), shared(config, text)
     first, second = (image, text) if config.score_direction == "img||txt" else (text, image)
-    divergence = losses.kl_diag_gaussians(*first, *second) / config.latent_size
+    divergence = losses.kl_diag_gaussians(*first, *second) / config.shared_size
     if config.score_reduction == "batch":
         mean = divergence.mean()
         divergence = jnp.full_like(divergence, mean if axis_name is None else jax.lax.pmean(mean, axis_name))
@@ -111,7 +157,12 @@ def inconsistency(config: Config, image: Gaussian, text: Gaussian, axis_name: st
 
 
 def posterior_terms(
-    config: Config, weights: Mapping[str, float], image: Gaussian, text: Gaussian, axis_name: str | None = None
+    config: Config,
+    weights: Mapping[str, float],
+    image: Gaussian,
+    text: Gaussian,
+    axis_name: str | None = None,
+    share: jax.Array | None = None,
 ) -> dict[str, jax.Array]:
     """Divergences of the two posteriors from each other and from the prior, per latent dimension.
 
@@ -121,16 +172,32 @@ def posterior_terms(
         image: posteriors of images.
         text: posteriors of attributes.
         axis_name: mapped axis over which the batch is split.
+        share: of the attributes that each caption said, [B]: the part of the gradient of matching and score that the
+            image's posterior gets, as the module explains; None for all of it.
 
     Returns:
         Those of "posterior_matching", "inconsistency", "image_kl" and "text_kl" that have a weight, [B].
     """
-    terms = {}
+    terms, pulled = {}, image
+    if share is not None:
+        mean, logvar = image
+        pulled = _scale_gradient(mean, share[:, None]), _scale_gradient(logvar, share[:, None])
     if "posterior_matching" in weights:
-        terms["posterior_matching"] = losses.kl_diag_gaussians(*image, *text) / config.latent_size
+        both = (*shared(config, pulled), *shared(config, text))
+        terms["posterior_matching"] = losses.kl_diag_gaussians(*both) / config.shared_size
+        if config.private_size:
+            theirs = (part[:, config.shared_size :] for part in jax.lax.stop_gradient(image))
+            ours = (part[:, config.shared_size :] for part in text)
+            terms["posterior_matching"] += losses.kl_diag_gaussians(*theirs, *ours) / config.private_size
     if "inconsistency" in weights:
-        terms["inconsistency"] = inconsistency(config, image, text, axis_name)
+        terms["inconsistency"] = inconsistency(config, pulled, text, axis_name)
     if "image_kl" in weights:
         terms["image_kl"] = losses.kl_standard_normal(*image) / config.latent_size
-        terms["text_kl"] = losses.kl_standard_normal(*text) / config.latent_size
+        terms["text_kl"] = losses.kl_standard_normal(*shared(config, text)) / config.shared_size
     return terms
+
+
+def _scale_gradient(value: jax.Array, factor: jax.Array) -> jax.Array:
+    """The value itself, whose gradient is multiplied by the factor."""
+    fixed = jax.lax.stop_gradient(value)
+    return fixed + factor * (value - fixed)

@@ -2,19 +2,24 @@
 
 import collections
 import dataclasses
+import html
+import json
 from types import SimpleNamespace
 
+import jax
+import numpy as np
 import pytest
 import zoo
 from command_lines import script
 
 from mvae_jax import runs
-from mvae_jax.data import sources
+from mvae_jax.data import captions, sources
 from mvae_jax.data.rendered import faces
-from mvae_jax.eval import consistency
+from mvae_jax.eval import consistency, disturbances, partial_captions
 from mvae_jax.eval.batched import pixels
-from mvae_jax.experiment import Member, members, runner
+from mvae_jax.experiment import Member, members, runner, typical
 from mvae_jax.experiment.declaration import Trained
+from mvae_jax.experiment.pages import plain
 from mvae_jax.experiment.suites import multimodal as suite
 
 EXPERIMENT = script("celebahq_mvae").EXPERIMENT
@@ -69,6 +74,7 @@ def test_direction_and_reduction_of_the_score_are_settings(workdir, data, evalua
     [
         ({"direction": "both"}, r"evaluation\.direction is 'both'; choose one of 'img\|\|txt', 'txt\|\|img'\."),
         ({"reduction": "max"}, r"evaluation\.reduction is 'max'; choose one of 'mean', 'sum'\."),
+        ({"acceptance": 1.0}, r"evaluation\.acceptance is 1\.0; expected a share above 0 and below 1, such as 0\.95\."),
     ],
 )
 def test_other_scores_are_refused(fields, message):
@@ -176,6 +182,74 @@ def test_the_headline_says_what_is_no_better_than_guessing(workdir, data):
     assert texts.better == (scores.image_to_text.accuracy > scores.image_to_text.majority_accuracy)
     assert not likeness.better  # after so few steps the mean face is the closer one
     assert f"{scores.quality['psnr']:.1f} dB" == likeness.value
+
+
+def test_the_verdict_by_words_is_that_of_the_text_decoder_at_the_images_codes(workdir, data):
+    measured = trained(runs.load(workdir), data, acceptance=0.7)
+    result, run = suite.verdicts(measured), measured.run
+    logits = {
+        name: np.asarray(run.decode_attributes(run.encode_image(pixels(split))[0]), np.float64)
+        for name, split in (("calibration", data.calibration), ("validation", data.validation))
+    }
+
+    def least(split, name):
+        """Lowest probability of what the caption of each image says."""
+        return [
+            min(
+                1 / (1 + np.exp(-logit if value else logit))
+                for logit, value, said in zip(row, *captions.read(captions.write(values, names), names), strict=True)
+                if said
+            )
+            for row, values in zip(logits[name], split["attributes"], strict=True)
+        ]
+
+    names = data.attributes
+    expected = partial_captions.acceptance_threshold(least(data.calibration, "calibration"), 0.7)
+    assert expected > 0
+    assert result.thresholds.words == pytest.approx(expected, rel=1e-5)
+    assert result.thresholds.score == suite.evaluate(measured).benchmark.result.threshold
+    own = next(each for each in result.true if each.captions == "its own caption")
+    accepted = np.array(least(data.validation, "validation")) > expected
+    assert (own.words.value, own.words.count) == (pytest.approx(accepted.mean()), len(data.validation))
+    # Whoever leaves words out is accepted whenever the whole caption is.
+    shares = [each.words.value for each in result.true if each.words.count == len(data.validation)]
+    assert shares == sorted(shares)
+    # What the paper says of its own captions and mismatches is what the score says here.
+    assert result.curated["score"].rates == suite.evaluate(measured).benchmark.result.rates
+    assert suite.verdicts(measured).to_dict() == result.to_dict()
+
+
+def test_disturbed_images_are_judged_as_others_are(workdir, data):
+    measured = trained(runs.load(workdir), data)
+    rows, result = suite.disturbed(measured), suite.verdicts(measured)
+    assert list(rows) == list(disturbances.DISTURBANCES)
+    own = next(each for each in result.true if each.captions == "its own caption")
+    assert {name: rows["undisturbed"][name] for name in partial_captions.VERDICTS} == {
+        name: getattr(own, name) for name in partial_captions.VERDICTS
+    }
+    limits = typical.limits(measured)[""]
+    for number, (name, disturb) in enumerate(disturbances.DISTURBANCES.items()):
+        if name not in ("undisturbed", "grey"):
+            continue
+        x = disturb(pixels(data.validation), jax.random.fold_in(jax.random.key(3), 100 + number))
+        warned = [bool(typical.excess(typical.terms(measured.run, x[n : n + 1]), limits)) for n in range(len(x))]
+        assert rows[name]["unlike"].value == pytest.approx(np.mean(warned))
+        logits = measured.run.decode_attributes(measured.run.encode_image(x)[0])
+        said = captions.said(data.validation["attributes"], data.attributes)
+        likely = partial_captions.caption_probability(logits, data.validation["attributes"], said)
+        assert rows[name]["words"].value == pytest.approx((likely > result.thresholds.words).mean())
+
+
+def test_verdicts_and_disturbances_are_tables_of_the_report(workdir, data):
+    measured = trained(runs.load(workdir), data)
+    for name, measure in (("verdicts", suite.verdicts), ("disturbances", suite.disturbed)):
+        declared = next(each for each in EXPERIMENT.measures if each.name == name)
+        result = measure(measured)
+        text = html.unescape("".join(part.html for part in declared.parts(measured, result)))
+        assert json.dumps(plain(result))
+        for word in partial_captions.VERDICTS.values():
+            assert word in text
+        assert ("mustache" in text) == (name == "verdicts")
 
 
 @pytest.mark.parametrize(
