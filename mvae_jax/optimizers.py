@@ -117,5 +117,10 @@ def rise_and_fall(rate: float, steps: int, start: int = 0) -> optax.Schedule:
         start: step of the run at which the phase begins, from which the schedule counts.
     """
     rise = steps // 20
-    whole = optax.warmup_cosine_decay_schedule(rate / (rise + 1), rate, rise, steps)
-    return lambda step: whole(step + start)
+
+    def schedule(step: jax.Array) -> jax.Array:
+        done = step + start
+        fall = jnp.clip((done - rise) / max(steps - rise, 1), 0.0, 1.0)
+        return rate * jnp.minimum((done + 1) / (rise + 1), 0.5 * (1.0 + jnp.cos(jnp.pi * fall)))
+
+    return schedule
