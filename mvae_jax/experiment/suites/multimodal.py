@@ -197,7 +197,7 @@ def evaluate(trained: Trained) -> Scores:
             "ssim_from_text": float(reconstruction.ssim(x, from_text).mean()),
             "well_formed": float(cross_modal.well_formed(prior_logits > 0, names).mean()),
         },
-        posteriors=cross_modal.posterior_distance(posterior, text_posterior, a),
+        posteriors=cross_modal.posterior_distance(run.shared(posterior), run.shared(text_posterior), a),
         diversity=diversity,
     )
 
@@ -361,8 +361,9 @@ def figures(trained: Trained, results: Results) -> Figures:
 
     benchmark = scores.benchmark
     result = benchmark.result
-    image_codes = _codes(trained, run)["validation"][:, 0]
-    text_codes = run.encode_attributes(data.validation["attributes"])[0]
+    of_images, of_texts = _compared(run)
+    image_codes = of_images(_codes(trained, run)["validation"])[0]
+    text_codes = of_texts(data.validation["attributes"])[0]
     confusion = result.confusion
     figures: dict[str, tuple[str, Any]] = {
         "overview": (
