@@ -117,7 +117,7 @@ def test_commands_work(run):
     with Image.open(run.folder / "drawn" / "001.png") as picture:
         assert picture.size == (32, 32)
     out = run("mvae-jax", "use", "check", "runs/faces", "drawn/000.png", "bald", "--threshold=1", status=1)
-    assert out.startswith("mismatch: score 0.")
+    assert out.startswith("mismatch by words: probability 0.")
 
     folder = run.folder / "images"
     folder.mkdir()
