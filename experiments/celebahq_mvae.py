@@ -5,7 +5,8 @@
     python experiments/celebahq_mvae.py --evaluate --workdir=runs/paper
     python experiments/celebahq_mvae.py --evaluate --phase=alignment --workdir=runs/paper
 
-Trains in three phases on rendered faces, on CelebAMask-HQ, or on your own images with a CSV of attributes; then
+Trains in three phases on rendered faces, on CelebAMask-HQ, or on your own images with a CSV of attributes; then learns
+a prior over the codes of the images, by which faces are drawn (--config.prior.epochs=0 leaves it out), and
 measures the model on held-out images and writes figures and `report.html` into the workdir. The same command resumes a
 run that was stopped; with more epochs for the last phase and --extend it goes on with one that is finished and whose
 learning rates are constant. That is not so in the preset `laptop_private`, the default; `laptop` has the paper's model.
@@ -25,8 +26,9 @@ from mvae_jax import experiment
 from mvae_jax.data import sources
 from mvae_jax.data.rendered import faces
 from mvae_jax.eval import consistency
-from mvae_jax.experiment import ClassifierConfig, Member, named
+from mvae_jax.experiment import ClassifierConfig, Member, PriorConfig, named
 from mvae_jax.experiment.suites import multimodal as suite
+from mvae_jax.experiment.suites import priors
 from mvae_jax.models import multimodal
 from mvae_jax.nets.vgg import load_vgg
 
@@ -43,6 +45,7 @@ class Config(experiment.Config):
         data: the images.
         model: the model and its three phases.
         classifier: what reads attributes from generated images.
+        prior: over the codes of images, learned once the model is trained.
         evaluation: how image and text are compared.
     """
 
@@ -50,6 +53,7 @@ class Config(experiment.Config):
     data: sources.Config = faces.Config()
     model: multimodal.Config = multimodal.Config()
     classifier: ClassifierConfig = ClassifierConfig()
+    prior: PriorConfig = PriorConfig()
     evaluation: suite.Evaluation = suite.Evaluation()
 
     def __post_init__(self) -> None:
@@ -147,8 +151,8 @@ EXPERIMENT = experiment.Experiment(
     notes=notes,
     headline=suite.headline,
     curves=("losses",),
-    measures=suite.MEASURES,
-    figures=(suite.figures,),
+    measures=(*suite.MEASURES, priors.MEASURE),
+    figures=(suite.figures, priors.figures),
     problems=suite.problems,
     comparison=suite.compare,
     may_change=("config.vgg_weights",),

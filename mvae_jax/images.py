@@ -6,6 +6,7 @@ Floats are converted in float32, whatever comes in.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 from mvae_jax.numerics import in_float32
 
 
-def check_batch(batch: Mapping[str, jax.Array], **shapes: tuple[int, ...]) -> None:
+def check_batch(batch: Mapping[str, Any], **shapes: tuple[int, ...]) -> None:
     """Refuses a batch whose arrays are not of the shapes that a model's Config says.
 
     Args:
@@ -21,9 +22,11 @@ def check_batch(batch: Mapping[str, jax.Array], **shapes: tuple[int, ...]) -> No
         **shapes: name -> shape of one example, such as image=(64, 64, 3).
 
     Raises:
-        ValueError: the shape of an example is not the expected one.
+        ValueError: an array is missing, or the shape of an example is not the expected one.
     """
     for name, shape in shapes.items():
+        if name not in batch:
+            raise ValueError(f"the data have {', '.join(map(repr, batch))}; the model learns from {name!r} as well.")
         if batch[name].shape[1:] != shape:
             raise ValueError(
                 f"batch[{name!r}] has shape {batch[name].shape}; expected (B, {', '.join(map(str, shape))}), as the "

@@ -16,7 +16,8 @@ import optax
 
 Params = Mapping[str, Any]  # {group: tree}
 ModelState = Mapping[str, Any]  # {group: tree}: batch statistics, running means
-Batch = Mapping[str, Any]  # arrays: "image": uint8 [B, H, W, C]; "attributes": float32 [B, A] in {0, 1}; ...
+# Arrays: "image": uint8 [B, H, W, C], or "code": float32 [B, D]; "attributes": float32 [B, A] in {0, 1}; ...
+Batch = Mapping[str, Any]
 Schedule = Callable[[jax.Array], jax.Array]
 
 
@@ -85,7 +86,7 @@ class Phase:
         steps: number of optimiser steps.
         start: step of the run at which the phase begins.
         batch_size: examples per step over all devices.
-        image_size: height and width of the images in pixels; a pair if they differ.
+        image_size: height and width of the images in pixels; a pair if they differ, None of a model of codes.
         learning_rates: group -> rate, or a schedule of the step counted from the phase's start.
         weights: names of loss terms -> weights. A weight of zero removes the term, its networks and their cost.
         shuffle: visit the examples of every epoch in another order; otherwise always in that of the data set.
@@ -100,7 +101,7 @@ class Phase:
     steps: int
     start: int = 0
     batch_size: int = 16
-    image_size: int | tuple[int, int] = 64
+    image_size: int | tuple[int, int] | None = 64
     learning_rates: Mapping[str, float | Schedule] = dataclasses.field(default_factory=dict)
     weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
     shuffle: bool = True

@@ -285,8 +285,9 @@ def train(
         model: name in the zoo, such as "vae".
         config: the model's Config.
         data: images to train and to validate on: a `data.batches.Dataset`, such as `data.sources.load` gives; or arrays
-            {"image": uint8 [N, H, W, C], "attributes": [N, A] in {0, 1}}, the latter for models that learn them. Of
-            arrays a tenth is only validated on, for all seeds the same.
+            {"image": uint8 [N, H, W, C], "attributes": [N, A] in {0, 1}}, the latter for models that learn them, or
+            {"code": float32 [N, D], ...} for a model of codes. Of arrays a tenth is only validated on, for all seeds
+            the same.
         seed: of the initialisation, of every draw and of the order of the images.
         settings: how the run is watched, saved and spread over devices; this may change when it goes on.
         interruption: if requested, the state is saved and `Interrupted` raised; by default Ctrl-C stops at once.
@@ -466,7 +467,7 @@ def plan(
         raise ValueError(f"seed is {seed}; expected a number from 0 to 2**32 - 1.")
     names = tuple(getattr(config, "attributes", ()))
     if isinstance(data, Mapping):
-        data = _split(data, names)
+        data = split(data, names)
     elif not hasattr(data, "batches"):
         raise ValueError(
             f"data are a {type(data).__name__}; expected arrays by name, {{'image': uint8 [N, H, W, C]}}, or what "
@@ -485,13 +486,24 @@ def plan(
     loop.check_phases(phases, placement)
     for phase in phases:
         placement.check_batch_size(phase.batch_size // phase.parts)  # what is in the networks at once
-    planned = Plan(model, config, built or entry.build(config), phases, data, seed, settings, placement)
+    if built is None:
+        examples = data.examples("train", config.image_size).arrays if entry.from_data else {}
+        built = entry.build(config, **(entry.from_data(config, examples) if entry.from_data else {}))
+    planned = Plan(model, config, built, phases, data, seed, settings, placement)
     _state(planned.model, phases, planned.example)  # the model refuses images that it is not for
     return planned
 
 
-def _split(arrays: Mapping[str, Any], names: tuple[str, ...]) -> Splits:
-    """Arrays [N, ...] in two: a tenth is validated on, drawn without regard to their order."""
+def split(arrays: Mapping[str, Any], names: tuple[str, ...] = ()) -> Splits:
+    """Arrays [N, ...] in two, as `train` has them: a tenth is validated on, drawn without regard to their order.
+
+    Args:
+        arrays: as for `train`.
+        names: of the attributes; by default they are numbered.
+
+    Raises:
+        ValueError: the arrays are not what `train` takes.
+    """
     whole = {name: np.asarray(array) for name, array in arrays.items()}
     if "attributes" in whole:
         attributes = whole["attributes"].astype(np.float32)
@@ -503,11 +515,11 @@ def _split(arrays: Mapping[str, Any], names: tuple[str, ...]) -> Splits:
         names = names or tuple(f"attribute_{column}" for column in range(columns))
     else:
         names = ()
-    split = Split(whole)
-    order, held_out = permutation(len(split), 0), max(1, len(split) // 10)
-    train, validation = split.take(np.sort(order[held_out:])), split.take(np.sort(order[:held_out]))
-    provenance = {"data_set": "arrays", "counts": {"train": len(split) - held_out, "validation": held_out}}
-    return Splits(Split(train), Split(validation), split.first(0), names, provenance)
+    all_of_them = Split(whole)
+    order, held_out = permutation(len(all_of_them), 0), max(1, len(all_of_them) // 10)
+    train, validation = (all_of_them.take(np.sort(part)) for part in (order[held_out:], order[:held_out]))
+    provenance = {"data_set": "arrays", "counts": {"train": len(all_of_them) - held_out, "validation": held_out}}
+    return Splits(Split(train), Split(validation), all_of_them.first(0), names, provenance)
 
 
 def describe(model: Model, phases: Sequence[Phase], batch: Batch, data: Mapping[str, Any]) -> str:
@@ -535,7 +547,8 @@ def describe(model: Model, phases: Sequence[Phase], batch: Batch, data: Mapping[
     lines.append(f"memory: {floats * 4 / 2**20:,.0f} MiB for the state, activations besides")
     lines.append("phases:")
     lines += [
-        f"  {phase.name}: steps {phase.start:,} to {phase.end:,}, {phase.batch_size} images of {phase.image_size} px"
+        f"  {phase.name}: steps {phase.start:,} to {phase.end:,}, {phase.batch_size} "
+        + ("codes" if phase.image_size is None else f"images of {phase.image_size} px")
         for phase in phases
     ]
     lines += ["data:", *(f"  {name}: {value}" for name, value in data.items())]

@@ -615,7 +615,7 @@ ATTRIBUTES = np.zeros((40, 2))
         ({"data": {"image": IMAGES / 255}}, "'image' is float64 of shape (40, 4, 4, 1), expected uint8 [N, H, W, C]."),
         ({"data": IMAGES}, "data are a ndarray; expected arrays by name, {'image': uint8 [N, H, W, C]}, or what"),
         ({"data": {"image": IMAGES[..., 0]}}, "'image' is uint8 of shape (40, 4, 4), expected uint8 [N, H, W, C]."),
-        ({"data": {"pictures": IMAGES}}, "['pictures'], expected 'image' among them"),
+        ({"data": {"pictures": IMAGES}}, "['pictures'], expected 'image' or 'code' among them"),
         ({"data": {"image": IMAGES[:8]}}, "batch_size is 8, expected between 1 and the 7 examples of the split"),
         ({"data": {"image": IMAGES[:0]}}, "no image"),
         ({"data": {"image": IMAGES, "label": np.arange(39)}}, "have lengths {'image': 40, 'label': 39}"),

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mvae_jax.models import ZOO, alae, attribute_classifier, autoencoders, bigan, cvae, multimodal, vae_gan
+from mvae_jax.models import ZOO, alae, attribute_classifier, autoencoders, bigan, cvae, latent_flow, multimodal, vae_gan
 from mvae_jax.objective import Model, Phase
 
 BATCH = 8
@@ -52,6 +52,8 @@ BETA_TCVAE = autoencoders.BetaTCVAEConfig(**SMALL)
 CVAE = cvae.Config(
     image_size=(18, 14), latent_size=4, widths=(4, 8), prior="conditional", prior_hidden=8, epochs=1, batch_size=BATCH
 )
+
+LATENT_FLOW = latent_flow.Config(latent_size=6, width=8, blocks=2, epochs=1, batch_size=BATCH)
 
 TINY = {"image_size": 8, "channels": 3, "latent_size": 4, "widths": (8, 6), "epochs": 1, "batch_size": BATCH}
 ALAE = alae.ALAEConfig(**TINY)
@@ -105,6 +107,14 @@ def tiny_faces(count: int) -> dict[str, np.ndarray]:
     return faces(count, 8)
 
 
+def codes(count: int) -> dict[str, np.ndarray]:
+    """Codes that depend on their attributes, with the deviations of their posteriors."""
+    generator, bits = np.random.default_rng(0), faces(count, 1)["attributes"]
+    mixed = bits @ generator.normal(size=(bits.shape[1], LATENT_FLOW.latent_size))
+    deviation = np.full_like(mixed, 0.1, np.float32)
+    return {"code": mixed.astype(np.float32), "deviation": deviation, "attributes": bits}
+
+
 def with_relief(params: Mapping[str, Any]) -> dict[str, Any]:
     """StyleALAE with noise on its constant: drawn as ones, it is flat, and instance norm divides rounding by 1e-4."""
     block = params["generator_4"]["block"]
@@ -123,6 +133,7 @@ TABLE = {
     for name, config, batch in (
         ("multimodal", MULTIMODAL, faces),
         ("attribute_classifier", ATTRIBUTE_CLASSIFIER, faces),
+        ("latent_flow", LATENT_FLOW, codes),
         ("autoencoder", AUTOENCODER, small_faces),
         ("vae", VAE, small_faces),
         ("beta_vae", BETA_VAE, small_faces),

@@ -45,7 +45,7 @@ from mvae_jax.commands import _pictures
 from mvae_jax.commands._parser import Parser
 from mvae_jax.data import captions, decode
 from mvae_jax.eval import consistency, cross_modal, partial_captions
-from mvae_jax.experiment import provenance, typical
+from mvae_jax.experiment import prior, provenance, typical
 from mvae_jax.terminal import echo
 from mvae_jax.viz import grids
 
@@ -57,19 +57,44 @@ def generate(arguments: argparse.Namespace) -> int:
     """Images from a sentence or from names of attributes."""
     run = _load(arguments, "multimodal", "cvae")
     attributes, said = _caption(run, arguments.caption)
-    conditional = run.settings["model"] == "cvae"
-    mean, logvar = run.prior(attributes) if conditional else run.encode_attributes(attributes, said)
     _check_count("--count", arguments.count)
     if not 0 <= arguments.seed < 2**32:
         raise ValueError(f"--seed is {arguments.seed}; expected a number from 0 to 2**32 - 1.")
-    if not 0 <= arguments.temperature < float("inf"):
-        raise ValueError(f"--temperature is {arguments.temperature}; expected 0 (the mean of the caption) or more.")
-    shape = (arguments.count, mean.shape[1])
-    noise = random.standard_normal(jax.random.key(arguments.seed), shape)
-    z = mean + arguments.temperature * jnp.exp(logvar / 2) * noise
+    least = {"temperature": "the mean of the caption", "guidance": "no regard to the caption"}
+    for flag, meaning in least.items():
+        value = getattr(arguments, flag)
+        if value is not None and not 0 <= value < float("inf"):
+            raise ValueError(f"--{flag} is {value}; expected 0 ({meaning}) or more.")
+    z = _codes(run, arguments, *(np.repeat(part, arguments.count, axis=0) for part in (attributes, said)))
+    conditional = run.settings["model"] == "cvae"
     samples = run.decode(z, np.repeat(attributes, len(z), axis=0)) if conditional else run.decode_image(z)
     _save(arguments.output, _bytes(samples), title=arguments.caption)
     return 0
+
+
+def _codes(run: runs.Run, arguments: argparse.Namespace, attributes: np.ndarray, said: np.ndarray) -> jax.Array:
+    """A code for each row of attributes, [B, A], of which some are said, by the prior that the command names.
+
+    It says which one drew.
+    """
+    learned = None if arguments.prior == "own" else prior.load(arguments.workdir, run)
+    if arguments.prior == "flow" and not learned:
+        raise ValueError(
+            f"{arguments.workdir} has no learned prior of its checkpoint of phase {run.phase} at step {run.step}; give "
+            "--prior=own, or the command that trained the run once more, which trains its prior."
+        )
+    own = "the model's prior" if run.settings["model"] == "cvae" else "the posterior of the caption"
+    echo(f"{arguments.workdir}: codes are drawn from {learned or own}", stream=sys.stderr)
+    key, temperature = jax.random.key(arguments.seed), arguments.temperature
+    if learned:
+        guidance = prior.GUIDANCE if arguments.guidance is None else arguments.guidance
+        # What is not said is denied to a conditional decoder, so its codes are those of images without it.
+        known = np.ones_like(attributes) if run.settings["model"] == "cvae" else np.float32(said)
+        return learned.sample(key, attributes, known, guidance=guidance, temperature=temperature)
+    if arguments.guidance is not None:
+        raise ValueError(f"--guidance is {arguments.guidance}, but {own} knows no guidance; expected a learned prior.")
+    mean, logvar = run.prior(attributes) if "prior" in run.functions else run.encode_attributes(attributes, said)
+    return mean + temperature * jnp.exp(logvar / 2) * random.standard_normal(key, mean.shape)
 
 
 def edit(arguments: argparse.Namespace) -> int:
@@ -436,6 +461,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--temperature", type=float, default=1.0, help="scale of the draws' deviation; 0 gives the mean"
     )
+    text = "learned prior (flow), or the caption's posterior or the CVAE's prior (own); by default flow if there is one"
+    command.add_argument("--prior", choices=("flow", "own"), help=text)
+    text = f"how much the learned prior heeds the caption; above 1 draws are less diverse (default: {prior.GUIDANCE:g})"
+    command.add_argument("--guidance", type=float, help=text)
     command = add(caption, image)
     command.add_argument("--json", action="store_true", help="print JSON")
     command = add(check, image, sentence)

@@ -15,16 +15,24 @@ from typing import Any, Protocol
 
 import numpy as np
 
+_TYPES = {
+    "image": (np.uint8, "N, H, W, C"),
+    "code": (np.float32, "N, D"),
+    "deviation": (np.float32, "N, D"),
+}
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
     """Examples of one split, on the host.
 
     Attributes:
-        arrays: name -> array; all share their first axis, N. "image": uint8 [N, H, W, C] in [0, 255] is always
-            there; "attributes": float32 [N, A] in {0, 1}, "factors": int32 [N, F], indices of the values of its
-            generative factors, "label": int32 [N], the number of its class, and "index": int32 [N], the example's
-            number in its data set, where the data set has them.
+        arrays: name -> array; all share their first axis, N. Always there is "image": uint8 [N, H, W, C] in
+            [0, 255], or, of examples that a trained model has encoded, "code": float32 [N, D]; beside that
+            "deviation": float32 [N, D], the standard deviations of the codes' posteriors. "attributes": float32 [N, A]
+            in {0, 1}, "factors": int32 [N, F], indices of the values of its generative factors, "label": int32 [N], the
+            number of its class, and "index": int32 [N], the example's number in its data set, where the data set has
+            them.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -33,15 +41,15 @@ class Split:
         lengths = {name: len(array) for name, array in self.arrays.items()}
         if len(set(lengths.values())) != 1:
             raise ValueError(f"The arrays of a split have lengths {lengths}, expected one length for all.")
-        if "image" not in self.arrays:
-            raise ValueError(f"A split has arrays {sorted(self.arrays)}, expected 'image' among them.")
-        if self["image"].dtype != np.uint8 or self["image"].ndim != 4:
-            raise ValueError(
-                f"'image' is {self['image'].dtype} of shape {self['image'].shape}, expected uint8 [N, H, W, C]."
-            )
+        if not {"image", "code"} & self.arrays.keys():
+            raise ValueError(f"A split has arrays {sorted(self.arrays)}, expected 'image' or 'code' among them.")
+        for name, (dtype, axes) in _TYPES.items():
+            if name in self.arrays and (self[name].dtype != dtype or self[name].ndim != len(axes.split(","))):
+                expected = f"{np.dtype(dtype)} [{axes}]"
+                raise ValueError(f"{name!r} is {self[name].dtype} of shape {self[name].shape}, expected {expected}.")
 
     def __len__(self) -> int:
-        return len(self["image"])
+        return len(next(iter(self.arrays.values())))
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.arrays[name]
@@ -75,19 +83,19 @@ class Dataset(Protocol):
         """Origin of the data, for reports."""
 
     def batches(
-        self, image_size: int | tuple[int, int], batch_size: int, seed: int, start: int = 0, shuffle: bool = True
+        self, image_size: int | tuple[int, int] | None, batch_size: int, seed: int, start: int = 0, shuffle: bool = True
     ) -> Any:
         """The training images in the order in which a phase visits them, as `Batches` or streamed from a disk.
 
         Args:
-            image_size: height and width of the phase's images in pixels, or one number for both.
+            image_size: height and width of the phase's images in pixels, or one number for both; None of codes.
             batch_size: examples per batch.
             seed: the run's.
             start: the phase's first step.
             shuffle: otherwise the order is that of the training images.
         """
 
-    def examples(self, split: str, image_size: int | tuple[int, int]) -> Examples:
+    def examples(self, split: str, image_size: int | tuple[int, int] | None) -> Examples:
         """All images of a split in their order, which need not be in memory.
 
         Args:
@@ -149,7 +157,7 @@ class Splits:
             yield name, getattr(self, name)
 
     def batches(
-        self, image_size: int | tuple[int, int], batch_size: int, seed: int, start: int = 0, shuffle: bool = True
+        self, image_size: int | tuple[int, int] | None, batch_size: int, seed: int, start: int = 0, shuffle: bool = True
     ) -> Batches:
         """The training images in the order in which a phase visits them, see `Batches`.
 
@@ -162,7 +170,7 @@ class Splits:
         """
         return Batches(self.train, batch_size, seed, start, shuffle)
 
-    def examples(self, split: str, image_size: int | tuple[int, int]) -> Split:
+    def examples(self, split: str, image_size: int | tuple[int, int] | None) -> Split:
         """All images of a split; of their one size, whatever is asked for. See `Dataset.examples`."""
         splits = dict(self)
         if split not in splits:
@@ -170,10 +178,10 @@ class Splits:
         return splits[split]
 
     def sha256(self) -> str:
-        """Returns a checksum, hexadecimal, of images, attributes, factors and labels: a resumed run must see them."""
+        """Returns a checksum, hexadecimal, of all arrays but numbers of examples: a resumed run must see them."""
         digest = hashlib.sha256()
         for _, split in self:
-            for name in ("image", "attributes", "factors", "label"):
+            for name in ("image", "code", "deviation", "attributes", "factors", "label"):
                 if name in split.arrays:
                     digest.update(split[name].tobytes())
         return digest.hexdigest()

@@ -18,6 +18,7 @@ from mvae_jax.experiment.declaration import (
     Trained,
 )
 from mvae_jax.experiment.members import Member
+from mvae_jax.experiment.prior import Config as PriorConfig
 from mvae_jax.experiment.runner import run
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Measure",
     "Member",
     "Number",
+    "PriorConfig",
     "Results",
     "Trained",
     "run",

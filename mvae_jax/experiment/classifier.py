@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import logging
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +22,7 @@ from mvae_jax.experiment.members import Member
 from mvae_jax.models import ZOO, attribute_classifier
 from mvae_jax.train.observer import Observer
 from mvae_jax.train.signals import Interruption
-from mvae_jax.train.workdir import WorkdirBusy
 
-_log = logging.getLogger("experiment")
 FOLDER = "classifier"  # within the experiment's workdir
 
 
@@ -216,18 +212,8 @@ def obtain(
     chosen = member(data, config, seed)
     data = in_squares(data, chosen.config.image_size)
     name = hashlib.sha256(json.dumps(chosen.settings(data), sort_keys=True).encode()).hexdigest()[:12]
-    folder, waited = workdir / FOLDER / name, False
-    while True:
-        try:
-            planned = chosen.plan(data)
-            options: dict[str, Any] = {"interruption": interruption, "watched": {"observer": observer}}
-            return measured(members.train_in_folder(chosen, planned, folder, **options), data)
-        except WorkdirBusy as error:  # the run itself and its evaluation want the same classifier
-            if not waited:
-                _log.info("%s", error)
-            waited = True
-            (interruption or Interruption()).check()
-            time.sleep(1)
+    options: dict[str, Any] = {"interruption": interruption, "watched": {"observer": observer}}
+    return measured(members.train_when_free(chosen, chosen.plan(data), workdir / FOLDER / name, **options), data)
 
 
 def measured(run: runs.Run, data: Splits) -> Classifier:

@@ -11,6 +11,7 @@ from mvae_jax.data import sources
 from mvae_jax.experiment import named
 from mvae_jax.experiment.classifier import Classifier
 from mvae_jax.experiment.members import Member
+from mvae_jax.experiment.prior import Prior
 from mvae_jax.runs import Run
 from mvae_jax.train import loop
 from mvae_jax.train.signals import Interruption
@@ -47,6 +48,7 @@ class Trained:
         classifier: reads attributes from images; None where there is none.
         records: folder -> lines of metrics.jsonl up to the model's step.
         stages: folder -> phase -> the model at the end of that phase; empty unless the experiment asks for it.
+        priors: folder -> the learned prior over the model's codes, of models that have one.
         interruption: polled where a measure trains something or takes long.
         workdir: where the models lie, each in its folder.
         provenance: where, when and from what they were computed, see `provenance.summary`; filled in when all is
@@ -59,6 +61,7 @@ class Trained:
     classifier: Classifier | None
     records: Mapping[str, Sequence[Mapping[str, Any]]]
     stages: Mapping[str, Mapping[str, Run]] = dataclasses.field(default_factory=dict)
+    priors: Mapping[str, Prior] = dataclasses.field(default_factory=dict)
     interruption: Interruption = dataclasses.field(default_factory=Interruption)
     workdir: Path = Path()
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)

@@ -40,7 +40,8 @@ def parts(label: str, phases: Sequence[Phase]) -> list[Part]:
     """
     found = []
     for phase in phases:
-        sides = (phase.image_size,) * 2 if isinstance(phase.image_size, int) else phase.image_size
+        size = phase.image_size or 1  # codes are small
+        sides = (size,) * 2 if isinstance(size, int) else size
         values = float(phase.batch_size * math.prod(sides))
         found.append(Part(label, phase.name, phase.steps, values))
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from mvae_jax.models import ZOO
 from mvae_jax.objective import Model
 from mvae_jax.train import loop
 from mvae_jax.train.signals import Interruption
-from mvae_jax.train.workdir import Workdir
+from mvae_jax.train.workdir import Workdir, WorkdirBusy
 
 _log = logging.getLogger("experiment")
 
@@ -46,7 +47,8 @@ class Member:
 
     def plan(self, data: Dataset, training: loop.Settings | None = None) -> runs.Plan:
         """The training on such images; refuses what cannot be trained, see `runs.plan`."""
-        return runs.plan(self.model, self.config, data, seed=self.seed, settings=training, built=self.build())
+        built = self.build() if self.arguments else None  # else the data may give arguments
+        return runs.plan(self.model, self.config, data, seed=self.seed, settings=training, built=built)
 
     def settings(self, data: Dataset) -> dict[str, Any]:
         """Content of config.json of a model with a folder of its own."""
@@ -148,6 +150,22 @@ def train_in_folder(
     with workdir.lock():
         member.configure(workdir, planned.data, **options)
         return planned.fit(workdir, interruption=interruption, start_from=start_from or None, **(watched or {}))
+
+
+def train_when_free(
+    member: Member, planned: runs.Plan, folder: Path, *, interruption: Interruption | None = None, **options: Any
+) -> runs.Run:
+    """`train_in_folder`, once no other process trains there: a run itself and its evaluation want the same."""
+    waited = False
+    while True:
+        try:
+            return train_in_folder(member, planned, folder, interruption=interruption, **options)
+        except WorkdirBusy as error:
+            if not waited:
+                _log.info("%s", error)
+            waited = True
+            (interruption or Interruption()).check()
+            time.sleep(1)
 
 
 def check_begun(plans: Mapping[str, runs.Plan], members: Mapping[str, Member], workdir: Path, **options: Any) -> None:

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mvae_jax import exits, files, runs, terminal
 from mvae_jax.data import sources
-from mvae_jax.experiment import classifier, flags, forecast, members, named, pages, processes, provenance, session
+from mvae_jax.experiment import (
+    classifier,
+    flags,
+    forecast,
+    members,
+    named,
+    pages,
+    prior,
+    processes,
+    provenance,
+    session,
+)
 from mvae_jax.experiment.declaration import Config, Experiment, Measure, Results, Trained
 from mvae_jax.experiment.live import Live
 from mvae_jax.experiment.members import Member
@@ -123,7 +134,7 @@ def _run(
         fitted = _train(experiment, config, chosen, plans, workdir, interruption, options, live)
         with files.noting(lambda: "What was trained is saved: it goes on with measures and figures."):
             trained = gather(
-                *(experiment, config, fitted, data, workdir.path, interruption, stages, live.member(classifier.FOLDER))
+                *(experiment, config, fitted, data, workdir.path, interruption, stages, live.member), learn_priors=True
             )
             if session.is_first():
                 scores = _report(experiment, argv, trained, workdir.path, notes, stages)
@@ -143,6 +154,8 @@ def _live(
     parts = [part for folder, planned in plans.items() for part in forecast.parts(folder, planned.phases)]
     if hasattr(config, "classifier") and data.attributes:
         parts += classifier.parts(data, config.classifier, config.seed)
+    if hasattr(config, "prior"):
+        parts += prior.parts(plans, config.prior)
     title = pages.title(experiment, workdir)
     lead = pages.plan(experiment, {folder: planned.config for folder, planned in plans.items()}, data)
     share = config.training.drawing_share
@@ -157,7 +170,7 @@ def _refuse_unused(
     Raises:
         ValueError: there is such a setting.
     """
-    measured = ("data", "evaluation", "classifier", "training")  # read by the runner and by measures
+    measured = ("data", "evaluation", "classifier", "prior", "training")  # read by the runner and by measures
     known = {field.name for field in dataclasses.fields(Config)}
     for name in arguments.given:
         section, _, field = name.partition(".")
@@ -258,7 +271,8 @@ def gather(
     workdir: Path,
     interruption: Interruption | None = None,
     stages: Stages | None = None,
-    observer: Observer | None = None,
+    observe: Callable[[str], Observer] = lambda label: Observer(),
+    learn_priors: bool = False,
 ) -> Trained:
     """The trained models with all that they are measured with; on all hosts at once.
 
@@ -269,15 +283,20 @@ def gather(
         data: the images to measure on.
         workdir: where the models lie, and the classifier that is trained where none is named.
         interruption: whose context lives, if any does.
-        stages: of the run, to which the classifier belongs; by default new ones.
-        observer: of the training of the classifier.
+        stages: of the run, to which classifier and priors belong; by default new ones.
+        observe: observer of the training of the classifier, and of a prior, by its name.
+        learn_priors: whether those that are missing are trained.
     """
     reader, stages = None, stages or Stages()
     wanted = getattr(config, "classifier", None)
     if wanted and data.attributes and (wanted.epochs or wanted.workdir):
         with stages.stage("attribute classifier", "the attribute classifier, which reads generated images"):
-            options: dict[str, Any] = {"interruption": interruption, "observer": observer}
+            options: dict[str, Any] = {"interruption": interruption, "observer": observe(classifier.FOLDER)}
             reader = classifier.obtain(workdir, data, config.classifier, seed=config.seed, **options)
+    priors = {}
+    if hasattr(config, "prior") and config.prior.epochs:
+        with stages.stage("learned prior", "the learned prior over codes, by which images are drawn"):
+            priors = _priors(config, fitted, data, workdir, interruption, observe if learn_priors else None)
     earlier = {}
     if experiment.stages:
         earlier = {folder: _stages(run, workdir / folder) for folder, run in fitted.items()}
@@ -288,9 +307,31 @@ def gather(
         reader,
         {folder: _records(workdir / folder, run.step) for folder, run in fitted.items()},
         earlier,
+        priors,
         interruption or Interruption(),
         workdir,
     )
+
+
+def _priors(
+    config: Any,
+    fitted: Mapping[str, runs.Run],
+    data: Any,
+    workdir: Path,
+    interruption: Interruption | None,
+    observe: Callable[[str], Observer] | None,
+) -> dict[str, prior.Prior]:
+    """Folder of each model that was trained on these images -> its learned prior; without `observe` none is trained."""
+    priors = {}
+    for folder, run in fitted.items():
+        if not prior.can_have(run) or run.settings["data_sha256"] != data.sha256():
+            continue
+        if observe:
+            options: dict[str, Any] = {"interruption": interruption, "observer": observe(prior.label(folder))}
+            priors[folder] = prior.train(workdir / folder, data, config.prior, run=run, seed=config.seed, **options)
+        elif found := prior.load(workdir / folder, run):
+            priors[folder] = found
+    return priors
 
 
 def _records(folder: Path, step: int) -> list[dict[str, Any]]:

@@ -24,13 +24,14 @@ def reconstructions_and_samples(run: Run, examples: Split, phase: Phase) -> dict
     """
     x, rows = pixels(examples), {}
     if run.model.encode and run.model.decode:
-        given = _attributes(run.encode, examples)
+        given = given_attributes(run.encode, examples.arrays)
         rows = {"held-out images": x, "reconstructions": run.decode(run.encode(x, *given)[0], *given)}
     if run.model.sample:
-        rows["samples"] = run.sample(jax.random.key(0), *(_attributes(run.sample, examples) or (len(examples),)))
+        given = given_attributes(run.sample, examples.arrays) or (len(examples),)
+        rows["samples"] = run.sample(jax.random.key(0), *given)
     return rows
 
 
-def _attributes(function: Callable[..., Any], examples: Split) -> tuple[Any, ...]:
-    """What a function of a conditional model takes besides; () of another one."""
+def given_attributes(function: Callable[..., Any], examples: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a function of a conditional model takes besides, of examples by name; () of another one."""
     return (examples["attributes"],) if "attributes" in inspect.signature(function).parameters else ()

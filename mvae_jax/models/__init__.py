@@ -7,10 +7,10 @@ config. `checks` and `common` hold what stands in several families. `ZOO` names 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from mvae_jax.models import alae, attribute_classifier, autoencoders, bigan, cvae, multimodal, vae_gan
+from mvae_jax.models import alae, attribute_classifier, autoencoders, bigan, cvae, latent_flow, multimodal, vae_gan
 from mvae_jax.objective import Model, Phase
 
 
@@ -21,7 +21,7 @@ class ZooModel(Protocol):
     def config(self) -> Callable[..., Any]:
         """Class of the config: a frozen dataclass whose fields all have defaults and are JSON values or dataclasses.
 
-        It has `image_size` and `batch_size`, and refuses impossible values by a ValueError.
+        It has `image_size`, None of a model of codes, and `batch_size`, and refuses impossible values by a ValueError.
         """
 
     @property
@@ -39,6 +39,13 @@ class ZooModel(Protocol):
         They may change after training: a run goes on if the last one grows.
         """
 
+    @property
+    def from_data(self) -> Callable[[Any, Mapping[str, Any]], Mapping[str, Any]] | None:
+        """(config, training examples by name) -> arguments of `build` that the data give; None if they give none.
+
+        A loaded run is built without: what they were is in its state.
+        """
+
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
@@ -48,6 +55,7 @@ class Entry:
     build: Callable[..., Model]
     phases: Callable[[Any, int], tuple[Phase, ...]]
     lengths: tuple[str, ...] = ("epochs",)
+    from_data: Callable[[Any, Mapping[str, Any]], Mapping[str, Any]] | None = None
 
 
 ZOO: dict[str, ZooModel] = {
@@ -58,6 +66,7 @@ ZOO: dict[str, ZooModel] = {
         lengths=("unimodal.epochs", "alignment.epochs", "adversarial.epochs"),
     ),
     "attribute_classifier": Entry(attribute_classifier.Config, attribute_classifier.build, attribute_classifier.phases),
+    "latent_flow": Entry(latent_flow.Config, latent_flow.build, latent_flow.phases, from_data=latent_flow.from_data),
     "autoencoder": Entry(autoencoders.AutoencoderConfig, autoencoders.build, autoencoders.phases),
     "vae": Entry(autoencoders.VAEConfig, autoencoders.build, autoencoders.phases),
     "beta_vae": Entry(autoencoders.BetaVAEConfig, autoencoders.build, autoencoders.phases),

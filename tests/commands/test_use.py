@@ -17,6 +17,7 @@ from mvae_jax.commands import use
 from mvae_jax.data import captions, decode
 from mvae_jax.data.rendered import faces
 from mvae_jax.eval import consistency
+from mvae_jax.experiment import prior
 from mvae_jax.train.workdir import Workdir
 
 CAPTION = "a smiling young woman with blond hair"
@@ -93,7 +94,7 @@ def test_generate_draws_from_the_captions_posterior(command, workdir, run):
     assert command(*arguments, "--temperature=0.5", "-o", "drawn") == (
         0,
         "".join(f"drawn/{number:03d}.png\n" for number in range(3)),
-        "",
+        "run: codes are drawn from the posterior of the caption\n",
     )
     mean, logvar = run.encode_attributes(captions.read(CAPTION, run.config.attributes).values[None])
     noise = random.standard_normal(jax.random.key(5), (3, mean.shape[1]))
@@ -307,6 +308,28 @@ def test_a_cvae_generates_from_the_prior_of_the_attributes(command, workdir, con
     np.testing.assert_array_equal([picture(workdir / "mean/000.png")], expected)
 
 
+@pytest.fixture(scope="module")
+def learned(workdir):
+    """A CVAE with a learned prior."""
+    shutil.copytree(workdir / "cvae", workdir / "learned")
+    return prior.train(workdir / "learned", zoo.faces(16, zoo.CVAE.image_size), prior.Config(epochs=1))
+
+
+def test_generate_draws_by_the_learned_prior_where_there_is_one_and_says_so(command, workdir, conditional, learned):
+    rows = np.tile(captions.read(CAPTION, conditional.config.attributes).values[None], (3, 1))
+    code, _, err = command("generate", "learned", CAPTION, "--count=3", "--seed=5", "--guidance=2", "-o", "by_flow")
+    assert code == 0
+    assert "learned: codes are drawn from the learned prior over codes (latent_flow, step 1)" in err
+    codes = learned.sample(jax.random.key(5), rows, np.ones_like(rows), guidance=2.0)
+    expected = images.to_uint8(conditional.decode(codes, rows))
+    np.testing.assert_array_equal([picture(workdir / f"by_flow/{number:03d}.png") for number in range(3)], expected)
+    code, _, err = command("generate", "learned", CAPTION, "--count=3", "--seed=5", "--prior=own", "-o", "by_own")
+    assert code == 0
+    assert "learned: codes are drawn from the model's prior" in err
+    expected = images.to_uint8(conditional.sample(jax.random.key(5), rows))
+    np.testing.assert_array_equal([picture(workdir / f"by_own/{number:03d}.png") for number in range(3)], expected)
+
+
 def test_birds_have_their_attributes_by_name(command, workdir):
     birds = runs.load(workdir / "birds")
     assert command("attributes", "birds") == (0, "".join(f"{name}\n" for name in BIRDS), "")
@@ -366,6 +389,9 @@ def test_an_edit_decodes_the_mean_of_the_image_with_other_attributes(command, wo
         (["generate", "run", "bald", "--count=0"], "--count is 0"),
         (["generate", "run", "bald", "--temperature=-1"], "--temperature is -1"),
         (["generate", "run", "bald", "--temperature=nan"], "--temperature is nan"),
+        (["generate", "run", "bald", "--guidance=-1"], "--guidance is -1"),
+        (["generate", "run", "bald", "--guidance=2"], "the posterior of the caption knows no guidance"),
+        (["generate", "run", "bald", "--prior=flow"], "run has no learned prior of its checkpoint of phase unimodal"),
         (["interpolate", "run", "bald", "bald", "--steps=1"], "--steps is 1"),
         (["generate", "run", "bald", "-o", "faces.gif"], "'faces.gif' does not end with .png, .jpg, .jpeg, .webp"),
         (["generate", "none", "bald", "-o", "text.png/faces.png"], "text.png is no folder"),

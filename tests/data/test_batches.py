@@ -115,7 +115,7 @@ def test_negative_seed_is_refused():
     ("arrays", "message"),
     [
         ({"image": np.zeros((2, 4, 4, 3), np.uint8), "index": np.zeros(3)}, "lengths {'image': 2, 'index': 3}"),
-        ({"index": np.zeros(3)}, "expected 'image' among them"),
+        ({"index": np.zeros(3)}, "expected 'image' or 'code' among them"),
         ({"image": np.zeros((2, 4, 4, 3), np.float32)}, "'image' is float32 of shape"),
         ({"image": np.zeros((2, 4, 4), np.uint8)}, r"expected uint8 \[N, H, W, C\]"),
         ({}, "lengths {}"),

@@ -21,6 +21,7 @@ from mvae_jax.commands import compare
 from mvae_jax.data.rendered import faces
 from mvae_jax.experiment import listing
 from mvae_jax.experiment.suites import multimodal as suite
+from mvae_jax.experiment.suites import priors
 from mvae_jax.train.logging import read_metrics
 from mvae_jax.train.workdir import Workdir
 
@@ -47,7 +48,7 @@ TINY = [
     "--config.training.log_every=2",
 ]
 STEPS = 6  # per epoch: 48 images, 8 at a time
-FIGURES = 15
+FIGURES = 18
 NOTE = "No VGG weights were given (--config.vgg_weights): the perceptual term is off."
 
 
@@ -106,6 +107,9 @@ def check_files(workdir, phases):
     assert scores["classified"]["held_out"]["count"] == 16
     assert list(scores["classified"]) == list(suite.PICTURES)
     assert list(scores["quality"]) == list(suite.QUALITY)
+    assert list(scores["priors"]) == list(priors.PRIORS)
+    assert {row["images"] for name, row in scores["priors"].items() if "flow" in name} == {1008}
+    assert (workdir / "latent_flow" / f"{phases[-1]}_{STEPS * len(phases)}" / "checkpoints").is_dir()
     assert np.isfinite(list(scores["quality"].values())).all()
 
 

@@ -57,7 +57,7 @@ class PyramidData:
         return self.pyramid.provenance
 
     def batches(
-        self, image_size: int | tuple[int, int], batch_size: int, seed: int, start: int = 0, shuffle: bool = True
+        self, image_size: int | tuple[int, int] | None, batch_size: int, seed: int, start: int = 0, shuffle: bool = True
     ) -> Batches | StreamedBatches:
         """The training images of a size in the order in which a phase visits them."""
         records = self.examples("train", image_size)
@@ -65,7 +65,7 @@ class PyramidData:
             return StreamedBatches(records, batch_size, seed, start, self.workers, shuffle)
         return Batches(records, batch_size, seed, start, shuffle)  # read when they are asked for, and once
 
-    def examples(self, split: str, image_size: int | tuple[int, int]) -> Records:
+    def examples(self, split: str, image_size: int | tuple[int, int] | None) -> Records:
         """All images of a split at a size, on the disk: of "validation" more than the `validation` that is read.
 
         Raises:

@@ -1,0 +1,98 @@
+"""Priors beside each other, on a run and a classifier that are as small as can be."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+import zoo
+
+from mvae_jax import runs
+from mvae_jax.data.batches import Split
+from mvae_jax.experiment import classifier, prior
+from mvae_jax.experiment.declaration import Trained
+from mvae_jax.experiment.suites import priors as suite
+
+READER = dataclasses.replace(zoo.ATTRIBUTE_CLASSIFIER, epochs=20, hidden=32)
+UNIMODAL = dataclasses.replace(
+    zoo.MULTIMODAL,
+    alignment=dataclasses.replace(zoo.MULTIMODAL.alignment, epochs=0),
+    adversarial=dataclasses.replace(zoo.MULTIMODAL.adversarial, epochs=0),
+)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A multimodal VAE with a learned prior, of images with eight captions of which each has several."""
+    folder = tmp_path_factory.mktemp("priors")
+    arrays = zoo.faces(120)
+    arrays["attributes"][:, 3:] = 0
+    data = runs.split(arrays, UNIMODAL.attributes)
+    run = runs.train(folder, "multimodal", UNIMODAL, data)
+    reader = runs.train(folder / "classifier", "attribute_classifier", READER, data)
+    config = SimpleNamespace(seed=3, prior=prior.Config(epochs=2))
+    learned = prior.train(folder, data, config.prior, run=run)
+    measured = Trained(config, {"": run}, data, classifier.measured(reader, data), {"": []}, workdir=folder)
+    return dataclasses.replace(measured, priors={"": learned})
+
+
+def test_every_prior_is_measured_with_as_many_samples(trained):
+    rows = suite.measure(trained)
+    assert list(rows) == list(suite.PRIORS)
+    assert {row["images"] for name, row in rows.items() if name != "training"} == {1008}
+    assert {name for name, row in rows.items() if "diversity" in row} == {
+        *("text_posterior", "flow_captions", "flow_captions_guided")
+    }
+    for row in rows.values():
+        assert set(row) <= set(suite.WORDS)
+        assert np.isfinite(list(row.values())).all()
+
+
+def test_sheets_show_captions_in_rows(trained):
+    drawn = suite.figures(trained, {})
+    assert list(drawn) == ["priors_text_posterior", "priors_flow_captions", "priors_flow_captions_guided"]
+
+
+def test_without_a_classifier_or_a_prior_nothing_is_measured(trained):
+    for missing in ({"classifier": None}, {"priors": {}}):
+        without = dataclasses.replace(trained, **missing)
+        assert suite.measure(without) == {}
+        assert "Not measured" in suite.explain(without, {})
+
+
+def test_the_mixture_has_the_mean_and_covariance_of_the_codes(trained):
+    train = prior.encode(trained.workdir.resolve(), trained.run, trained.data).train
+    drawn = suite.drawings(trained)["mixture"].draw(jax.random.key(0), np.zeros((20_000, 10), np.float32))
+    np.testing.assert_allclose(drawn.mean(0), train["code"].mean(0), atol=0.35)
+    variances = train["code"].var(0) + np.square(train["deviation"]).mean(0)
+    np.testing.assert_allclose(drawn.var(0), variances, rtol=0.4)
+
+
+def test_posteriors_are_drawn_and_means_repeated():
+    code, deviation = np.float32([[1, -2], [0, 3]]), np.float32([[0.5, 2], [1, 0]])
+    drawn = suite._draws(Split({"code": code, "deviation": deviation}), 20_000, 0).reshape(20_000, 2, 2)
+    np.testing.assert_allclose(drawn.mean(0), code, atol=0.05)
+    np.testing.assert_allclose(drawn.std(0), deviation, atol=0.05)
+    np.testing.assert_array_equal(suite._draws(Split({"code": code}), 2, 0), np.tile(code, (2, 1)))
+
+
+def test_captions_are_compared_of_which_there_are_several_images():
+    attributes = np.repeat(np.eye(4, dtype=np.float32), (6, 5, 9, 0), axis=0)
+    data = SimpleNamespace(train={"attributes": attributes})
+    texts, positions = suite._several_images(data, np.eye(4, dtype=np.float32))
+    assert sorted(texts.tolist()) == [[0, 0, 1, 0], [1, 0, 0, 0]]
+    np.testing.assert_array_equal(attributes[positions], np.repeat(texts, 6, axis=0))
+
+
+def test_draws_of_priors_differ_and_depend_on_captions_where_they_mind_them(trained):
+    rows = np.repeat(np.eye(10, dtype=np.float32)[:2], 3, axis=0)
+    for name, drawing in suite.drawings(trained).items():
+        first, again, other = (
+            np.asarray(drawing.draw(key, rows)) for key in (jax.random.key(1), jax.random.key(1), jax.random.key(2))
+        )
+        assert first.shape == (6, UNIMODAL.latent_size), name
+        np.testing.assert_array_equal(first, again)
+        assert np.abs(first - other).min() > 0
+        swapped = np.asarray(drawing.draw(jax.random.key(1), rows[::-1].copy()))
+        assert (np.abs(swapped - first).max() > 0) == drawing.of_captions, name

@@ -1,0 +1,102 @@
+"""Learned priors of trained runs: of which codes they are, where they lie, when they are refused."""
+
+import dataclasses
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import zoo
+
+from mvae_jax import images, runs
+from mvae_jax.experiment import prior
+
+CONFIG = prior.Config(epochs=3)
+FACES = zoo.small_faces(40)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A VAE, a CVAE, an ALAE and a GAN, of which the last has no codes."""
+    folder = tmp_path_factory.mktemp("prior")
+    runs.train(folder / "vae", "vae", zoo.VAE, {"image": FACES["image"]})
+    runs.train(folder / "cvae", "cvae", zoo.CVAE, zoo.faces(24, zoo.CVAE.image_size))
+    runs.train(folder / "alae", "alae", zoo.ALAE, {"image": zoo.tiny_faces(24)["image"]})
+    runs.train(folder / "gan", "gan", zoo.GAN, {"image": zoo.tiny_faces(24)["image"]})
+    return folder
+
+
+def test_codes_are_the_posteriors_of_all_images(workdir):
+    run, data = runs.load(workdir / "vae"), runs.split({"image": FACES["image"]})
+    codes = prior.encode(workdir / "vae", run, data)
+    for name in ("train", "validation"):
+        split = dict(codes)[name]
+        mean, logvar = run.encode(images.to_float(dict(data)[name]["image"]))
+        np.testing.assert_allclose(split["code"], mean, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(split["deviation"], np.exp(logvar / 2), rtol=1e-4, atol=1e-5)
+    assert len(codes.calibration) == 0
+    assert set(prior.encode(workdir / "vae", run, data, "means").train.arrays) == {"code"}
+
+
+def test_a_deterministic_encoder_has_no_deviations(workdir):
+    run, data = runs.load(workdir / "alae"), runs.split({"image": zoo.tiny_faces(24)["image"]})
+    codes = prior.encode(workdir / "alae", run, data)
+    assert set(codes.train.arrays) == {"code"}
+    np.testing.assert_allclose(codes.train["code"], run.encode(images.to_float(data.train["image"])).mean, atol=1e-5)
+
+
+def test_a_prior_is_trained_once_and_draws_codes_that_the_run_decodes(workdir):
+    data = {"image": FACES["image"]}
+    run, trained = runs.load(workdir / "vae"), prior.train(workdir / "vae", data, CONFIG)
+    found = prior.load(workdir / "vae", run)
+    assert found.run.step == trained.run.step == 3 * (36 // 36)
+    codes = trained.sample_freely(jax.random.key(0), 5)
+    np.testing.assert_array_equal(codes, found.sample_freely(jax.random.key(0), 5))
+    assert run.decode(codes).shape == (5, 16, 16, 3)
+    metrics = prior.folder_of(workdir / "vae", run) / "metrics.jsonl"
+    before = metrics.read_text()
+    prior.train(workdir / "vae", data, CONFIG)
+    assert metrics.read_text() == before
+
+
+def test_a_conditional_model_is_asked_with_attributes(workdir):
+    data = zoo.faces(24, zoo.CVAE.image_size)
+    trained = prior.train(workdir / "cvae", data, CONFIG)
+    assert trained.run.config.attributes == zoo.CVAE.attributes
+    rows = np.ones((3, 10), np.float32)
+    run = runs.load(workdir / "cvae")
+    assert run.decode(trained.sample(jax.random.key(0), rows, rows), rows).shape == (3, 18, 14, 3)
+
+
+def test_another_checkpoint_and_another_run_never_draw_by_it(workdir, tmp_path):
+    run = runs.load(workdir / "vae")
+    prior.train(workdir / "vae", {"image": FACES["image"]}, CONFIG)
+    assert prior.load(workdir / "vae", dataclasses.replace(run, step=run.step + 1)) is None
+    other = runs.train(tmp_path / "other", "vae", zoo.VAE, {"image": FACES["image"]}, seed=1)
+    shutil.copytree(workdir / "vae" / prior.FOLDER, tmp_path / "other" / prior.FOLDER)
+    with pytest.raises(ValueError, match="was not learned from the codes of this run's checkpoint of phase training"):
+        prior.load(tmp_path / "other", other)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("gan", {"image": zoo.tiny_faces(24)["image"]}, "'gan', which has no codes to learn a prior over"),
+        ("alae", {"image": zoo.tiny_faces(30)["image"]}, "was trained on other images than these"),
+    ],
+)
+def test_runs_without_codes_and_other_images_are_refused(workdir, name, data, message):
+    with pytest.raises(ValueError, match=message):
+        prior.train(workdir / name, data, CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": -1}, "prior.epochs is -1; expected at least 0"),
+        ({"codes": "modes"}, "choose one of 'draws', 'means'"),
+    ],
+)
+def test_impossible_settings_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        prior.Config(**changes)
