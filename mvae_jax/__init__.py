@@ -4,6 +4,7 @@ A room is loaded when it is first used: `import mvae_jax; mvae_jax.losses` or `f
 
     losses, gaussian, random    mathematics: arrays in, arrays out
     meshes, numerics            how its arrays lie on a mesh; what keeps its numbers finite
+    testing                     oracles for loss mathematics, and gradient checks
     images, attributes          value ranges of images; names of face attributes
     nets                        Flax networks
     objective                   the vocabulary of models: who minimises what

@@ -24,6 +24,7 @@ BORDERS = {
     "random": {"meshes"},
     "gaussian": {"meshes", "numerics", "random"},
     "cpu": {"meshes"},
+    "testing": {"gaussian", "random"},
     "augmentation": set(),
     "objective": set(),
     "optimizers": set(),

@@ -7,64 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mvae_jax import testing
 from mvae_jax.eval import likelihood
 from mvae_jax.eval.likelihood import active_units, aggregate_posterior, estimate_likelihood, importance_bound
 
 KEY = jax.random.key(0)
-LATENT, OBSERVED, SCALE = 3, 6, 0.7
+LATENT, OBSERVED, SCALE = 3, 6, 0.7  # of the models below
 
 
-@dataclasses.dataclass
-class LinearGaussian:
-    """x = W z + b + noise with z ~ N(m, diag v), where the columns of W are orthogonal: q(z | x) can be exact."""
-
-    prior_mean: np.ndarray
-    prior_variance: np.ndarray
-
-    def __post_init__(self):
-        rng = np.random.default_rng(0)
-        self.weights = np.linalg.qr(rng.normal(size=(OBSERVED, LATENT)))[0] * (0.5, 1.0, 2.0)
-        self.offset = rng.normal(size=OBSERVED)
-        self.variance = 1 / (1 / self.prior_variance + np.square(self.weights).sum(axis=0) / SCALE**2)
-
-    def draw(self, count):
-        rng = np.random.default_rng(1)
-        z = self.prior_mean + np.sqrt(self.prior_variance) * rng.normal(size=(count, LATENT))
-        return (z @ self.weights.T + self.offset + SCALE * rng.normal(size=(count, OBSERVED))).astype(np.float32)
-
-    def posterior_mean(self, x):
-        precise = self.prior_mean / self.prior_variance + (x - self.offset) @ self.weights / SCALE**2
-        return precise * self.variance
-
-    def log_evidence(self, x):
-        covariance = self.weights * self.prior_variance @ self.weights.T + SCALE**2 * np.eye(OBSERVED)
-        residual = x - (self.weights @ self.prior_mean + self.offset)
-        distance = np.einsum("ni,ij,nj->n", residual, np.linalg.inv(covariance), residual)
-        return -0.5 * (OBSERVED * math.log(2 * math.pi) + np.linalg.slogdet(covariance)[1] + distance)
-
-    def log_likelihood(self, x, z):
-        residual = x - (z @ jnp.asarray(self.weights, jnp.float32).T + jnp.asarray(self.offset, jnp.float32)[None])
-        return -0.5 * (jnp.square(residual).sum(-1) / SCALE**2 + OBSERVED * math.log(2 * math.pi * SCALE**2))
-
-    def encoder(self, shift=0.0, stretch=1.0):
-        """Exact posterior, moved by `shift` standard deviations and `stretch` times as wide."""
-
-        def encode(x):
-            mean = self.posterior_mean(x) + shift * np.sqrt(self.variance)
-            logvar = np.broadcast_to(np.log(self.variance * stretch**2), mean.shape)
-            return jnp.asarray(mean, jnp.float32), jnp.asarray(logvar, jnp.float32)
-
-        return encode
-
-    def prior(self, x):
-        return tuple(
-            jnp.broadcast_to(jnp.asarray(value, jnp.float32), (len(x), LATENT))
-            for value in (self.prior_mean, np.log(self.prior_variance))
-        )
-
-
-STANDARD = LinearGaussian(np.zeros(LATENT), np.ones(LATENT))
-SHIFTED = LinearGaussian(np.array([1.0, -2.0, 0.5]), np.array([0.3, 2.0, 1.0]))
+STANDARD = testing.LinearGaussianVAE()
+SHIFTED = testing.LinearGaussianVAE((1.0, -2.0, 0.5), (0.3, 2.0, 1.0))
 
 
 def test_importance_bound_equals_loop():
@@ -96,8 +48,7 @@ def test_bound_rises_to_the_evidence():
         assert gap.value < 4 * gap.standard_error
         gaps.append(gap.value)
     # For one sample the bound is the ELBO: less than the evidence by the divergence.
-    divergence = LATENT * 0.5 * (1.5**2 - 1 - math.log(1.5**2) + 0.7**2)
-    assert gaps[0] == pytest.approx(-divergence, abs=0.4)
+    assert gaps[0] == pytest.approx(-STANDARD.divergence(shift=0.7, stretch=1.5), abs=0.4)
     assert sorted(gaps) == gaps
     assert gaps[0] < 8 * gaps[1] < 0
     assert abs(gaps[-1]) < 0.02
@@ -109,18 +60,12 @@ def test_elbo_is_evidence_minus_divergence(model):
     prior = None if model is STANDARD else model.prior
     encode = model.encoder(shift=0.5, stretch=1.3)
     result = estimate_likelihood(encode, jax.jit(model.log_likelihood), x, KEY, samples=500, prior=prior)
-    divergence = LATENT * 0.5 * (1.3**2 - 1 - math.log(1.3**2) + 0.5**2)
-    difference = likelihood.Estimate.of(result.elbo - (model.log_evidence(x) - divergence))
+    difference = likelihood.Estimate.of(result.elbo - model.elbo(x, shift=0.5, stretch=1.3))
     assert abs(difference.value) < 4 * difference.standard_error < 0.1
     np.testing.assert_allclose(result.elbo, result.expected_log_likelihood - result.kl)
 
     mean, variance = np.asarray(encode(x)[0], np.float64), model.variance * 1.3**2
-    kl = 0.5 * (
-        variance / model.prior_variance
-        - 1
-        - np.log(variance / model.prior_variance)
-        + np.square(mean - model.prior_mean) / model.prior_variance
-    )
+    kl = testing.kl_divergence(mean, np.log(variance), model.prior_mean, np.log(model.prior_variance))
     np.testing.assert_allclose(result.kl, kl.sum(axis=1), rtol=1e-5)
     np.testing.assert_allclose(result.kl_per_dimension, kl.mean(axis=0), rtol=1e-5)
     expected = np.asarray(model.log_likelihood(x, mean)) - 0.5 * variance @ np.square(model.weights).sum(0) / SCALE**2
@@ -226,16 +171,15 @@ def test_active_units():
 @pytest.mark.parametrize("correlation", [0.0, 0.6])
 def test_aggregate_posterior_of_a_correlated_gaussian(correlation):
     # Means ~ N(0, R - v I) and posterior variance v: the aggregate is N(0, R).
-    variance, target = 0.3, np.array([[1.0, correlation], [correlation, 1.0]])
-    root = np.linalg.cholesky(target - variance * np.eye(2))
+    known = testing.CorrelatedGaussian(dims=2, correlation=correlation, variance=0.3)
     half = np.random.default_rng(0).normal(size=(2000, 2))
     half = half @ np.linalg.inv(np.linalg.cholesky(np.cov(half.T, ddof=0))).T  # exact second moments
-    mean = jnp.asarray(np.concatenate([half, -half]) @ root.T, jnp.float32)
-    result = aggregate_posterior(mean, jnp.full_like(mean, math.log(variance)), KEY, samples=4000, chunk_size=32)
-    total_correlation = -0.5 * math.log(1 - correlation**2)
+    mean = known.means(np.concatenate([half, -half]))
+    result = aggregate_posterior(mean, jnp.full_like(mean, math.log(known.variance)), KEY, samples=4000, chunk_size=32)
+    assert known.total_correlation == pytest.approx(-0.5 * math.log(1 - correlation**2))
     expected = {
-        "total_correlation": total_correlation,
-        "mutual_information": -total_correlation - math.log(variance),
+        "total_correlation": known.total_correlation,
+        "mutual_information": known.mutual_information,
         "dimension_wise_kl": 0.0,
     }
     for name, value in expected.items():
@@ -249,7 +193,7 @@ def test_parts_sum_to_the_divergence():
     mean, logvar = (rng.normal(size=(200, 4)).astype(np.float32) for _ in range(2))
     result = aggregate_posterior(jnp.asarray(mean), jnp.asarray(logvar - 1), KEY, samples=20_000, chunk_size=200)
     parts = (result.mutual_information, result.total_correlation, result.dimension_wise_kl)
-    closed = 0.5 * (np.exp(logvar - 1) - 1 - (logvar - 1) + np.square(mean)).sum(axis=1).mean()
+    closed = testing.kl_divergence(mean, logvar - 1, 0, 0).sum(axis=1).mean()
     assert result.kl == pytest.approx(closed, rel=1e-5)
     assert sum(part.value for part in parts) == pytest.approx(
         closed, abs=3 * sum(part.standard_error for part in parts)

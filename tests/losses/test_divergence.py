@@ -13,55 +13,17 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from mvae_jax import gaussian, losses, random
+from mvae_jax import gaussian, losses, testing
 from mvae_jax.losses._divergence import _log_weights
+from mvae_jax.testing import random_posteriors as posteriors
 
 N = 100
 ESTIMATORS = ("mws", "mss")
 
 
-def posteriors(batch=8, dims=3, seed=0):
-    """z, mean, logvar, each [batch, dims]."""
-    mean, logvar, noise = np.random.default_rng(seed).normal(size=(3, batch, dims)).astype(np.float32)
-    return mean + np.exp(0.5 * (logvar - 1)) * noise, mean, logvar - 1
-
-
 @functools.partial(jax.jit, static_argnames=("dataset_size", "estimator"))
 def kl_terms(z, mean, logvar, dataset_size=N, estimator="mws"):
     return losses.kl_terms(z, mean, logvar, dataset_size=dataset_size, estimator=estimator)
-
-
-def weights(estimator, batch, dataset_size):
-    """Element by element: own 1 / N, the next (N - M') / (N M') with M' = batch - 1, the others 1 / M'."""
-    matrix = np.full((batch, batch), 1 / (batch * dataset_size))
-    if estimator == "mss":
-        rest = batch - 1
-        for row, column in itertools.product(range(batch), repeat=2):
-            matrix[row, column] = 1 / rest
-            if column == row:
-                matrix[row, column] = 1 / dataset_size
-            elif column == (row + 1) % batch:
-                matrix[row, column] = (dataset_size - rest) / (dataset_size * rest)
-    return matrix
-
-
-def loop(estimator, z, mean, logvar, dataset_size):
-    """Mutual information, total correlation and dimension-wise KL of every example, by loops."""
-    z, mean, scale = np.float64(z), np.float64(mean), np.exp(0.5 * np.float64(logvar))
-    batch, dims = z.shape
-    matrix = weights(estimator, batch, dataset_size)
-    terms = np.zeros((3, batch))
-    for i in range(batch):
-        joint, marginals = 0.0, np.zeros(dims)
-        for j in range(batch):
-            density = scipy.stats.norm.pdf(z[i], mean[j], scale[j])
-            joint += matrix[i, j] * density.prod()
-            marginals += matrix[i, j] * density
-        posterior = scipy.stats.norm.logpdf(z[i], mean[i], scale[i]).sum()
-        prior = scipy.stats.norm.logpdf(z[i]).sum()
-        product = np.log(marginals).sum()
-        terms[:, i] = posterior - np.log(joint), np.log(joint) - product, product - prior
-    return terms
 
 
 def test_kl_standard_normal_by_hand():
@@ -102,7 +64,9 @@ def test_kl_to_the_standard_normal_is_a_special_case():
 def test_kl_terms_equal_loops(estimator):
     z, mean, logvar = posteriors()
     terms = kl_terms(z, mean, logvar, estimator=estimator)
-    np.testing.assert_allclose(terms, loop(estimator, z, mean, logvar, N), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        terms, testing.kl_terms(z, mean, logvar, dataset_size=N, estimator=estimator), rtol=1e-4, atol=1e-5
+    )
     alone = losses.total_correlation(z, mean, logvar, dataset_size=N, estimator=estimator)
     np.testing.assert_allclose(alone, terms.total_correlation, rtol=1e-5, atol=1e-5)
 
@@ -110,7 +74,7 @@ def test_kl_terms_equal_loops(estimator):
 def test_the_default_estimator_is_minibatch_weighted():
     z, mean, logvar = posteriors()
     default = losses.total_correlation(z, mean, logvar, dataset_size=N)
-    np.testing.assert_allclose(default, loop("mws", z, mean, logvar, N)[1], rtol=1e-4)
+    np.testing.assert_allclose(default, testing.kl_terms(z, mean, logvar, dataset_size=N)[1], rtol=1e-4)
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -162,24 +126,14 @@ def test_stratified_density_is_unbiased():
     assert estimates.std() > 0.01 * aggregate
 
 
-def correlated_posteriors(key, batch, dims=10, correlation=0.3, variance=0.2):
-    """Posteriors whose aggregate is a Gaussian with unit variances and one correlation, and a draw of each."""
-    covariance = jnp.full((dims, dims), correlation) + (1 - correlation) * jnp.eye(dims)
-    root = jnp.linalg.cholesky(covariance - variance * jnp.eye(dims))
-    mean = random.standard_normal(jax.random.fold_in(key, 0), (batch, dims)) @ root.T
-    logvar = jnp.full_like(mean, math.log(variance))
-    return gaussian.sample(jax.random.fold_in(key, 1), mean, logvar), mean, logvar
-
-
 def test_total_correlation_of_a_known_gaussian():
-    dims, correlation, batch, dataset_size = 10, 0.3, 1024, 10_000
-    truth = -0.5 * math.log((1 - correlation) ** (dims - 1) * (1 + (dims - 1) * correlation))
-    assert truth == pytest.approx(0.951, abs=1e-3)
+    known = testing.CorrelatedGaussian(dims=10, correlation=0.3, variance=0.2)
+    assert known.total_correlation == pytest.approx(0.951, abs=1e-3)
 
     @jax.jit
     def estimates(key):
-        arrays = correlated_posteriors(key, batch)
-        both = [losses.total_correlation(*arrays, dataset_size=dataset_size, estimator=name) for name in ESTIMATORS]
+        arrays = known.posteriors(key, 1024)
+        both = [losses.total_correlation(*arrays, dataset_size=10_000, estimator=name) for name in ESTIMATORS]
         return [estimate.mean() for estimate in both]
 
     weighted, stratified = np.mean([estimates(jax.random.key(seed)) for seed in range(20)], axis=0)
@@ -248,7 +202,8 @@ def test_a_large_data_set_does_not_overflow():
     for estimator in ESTIMATORS:
         terms = functools.partial(losses.total_correlation, *arrays, estimator=estimator)
         np.testing.assert_array_equal(terms(dataset_size=np.int32(size)), terms(dataset_size=size))
-        np.testing.assert_allclose(terms(dataset_size=size), loop(estimator, *arrays, size)[1], rtol=1e-4)
+        expected = testing.kl_terms(*arrays, dataset_size=size, estimator=estimator)[1]
+        np.testing.assert_allclose(terms(dataset_size=size), expected, rtol=1e-4)
 
 
 def test_posteriors_that_would_broadcast_are_refused():
