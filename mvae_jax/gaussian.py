@@ -1,12 +1,13 @@
 """Diagonal Gaussians, given by `mean` and `logvar` (the log variance) of every dimension.
 
-Densities and divergences are elementwise: summing over dimensions is left to the caller. However tight a Gaussian is,
-they and their gradients are exact up to rounding, or infinite where they exceed what float32 holds, 1e38. All is
-computed and returned in float32, whatever comes in.
+Densities and divergences are elementwise: summing over dimensions is left to the caller, but for that of a mixture,
+which is no product over dimensions. However tight a Gaussian is, they and their gradients are exact up to rounding, or
+infinite where they exceed what float32 holds, 1e38. All is computed and returned in float32, whatever comes in.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -85,16 +86,23 @@ def _squared_deviation(difference: jax.Array, logvar: jax.Array | float) -> jax.
 
 @numerics.in_float32
 def product_of_experts(
-    means: Sequence[jax.Array], logvars: Sequence[jax.Array], *, prior: bool = True
+    means: Sequence[jax.Array],
+    logvars: Sequence[jax.Array],
+    *,
+    present: Sequence[jax.Array] | None = None,
+    prior: bool = True,
 ) -> tuple[jax.Array, jax.Array]:
     """The normalised product of Gaussian densities: precisions add, means are averaged by precision.
 
-    A missing modality is an expert left out of both sequences. To leave it out for some examples only, set its
-    log variance to infinity there (its mean must stay finite); some other expert must remain.
+    A missing modality is an expert left out of both sequences, or, for some examples only, one whose `present` is 0:
+    its mean and log variance are then not looked at, and may be anything. An infinite log variance leaves an expert out
+    as well, if its mean is finite and some other expert remains.
 
     Args:
         means: one array [...] per expert.
         logvars: one array [...] per expert.
+        present: one array per expert, with the first axes of its mean, such as [B]: 0 where the expert is missing, else
+            1; None if all are there. Where none is and there is no prior, the result is N(0, I).
         prior: whether N(0, I) is one more expert.
 
     Returns:
@@ -106,16 +114,91 @@ def product_of_experts(
     Reference:
         Wu and Goodman, 2018, arXiv:1802.05335, section 2.2.
     """
+    _check_experts("product_of_experts", means, logvars, present)
+    chex.assert_equal_shape([*means, *logvars])
+    # N(0, I) is an expert like the others: always, never, or where there is no other.
+    alone = [jnp.zeros_like(means[0])] if prior or present is not None else []
+    log_precisions = [-logvar for logvar in logvars] + alone
+    if present is not None:
+        known = [_over_dimensions(mask, mean) for mask, mean in zip(present, means, strict=True)]
+        means, logvars = _without_missing(means, logvars, known)
+        log_precisions = [jnp.where(mask, -logvar, -jnp.inf) for mask, logvar in zip(known, logvars, strict=True)]
+        nobody = ~functools.reduce(jnp.logical_or, known)
+        log_precisions.append(alone[0] if prior else jnp.where(nobody, alone[0], -jnp.inf))
+    stacked = jnp.stack(log_precisions)
+    shares = jax.nn.softmax(stacked, axis=0)
+    return (shares * jnp.stack([*means, *alone])).sum(0), -jax.nn.logsumexp(stacked, axis=0)
+
+
+@numerics.in_float32
+def mixture_log_prob(
+    x: jax.Array,
+    means: Sequence[jax.Array],
+    logvars: Sequence[jax.Array],
+    *,
+    present: Sequence[jax.Array] | None = None,
+) -> jax.Array:
+    """Log density of a mixture of experts, log((1 / M) sum_m prod_d N(x_d | mean_md, exp(logvar_md))).
+
+    Args:
+        x: values, [..., D].
+        means: one array [..., D] per expert, of any axes that are broadcast against those of `x`, such as [B, 1, D].
+        logvars: one array per expert, of the shape of its mean.
+        present: as in `product_of_experts`; the mean is over the experts that are there. Where none is, the density is
+            0, with gradient 0.
+
+    Returns:
+        Log densities, [...], summed over the last axis, in nats.
+
+    Raises:
+        ValueError: no expert is given, or the sequences differ in length.
+
+    Reference:
+        Shi et al., 2019, arXiv:1911.03393, equation 2.
+    """
+    _check_experts("mixture_log_prob", means, logvars, present)
+    known = None
+    if present is not None:
+        known = [_over_dimensions(mask, mean) for mask, mean in zip(present, means, strict=True)]
+        means, logvars = _without_missing(means, logvars, known)
+    log_probs = jnp.stack([log_prob(x, *expert).sum(-1) for expert in zip(means, logvars, strict=True)])
+    if known is None:
+        return jax.nn.logsumexp(log_probs, axis=0) - math.log(len(means))
+    there = jnp.stack([jnp.broadcast_to(mask[..., 0], log_probs.shape[1:]) for mask in known])
+    anybody = there.any(0)
+    # The logarithm of nothing is taken of something else, or its gradient would be 0 / 0.
+    log_probs = jnp.where(there, log_probs, jnp.where(anybody, -jnp.inf, 0.0)[None])
+    total = jax.nn.logsumexp(log_probs, axis=0) - jnp.log(jnp.maximum(there.sum(0), 1).astype(jnp.float32))
+    return jnp.where(anybody, total, -jnp.inf)
+
+
+def _check_experts(
+    name: str, means: Sequence[jax.Array], logvars: Sequence[jax.Array], present: Sequence[jax.Array] | None
+) -> None:
     if not len(means) == len(logvars) > 0:
         raise ValueError(
-            f"product_of_experts got {len(means)} means and {len(logvars)} logvars, expected equally many and at "
-            "least one: the product of no experts has no shape."
+            f"{name} got {len(means)} means and {len(logvars)} logvars, expected equally many and at least one: "
+            "without experts there is no shape."
         )
-    chex.assert_equal_shape([*means, *logvars])
-    priors = [jnp.zeros_like(means[0])] if prior else []
-    log_precisions = -jnp.stack([*logvars, *priors])
-    shares = jax.nn.softmax(log_precisions, axis=0)
-    return (shares * jnp.stack([*means, *priors])).sum(0), -jax.nn.logsumexp(log_precisions, axis=0)
+    if present is not None and len(present) != len(means):
+        raise ValueError(
+            f"{name} got {len(present)} masks of presence for {len(means)} experts, expected one for each: give ones "
+            "for an expert that is always there."
+        )
+
+
+def _over_dimensions(mask: jax.Array, mean: jax.Array) -> jax.Array:
+    """Where an expert is there, bool [..., 1] of the rank of its mean."""
+    return mask.reshape(mask.shape + (1,) * (mean.ndim - mask.ndim)) != 0
+
+
+def _without_missing(
+    means: Sequence[jax.Array], logvars: Sequence[jax.Array], known: Sequence[jax.Array]
+) -> tuple[list[jax.Array], list[jax.Array]]:
+    """Zeros for what is missing, before anything is computed of it: NaN times a gradient of 0 would be NaN."""
+    return tuple(  # type: ignore[return-value]
+        [jnp.where(mask, array, 0.0) for mask, array in zip(known, arrays, strict=True)] for arrays in (means, logvars)
+    )
 
 
 @numerics.in_float32

@@ -31,6 +31,7 @@ EXTREMES = {
     **dict.fromkeys(("logvar", "logvar_p", "logvar_q", "log_scale", "logvars"), _LOG_SPREADS),
     **dict.fromkeys(("logits", "real_logits", "fake_logits"), _LOGITS),
     **dict.fromkeys(("targets", "fraction"), _SHARES),
+    "log_weights": _MEANS,
 }
 
 
@@ -100,6 +101,23 @@ def product_of_experts(means, logvars):
     return sum(p * m for p, m in zip(precisions[1:], means, strict=True)) / total, -jnp.log(total)
 
 
+def mixture(x, means, logvars):
+    parts = [normal(x, mean, logvar).sum(-1) for mean, logvar in zip(means, logvars, strict=True)]
+    return jax.nn.logsumexp(jnp.stack(parts), axis=0) - math.log(len(parts))
+
+
+def weigh(z):
+    return jnp.tanh(2 * z)
+
+
+def doubly_reparameterised(z):
+    """The bound, with the published gradient: sum_k w_k^2 d log_weight(z_k)."""
+    fixed = jax.lax.stop_gradient
+    bound = jax.nn.logsumexp(weigh(z), axis=1) - math.log(z.shape[1])
+    surrogate = (fixed(jax.nn.softmax(weigh(z), axis=1)) ** 2 * weigh(z)).sum(1)
+    return fixed(bound) + surrogate - fixed(surrogate)
+
+
 def slerp(start, end, fraction):
     norms = (length(start) * length(end))[..., None]
     cosines = (start * end).sum(-1, keepdims=True) / jnp.where(norms > 0, norms, 1.0)
@@ -122,11 +140,14 @@ REFERENCES = {
     losses: {
         "absolute_error": summed(lambda a, b: jnp.abs(a - b)),
         "bernoulli_nll": summed(cross_entropy),
+        "categorical_nll": lambda logits, targets: -(targets * jax.nn.log_softmax(logits, axis=-1)).sum(-1),
         "cosine_distance": cosine,
+        "doubly_reparameterised_bound": doubly_reparameterised,
         "feature_distance": summed(lambda a, b: (a - b) ** 2),
         "gaussian_nll": summed(lambda *arrays: -normal(*arrays)),
         "gradient_penalty": gradient_penalty,
         "hinge_discriminator": lambda a, b: (jnp.maximum(1 - a, 0).sum(-1), jnp.maximum(1 + b, 0).sum(-1)),
+        "importance_weighted_bound": lambda w: jax.nn.logsumexp(w, axis=1) - math.log(w.shape[1]),
         "kl_diag_gaussians": summed(kl),
         "kl_standard_normal": summed(lambda mean, logvar: kl(mean, logvar, 0.0, 0.0)),
         "kl_terms": kl_terms,
@@ -149,6 +170,7 @@ REFERENCES = {
         "kl_divergence": kl,
         "lerp": lambda start, end, fraction: (1 - fraction) * start + fraction * end,
         "log_prob": normal,
+        "mixture_log_prob": lambda x, *arrays: mixture(x, arrays[:2], arrays[2:]),
         "product_of_experts": lambda *arrays: product_of_experts(arrays[:2], arrays[2:]),
         "sample": lambda mean, logvar: mean + jnp.exp(logvar / 2) * noise(mean),
         "slerp": slerp,
@@ -157,11 +179,13 @@ REFERENCES = {
 NAMES = [(module, name) for module, references in REFERENCES.items() for name in references]
 # What is bound beside the arrays.
 BOUND = {
+    "doubly_reparameterised_bound": functools.partial(losses.doubly_reparameterised_bound, weigh),
     "gradient_penalty": functools.partial(losses.gradient_penalty, critic),
     "kl_terms": functools.partial(losses.kl_terms, dataset_size=DATASET_SIZE),
     "r1_penalty": functools.partial(losses.r1_penalty, critic),
     "sample": functools.partial(gaussian.sample, KEY),
     "total_correlation": functools.partial(losses.total_correlation, dataset_size=DATASET_SIZE),
+    "mixture_log_prob": lambda x, *arrays: gaussian.mixture_log_prob(x, arrays[:2], arrays[2:]),
     "product_of_experts": lambda *arrays: gaussian.product_of_experts(arrays[:2], arrays[2:]),
 }
 
@@ -178,18 +202,23 @@ def extremes(module, name, examples=300, seed=0):
         shape = (examples,) if (name, parameter) == ("gradient_penalty", "fraction") else (examples, size)
         if name == "slerp" and parameter == "fraction":
             shape = (examples, 1)
-        count = 2 if name == "product_of_experts" else 1
-        arguments += [rng.choice(EXTREMES[parameter], shape).astype(np.float32) for _ in range(count)]
-    if name in ("kl_terms", "total_correlation"):  # a sample is one of its posterior
-        z, mean, logvar = arguments
+        drawn = [rng.choice(EXTREMES[parameter], shape).astype(np.float32) for _ in range(experts(parameter))]
+        arguments += drawn
+    if name in ("kl_terms", "total_correlation", "mixture_log_prob"):  # a sample is one of its posterior
+        z, mean, logvar = arguments[0], arguments[len(arguments) // 2], arguments[-1]
         arguments[0] = np.float32(mean + np.exp(0.5 * np.float64(logvar)) * rng.normal(size=z.shape))
     return arguments
+
+
+def experts(parameter):
+    """How many arrays an argument is: a sequence of experts has two."""
+    return 2 if parameter in ("means", "logvars") else 1
 
 
 def array_names(module, name):
     """Names of the arguments that are arrays."""
     parameters = inspect.signature(getattr(module, name)).parameters.values()
-    options = {"key", "axis_name", "critic"}
+    options = {"key", "axis_name", "critic", "log_weight"}
     return [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY and p.name not in options]
 
 
@@ -200,7 +229,7 @@ def moderate(module, name, examples=4, seed=0):
         shape = (examples,) if (name, parameter) == ("gradient_penalty", "fraction") else (examples, 3)
         if name == "slerp" and parameter == "fraction":
             shape = (examples, 1)
-        for _ in range(2 if name == "product_of_experts" else 1):
+        for _ in range(experts(parameter)):
             drawn = rng.normal(size=shape)
             arguments.append(np.float32(np.tanh(np.abs(drawn)) if EXTREMES[parameter] is _SHARES else drawn))
     return arguments

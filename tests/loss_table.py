@@ -20,11 +20,14 @@ def critic(x):
 ARRAYS = {
     "absolute_error": (X, Y),
     "bernoulli_nll": (X, P),
+    "categorical_nll": (X, P),
     "cosine_distance": (X, Y),
+    "doubly_reparameterised_bound": (X,),
     "feature_distance": (X, Y),
     "gaussian_nll": (X, Y, Z),
     "gradient_penalty": (X, Y, P[:, 0, 0]),
     "hinge_discriminator": (X, Y),
+    "importance_weighted_bound": (X[..., 0],),
     "kl_diag_gaussians": (X, Y, Z, X),
     "kl_standard_normal": (X, Y),
     "kl_terms": (X[..., 0], Y[..., 0], Z[..., 0]),
@@ -43,6 +46,7 @@ ARRAYS = {
 }
 LOSSES = {
     **{name: getattr(losses, name) for name in ARRAYS},
+    "doubly_reparameterised_bound": functools.partial(losses.doubly_reparameterised_bound, critic),
     "gradient_penalty": functools.partial(losses.gradient_penalty, critic),
     "kl_terms": functools.partial(losses.kl_terms, dataset_size=50),
     "r1_penalty": functools.partial(losses.r1_penalty, critic),

@@ -110,6 +110,82 @@ def test_infinite_variance_drops_an_expert_for_one_example():
     np.testing.assert_array_equal(by_means[1, 0], np.zeros(3))
 
 
+def experts(seed=0):
+    """Two experts of four examples of three dimensions; the second is missing in the first two, the first in one."""
+    means, logvars = np.random.default_rng(seed).normal(size=(2, 2, 4, 3)).astype(np.float32)
+    present = np.float32([[1, 0, 1, 1], [0, 0, 1, 1]])
+    return means, logvars, present
+
+
+def with_nan(values, present):
+    return np.where(present[..., None] != 0, values, np.float32(np.nan))
+
+
+@pytest.mark.parametrize("prior", [True, False])
+def test_a_missing_expert_is_not_looked_at(prior):
+    means, logvars, present = experts()
+
+    def product(means, logvars):
+        return gaussian.product_of_experts(list(means), list(logvars), present=present, prior=prior)
+
+    hidden = with_nan(means, present), with_nan(logvars, present)
+    got = product(*hidden)
+    alone = gaussian.product_of_experts([means[0]], [logvars[0]], prior=prior)
+    both = gaussian.product_of_experts(list(means), list(logvars), prior=prior)
+    for part, first, second in zip(got, alone, both, strict=True):
+        np.testing.assert_allclose(part[0], first[0], rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(part[1], np.zeros(3))  # N(0, I), with the prior and without
+        np.testing.assert_allclose(part[2:], second[2:], rtol=1e-5, atol=1e-6)
+
+    gradients = jax.grad(lambda *x: sum(jnp.sin(part).sum() for part in product(*x)), (0, 1))
+    for seen, other in zip(gradients(*hidden), gradients(means, logvars), strict=True):
+        np.testing.assert_array_equal(seen, other)
+        np.testing.assert_array_equal(seen[present == 0], 0.0)
+        assert (seen[present == 1] != 0).all()
+
+
+def test_mixture_is_the_mean_of_densities():
+    means, logvars, _ = experts()
+    x = np.random.default_rng(1).normal(size=(4, 5, 3)).astype(np.float32)
+    scales = np.exp(0.5 * np.float64(logvars))
+    densities = [scipy.stats.norm.pdf(x, m[:, None], s[:, None]).prod(-1) for m, s in zip(means, scales, strict=True)]
+    got = gaussian.mixture_log_prob(x, list(means[:, :, None]), list(logvars[:, :, None]))
+    np.testing.assert_allclose(got, np.log(np.mean(densities, 0)), rtol=1e-5, atol=1e-5)
+
+
+def test_a_mixture_of_those_that_are_there():
+    means, logvars, present = experts()
+    x = np.random.default_rng(1).normal(size=(4, 5, 3)).astype(np.float32)
+
+    def mixture(x, means, logvars):
+        masks = list(present[:, :, None])
+        return gaussian.mixture_log_prob(x, list(means[:, :, None]), list(logvars[:, :, None]), present=masks)
+
+    hidden = x, with_nan(means, present), with_nan(logvars, present)
+    got = mixture(*hidden)
+    whole = gaussian.mixture_log_prob(x, list(means[:, :, None]), list(logvars[:, :, None]))
+    np.testing.assert_allclose(got[0], gaussian.log_prob(x[0], means[0, :1], logvars[0, :1]).sum(-1), rtol=1e-5)
+    np.testing.assert_array_equal(got[1], np.full(5, -np.inf))
+    np.testing.assert_allclose(got[2:], whole[2:], rtol=1e-6)
+
+    def total(*arrays):
+        values = mixture(*arrays)
+        return jnp.where(jnp.isfinite(values), values, 0.0).sum()
+
+    for seen, other in zip(
+        jax.grad(total, (0, 1, 2))(*hidden), jax.grad(total, (0, 1, 2))(x, *hidden[1:]), strict=True
+    ):
+        np.testing.assert_array_equal(seen, other)
+        assert np.isfinite(seen).all()
+
+
+def test_experts_and_masks_go_together():
+    means, logvars, present = experts()
+    for function in (gaussian.product_of_experts, lambda *x, **y: gaussian.mixture_log_prob(means[0], *x, **y)):
+        with pytest.raises(ValueError, match="1 masks of presence for 2 experts"):
+            function(list(means), list(logvars), present=present[:1])
+
+
 @pytest.mark.parametrize(("means", "logvars"), [(0, 0), (2, 1)])
 def test_product_of_experts_names_what_is_wrong(means, logvars):
     with pytest.raises(ValueError, match=f"{means} means and {logvars} logvars"):

@@ -102,6 +102,7 @@ FUNCTIONS_OF_ARRAYS = {
     "gaussian.log_prob": (named(gaussian.log_prob), X, Y, Z),
     "gaussian.sample": (lambda mean, logvar, axis_name: gaussian.sample(KEY, mean, logvar, axis_name), X, Y),
     "gaussian.kl_divergence": (named(gaussian.kl_divergence), X, Y, Z, X),
+    "gaussian.mixture_log_prob": (named(lambda x, *y: gaussian.mixture_log_prob(x, y[:2], y[2:])), X, Y, Z, X, Z),
     "gaussian.product_of_experts": (named(lambda *x: gaussian.product_of_experts(x[:2], x[2:])), X, Y, Z, X),
     "gaussian.lerp": (named(gaussian.lerp), X, Y, T),
     "gaussian.slerp": (named(gaussian.slerp), X, Y, T),

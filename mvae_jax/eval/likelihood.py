@@ -20,16 +20,14 @@ import numpy as np
 
 from mvae_jax import gaussian, random
 from mvae_jax.eval._arguments import check_finite, device_measure, measure
-from mvae_jax.losses import KLTerms
+from mvae_jax.losses import KLTerms, importance_weighted_bound
 
 Gaussian = tuple[jax.Array, jax.Array]  # (mean, logvar), each [B, D]
 
 
 @device_measure(infinite=("log_weights",))
 def importance_bound(log_weights: jax.Array) -> jax.Array:
-    """Importance-weighted bound of log p(x), log of the mean of K weights p(x, z_k) / q(z_k | x).
-
-    In expectation it never exceeds log p(x), is the ELBO for K = 1, grows with K and tends to log p(x).
+    """`losses.importance_weighted_bound` of weights that are finite numbers or infinite, one sample per row.
 
     Args:
         log_weights: log p(x | z_k) + log p(z_k) - log q(z_k | x) of z_k ~ q(z | x), [K, B].
@@ -43,8 +41,7 @@ def importance_bound(log_weights: jax.Array) -> jax.Array:
     Reference:
         Burda et al., 2016, arXiv:1509.00519, equation 8.
     """
-    chex.assert_rank(log_weights, 2)
-    return jax.nn.logsumexp(log_weights, axis=0) - math.log(log_weights.shape[0])
+    return importance_weighted_bound(log_weights.T)
 
 
 @dataclasses.dataclass(frozen=True)

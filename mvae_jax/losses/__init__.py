@@ -26,9 +26,11 @@ from mvae_jax.losses._adversarial import (
     wasserstein_generator,
 )
 from mvae_jax.losses._divergence import KLTerms, kl_diag_gaussians, kl_standard_normal, kl_terms, total_correlation
+from mvae_jax.losses._importance import doubly_reparameterised_bound, importance_weighted_bound
 from mvae_jax.losses._reconstruction import (
     absolute_error,
     bernoulli_nll,
+    categorical_nll,
     gaussian_nll,
     laplace_nll,
     penalised_bernoulli_nll,
@@ -41,11 +43,14 @@ __all__ = [
     "KLTerms",
     "absolute_error",
     "bernoulli_nll",
+    "categorical_nll",
     "cosine_distance",
+    "doubly_reparameterised_bound",
     "feature_distance",
     "gaussian_nll",
     "gradient_penalty",
     "hinge_discriminator",
+    "importance_weighted_bound",
     "kl_diag_gaussians",
     "kl_standard_normal",
     "kl_terms",

@@ -65,6 +65,25 @@ def bernoulli_nll(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 @in_float32
+def categorical_nll(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Negative log-likelihood of categorical variables, the cross-entropy.
+
+    Per variable -sum_c t_c log p_c with p = softmax(logits) over the last axis. An infinite logit counts as the largest
+    number.
+
+    Args:
+        logits: unnormalised log probabilities of C classes, [B, ..., C].
+        targets: [B, ..., C] in [0, 1]: one 1 for each variable, or probabilities.
+
+    Returns:
+        One likelihood per example, [B], in nats, summed over the variables.
+    """
+    assert_events(logits, targets)
+    largest = float(jnp.finfo(jnp.float32).max)
+    return -sum_events(targets * jax.nn.log_softmax(jnp.clip(logits, -largest, largest), axis=-1))
+
+
+@in_float32
 def penalised_bernoulli_nll(
     logits: jax.Array, targets: jax.Array, *, threshold: float = 0.15, factor: float = 8.0
 ) -> jax.Array:

@@ -1,0 +1,87 @@
+"""Bounds of log p(x) from K samples of the posterior of each example. Results are [B], in nats."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+
+from mvae_jax.losses._events import assert_events
+from mvae_jax.numerics import in_float32
+
+
+@in_float32
+def importance_weighted_bound(log_weights: jax.Array) -> jax.Array:
+    """Importance-weighted lower bound of log p(x), log((1 / K) sum_k p(x, z_k) / q(z_k | x)).
+
+    In expectation it never exceeds log p(x), is the ELBO for K = 1, grows with K and tends to log p(x). It equals
+    log p(x) for every sample where q is the exact posterior. A model is trained to minimise its negative.
+
+    Args:
+        log_weights: log p(x | z_k) + log p(z_k) - log q(z_k | x) of z_k from q(z | x), [B, K].
+
+    Returns:
+        One bound per example, [B], in nats.
+
+    Reference:
+        Burda et al., 2016, arXiv:1509.00519, equation 8.
+    """
+    assert_events(log_weights)
+    chex.assert_rank(log_weights, 2)
+    return jax.nn.logsumexp(log_weights, axis=1) - math.log(log_weights.shape[1])
+
+
+@in_float32
+def doubly_reparameterised_bound(log_weight: Callable[[jax.Array], jax.Array], z: jax.Array) -> jax.Array:
+    """`importance_weighted_bound` whose gradient by the posterior is the doubly reparameterised one (DReG).
+
+    With w_k the normalised weights, the gradient by z_k is w_k^2 d log_weight / d z_k, and by all that `log_weight`
+    closes over sum_k w_k d log_weight. In expectation both are those of the bound, if `log_weight` computes
+    log q(z_k | x) from the posterior's parameters under `jax.lax.stop_gradient`: these then act through z alone. So the
+    gradient by the posterior has less variance, which does not grow with K, and is zero for every sample where q is the
+    exact posterior. Its derivative serves reverse mode alone.
+
+    Args:
+        log_weight: z [B, K, ...] -> log p(x | z) + log p(z) - log q(z | x), [B, K]; that of a sample may depend on that
+            sample alone.
+        z: reparameterised samples of the posterior, [B, K, ...].
+
+    Returns:
+        One bound per example, [B], in nats.
+
+    Reference:
+        Tucker et al., 2019, arXiv:1810.04152, equation 8.
+    """
+    assert_events(z)
+    function, closed_over = jax.closure_convert(log_weight, z)
+    return _doubly_reparameterised_bound(function, z, tuple(closed_over))
+
+
+def _doubly_reparameterised(
+    function: Callable[..., jax.Array], z: jax.Array, closed_over: tuple[Any, ...]
+) -> jax.Array:
+    log_weights = function(z, *closed_over)
+    chex.assert_shape(log_weights, z.shape[:2])
+    return importance_weighted_bound(log_weights)
+
+
+def _forward(
+    function: Callable[..., jax.Array], z: jax.Array, closed_over: tuple[Any, ...]
+) -> tuple[jax.Array, tuple[Any, jax.Array]]:
+    log_weights, transpose = jax.vjp(function, z, *closed_over)
+    return importance_weighted_bound(log_weights), (transpose, jax.nn.softmax(log_weights, axis=1))
+
+
+def _backward(
+    function: Callable[..., jax.Array], kept: tuple[Any, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, tuple[Any, ...]]:
+    transpose, weights = kept
+    by_z, *by_others = transpose(gradient[:, None] * weights)
+    return weights.reshape(*weights.shape, *(1,) * (by_z.ndim - 2)) * by_z, tuple(by_others)
+
+
+_doubly_reparameterised_bound = jax.custom_vjp(_doubly_reparameterised, nondiff_argnums=(0,))
+_doubly_reparameterised_bound.defvjp(_forward, _backward)
