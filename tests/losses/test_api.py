@@ -49,8 +49,8 @@ def test_examples_do_not_touch_each_other(name):
         assert part[0] == changed[0]
 
 
-@pytest.mark.parametrize("name", ARRAYS)
-def test_gradients_equal_finite_differences(name):
+@pytest.mark.parametrize("name", [name for name in ARRAYS if name != "doubly_reparameterised_bound"])
+def test_gradients_equal_finite_differences(name):  # the other one is an estimate of another gradient on purpose
     testing.check_gradients(LOSSES[name], *ARRAYS[name])
 
 
