@@ -15,6 +15,7 @@ A room is loaded when it is first used: `import mvae_jax; mvae_jax.losses` or `f
     cpu                         what makes XLA's CPU backend fast
     eval, viz                   measures and pictures of trained models
     experiment                  one way from a command line to a report
+    export                      trained models taken out of their workdirs
     runs                        training and loading from Python
     fields                      names, values and meanings of the fields of Configs
     files, exits, terminal      files that change as a whole; how programs end; lines for a terminal

@@ -31,6 +31,11 @@ COMMANDS = {
     "use": Command("mvae_jax.commands.use", "Apply a trained multimodal VAE: generate, caption, check, fuse, ..."),
     "data": Command("mvae_jax.commands.data", "Look at data sets and prepare them: verify, statistics, preview, ..."),
     "compare": Command("mvae_jax.commands.compare", "Put several runs of one experiment on one page."),
+    "export": Command(
+        "mvae_jax.commands.export", "Take a trained model out of its workdir: weights, functions, a card."
+    ),
+    "push": Command("mvae_jax.commands.push", "Upload an exported model to the Hugging Face Hub."),
+    "pull": Command("mvae_jax.commands.pull", "Download a model that was pushed."),
     "experiments": Command("mvae_jax.commands.experiments", "List the experiments, or run one by its name."),
 }
 

@@ -118,8 +118,44 @@ def atomic_write(path: str | os.PathLike[str], content: bytes | str) -> None:
         raise
 
 
+@contextlib.contextmanager
+def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Replaces a folder as a whole: after an error or a crash it holds the old files or the new ones.
+
+    Between its two renames the old folder has the name `.NAME.PID.old`, and comes back after an error.
+
+    Args:
+        path: folder to write; the folders above it are made.
+
+    Yields:
+        An empty folder beside it, whose files are forced to disk before it gets the name.
+
+    Raises:
+        DiskFull: the system has no room for it.
+    """
+    path = Path(path).absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{suffix}") for suffix in ("tmp", "old"))
+    try:
+        with written(path):
+            temporary.mkdir()
+            yield temporary
+            for entry in [*temporary.rglob("*"), temporary]:
+                sync(entry)
+            if path.exists():
+                path.rename(old)
+            temporary.rename(path)
+            sync(path.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if old.exists():
+            old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def sync(folder: Path) -> None:
-    """Forces the names in a folder to disk."""
+    """Forces the names in a folder, or the content of a file, to disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

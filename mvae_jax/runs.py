@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import json
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from mvae_jax import _json, fields
+from mvae_jax import _json, export, fields
 from mvae_jax.data.batches import Dataset, Split, Splits, permutation
 from mvae_jax.data.decode import default_cache_folder
 from mvae_jax.models import ZOO
@@ -35,7 +36,7 @@ from mvae_jax.train.feed import Source
 from mvae_jax.train.observer import Observer
 from mvae_jax.train.signals import Interruption
 from mvae_jax.train.state import TrainState
-from mvae_jax.train.workdir import Workdir, check_format
+from mvae_jax.train.workdir import PROVENANCE, Workdir, check_format
 
 ConfigT = TypeVar("ConfigT")
 FORMAT = 2  # of config.json; files without a number are of the first
@@ -81,6 +82,25 @@ class Run:
         params, model_state = _bound_nowhere(jax.tree.map(first, trained))
         return cls(model, config, params, model_state, phase, int(state.step), settings)
 
+    @classmethod
+    def imported(cls, model: str, config: Any, params: Params, model_state: ModelState, source: str) -> Run:
+        """A run of a model that was trained elsewhere, such as `models.alae.released.load` reads; it may be exported.
+
+        Args:
+            model: name in the zoo.
+            config: the model's Config.
+            params: {group: parameters}.
+            model_state: {group: batch statistics}.
+            source: where it comes from, in words.
+        """
+        settings = {
+            "format": FORMAT,
+            "model": model,
+            "config": {"model": json.loads(json.dumps(dataclasses.asdict(config)))},
+            PROVENANCE: {"data": {"source": source}},
+        }
+        return cls(ZOO[model].build(config), config, params, model_state, "imported", 0, settings)
+
     @functools.cached_property
     def functions(self) -> Mapping[str, Callable[..., Any]]:
         """The model's functions by name, compiled, with parameters and state filled in."""
@@ -91,6 +111,23 @@ class Run:
             for name, function in plain.items()
             if function is not None
         }
+
+    def export(self, folder: str | os.PathLike[str], **options: Any) -> Path:
+        """Writes a folder that holds this model and needs no workdir; `load` reads it.
+
+        Args:
+            folder: the folder to write, in place of nothing or of an export that nobody changed.
+            **options: scores, member, license and with_functions, see `export.write`.
+
+        Returns:
+            The folder.
+
+        Raises:
+            DiskFull: the system has no room for it.
+            FileExistsError: there is something else.
+            ValueError: flatbuffers is not installed, by which functions are written.
+        """
+        return export.write(self, Path(folder).expanduser(), **options)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name.startswith("_") or name not in self.functions:
@@ -141,12 +178,12 @@ def _bind(name: str, function: Callable[..., Any], params: Params, state: ModelS
 def load(
     workdir: str | os.PathLike[str], *, phase: str | None = None, best: bool = False, ignore_removed: bool = False
 ) -> Run:
-    """Restores a run's model, finished or not; a run that is being trained may be loaded too.
+    """Restores the model of a run, which may be finished, stopped or in training, or of an export.
 
     Settings that an earlier version did not have count as in its runs, see `fields.as_now`.
 
     Args:
-        workdir: folder of the run.
+        workdir: folder of the run, or of an export, which has one checkpoint alone.
         phase: a phase's name; by default the newest that has a checkpoint.
         best: take the phase's checkpoint with the lowest validation loss instead of its last.
         ignore_removed: pass over, with a warning, settings of an earlier version that this one does not have.
@@ -168,10 +205,27 @@ def load(
         raise ValueError(f"{folder / 'config.json'} has no settings of a model of this version: {error}") from error
     if phase is not None and phase not in names:
         raise ValueError(f"{folder} has no phase {phase!r}; its phases are {', '.join(names)}.")
+    model = entry.build(config)
+    if export.is_export(folder):
+        return _load_export(folder, model, config, settings, phase, best)
     with Checkpoints(folder, names) as checkpoints:
         name, step, saved = _restore(folder, checkpoints, phase, best)
     params, state = _bound_nowhere(({**saved["params"], **(saved["ema"] or {})}, saved["model_state"]))
-    return Run(entry.build(config), config, params, state, name, step, settings)
+    return Run(model, config, params, state, name, step, settings)
+
+
+def _load_export(
+    folder: Path, model: Model, config: Any, settings: Mapping[str, Any], phase: str | None, best: bool
+) -> Run:
+    found = export.read(folder)
+    if best or phase not in (None, found.phase):
+        raise ValueError(
+            f"{folder} is an export of phase {found.phase!r}, step {found.step}, and has no other checkpoint: "
+            "leave out phase and best, or load the run."
+        )
+    export.check_weights(folder, found, model, config)
+    params, state = _bound_nowhere((found.params, found.model_state))
+    return Run(model, config, params, state, found.phase, found.step, settings)
 
 
 def read_settings(workdir: str | os.PathLike[str]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ def blocks(page):
     return "\n".join(re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(), re.DOTALL | re.MULTILINE))
 
 
-@pytest.mark.parametrize("page", ["testing.md"])
+@pytest.mark.parametrize("page", ["testing.md", "export.md"])
 def test_python_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / f"{Path(page).stem}_page.py"  # a file, of which chex reads the source

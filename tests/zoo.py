@@ -14,12 +14,13 @@ BATCH = 8
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A model, its phases, one batch on which everything is tried, and what is done to drawn parameters first."""
+    """A model, its phases, one batch to try everything on, what is done to drawn parameters first, its config."""
 
     model: Callable[[], Model]
     phases: Callable[[], tuple[Phase, ...]]
     batch: Callable[[int], Mapping[str, np.ndarray]]
     start: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
+    config: Any = None
 
 
 MULTIMODAL = multimodal.Config(
@@ -125,7 +126,7 @@ def with_relief(params: Mapping[str, Any]) -> dict[str, Any]:
 
 def row(name: str, config: Any, batch: Callable[[int], Mapping[str, np.ndarray]]) -> Row:
     """A row of the table from a name of the zoo and a config."""
-    return Row(lambda: ZOO[name].build(config), lambda: ZOO[name].phases(config, 3), batch)
+    return Row(lambda: ZOO[name].build(config), lambda: ZOO[name].phases(config, 3), batch, config=config)
 
 
 TABLE = {
@@ -153,4 +154,5 @@ TABLE["style_alae"] = Row(  # the phase that does all that others do
     lambda: alae.style.phases(STYLE_ALAE, 1)[1:2],
     tiny_faces,
     with_relief,
+    STYLE_ALAE,
 )

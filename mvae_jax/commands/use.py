@@ -31,7 +31,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +40,12 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from mvae_jax import _json, exits, gaussian, images, random, runs
+from mvae_jax import exits, gaussian, images, random, runs
 from mvae_jax.commands import _pictures
 from mvae_jax.commands._parser import Parser
 from mvae_jax.data import captions, decode
 from mvae_jax.eval import consistency, cross_modal, partial_captions
-from mvae_jax.experiment import prior, provenance, typical
+from mvae_jax.experiment import evaluations, prior, provenance, typical
 from mvae_jax.terminal import echo
 from mvae_jax.viz import grids
 
@@ -308,7 +308,7 @@ def _pixels(run: runs.Run, arguments: argparse.Namespace, path: str, attributes:
     if note:
         echo(f"{path}: {note}", stream=sys.stderr)
     pixels = images.to_float(jnp.asarray(picture[None]))
-    known = (_limits(scores, key) for key, scores in _evaluations(run, arguments.workdir))
+    known = (_limits(scores, key) for key, scores in evaluations.of_checkpoint(run, arguments.workdir))
     limits = next(filter(None, known), None)
     reasons = typical.excess(typical.terms(run, pixels, attributes), limits) if limits else []
     if reasons:
@@ -351,7 +351,7 @@ def _decision(run: runs.Run, arguments: argparse.Namespace) -> tuple[float, floa
     if given is not None and not 0 <= given <= 1:
         raise ValueError(f"--threshold is {given}; expected 0 to 1, as probabilities are.")
     words, of_score, divergence = given, None, {}
-    for _, scores in _evaluations(run, folder):
+    for _, scores in evaluations.of_checkpoint(run, folder):
         measured = scores.get("consistency")
         if of_score is None and isinstance(measured, dict) and isinstance(measured.get("threshold"), int | float):
             of_score = float(measured["threshold"])
@@ -367,26 +367,6 @@ def _decision(run: runs.Run, arguments: argparse.Namespace) -> tuple[float, floa
         "evaluation by this version has calibrated it: evaluate it by "
         f"'mvae-jax experiments celebahq_mvae --evaluate --phase={run.phase} --workdir={folder}', or give --threshold."
     )
-
-
-def _evaluations(run: runs.Run, workdir: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields the results of each evaluation of this checkpoint, newest first, and under which key they have the model.
-
-    They lie in the workdir, or in that of an experiment which has the workdir as the folder of one of its models.
-    """
-    folder = Path(workdir).expanduser().resolve()
-    for root, key in ((folder, ""), (folder.parent, folder.name)):
-        evaluation = root / "evaluation"
-        paths = (root / "finished.json", evaluation / "scores.json", evaluation / run.phase / "scores.json")
-        for path in sorted(filter(Path.exists, paths), key=lambda path: path.stat().st_mtime, reverse=True):
-            try:
-                content = _json.load(path)
-                scores = content.get("scores", content)  # finished.json has them beside the time
-                checkpoint = scores.get("checkpoints", {"": scores})[key]  # in the first format, they are scores
-                if (checkpoint["phase"], checkpoint["step"]) == (run.phase, run.step):
-                    yield key, scores
-            except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or of another program
-                continue
 
 
 def _save(output: Path, pictures: np.ndarray, title: str = "") -> None:
@@ -436,7 +416,7 @@ def _parser() -> argparse.ArgumentParser:
         function: Callable[[argparse.Namespace], int], *positional: tuple[str, str], output: str = ""
     ) -> argparse.ArgumentParser:
         command = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__)
-        command.add_argument("workdir", help="folder of a run, finished or still training")
+        command.add_argument("workdir", help="folder of a run, finished or still training, or of an export")
         command.add_argument("--phase", help="take this phase's checkpoint; by default the newest")
         command.add_argument("--best", action="store_true", help="the checkpoint with the lowest validation loss")
         text = "pass over settings of the run that this version does not have"

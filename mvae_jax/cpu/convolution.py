@@ -16,10 +16,12 @@ refuses forward mode (`jvp`).
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import jax
@@ -30,8 +32,9 @@ from jax import lax
 from mvae_jax import meshes
 
 Padding = Literal["SAME", "VALID"] | Sequence[tuple[int, int]]
-Formulation = Literal["canonical", "plain"]
+Formulation = Literal["canonical", "plain", "both"]
 
+_Map = Callable[..., jax.Array]
 _NHWC = ("NHWC", "HWIO", "NHWC")
 # Above so many output channels, rearranging the kernel was measured to cost more than multiplying by zeros.
 _SUBPIXEL_CHANNELS = 256
@@ -41,9 +44,37 @@ _SUBPIXEL_CHANNELS = 256
 _FEW_CHANNELS = {3: (8, 24), 5: (16, 64)}
 
 
+_EVERYWHERE = contextvars.ContextVar("everywhere", default=False)
+
+
+@contextlib.contextmanager
+def for_every_platform() -> Iterator[None]:
+    """Within it, what is traced is to run on any platform: both formulations are in it, and XLA keeps one of them."""
+    token = _EVERYWHERE.set(True)
+    try:
+        yield
+    finally:
+        _EVERYWHERE.reset(token)
+
+
 def default_formulation() -> Formulation:
-    """The formulation for the default backend: the one place that decides."""
+    """The formulation for the default backend, or for all: the one place that decides."""
+    if _EVERYWHERE.get():
+        return "both"
     return "canonical" if jax.default_backend() == "cpu" else "plain"
+
+
+def _formulated(formulation: Formulation | None, canonical: _Map, plain: _Map) -> _Map:
+    """The one of two maps of (first, second, geometry) that is asked for, or one that leaves it to the platform."""
+    chosen = formulation or default_formulation()
+    if chosen != "both":
+        return canonical if chosen == "canonical" else plain
+
+    def either(first: jax.Array, second: jax.Array, geometry: _Geometry) -> jax.Array:
+        forms = (functools.partial(lambda form, *arrays: form(*arrays, geometry), form) for form in (canonical, plain))
+        return lax.platform_dependent(first, second, **dict(zip(("cpu", "default"), forms, strict=True)))
+
+    return either
 
 
 def convolution(
@@ -64,7 +95,7 @@ def convolution(
         stride: s, the same in both directions, at least 1.
         padding: "SAME" (ceil(H / s) rows; an odd total pads one more at the end), "VALID", or pairs
             ((top, bottom), (left, right)).
-        formulation: "canonical" or "plain" XLA; None chooses by the backend.
+        formulation: "canonical", "plain" XLA, or "both", of which the platform chooses; None chooses by the backend.
 
     Returns:
         [B, H', W', O] in the dtype of `x`.
@@ -76,9 +107,8 @@ def convolution(
             f"padding {padding} makes images of {x.shape[1:3]} pixels smaller than the kernel, {kernel.shape[:2]}: "
             "use larger images or more padding."
         )
-    function = _plain_convolution
-    if (formulation or default_formulation()) == "canonical":
-        function = _in_blocks if _pays_in_blocks(x, kernel, geometry) else _convolution
+    canonical = _in_blocks if _pays_in_blocks(x, kernel, geometry) else _convolution
+    function = _formulated(formulation, canonical, _plain_convolution)
     return meshes.automatic(function, x, kernel, geometry, batch=x)
 
 
@@ -103,7 +133,7 @@ def transposed_convolution(
         stride: s, the factor by which images grow.
         padding: that of the adjoint convolution. "SAME" gives s H rows, "VALID" s (H - 1) + kh, pairs
             ((top, bottom), (left, right)) give s (H - 1) + kh - top - bottom.
-        formulation: "canonical" or "plain" XLA; None chooses by the backend.
+        formulation: "canonical", "plain" XLA, or "both", of which the platform chooses; None chooses by the backend.
 
     Returns:
         [B, H', W', O] in the dtype of `x`.
@@ -121,7 +151,7 @@ def transposed_convolution(
         raise ValueError(f"padding {padding} crops away all of the {painted} painted pixels: use less padding.")
     geometry = _Geometry.of(size, kernel.shape[:2], stride, padding)
     kernel = kernel.swapaxes(2, 3)  # as that of the convolution whose adjoint this is
-    function = _adjoint if (formulation or default_formulation()) == "canonical" else _plain_adjoint
+    function = _formulated(formulation, _adjoint, _plain_adjoint)
     return meshes.automatic(function, kernel, x, geometry, batch=x)
 
 

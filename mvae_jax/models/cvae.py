@@ -254,7 +254,7 @@ def _run(config: Config, group: str, params: Params, *inputs: jax.Array) -> Any:
 def _prior(config: Config, params: Params, attributes: jax.Array) -> Gaussian:
     if config.prior == "conditional":
         return _run(config, "prior", params, attributes)
-    zeros = jnp.zeros((len(attributes), config.latent_size))
+    zeros = jnp.zeros((attributes.shape[0], config.latent_size))
     return zeros, zeros
 
 

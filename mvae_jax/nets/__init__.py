@@ -65,7 +65,7 @@ def evaluate(net: nn.Module, params: Mapping[str, Any], stats: Mapping[str, Any]
 
 def keep_features(net: nn.Module, h: jax.Array) -> None:
     """Hands an encoder's last hidden layer, [B, ...], to `features`; to be called within the encoder."""
-    net.sow("intermediates", "features", h.reshape(len(h), -1).astype(jnp.float32))
+    net.sow("intermediates", "features", h.reshape(h.shape[0], -1).astype(jnp.float32))
 
 
 def features(net: nn.Module, params: Mapping[str, Any], stats: Mapping[str, Any], *inputs: Any) -> jax.Array:

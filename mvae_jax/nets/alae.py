@@ -107,7 +107,9 @@ class DenseEncoder(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Images [B, H, W, C] to latents, float32 [B, D]; the same in training."""
-        *hidden, w = _stack(images.reshape(len(images), -1), (*self.widths, self.latent_size), self.slopes, self.dtype)
+        *hidden, w = _stack(
+            images.reshape(images.shape[0], -1), (*self.widths, self.latent_size), self.slopes, self.dtype
+        )
         keep_features(self, hidden[-1])
         return w.astype(jnp.float32)
 

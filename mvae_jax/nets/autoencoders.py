@@ -48,7 +48,7 @@ class ConvolutionalEncoder(nn.Module):
         conv = functools.partial(Conv, kernel_size=4, stride=2, use_bias=False, kernel_init=_glorot, dtype=self.dtype)
         for width in self.widths:
             h = _activated(self, conv(width)(h), train)
-        h = conv(self.latent_size)(h).reshape(len(h), -1)
+        h = conv(self.latent_size)(h).reshape(h.shape[0], -1)
         return _heads(self, h)
 
 
@@ -111,7 +111,7 @@ class DenseEncoder(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
         """Images [B, H, W, C] to vectors, each float32 [B, D]; the same in training."""
-        h = images.reshape(len(images), -1)
+        h = images.reshape(images.shape[0], -1)
         for width in self.widths:
             h = nn.relu(_dense(width, dtype=self.dtype)(h))
         return _heads(self, h)

@@ -82,7 +82,7 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> tuple[jax.Array, ...]:
         """Images [B, H, W, C] in [0, 1] to vectors, each float32 [B, D]."""
-        h = images.reshape(len(images), -1)
+        h = images.reshape(images.shape[0], -1)
         for layer, width in enumerate(self.widths):
             h = _hidden(self, layer, _dense(width, dtype=self.dtype)(h), train)
         keep_features(self, h)
@@ -115,7 +115,7 @@ class Discriminator(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, z: jax.Array | None = None, *, train: bool) -> jax.Array:
         """Images [B, H, W, C] in [0, 1] and latents [B, D] to logits, float32 [B]."""
-        h = images.reshape(len(images), -1)
+        h = images.reshape(images.shape[0], -1)
         for layer, width in enumerate(self.widths):
             h = _dense(width, dtype=self.dtype)(h)
             if layer and z is not None:

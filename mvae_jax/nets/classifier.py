@@ -53,7 +53,7 @@ class ImageClassifier(nn.Module):
             h = Conv(width, use_bias=False, stride=1 if stage else 2, dtype=self.dtype)(h)
             h = max_pool(h) if stage else h  # before the norm, which is left with a quarter of the pixels
             h = nn.relu(BatchNorm(self.axis_name, dtype=self.dtype)(h, train))
-        h = drop(h.reshape(len(h), -1), 0)
+        h = drop(h.reshape(h.shape[0], -1), 0)
         features = nn.relu(Dense(self.hidden, dtype=self.dtype, name="features")(h))
         logits = Dense(self.outputs, dtype=self.dtype, name="logits")(drop(features, 1))
         return logits.astype(jnp.float32), features.astype(jnp.float32)

@@ -86,7 +86,7 @@ class ConditionalEncoder(nn.Module):
                 multiple = 2 ** len(self.widths)
                 h = _attribute_conv(channels, dtype=self.dtype, name=name)(h, attributes, multiple)
             h = max_pool(nn.relu(h))
-        h = h.reshape(len(h), -1)
+        h = h.reshape(h.shape[0], -1)
         mean, logvar = (_dense(self.latent_size, dtype=self.dtype, name=name)(h) for name in ("mean", "logvar"))
         return mean.astype(jnp.float32), logvar.astype(jnp.float32)
 
@@ -115,7 +115,7 @@ class ConditionalDecoder(nn.Module):
         height, width, channels = self.shape
         rows, columns = (-(-side // 2 ** len(self.widths)) for side in (height, width))
         h = _dense(rows * columns * self.widths[-1], dtype=self.dtype)(jnp.concatenate([z, attributes], axis=-1))
-        h = h.reshape(len(z), rows, columns, self.widths[-1])
+        h = h.reshape(z.shape[0], rows, columns, self.widths[-1])
         for stage, stage_channels in enumerate((*self.widths[-2::-1], channels)):
             h = _conv_transpose(stage_channels, dtype=self.dtype)(nn.relu(h) if stage else h)
         return h[:, :height, :width].astype(jnp.float32)

@@ -66,7 +66,7 @@ class Encoder(nn.Module):
         for width in self.widths:
             h = _conv(width, stride=2, use_bias=False, dtype=self.dtype)(h)
             h = nn.relu(_normalised(self, h, train))
-        h = _dense(self.hidden, use_bias=False, dtype=self.dtype)(h.reshape(len(h), -1))
+        h = _dense(self.hidden, use_bias=False, dtype=self.dtype)(h.reshape(h.shape[0], -1))
         h = nn.relu(_normalised(self, h, train))
         keep_features(self, h)
         return tuple(
@@ -103,7 +103,7 @@ class Decoder(nn.Module):
         grid = self.image_size // 2 ** len(self.widths)
         h = _dense(grid * grid * self.grid_width, use_bias=False, dtype=self.dtype)(z)
         # Each unit of the grid has statistics of its own: they are taken before the units become pixels.
-        h = nn.relu(_normalised(self, h, train)).reshape(len(h), grid, grid, self.grid_width)
+        h = nn.relu(_normalised(self, h, train)).reshape(h.shape[0], grid, grid, self.grid_width)
         for width in self.widths:
             h = nn.relu(_normalised(self, _conv_transpose(width, dtype=self.dtype)(h), train))
         return _conv(self.channels, dtype=self.dtype)(h).astype(jnp.float32)
@@ -144,7 +144,7 @@ class Discriminator(nn.Module):
         features = h.astype(jnp.float32)
         if self.features_only:
             return features
-        h = nn.relu(_normalised(self, h, train)).reshape(len(h), -1)
+        h = nn.relu(_normalised(self, h, train)).reshape(h.shape[0], -1)
         h = nn.relu(_normalised(self, _dense(self.hidden, use_bias=False, dtype=self.dtype)(h), train))
         return _dense(1, dtype=self.dtype)(h)[:, 0].astype(jnp.float32), features
 

@@ -56,7 +56,7 @@ class GaussianImageEncoder(nn.Module):
             h = leaky_relu(BatchNorm(self.axis_name, dtype=self.dtype)(h, train))
         h = h.reshape(h.shape[0], -1)
         if self.coarse_size:
-            h = jnp.concatenate([h, _pooled(images, self.coarse_size).reshape(len(h), -1).astype(h.dtype)], axis=1)
+            h = jnp.concatenate([h, _pooled(images, self.coarse_size).reshape(h.shape[0], -1).astype(h.dtype)], axis=1)
         mean = Dense(self.latent_size, dtype=self.dtype, name="mean")(h)
         logvar = Dense(self.latent_size, dtype=self.dtype, name="logvar")(h)
         return mean.astype(jnp.float32), logvar.astype(jnp.float32) + self.initial_logvar

@@ -26,7 +26,7 @@ from mvae_jax.nets.alae import EqualisedDense, equalised_normal
 from mvae_jax.nets.blocks import leaky_relu
 
 GENERATOR_GAINS = {"style": 1.0, "to_rgb": 0.03}  # by the beginning of a layer's name; all others have sqrt(2)
-_FUSED_FROM = 128  # pixels of the larger image; below, two small operations are cheaper than a larger kernel
+FUSED_FROM = 128  # pixels of the larger image; below, two small operations are cheaper than a larger kernel
 
 
 # --- resampling ------------------------------------------------------------------------------------------------------
@@ -100,9 +100,9 @@ class EqualisedConv(nn.Module):
         kernel = self.param("kernel", equalised_normal(self.gain), (k, k, x.shape[-1], self.features))
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         if self.resampling == "up":
-            return convolved_up(x, kernel, fused=2 * x.shape[1] >= _FUSED_FROM)
+            return convolved_up(x, kernel, fused=2 * x.shape[1] >= FUSED_FROM)
         if self.resampling == "down":
-            return convolved_down(x, kernel, fused=x.shape[1] >= _FUSED_FROM)
+            return convolved_down(x, kernel, fused=x.shape[1] >= FUSED_FROM)
         return convolution(x, kernel)
 
 
@@ -194,7 +194,7 @@ class GeneratorBlock(nn.Module):
         """
         if x is None:
             constant = self.param("constant", nn.initializers.ones, (4, 4, self.channels))
-            h = jnp.broadcast_to(constant, (len(styles[0]), *constant.shape)).astype(self.dtype)
+            h = jnp.broadcast_to(constant, (styles[0].shape[0], *constant.shape)).astype(self.dtype)
         else:
             h = blur(EqualisedConv(self.channels, resampling="up", dtype=self.dtype, name="conv_1")(x))
         for layer in (1, 2):
@@ -274,7 +274,7 @@ class EncoderBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
         """Images [B, S, S, C] to [B, S / 2, S / 2, C'] and the sum of both latents, float32 [B, D]."""
-        h, latent = x, jnp.zeros((len(x), self.latent_size))
+        h, latent = x, jnp.zeros((x.shape[0], self.latent_size))
         for layer, (width, resampling) in enumerate(((x.shape[-1], ""), (self.channels, "down")), start=1):
             h = blur(h) if resampling else h  # before pixels are dropped: against aliasing
             h = EqualisedConv(width, resampling=resampling, dtype=self.dtype, name=f"conv_{layer}")(h)
@@ -398,7 +398,7 @@ class Encoder(NamedTuple):
         Returns:
             Latents, float32 [B, D].
         """
-        last, total = len(params) - 1, jnp.zeros((len(images), self.latent_size))
+        last, total = len(params) - 1, jnp.zeros((images.shape[0], self.latent_size))
         h = self._from_rgb(last, params, images)
         for block in range(last, -1, -1):
             run = _recomputed if 0 < self.recomputed_from <= 4 * 2**block else _run

@@ -42,12 +42,16 @@ _STREAM_VERSION = 1001
 _LONGEST_PICKLE, _MOST_AXES, _LARGEST, _MOST_SHARED = 2**21, 16, 2**48, 4
 
 
-def read_tensors(path: str | Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, np.ndarray]:
+def read_tensors(
+    path: str | Path, wanted: Callable[[str], bool] = lambda name: True, *, nested: bool = False
+) -> dict[str, np.ndarray]:
     """Reads the tensors of a state dict.
 
     Args:
         path: a `.pth` file written by `torch.save`, or a `.safetensors` file; told apart by content.
         wanted: which tensors to read, by name; only their bytes are kept.
+        nested: the file is a checkpoint, of mappings of state dicts: a name is a path, "models/generator/weight". What
+            else is in it, such as the state of a scheduler or objects of any class, is passed over unseen.
 
     Returns:
         {name: array} with the file's names, shapes, types and axis order.
@@ -65,9 +69,9 @@ def read_tensors(path: str | Path, wanted: Callable[[str], bool] = lambda name: 
         file.seek(0)
         try:
             if start.startswith(b"PK\x03\x04"):
-                return _read_archive(file, wanted)
+                return _read_archive(file, wanted, nested)
             if start.startswith(_STREAM_STARTS):
-                return _read_stream(file, wanted)
+                return _read_stream(file, wanted, nested)
             if start[8:9] == b"{":
                 with safe_open(path, framework="numpy") as tensors:
                     return {name: tensors.get_tensor(name) for name in tensors.keys() if wanted(name)}  # noqa: SIM118
@@ -119,8 +123,14 @@ _PUSH_TUPLE = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _KEEP = {"PROTO", "FRAME", "STOP"}
 
 
+_UNSEEN = object()  # in the place of objects that are neither tensors nor mappings or lists of them
+_DEEPEST = 8  # mappings within mappings of a checkpoint
+
+
 class _Pickle:
     """What a pickle describes of tensors, mappings and lists; every other name that it asks for is refused.
+
+    A lenient one puts `_UNSEEN` in the place of objects that are none of these, and runs nothing for them either.
 
     Python's own reader can be sent into a recursion without end, which ends the process: by keys that are tuples of
     tuples. Here nothing recurs, and keys are names or numbers.
@@ -130,8 +140,9 @@ class _Pickle:
         storages: the storages that were referred to, by key.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, lenient: bool = False) -> None:
         self.storages: dict[str, _Storage] = {}
+        self._lenient = lenient
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
@@ -161,10 +172,12 @@ class _Pickle:
             stack.append(tuple(items))
         elif opcode in ("APPEND", "APPENDS"):
             items = [stack.pop()] if opcode == "APPEND" else self._since_mark()
-            _expect(list, stack[-1]).extend(items)
+            if stack[-1] is not _UNSEEN:
+                _expect(list, stack[-1]).extend(items)
         elif opcode in ("SETITEM", "SETITEMS"):
             items = [stack.pop(-2), stack.pop()] if opcode == "SETITEM" else self._since_mark()
-            _put(_expect(dict, stack[-1]), zip(items[::2], items[1::2], strict=True))
+            if stack[-1] is not _UNSEEN:
+                _put(_expect(dict, stack[-1]), zip(items[::2], items[1::2], strict=True))
         elif opcode == "GLOBAL":
             stack.append(self._named(*argument.split(" ", 1)))
         elif opcode == "STACK_GLOBAL":
@@ -172,7 +185,9 @@ class _Pickle:
             stack.append(self._named(module, name))
         elif opcode == "REDUCE":
             arguments, function = _expect(tuple, stack.pop()), stack.pop()
-            stack.append(_expect(Callable, function)(*arguments))
+            stack.append(_UNSEEN if function is _UNSEEN else _expect(Callable, function)(*arguments))
+        elif opcode == "NEWOBJ" and self._lenient:
+            stack[-2:] = [_UNSEEN]
         elif opcode == "BINPERSID":
             stack.append(self._storage(*_expect(tuple, stack.pop())))
         elif opcode == "BUILD":  # attributes, as the `_metadata` of a state dict
@@ -197,6 +212,8 @@ class _Pickle:
             return _tensor
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
             return _parameter
+        if self._lenient:
+            return _UNSEEN
         raise ValueError(
             f"its pickle asks for {module}.{name}, and only tensors are admitted. Nothing was run. Save the state "
             "dict alone, torch.save(net.state_dict(), path), or use safetensors."
@@ -247,19 +264,28 @@ def _parameter(data: Any, *_: Any) -> Any:
     return data
 
 
-def _wanted_tensors(state_dict: Any, wanted: Callable[[str], bool]) -> dict[str, _Tensor]:
+def _wanted_tensors(state_dict: Any, wanted: Callable[[str], bool], nested: bool) -> dict[str, _Tensor]:
     if not isinstance(state_dict, Mapping):
         raise ValueError(
             f"it holds a {type(state_dict).__name__}, expected a state dict: a mapping of names to tensors."
         )
-    return {
-        name: tensor
-        for name, tensor in state_dict.items()
-        if isinstance(tensor, _Tensor) and isinstance(name, str) and wanted(name)
-    }
+    found: dict[str, _Tensor] = {}
+    level, seen = {"": state_dict}, {id(state_dict)}  # a mapping may be within itself
+    for _ in range(_DEEPEST if nested else 1):
+        below: dict[str, Any] = {}
+        for prefix, mapping in level.items():
+            for name, value in mapping.items():
+                path = f"{prefix}{name}"
+                if isinstance(value, _Tensor) and isinstance(name, str) and wanted(path):
+                    found[path] = value
+                elif isinstance(value, dict) and id(value) not in seen:
+                    seen.add(id(value))
+                    below[f"{path}/"] = value
+        level = below
+    return found
 
 
-def _read_archive(file: BinaryIO, wanted: Callable[[str], bool]) -> dict[str, np.ndarray]:
+def _read_archive(file: BinaryIO, wanted: Callable[[str], bool], nested: bool) -> dict[str, np.ndarray]:
     """The zip layout: ROOT/data.pkl, ROOT/data/KEY, and perhaps ROOT/byteorder."""
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
@@ -273,12 +299,13 @@ def _read_archive(file: BinaryIO, wanted: Callable[[str], bool]) -> dict[str, np
             raise ValueError("it was written on a big-endian machine: save it again on a little-endian one.")
         if archive.getinfo(f"{root}data.pkl").file_size > _LONGEST_PICKLE:
             raise ValueError(f"its pickle has more than {_LONGEST_PICKLE} bytes, as no state dict has.")
-        tensors = _wanted_tensors(_Pickle(io.BytesIO(archive.read(f"{root}data.pkl"))).value, wanted)
+        described = _Pickle(io.BytesIO(archive.read(f"{root}data.pkl")), lenient=nested)
+        tensors = _wanted_tensors(described.value, wanted, nested)
         _check_total(tensors, file)
         return {name: tensor.read(archive.read(f"{root}data/{tensor.storage.key}")) for name, tensor in tensors.items()}
 
 
-def _read_stream(file: BinaryIO, wanted: Callable[[str], bool]) -> dict[str, np.ndarray]:
+def _read_stream(file: BinaryIO, wanted: Callable[[str], bool], nested: bool) -> dict[str, np.ndarray]:
     """The layout before 1.6: pickles of magic, version, system, object, keys; then sizes and bytes of storages."""
     beginning = io.BytesIO(file.read(_LONGEST_PICKLE))
     magic, version, system = (_Pickle(beginning).value for _ in range(3))
@@ -287,8 +314,8 @@ def _read_stream(file: BinaryIO, wanted: Callable[[str], bool]) -> dict[str, np.
         raise ValueError(
             f"version {_whole(version)} on system little_endian={little} is not supported: save it again with PyTorch."
         )
-    described = _Pickle(beginning)
-    tensors = _wanted_tensors(described.value, wanted)
+    described = _Pickle(beginning, lenient=nested)
+    tensors = _wanted_tensors(described.value, wanted, nested)
     _check_total(tensors, file)
     needed = {tensor.storage.key for tensor in tensors.values()}
     keys, bytes_of = _expect(list, _Pickle(beginning).value), {}

@@ -13,7 +13,7 @@ import zoo
 from PIL import Image
 
 from mvae_jax import images, random, runs
-from mvae_jax.commands import use
+from mvae_jax.commands import export, use
 from mvae_jax.data import captions, decode
 from mvae_jax.data.rendered import faces
 from mvae_jax.eval import consistency
@@ -65,19 +65,32 @@ def conditional(workdir):
 
 
 @pytest.fixture
-def command(workdir, monkeypatch, capsys):
+def command(calling):
     """Exit status, output and messages of a command in the folder of the run."""
+    return calling(use.main)
 
-    def command(*arguments):
-        monkeypatch.chdir(workdir)
-        capsys.readouterr()
-        try:
-            code = use.main(arguments)
-        except SystemExit as end:
-            code = end.code
-        return code, *capsys.readouterr()
 
-    return command
+@pytest.fixture
+def exporting(calling):
+    """The same of `mvae-jax export`."""
+    return calling(export.main)
+
+
+@pytest.fixture
+def calling(workdir, monkeypatch, capsys):
+    def calling(main):
+        def command(*arguments):
+            monkeypatch.chdir(workdir)
+            capsys.readouterr()
+            try:
+                code = main(arguments)
+            except SystemExit as end:
+                code = end.code
+            return code, *capsys.readouterr()
+
+        return command
+
+    return calling
 
 
 def picture(path):
@@ -515,3 +528,36 @@ def test_a_run_of_another_model_is_named(command, workdir, run):
     code, _, err = command("caption", "other", "square.png")
     assert code == 2
     assert "is of the model 'none'" in err
+
+
+# --- exports in place of runs ----------------------------------------------------------------------------------------
+
+
+def test_commands_take_an_export_in_place_of_the_run(command, exporting, workdir):
+    code, out, err = exporting("run", "taken", "--weights-only", "--license=apache-2.0")
+    assert (code, err) == (0, "")
+    names = ("README.md", "config.json", "export.json", "scores.json", "weights.safetensors")
+    assert [line.split(":")[0] for line in out.splitlines()] == [f"taken/{name}" for name in names]
+    assert json.loads((workdir / "taken/scores.json").read_text()) == SCORES
+    assert "| consistency: f1 | 0.9 |" in (workdir / "taken/README.md").read_text()
+    (workdir / "taken").rename(workdir / "elsewhere")
+    check = ("face.png", CAPTION, "--json")
+    assert command("check", "elsewhere", *check)[:2] == command("check", "run", *check)[:2]
+    for name in ("run", "elsewhere"):
+        assert command("generate", name, CAPTION, "--count=2", "-o", f"{name}_drawn.png")[0] == 0
+    assert (workdir / "run_drawn.png").read_bytes() == (workdir / "elsewhere_drawn.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "."), "exists and is no export: choose another folder, or remove it"),
+        (("run", "run", "--weights-only"), "exists and is no export"),
+        (("nowhere", "taken"), "does not exist; expected the workdir of a run"),
+        (("run", "taken", "--phase=later"), "has no phase 'later'"),
+    ],
+)
+def test_exports_that_cannot_be_are_refused_in_one_line(arguments, message, exporting):
+    code, out, err = exporting(*arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert message in err

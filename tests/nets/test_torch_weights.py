@@ -203,3 +203,30 @@ def test_protocols_of_torch_save(protocol, layout, tmp_path, monkeypatch):
     np.testing.assert_array_equal(tensors["transposed"], expected.T)
     np.testing.assert_array_equal(tensors["part"], [2, 3])
     assert tensors["scalar"] == 5
+
+
+def test_a_checkpoint_is_read_and_what_is_no_tensor_is_passed_over(tmp_path):
+    """Objects of any class are neither made nor looked for; alone in a state dict they are refused as before."""
+    numbers = np.arange(4, dtype="<f4")
+    foreign = b"cos\nsystem\n(" + atom("touch executed") + b"tR"
+    built = b"ctracker\nRunningMean\n)\x81}(" + atom("count") + atom(3) + b"ub"
+    filled = b"ccollections\ndefaultdict\n(ctracker\nMean\ntR(" + atom("a") + atom(1) + b"u"
+    appended = b"ctracker\nHistory\n)R(" + atom(1) + atom(2) + b"e"
+    objects = b"".join(atom(str(number)) + item for number, item in enumerate((foreign, built, filled, appended)))
+    content = b"}(" + atom("models") + b"}(" + atom("net") + mapping(atom("weight"), tensor()) + b"u" + objects + b"u"
+    path = write(tmp_path / "x.pth", content, numbers.tobytes())
+    read = read_tensors(path, nested=True)
+    assert list(read) == ["models/net/weight"]
+    np.testing.assert_array_equal(read["models/net/weight"], numbers)
+    assert not (tmp_path / "executed").exists()
+    assert read_tensors(path, lambda name: name.startswith("auxiliary/"), nested=True) == {}
+    with pytest.raises(ValueError, match=r"asks for os\.system"):
+        read_tensors(path)
+
+
+def test_a_checkpoint_within_itself_ends(tmp_path):
+    """A mapping that holds itself under many names would be visited without end."""
+    inner = b"".join(atom(str(number)) + b"h\x05" for number in range(50))
+    content = b"}q\x05(" + inner + atom("weight") + tensor() + b"u"
+    path = write(tmp_path / "x.pth", content, np.ones(4, "<f4").tobytes())
+    assert list(read_tensors(path, nested=True)) == ["weight"]

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from torch_files import atom, name, tensor
 
 from mvae_jax.nets.torch_weights import read_tensors
 from mvae_jax.nets.vgg import VGGFeatures, load_vgg
@@ -21,28 +22,7 @@ PLACES_19 = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34)
 LAYERS = ("1_1", "1_2", "2_1", "2_2", "3_1", "3_2", "3_3", "4_1", "4_2", "4_3", "5_1", "5_2", "5_3")
 
 
-# --- PyTorch's two layouts, written byte by byte: pickle protocol 2, storages as persistent ids ---
-
-
-def atom(value):
-    """Opcodes that push a plain value."""
-    return pickle.dumps(value, protocol=2)[2:-1]
-
-
-def name(module, attribute):
-    return f"c{module}\n{attribute}\n".encode()
-
-
-def tensor(array, key, stream, offset=0, strides=None):
-    strides = strides or tuple(step // array.itemsize for step in array.strides)
-    kind = {"float32": "FloatStorage", "float16": "HalfStorage", "int64": "LongStorage"}[array.dtype.name]
-    view = atom(None) if stream else b""
-    storage = b"(" + atom("storage") + name("torch", kind) + atom(key) + atom("cpu") + atom(array.size) + view + b"tQ"
-    view = storage + atom(offset) + atom(array.shape) + atom(strides)
-    if stream:  # as in torchvision's vgg16-397923af.pth
-        return name("torch._utils", "_rebuild_tensor") + b"(" + view + b"tR"
-    hooks = name("collections", "OrderedDict") + b")R"
-    return name("torch._utils", "_rebuild_tensor_v2") + b"(" + view + b"\x89" + hooks + b"tR"
+# --- PyTorch's two layouts, in the pickle protocol 2 ---
 
 
 def state_dict(arrays, stream=False, **options):

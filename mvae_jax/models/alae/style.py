@@ -329,7 +329,7 @@ def build(config: Config) -> Model:
 
 def layered(w: jax.Array, size: int) -> jax.Array:
     """One latent for all layers of images of so many pixels, [B, D] to [B, L, D]."""
-    return jnp.broadcast_to(w[:, None], (len(w), 2 * (size.bit_length() - 2), w.shape[1]))
+    return jnp.broadcast_to(w[:, None], (w.shape[0], 2 * (size.bit_length() - 2), w.shape[1]))
 
 
 def mixed_at_random(w: jax.Array, others: jax.Array, keys: jax.Array, probability: float) -> jax.Array:

@@ -1,0 +1,40 @@
+"""What evaluations have measured of a checkpoint, found in the workdir of its run or in an exported folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mvae_jax import _json, export, runs
+
+
+def of_checkpoint(run: runs.Run, workdir: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields the results of each evaluation of this checkpoint, newest first, and under which key they have the model.
+
+    They lie in the workdir, or in that of an experiment which has the workdir as the folder of one of its models.
+
+    Args:
+        run: the model with its checkpoint.
+        workdir: the folder from which it was loaded.
+    """
+    folder = Path(workdir).expanduser().resolve()
+    roots = [(folder, ""), (folder.parent, folder.name)]
+    if export.is_export(folder):
+        roots = [(folder, export.member(folder))]
+    for root, key in roots:
+        evaluation = root / "evaluation"
+        paths = (
+            *(root / name for name in ("finished.json", "scores.json")),
+            *(evaluation / "scores.json", evaluation / run.phase / "scores.json"),
+        )
+        for path in sorted(filter(Path.exists, paths), key=lambda path: path.stat().st_mtime, reverse=True):
+            try:
+                content = _json.load(path)
+                scores = content.get("scores", content)  # finished.json has them beside the time
+                checkpoint = scores.get("checkpoints", {"": scores})[key]  # in the first format, they are scores
+                if (checkpoint["phase"], checkpoint["step"]) == (run.phase, run.step):
+                    yield key, scores
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or of another program
+                continue

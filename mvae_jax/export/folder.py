@@ -1,0 +1,252 @@
+"""The folder of an exported model, written as a whole and read back with its sums compared."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from mvae_jax import _json, files
+from mvae_jax.export import card, functions, weights
+from mvae_jax.objective import Model, ModelState, Params
+from mvae_jax.train import config_file
+
+MANIFEST, WEIGHTS, SCORES, CARD, FUNCTIONS = (
+    "export.json",
+    "weights.safetensors",
+    "scores.json",
+    "README.md",
+    "functions",
+)
+FORMAT = 1  # of export.json
+
+
+class Run(Protocol):
+    """What is exported of a `runs.Run`; its attributes are those of that class."""
+
+    @property
+    def model(self) -> Model: ...  # noqa: D102
+
+    @property
+    def config(self) -> Any: ...  # noqa: D102
+
+    @property
+    def params(self) -> Params: ...  # noqa: D102
+
+    @property
+    def model_state(self) -> ModelState: ...  # noqa: D102
+
+    @property
+    def phase(self) -> str: ...  # noqa: D102
+
+    @property
+    def step(self) -> int: ...  # noqa: D102
+
+    @property
+    def settings(self) -> Mapping[str, Any]: ...  # noqa: D102
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """What an exported folder says of a model, without its settings.
+
+    Attributes:
+        params: {group: parameters}.
+        model_state: {group: batch statistics}.
+        phase: of the checkpoint.
+        step: of the checkpoint.
+        member: name of the model in scores.json, "" where there was one alone.
+    """
+
+    params: dict[str, Any]
+    model_state: dict[str, Any]
+    phase: str
+    step: int
+    member: str
+
+
+def is_export(folder: Path) -> bool:
+    """Whether a folder has the file that only exports have."""
+    return (folder / MANIFEST).is_file()
+
+
+def write(
+    run: Run,
+    folder: Path,
+    *,
+    scores: Mapping[str, Any] | None = None,
+    member: str = "",
+    license: str = "",
+    with_functions: bool = True,
+) -> Path:
+    """Writes a folder that holds a model and needs no workdir, in place of nothing or of an untouched export.
+
+    Args:
+        run: the model with its parameters.
+        folder: the folder to write.
+        scores: what an evaluation of this checkpoint says, as in scores.json.
+        member: name of the model in the scores, "" where there was one alone.
+        license: of the weights, as an SPDX identifier such as "apache-2.0"; "" states none.
+        with_functions: write functions for programs without this package, too.
+
+    Returns:
+        The folder.
+
+    Raises:
+        DiskFull: the system has no room for it.
+        FileExistsError: there is something that is no export, or one whose files were changed.
+        ValueError: flatbuffers is not installed.
+    """
+    check_replaceable(folder)
+    arrays, empty = weights.flat(run.params, run.model_state)
+    described: dict[str, Any] = {}
+    with files.whole_folder(folder) as new:
+        weights.write(new / WEIGHTS, arrays)
+        # The id of the weights is that of the "run", so that equal exports are equal.
+        (new / config_file.NAME).write_text(config_file.sealed(run.settings, _sum(new / WEIGHTS)[:32]), "utf-8")
+        if scores:
+            (new / SCORES).write_text(json.dumps(scores, indent=2) + "\n", "utf-8")
+        if with_functions:
+            (new / FUNCTIONS).mkdir()
+            for name, program, shapes in functions.lower(run.model, run.config, run.params, run.model_state):
+                file = f"{FUNCTIONS}/{name}.jax"
+                (new / file).write_bytes(program)
+                described[name] = {"file": file, **shapes}
+        text = card.write(run, described, arrays, scores or {}, member, license)
+        (new / CARD).write_text(text, "utf-8")
+        manifest = {
+            "format": FORMAT,
+            "phase": run.phase,
+            "step": run.step,
+            "member": member,
+            "without_arrays": empty,
+            "functions": described,
+            "jax": jax.__version__,
+            "platforms": list(functions.PLATFORMS),
+            "files": _sums(new),
+        }
+        (new / MANIFEST).write_text(json.dumps(_json.with_sum(manifest), indent=2, sort_keys=True) + "\n", "utf-8")
+    return folder
+
+
+def read(folder: Path) -> Export:
+    """Reads the weights of an exported folder; its settings are in config.json, its functions are not touched.
+
+    Args:
+        folder: of the export.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is not as it was exported, or of a later format.
+    """
+    manifest = _manifest(folder)
+    for name in (WEIGHTS, config_file.NAME):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder / name} does not exist; expected all files of an export: copy it again.")
+        if manifest["files"].get(name) != _sum(folder / name):
+            raise ValueError(f"{folder / name} is not as it was exported (its sha256 differs): copy it again.")
+    arrays = weights.read(folder / WEIGHTS)
+    params, state = weights.nested(arrays, manifest["without_arrays"])
+    return Export(params, state, manifest["phase"], manifest["step"], manifest["member"])
+
+
+def check_weights(folder: Path, found: Export, model: Model, config: Any) -> None:
+    """Compares names and shapes of weights with those that the model draws, before any of its functions meets them.
+
+    Args:
+        folder: of the export.
+        found: what `read` returned.
+        model: the model's pure functions.
+        config: the model's Config.
+
+    Raises:
+        ValueError: the weights are not those of this model.
+    """
+    batch = {"image": jnp.zeros((1, *functions.image_shape(config)), jnp.uint8)}
+    if names := getattr(config, "attributes", ()):
+        batch["attributes"] = jnp.zeros((1, len(names)))
+    drawn, _ = weights.flat(*jax.eval_shape(model.init, jax.random.key(0), batch))
+    has, _ = weights.flat(found.params, found.model_state)
+    shapes = [{name: array.shape for name, array in arrays.items()} for arrays in (drawn, has)]
+    differing = [name for name in sorted({*drawn, *has}) if shapes[0].get(name) != shapes[1].get(name)]
+    if differing:
+        name, more = differing[0], f" and {len(differing) - 1} more" if len(differing) > 1 else ""
+        raise ValueError(
+            f"{folder / WEIGHTS} has {name} of shape {shapes[1].get(name)}, expected {shapes[0].get(name)} by "
+            f"config.json{more}: export the model again."
+        )
+
+
+def member(folder: Path) -> str:
+    """Name of the model in the folder's scores.json."""
+    return str(_manifest(folder)["member"])
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    try:
+        manifest = _json.load(path)
+        intact = _json.has_its_sum(manifest)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is not that of an export ({error}): copy it again.") from error
+    if not intact:
+        raise ValueError(f"{path} was changed since it was exported: copy it again.")
+    if manifest["format"] > FORMAT:
+        raise ValueError(
+            f"{path} has format {manifest['format']}, and this version reads up to {FORMAT}: install a later mvae-jax."
+        )
+    return manifest
+
+
+def check_replaceable(folder: Path) -> None:
+    """Refuses a folder that holds anything but an export as it was written.
+
+    Raises:
+        FileExistsError: it does.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not folder.is_dir() or not is_export(folder):
+        raise FileExistsError(f"{folder} exists and is no export: choose another folder, or remove it.")
+    if changed := _changed(folder):
+        raise FileExistsError(
+            f"{folder / changed} is not as it was exported: choose another folder, or remove the export."
+        )
+
+
+def verify(folder: Path) -> None:
+    """Refuses a folder that is no export, or not as it was written.
+
+    Raises:
+        FileNotFoundError: it is no export.
+        ValueError: a file was changed, added or removed.
+    """
+    if not is_export(folder):
+        raise FileNotFoundError(f"{folder / MANIFEST} does not exist; expected a folder that `mvae-jax export` wrote.")
+    if changed := _changed(folder):
+        raise ValueError(f"{folder / changed} is not as it was exported: export the model again.")
+
+
+def _changed(folder: Path) -> str | None:
+    """A file that is not as it was exported. Functions may be missing as a whole, as where they were not pulled."""
+    noted, there = _manifest(folder)["files"], _sums(folder)
+    if not (folder / FUNCTIONS).exists():
+        noted = {name: value for name, value in noted.items() if not name.startswith(f"{FUNCTIONS}/")}
+    names = sorted(noted.keys() | there.keys() - {MANIFEST})
+    return next((name for name in names if noted.get(name) != there.get(name)), None)
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    """Sums of all files of a folder, by their names within it."""
+    return {path.relative_to(folder).as_posix(): _sum(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def _sum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
