@@ -3,11 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 # Optional dependencies of pyproject.toml besides those of the tests, such as EXTRAS=cuda or EXTRAS=cuda,wandb.
 EXTRAS ?=
+# LOCKED=1 installs the versions of constraints/, with which the light tests passed on Python 3.11, 3.12 and 3.13.
+LOCKED ?=
 COMMA := ,
 BIN := $(VENV)/bin
-INSTALLED := $(VENV)/installed$(addprefix -,$(EXTRAS))
+INSTALLED := $(VENV)/installed$(addprefix -,$(EXTRAS))$(if $(LOCKED),-locked)
+CONSTRAINTS = $(if $(LOCKED),--constraint constraints/$(shell $(PYTHON) -c 'import sys; print("py%d%d.txt" % sys.version_info[:2])'))
 
-.PHONY: train test test-all promises lint clean
+.PHONY: train test test-all light promises lint clean
 
 train: $(INSTALLED)
 	$(BIN)/python experiments/celebahq_mvae.py $(ARGS)
@@ -18,6 +21,10 @@ test: $(INSTALLED)
 # Besides: whole experiments, kills and hosts at full counts, the wheel in an environment of its own.
 test-all: test
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+# What tells soon whether a version of Python or JAX will do: make light PYTHON=python3.13 VENV=.venv-3.13 LOCKED=1
+light: $(INSTALLED)
+	$(BIN)/python -m pytest tests/losses tests/test_gaussian.py tests/train/test_step.py tests/train/test_workdir.py tests/test_package.py $(ARGS)
 
 # What README promises, measured at full counts; `make test-all` tries each of them a few times.
 promises: $(INSTALLED)
@@ -32,7 +39,7 @@ lint: $(INSTALLED)
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mvae_jax needs Python >= 3.11, this is " + sys.version)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[test$(addprefix $(COMMA),$(EXTRAS))]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile $(CONSTRAINTS) --editable '.[test$(addprefix $(COMMA),$(EXTRAS))]'
 	touch $@
 
 clean:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 import pytest
+import xla_flags
 from PIL import Image
 
 from mvae_jax import experiment
@@ -43,7 +44,7 @@ def environment():
     return {
         **os.environ,
         "PYTHONPATH": str(ROOT),
-        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
+        "XLA_FLAGS": xla_flags.QUICK,
         "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }

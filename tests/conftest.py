@@ -4,13 +4,10 @@ import os
 import subprocess
 import tempfile
 
+import xla_flags
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Tests compile much and compute little: without LLVM's optimisations they take half the time, and without XLA's fusion
-# emitters, which generate more code, compilation takes half of what is left.
-_QUICK = (
-    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-)
-_FLAGS = f"--xla_force_host_platform_device_count=4 {_QUICK}"
+_FLAGS = f"--xla_force_host_platform_device_count=4 {xla_flags.QUICK} --xla_cpu_parallel_codegen_split_count=1"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
 # Devices forced upon one CPU share its pool of threads. Each collective blocks one thread per device, so two of them
 # on a pool of two threads may wait for each other for ever.

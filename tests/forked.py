@@ -35,12 +35,13 @@ _PATIENCE = 60  # seconds that a process may take to end once it was sent a sign
 def server(folder):
     """A function (command, **job) -> answer; commands run in `folder`."""
     import jax
+    import xla_flags
 
     paths = (ROOT, *(ROOT / "tests" / name for name in ("", "train", "experiment")))
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(map(str, paths)),
-        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
+        "XLA_FLAGS": xla_flags.QUICK,
         "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "PYTHONUNBUFFERED": "",

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 import toy
+import xla_flags
 
 from mvae_jax.data.pyramid.stream import record
 from mvae_jax.train.logging import read_metrics
@@ -30,8 +31,7 @@ def start(workdir, processes, **options):
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(FOLDERS),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // processes} --xla_backend_optimization_level=0 "
-        "--xla_cpu_use_fusion_emitters=false",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // processes} {xla_flags.QUICK}",
         "JAX_COMPILATION_CACHE_DIR": jax.config.values["jax_compilation_cache_dir"],
     }
     return [
