@@ -16,7 +16,7 @@ Research and teaching: samples, reconstructions, latent spaces, comparison with 
 people, to decide anything about them, or to give out its images as photographs."""
 
 _LIMITS = """\
-- It knows images of {size} pixels like those that it was trained on, and says something of any other image, too.
+- It knows {examples} like those that it was trained on, and says something of any other, too.
 - What it learned is what its training images show, with their imbalances.
 - Attributes and captions that it reads from images are guesses."""
 
@@ -82,21 +82,20 @@ def write(
     """
     settings, name = run.settings, run.settings["model"]
     count = sum(array.size for key, array in arrays.items() if key.startswith("params/"))
-    size = run.config.image_size
-    sides = f"{size} x {size}" if isinstance(size, int) else f"{size[0]} x {size[1]}"
+    examples = _examples(run.config)
     head = ["---", "library_name: mvae-jax", *([f"license: {license}"] if license else []), "tags:"]
     head += [f"- {tag}" for tag in ("jax", "flax", "generative-model", name)] + ["---"]
     parts = [
         "\n".join(head),
         f"# {name}",
         f"`{name}` of [mvae_jax](https://pypi.org/project/mvae-jax/) {mvae_jax.__version__}, phase {run.phase}, step "
-        f"{run.step:,}: {count:,} parameters, images of {sides} pixels.",
+        f"{run.step:,}: {count:,} parameters, {examples}.",
         "## Data",
         _data(settings),
         "## Intended use",
         _USE,
         "## Limits",
-        _LIMITS.format(size=sides),
+        _LIMITS.format(examples=examples),
         "## Consent",
         _CONSENT[_people(settings)],
         "## License",
@@ -114,6 +113,15 @@ def write(
             _RUN.format(**_shown(functions)),
         ]
     return "\n\n".join(parts) + "\n"
+
+
+def _examples(config: Any) -> str:
+    """What a model takes and gives, in words."""
+    if config.image_size is None:
+        return f"codes of {config.latent_size} dimensions"
+    size = config.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return f"images of {height} x {width} pixels"
 
 
 def _people(settings: Mapping[str, Any]) -> str:

@@ -168,7 +168,9 @@ def check_weights(folder: Path, found: Export, model: Model, config: Any) -> Non
     Raises:
         ValueError: the weights are not those of this model.
     """
-    batch = {"image": jnp.zeros((1, *functions.image_shape(config)), jnp.uint8)}
+    batch = {"code": jnp.zeros((1, getattr(config, "latent_size", 1)))}
+    if config.image_size is not None:
+        batch = {"image": jnp.zeros((1, *functions.image_shape(config)), jnp.uint8)}
     if names := getattr(config, "attributes", ()):
         batch["attributes"] = jnp.zeros((1, len(names)))
     drawn, _ = weights.flat(*jax.eval_shape(model.init, jax.random.key(0), batch))

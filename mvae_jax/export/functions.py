@@ -86,7 +86,9 @@ def _examples(config: Any) -> dict[str, Any]:
     def of(*shape: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, jnp.float32)
 
-    found: dict[str, Any] = {"x": of(batch, *image_shape(config)), "psi": of()}
+    found: dict[str, Any] = {"psi": of()}
+    if config.image_size is not None:  # a model of codes has no images
+        found["x"] = of(batch, *image_shape(config))
     if size := getattr(config, "latent_size", 0):
         latent = of(batch, size)
         found |= {"z": latent, "w": latent, "code": latent, "posterior": (latent, latent)}
@@ -96,7 +98,7 @@ def _examples(config: Any) -> dict[str, Any]:
 
 
 def image_shape(config: Any) -> tuple[int, int, int]:
-    """(H, W, C) of a model's images."""
+    """(H, W, C) of the images of a model that has any."""
     size = config.image_size
     height, width = (size, size) if isinstance(size, int) else size
     return height, width, getattr(config, "channels", 3)

@@ -50,6 +50,8 @@ def folder_of(path: str | os.PathLike[str]) -> Path:
     Raises:
         ValueError: the path is not UTF-8, which checkpoints and JSON need, or no path at all.
     """
+    if "\0" in os.fsdecode(path):
+        raise ValueError(f"the workdir {os.fsdecode(path)!a} has a null byte, as no name has: choose another one.")
     try:
         folder = Path(path).expanduser().resolve()
         str(folder).encode()
