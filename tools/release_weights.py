@@ -93,7 +93,14 @@ def _shapes(trial: bool) -> Data:
 def _digits_config(trial: bool) -> autoencoders.VAEConfig:
     epochs, width = (1, 8) if trial else (100, 256)
     return autoencoders.VAEConfig(
-        image_size=8, channels=1, network="dense", widths=(width,), latent_size=8, epochs=epochs, batch_size=32
+        image_size=8,
+        channels=1,
+        network="dense",
+        widths=(width,),
+        latent_size=8,
+        learn_scale=True,  # at a fixed one the codes say nothing of so few pixels
+        epochs=epochs,
+        batch_size=32,
     )
 
 

@@ -88,7 +88,7 @@ def write(
     parts = [
         "\n".join(head),
         f"# {name}",
-        f"`{name}` of [mvae_jax](https://pypi.org/project/mvae-jax/) {mvae_jax.__version__}, phase {run.phase}, step "
+        f"`{name}` of mvae_jax {mvae_jax.__version__}, phase {run.phase}, step "
         f"{run.step:,}: {count:,} parameters, {examples}.",
         "## Data",
         _data(settings),
