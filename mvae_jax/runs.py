@@ -274,7 +274,9 @@ def rebuild(default: ConfigT, values: Mapping[str, Any]) -> ConfigT:
 
     Args:
         default: an instance, which tells the types and what `values` does not say.
-        values: field -> value; lists become tuples. A dataclass takes the place of the default as it is.
+        values: field -> value; lists become tuples. A dataclass takes the place of the default as it is. Where the
+            default is a tuple of dataclasses, each item is one of their kind, and what it does not say is as that kind
+            has it by default.
 
     Raises:
         ValueError: `values` has a field that the dataclass does not have.
@@ -286,9 +288,17 @@ def rebuild(default: ConfigT, values: Mapping[str, Any]) -> ConfigT:
     for field in dataclasses.fields(default):  # type: ignore[arg-type]
         if field.name in values:
             old, new = getattr(default, field.name), values[field.name]
-            nested = dataclasses.is_dataclass(old) and not dataclasses.is_dataclass(new)
-            changes[field.name] = rebuild(old, new) if nested else _frozen(new)
+            if isinstance(old, tuple) and old and dataclasses.is_dataclass(old[0]):
+                kind: Any = type(old[0])
+                changes[field.name] = tuple(_rebuilt(kind(), item) for item in new)
+            else:
+                changes[field.name] = _rebuilt(old, new)
     return dataclasses.replace(default, **changes)  # type: ignore[type-var]
+
+
+def _rebuilt(old: Any, new: Any) -> Any:
+    nested = dataclasses.is_dataclass(old) and not dataclasses.is_dataclass(new)
+    return rebuild(old, new) if nested else _frozen(new)
 
 
 def _frozen(value: Any) -> Any:

@@ -6,7 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from mvae_jax.models import ZOO, alae, attribute_classifier, autoencoders, bigan, cvae, latent_flow, multimodal, vae_gan
+from mvae_jax.models import (
+    ZOO,
+    alae,
+    attribute_classifier,
+    autoencoders,
+    bigan,
+    cvae,
+    latent_flow,
+    multimodal,
+    multimodal_vaes,
+    vae_gan,
+)
 from mvae_jax.objective import Model, Phase
 
 BATCH = 8
@@ -74,6 +85,20 @@ BIGAN = bigan.BiGANConfig(**TINY, decayed_epochs=1, encoder="gaussian")
 LATENT_REGRESSOR = bigan.LatentRegressorConfig(**TINY, decayed_epochs=0)
 JOINT_LATENT_REGRESSOR = bigan.JointLatentRegressorConfig(**TINY, decayed_epochs=1)
 
+MODALITIES = (
+    multimodal_vaes.Modality("image", (8, 8, 3), "laplace", 0.75, widths=(4, 6)),
+    multimodal_vaes.Modality("attributes", (10,), "bernoulli", network="dense", widths=(8,)),
+    multimodal_vaes.Modality("pose", (3,), network="dense", widths=(8,), weight=2.0),
+)
+WITH_PRIVATE = tuple(dataclasses.replace(m, private_size=size) for m, size in zip(MODALITIES, (3, 0, 2), strict=True))
+FAMILY = {"modalities": MODALITIES, "latent_size": 4, "epochs": 1, "batch_size": BATCH}
+MVAE = multimodal_vaes.MVAEConfig(**FAMILY, subsets=1)
+MMVAE = multimodal_vaes.MMVAEConfig(**FAMILY, samples=3)
+MOPOE = multimodal_vaes.MoPoEConfig(**FAMILY)
+MVTCAE = multimodal_vaes.MVTCAEConfig(**FAMILY)
+MMVAE_PLUS = multimodal_vaes.MMVAEPlusConfig(**{**FAMILY, "modalities": WITH_PRIVATE}, samples=3)
+JMVAE = multimodal_vaes.JMVAEConfig(**FAMILY, joint_widths=(8,))
+
 LARSEN = {
     "image_size": 8,
     "latent_size": 4,
@@ -116,6 +141,19 @@ def codes(count: int) -> dict[str, np.ndarray]:
     return {"code": mixed.astype(np.float32), "deviation": deviation, "attributes": bits}
 
 
+def posed_faces(count: int) -> dict[str, np.ndarray]:
+    """The same with a pose, of which the first example has none, and nor have its neighbours some of the rest."""
+    generator, numbers = np.random.default_rng(2), np.arange(count)
+    pose = generator.normal(size=(count, 3)).astype(np.float32)
+    pose[::4] = np.nan
+    present = {
+        "present/image": numbers % 5 != 1,
+        "present/attributes": numbers % 3 != 2,
+        "present/pose": numbers % 4 != 0,
+    }
+    return {**tiny_faces(count), "pose": pose, **{name: mask.astype(np.float32) for name, mask in present.items()}}
+
+
 def with_relief(params: Mapping[str, Any]) -> dict[str, Any]:
     """StyleALAE with noise on its constant: drawn as ones, it is flat, and instance norm divides rounding by 1e-4."""
     block = params["generator_4"]["block"]
@@ -140,6 +178,12 @@ TABLE = {
         ("beta_vae", BETA_VAE, small_faces),
         ("beta_tcvae", BETA_TCVAE, small_faces),
         ("cvae", CVAE, lambda count: faces(count, CVAE.image_size)),
+        ("mvae", MVAE, posed_faces),
+        ("mmvae", MMVAE, posed_faces),
+        ("mopoe", MOPOE, posed_faces),
+        ("mvtcae", MVTCAE, posed_faces),
+        ("mmvae_plus", MMVAE_PLUS, posed_faces),
+        ("jmvae", JMVAE, posed_faces),
         ("alae", ALAE, tiny_faces),
         ("bigan", BIGAN, tiny_faces),
         ("latent_regressor", LATENT_REGRESSOR, tiny_faces),

@@ -32,7 +32,8 @@ class Split:
             "deviation": float32 [N, D], the standard deviations of the codes' posteriors. "attributes": float32 [N, A]
             in {0, 1}, "factors": int32 [N, F], indices of the values of its generative factors, "label": int32 [N], the
             number of its class, and "index": int32 [N], the example's number in its data set, where the data set has
-            them.
+            them. Other modalities have names of their own, and "present/NAME", float32 [N], is 0 where an example has no
+            such value, whatever stands there, else 1.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -179,9 +180,10 @@ class Splits:
 
     def sha256(self) -> str:
         """Returns a checksum, hexadecimal, of all arrays but numbers of examples: a resumed run must see them."""
-        digest = hashlib.sha256()
+        digest, first = hashlib.sha256(), ("image", "code", "deviation", "attributes", "factors", "label")
         for _, split in self:
-            for name in ("image", "code", "deviation", "attributes", "factors", "label"):
+            others = sorted(set(split.arrays) - {*first, "index"})
+            for name in (*first, *others):
                 if name in split.arrays:
                     digest.update(split[name].tobytes())
         return digest.hexdigest()

@@ -35,7 +35,7 @@ def importance_weighted_bound(log_weights: jax.Array) -> jax.Array:
 
 
 @in_float32
-def doubly_reparameterised_bound(log_weight: Callable[[jax.Array], jax.Array], z: jax.Array) -> jax.Array:
+def doubly_reparameterised_bound(log_weight: Callable[[jax.Array], Any], z: jax.Array, *, has_aux: bool = False) -> Any:
     """`importance_weighted_bound` whose gradient by the posterior is the doubly reparameterised one (DReG).
 
     With w_k the normalised weights, the gradient by z_k is w_k^2 d log_weight / d z_k, and by all that `log_weight`
@@ -48,38 +48,45 @@ def doubly_reparameterised_bound(log_weight: Callable[[jax.Array], jax.Array], z
         log_weight: z [B, K, ...] -> log p(x | z) + log p(z) - log q(z | x), [B, K]; that of a sample may depend on that
             sample alone.
         z: reparameterised samples of the posterior, [B, K, ...].
+        has_aux: `log_weight` returns a pair, whose second part is a tree of arrays to be handed on without a gradient.
 
     Returns:
-        One bound per example, [B], in nats.
+        One bound per example, [B], in nats; with `has_aux` a pair, that and the tree.
 
     Reference:
         Tucker et al., 2019, arXiv:1810.04152, equation 8.
     """
     assert_events(z)
-    function, closed_over = jax.closure_convert(log_weight, z)
-    return _doubly_reparameterised_bound(function, z, tuple(closed_over))
+
+    def pair(z: jax.Array) -> tuple[jax.Array, Any]:
+        log_weights, aux = log_weight(z) if has_aux else (log_weight(z), None)
+        chex.assert_shape(log_weights, z.shape[:2])
+        return log_weights, aux
+
+    function, closed_over = jax.closure_convert(pair, z)
+    bound, aux = _doubly_reparameterised_bound(function, z, tuple(closed_over))
+    return (bound, jax.lax.stop_gradient(aux)) if has_aux else bound
 
 
 def _doubly_reparameterised(
-    function: Callable[..., jax.Array], z: jax.Array, closed_over: tuple[Any, ...]
-) -> jax.Array:
-    log_weights = function(z, *closed_over)
-    chex.assert_shape(log_weights, z.shape[:2])
-    return importance_weighted_bound(log_weights)
+    function: Callable[..., tuple[jax.Array, Any]], z: jax.Array, closed_over: tuple[Any, ...]
+) -> tuple[jax.Array, Any]:
+    log_weights, aux = function(z, *closed_over)
+    return importance_weighted_bound(log_weights), aux
 
 
 def _forward(
-    function: Callable[..., jax.Array], z: jax.Array, closed_over: tuple[Any, ...]
-) -> tuple[jax.Array, tuple[Any, jax.Array]]:
-    log_weights, transpose = jax.vjp(function, z, *closed_over)
-    return importance_weighted_bound(log_weights), (transpose, jax.nn.softmax(log_weights, axis=1))
+    function: Callable[..., tuple[jax.Array, Any]], z: jax.Array, closed_over: tuple[Any, ...]
+) -> tuple[tuple[jax.Array, Any], tuple[Any, jax.Array]]:
+    log_weights, transpose, aux = jax.vjp(function, z, *closed_over, has_aux=True)
+    return (importance_weighted_bound(log_weights), aux), (transpose, jax.nn.softmax(log_weights, axis=1))
 
 
 def _backward(
-    function: Callable[..., jax.Array], kept: tuple[Any, jax.Array], gradient: jax.Array
+    function: Callable[..., tuple[jax.Array, Any]], kept: tuple[Any, jax.Array], gradients: tuple[jax.Array, Any]
 ) -> tuple[jax.Array, tuple[Any, ...]]:
     transpose, weights = kept
-    by_z, *by_others = transpose(gradient[:, None] * weights)
+    by_z, *by_others = transpose(gradients[0][:, None] * weights)
     return weights.reshape(*weights.shape, *(1,) * (by_z.ndim - 2)) * by_z, tuple(by_others)
 
 

@@ -10,7 +10,17 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from mvae_jax.models import alae, attribute_classifier, autoencoders, bigan, cvae, latent_flow, multimodal, vae_gan
+from mvae_jax.models import (
+    alae,
+    attribute_classifier,
+    autoencoders,
+    bigan,
+    cvae,
+    latent_flow,
+    multimodal,
+    multimodal_vaes,
+    vae_gan,
+)
 from mvae_jax.objective import Model, Phase
 
 
@@ -72,6 +82,12 @@ ZOO: dict[str, ZooModel] = {
     "beta_vae": Entry(autoencoders.BetaVAEConfig, autoencoders.build, autoencoders.phases),
     "beta_tcvae": Entry(autoencoders.BetaTCVAEConfig, autoencoders.build, autoencoders.phases),
     "cvae": Entry(cvae.Config, cvae.build, cvae.phases),
+    "mvae": Entry(multimodal_vaes.MVAEConfig, multimodal_vaes.build, multimodal_vaes.phases),
+    "mmvae": Entry(multimodal_vaes.MMVAEConfig, multimodal_vaes.build, multimodal_vaes.phases),
+    "mopoe": Entry(multimodal_vaes.MoPoEConfig, multimodal_vaes.build, multimodal_vaes.phases),
+    "mvtcae": Entry(multimodal_vaes.MVTCAEConfig, multimodal_vaes.build, multimodal_vaes.phases),
+    "mmvae_plus": Entry(multimodal_vaes.MMVAEPlusConfig, multimodal_vaes.build, multimodal_vaes.phases),
+    "jmvae": Entry(multimodal_vaes.JMVAEConfig, multimodal_vaes.build, multimodal_vaes.phases),
     "alae": Entry(alae.ALAEConfig, alae.mlp.build, alae.mlp.phases),
     "style_alae": Entry(alae.StyleALAEConfig, alae.style.build, alae.style.phases, lengths=("last_images",)),
     "bigan": Entry(bigan.BiGANConfig, bigan.build, bigan.phases),

@@ -121,12 +121,12 @@ class DenseDecoder(nn.Module):
     """Latents to images by dense layers with ReLU.
 
     Attributes:
-        shape: (H, W, C) of the images.
+        shape: (H, W, C) of the images, or that of other values.
         widths: units of the *encoder's* hidden layers.
         dtype: of the computation.
     """
 
-    shape: tuple[int, int, int] = (64, 64, 3)
+    shape: tuple[int, ...] = (64, 64, 3)
     widths: tuple[int, ...] = (512, 256)
     dtype: DTypeLike = jnp.float32
 

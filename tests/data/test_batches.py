@@ -172,6 +172,15 @@ def test_sha256_is_of_images_and_attributes():
     assert Splits.cut({**arrays, "index": arrays["index"] + 1}, 3, 2, ("a", "b"), {}).sha256() == splits.sha256()
 
 
+def test_sha256_is_of_other_modalities_and_of_what_is_missing_too():
+    poses = {"pose": np.ones((6, 3), np.float32), "present/pose": np.ones(6, np.float32)}
+    arrays = {**arrays_of(6), **poses}
+    sums = {Splits.cut(arrays_of(6), 3, 2, ("a", "b"), {}).sha256(), Splits.cut(arrays, 3, 2, ("a", "b"), {}).sha256()}
+    for name in poses:
+        sums.add(Splits.cut({**arrays, name: 0 * arrays[name]}, 3, 2, ("a", "b"), {}).sha256())
+    assert len(sums) == 4
+
+
 @pytest.mark.parametrize(
     ("names", "without", "message"),
     [

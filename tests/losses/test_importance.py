@@ -173,6 +173,20 @@ def test_two_samples_have_on_average_the_same_gradient_either_way_and_a_tighter_
     np.testing.assert_allclose(by_plain, by_doubly, rtol=1e-3)
 
 
+def test_what_log_weight_says_beside_it_is_handed_on():
+    def log_weight(z):
+        return (z**2).sum(-1), {"twice": 2 * z}
+
+    def bound(z):
+        value, aux = losses.doubly_reparameterised_bound(log_weight, z, has_aux=True)
+        return value.sum() + aux["twice"].sum(), aux
+
+    gradient, aux = jax.grad(bound, has_aux=True)(jnp.asarray(NOISE))
+    np.testing.assert_array_equal(aux["twice"], 2 * NOISE)
+    plain = jax.grad(lambda z: losses.doubly_reparameterised_bound(lambda z: (z**2).sum(-1), z).sum())(NOISE)
+    np.testing.assert_allclose(gradient, plain, rtol=1e-6)
+
+
 def test_a_log_weight_of_another_shape_is_refused():
     with pytest.raises(AssertionError, match="shape"):
         losses.doubly_reparameterised_bound(lambda z: z.sum(1), jnp.zeros((2, 3, 4)))

@@ -21,10 +21,16 @@ from zoo import (
     BIGAN,
     CVAE,
     GAN,
+    JMVAE,
     JOINT_LATENT_REGRESSOR,
     LATENT_FLOW,
     LATENT_REGRESSOR,
+    MMVAE,
+    MMVAE_PLUS,
+    MOPOE,
     MULTIMODAL,
+    MVAE,
+    MVTCAE,
     STYLE_ALAE,
     TABLE,
     VAE,
@@ -61,6 +67,12 @@ CONFIGS = {
     "beta_vae": dataclasses.replace(BETA_VAE, network="dense"),
     "beta_tcvae": BETA_TCVAE,
     "cvae": CVAE,
+    "mvae": MVAE,
+    "mmvae": MMVAE,
+    "mopoe": MOPOE,
+    "mvtcae": MVTCAE,
+    "mmvae_plus": MMVAE_PLUS,
+    "jmvae": JMVAE,
     "alae": dataclasses.replace(ALAE, widths=(32, 24)),
     "style_alae": dataclasses.replace(STYLE_ALAE, first_width=32, most_width=32, latent_size=64),
     "bigan": dataclasses.replace(BIGAN, widths=(32, 24)),
@@ -210,6 +222,10 @@ COSINES = {
     "beta_vae": {"encoder": 0.99, "decoder": 0.999},
     "beta_tcvae": {"encoder": 0.99, "decoder": 0.999},
     "cvae": {"encoder": 0.99, "decoder": 0.999, "prior": 0.99},
+    **{
+        name: {"encoders": 0.99, "decoders": 0.99}
+        for name in ("mvae", "mmvae", "mopoe", "mvtcae", "mmvae_plus", "jmvae")
+    },
 }
 
 
