@@ -172,6 +172,24 @@ ARGUMENTS = {
     },
     "likelihood.importance_bound": {"log_weights": CODES},
     "manifold.precision_and_recall": {"real": CODES, "generated": OTHERS, "features": two_sets()["features"]},
+    "multimodal.coherence": {
+        "draw_subset": lambda key, values: next(iter(values.values())),
+        "decode": {"a": lambda z: z},
+        "classify": {"a": lambda x: np.asarray(x)[:, 0] > 0},
+        "values": {"a": CODES, "b": OTHERS},
+        "labels": LABELS,
+        "prior_codes": OTHERS,
+        "key": KEY,
+    },
+    "multimodal.subset_log_likelihood": {
+        "encode_subset": lambda values: encode(next(iter(values.values()))),
+        "log_likelihood": lambda values, z: {name: -jnp.square(z).sum(-1) for name in values},
+        "values": {"a": CODES, "b": OTHERS},
+        "key": KEY,
+        "of": ("a",),
+        "given": ("b",),
+        "samples": 2,
+    },
     "perceptual_path.arc_step": {"start": CODES, "end": OTHERS, "place": SCORES[0], "epsilon": 0.1},
     "perceptual_path.lengths_of_both_spaces": {
         "draw": lambda w, keys: jnp.tanh(w)[:, :, None, None],
@@ -234,6 +252,7 @@ OTHERS_OF_EVAL = {
     *("batched.in_chunks", "batched.pixels", "batched.to_bytes", "perceptual_path.comparable"),
     *("features.inception_features", "features.Comparison.of", "fid.frechet_distance_of_sets", "fid.too_few"),
     *("classification.Confusion.rates", "consistency.most_changes"),
+    "multimodal.Coherence.by_count",
 }
 # A value that is not finite is what it looks for.
 SIGNS = {("stability.assess_stability", name) for name in ("samples", "reconstructions", "records")}
