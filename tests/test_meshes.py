@@ -221,7 +221,10 @@ def prepared(name):
     return losses, batch, shared, jax.jit(functools.partial(losses, axis_name=None))(batch, shared)
 
 
-FAMILIES = ("multimodal", "attribute_classifier", "beta_tcvae", "cvae", "alae", "style_alae", "bigan", "vae_gan")
+FAMILIES = (
+    *("multimodal", "attribute_classifier", "beta_tcvae", "cvae", "alae", "style_alae", "bigan", "vae_gan"),
+    *("mvae", "mmvae_plus"),
+)
 QUICK = ("beta_tcvae", "four_devices")  # it draws, and compares the examples of a batch
 
 
