@@ -32,8 +32,8 @@ class Split:
             "deviation": float32 [N, D], the standard deviations of the codes' posteriors. "attributes": float32 [N, A]
             in {0, 1}, "factors": int32 [N, F], indices of the values of its generative factors, "label": int32 [N], the
             number of its class, and "index": int32 [N], the example's number in its data set, where the data set has
-            them. Other modalities have names of their own, and "present/NAME", float32 [N], is 0 where an example has no
-            such value, whatever stands there, else 1.
+            them. Other modalities have names of their own, and "present/NAME", float32 [N], is 0 where an example has
+            no such value, whatever stands there, else 1.
     """
 
     arrays: Mapping[str, np.ndarray]

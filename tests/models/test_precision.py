@@ -72,7 +72,7 @@ CONFIGS = {
     "mopoe": MOPOE,
     "mvtcae": MVTCAE,
     "mmvae_plus": MMVAE_PLUS,
-    "jmvae": JMVAE,
+    "jmvae": dataclasses.replace(JMVAE, warmup_epochs=0),  # in whose first step encoders have no gradient
     "alae": dataclasses.replace(ALAE, widths=(32, 24)),
     "style_alae": dataclasses.replace(STYLE_ALAE, first_width=32, most_width=32, latent_size=64),
     "bigan": dataclasses.replace(BIGAN, widths=(32, 24)),

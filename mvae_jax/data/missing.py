@@ -1,0 +1,58 @@
+"""Data of which a part is hidden: how much a model of several modalities needs of each."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from mvae_jax.data.batches import Split, Splits, permutation
+
+
+def hide(data: Splits, shares: Mapping[str, float], seed: int) -> Splits:
+    """Takes some modalities from some training examples.
+
+    The masks "present/NAME" say which have them, and zeros stand in place of what is hidden. The examples are chosen
+    for each modality by itself; of a larger share all are hidden that are hidden of a smaller one. Validation and
+    calibration examples keep all that they have.
+
+    Args:
+        data: whose splits are in memory.
+        shares: name of the modality -> share of the training examples that lose it, in [0, 1].
+        seed: not negative.
+
+    Returns:
+        The data with masks, to which those that they had still apply; their provenance says what was hidden.
+
+    Raises:
+        ValueError: a share is not in [0, 1], or the data have no such modality.
+    """
+    for name, share in shares.items():
+        if name not in data.train.arrays or not 0 <= share <= 1:
+            raise ValueError(
+                f"shares say {name}: {share}; expected a share from 0 to 1 of one of the data's arrays, "
+                f"{', '.join(sorted(data.train.arrays))}."
+            )
+
+    def masked(split: Split, hidden: Mapping[str, float]) -> Split:
+        arrays = dict(split.arrays)
+        for name in shares:
+            mask = np.array(arrays.get(f"present/{name}", np.ones(len(split))), np.float32)
+            order = permutation(len(split), seed, *name.encode())
+            mask[order[: round(hidden.get(name, 0.0) * len(split))]] = 0
+            arrays[f"present/{name}"] = mask
+            arrays[name] = np.where(_beside(mask, arrays[name]) != 0, arrays[name], np.zeros((), arrays[name].dtype))
+        return Split(arrays)
+
+    return dataclasses.replace(
+        data,
+        train=masked(data.train, shares),
+        validation=masked(data.validation, {}),
+        calibration=masked(data.calibration, {}),
+        provenance={**data.provenance, "hidden": dict(shares), "hidden_seed": seed},
+    )
+
+
+def _beside(mask: np.ndarray, values: np.ndarray) -> np.ndarray:
+    return mask.reshape(len(mask), *(1,) * (values.ndim - 1))
