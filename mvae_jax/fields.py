@@ -142,6 +142,9 @@ def _removed(config: Any, values: Mapping[str, Any], prefix: str) -> Iterator[tu
             yield f"{prefix}{name}", value
         elif dataclasses.is_dataclass(getattr(config, name)) and isinstance(value, Mapping):
             yield from _removed(getattr(config, name), value, f"{prefix}{name}.")
+        elif items := _items(getattr(config, name), value):
+            for number, (kind, item) in enumerate(items):
+                yield from _removed(kind, item, f"{prefix}{name}[{number}].")
 
 
 def _completed(config: Any, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,7 +161,18 @@ def _completed(config: Any, values: Mapping[str, Any]) -> dict[str, Any]:
                 completed[field.name] = dataclasses.asdict(value) if group else value
         elif dataclasses.is_dataclass(current) and isinstance(values[field.name], Mapping):
             completed[field.name] = _completed(current, values[field.name])
+        elif items := _items(current, values[field.name]):
+            completed[field.name] = [_completed(kind, item) for kind, item in items]
     return completed
+
+
+def _items(current: Any, recorded: Any) -> list[tuple[Any, Mapping[str, Any]]]:
+    """Recorded items of a field that is a tuple of dataclasses, each with one that tells its fields; else nothing."""
+    if not (isinstance(current, tuple) and current and dataclasses.is_dataclass(current[0])):
+        return []
+    if not isinstance(recorded, list | tuple) or not all(isinstance(item, Mapping) for item in recorded):
+        return []
+    return [(current[0], item) for item in recorded]
 
 
 def _before(field: dataclasses.Field[Any]) -> Any:

@@ -58,6 +58,30 @@ def test_leaves_have_dotted_names():
 
 
 @dataclasses.dataclass(frozen=True)
+class Part:
+    name: str = "whole"
+    scale: float = dataclasses.field(default=1.0, metadata={"before": 0.5})
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    parts: tuple[Part, ...] = (Part(), Part("other"))
+
+
+def test_each_item_of_a_tuple_of_dataclasses_is_completed():
+    recorded = {"parts": [{"name": "a"}, {"name": "b", "scale": 2.0}, {"name": "c"}]}
+    completed = fields.as_now(Parts(), recorded, file="config.json", name="config")
+    assert completed == {"parts": [{"name": n, "scale": s} for n, s in (("a", 0.5), ("b", 2.0), ("c", 0.5))]}
+    recorded["parts"][1]["colour"] = "red"
+    with pytest.raises(
+        ValueError, match=r'config.json has config.parts\[1\].colour = "red", which this version does not'
+    ):
+        fields.as_now(Parts(), recorded, file="config.json", name="config")
+    passed = fields.as_now(Parts(), recorded, file="config.json", name="config", ignore_removed=True, warn=False)
+    assert passed == completed
+
+
+@dataclasses.dataclass(frozen=True)
 class Classifier:
     workdir: str = ""
     epochs: int = 5
