@@ -179,10 +179,13 @@ class Splits:
         return splits[split]
 
     def sha256(self) -> str:
-        """Returns a checksum, hexadecimal, of all arrays but numbers of examples: a resumed run must see them."""
+        """Returns a checksum, hexadecimal, of all arrays but numbers of examples and of persons.
+
+        A resumed run must see them, and no model those numbers.
+        """
         digest, first = hashlib.sha256(), ("image", "code", "deviation", "attributes", "factors", "label")
         for _, split in self:
-            others = sorted(set(split.arrays) - {*first, "index"})
+            others = sorted(set(split.arrays) - {*first, "index", "identity"})
             for name in (*first, *others):
                 if name in split.arrays:
                     digest.update(split[name].tobytes())

@@ -169,7 +169,8 @@ def test_sha256_is_of_images_and_attributes():
             other = {**arrays, name: arrays[name].copy()}
             other[name][place] += 1
             assert Splits.cut(other, 3, 2, ("a", "b"), {}).sha256() != splits.sha256()
-    assert Splits.cut({**arrays, "index": arrays["index"] + 1}, 3, 2, ("a", "b"), {}).sha256() == splits.sha256()
+    for numbers in ({"index": arrays["index"] + 1}, {"identity": np.arange(6, dtype=np.int32)}):
+        assert Splits.cut({**arrays, **numbers}, 3, 2, ("a", "b"), {}).sha256() == splits.sha256()
 
 
 def test_sha256_is_of_other_modalities_and_of_what_is_missing_too():
