@@ -477,14 +477,37 @@ def test_the_pose_of_the_table_is_partly_missing():
 # --- numbers of MultiVae ---------------------------------------------------------------------------------------------
 
 PARITY_BATCH = 8
-PARITY_NOISE = {"mvae": (PARITY_BATCH, 4, 2), "mopoe": (PARITY_BATCH, 2), "mmvae": (PARITY_BATCH, 3, 3, 2)}
+PARITY_NOISE = {
+    "mvae": (PARITY_BATCH, 4, 2),
+    "mopoe": (PARITY_BATCH, 2),
+    "mvtcae": (PARITY_BATCH, 2),
+    "jmvae": (PARITY_BATCH, 2),
+    "mmvae": (PARITY_BATCH, 3, 3, 2),
+    "mmvae_plus": (PARITY_BATCH, 3, 3, 2),
+}
+PRIVATE = tuple(dataclasses.replace(m, private_size=1) for m in DENSE)  # MultiVae has one size for all
+PARITY_CONFIGS = {**CONFIGS, "mmvae_plus": dataclasses.replace(CONFIGS["mmvae_plus"], modalities=PRIVATE)}
 # What MultiVae 1.0.3 gave with PyTorch 2.13 for the same parameters, examples and noise: the loss, and sums of the
-# sizes of its gradients by the first layers of encoders and decoders. Its loss of "dreg" is another number, not here.
+# sizes of its gradients by the first layers of encoders and decoders, and by the auxiliary priors. Its loss of "dreg"
+# is another number, and not here.
 MULTIVAE = {
     "mvae": (25.153946, (4.5115414, 0.8889187, 0.3051926), (3.2695808, 1.7345839, 3.1890171)),
     "mopoe": (12.734618, (2.7930689, 2.6676333, 0.5259299), (3.0597906, 3.3803689, 2.4465077)),
+    "mvtcae": (13.042299, (3.6972747, 1.6365318, 0.5045644), (2.2143242, 2.2149379, 1.1485440)),
+    "mvtcae-missing": (9.5781231, (2.1729681, 0.9189062, 0.7038236), (2.0374150, 1.2625422, 1.3842552)),
+    "jmvae": (33.994865, (1.2901042, 4.9048657, 0.4076940), (25.937866, 12.387273, 7.0574141)),
     "mmvae-iwae": (12.134156, (3.4696951, 0.4738426, 0.4829022), (2.0099771, 1.1458778, 2.5585263)),
     "mmvae-dreg": (12.134156, (2.4167044, 0.4578544, 0.3196660), (2.0099771, 1.1458778, 2.5585263)),
+    "mmvae-iwae-missing": (9.2945461, (2.2229526, 0.2980313, 0.8283863), (1.6319606, 0.7967348, 2.7501998)),
+    "mmvae-dreg-missing": (9.2945461, (1.5066128, 0.1265175, 0.5338233), (1.6319606, 0.7967348, 2.7501998)),
+    "mmvae_plus-iwae": (
+        *(10.669402, (2.7693741, 0.6415322, 0.3159300), (2.4975967, 0.8798546, 1.1914176)),
+        (0.00959781, 0.02223821, 0.00705128),
+    ),
+    "mmvae_plus-dreg": (
+        *(10.669402, (1.8379583, 0.2623832, 0.2034394), (2.4975967, 0.8798546, 1.1914176)),
+        (0.00959781, 0.02223821, 0.00705128),
+    ),
 }
 
 
@@ -494,41 +517,56 @@ def waves(shape, start=0):
     return np.float32(1.4 * np.sin(1.7 * np.arange(start, start + count) ** 1.1)).reshape(shape)
 
 
-def by_formula(name):
-    """Parameters and eight complete examples."""
-    leaves, structure = jax.tree.flatten(prepared(name)[1])
-    params = structure.unflatten([0.5 * waves(leaf.shape, 100 * number) for number, leaf in enumerate(leaves)])
+def by_formula(name, *, missing=False):
+    """Parameters and eight examples, complete or with gaps."""
     rows = np.arange(PARITY_BATCH)
     bits = np.stack([rows % 2, rows // 2 % 2], axis=1)
     data = {"left": waves((PARITY_BATCH, 4), 7), "kind": np.eye(3)[rows % 3], "bits": bits}
-    return params, {n: np.float32(v) for n, v in data.items()}
+    if missing:
+        data |= {"present/left": rows % 3 != 0, "present/kind": rows % 4 != 1}
+    data = {n: np.float32(v) for n, v in data.items()}
+    model = ZOO[name].build(PARITY_CONFIGS[name])
+    leaves, structure = jax.tree.flatten(jax.eval_shape(model.init, jax.random.key(0), data)[0])
+    return structure.unflatten([0.5 * waves(leaf.shape, 100 * n) for n, leaf in enumerate(leaves)]), data
 
 
-def of_formula(name):
-    """Mean loss, and sums of the sizes of its gradients by the first layer of each encoder and decoder."""
-    name, _, estimator = name.partition("-")
-    config, (params, data), noise = CONFIGS[name], by_formula(name), waves(PARITY_NOISE[name])
+def of_formula(case):
+    """Mean loss, and the sums of `MULTIVAE`."""
+    name, *options = case.split("-")
+    config, noise = PARITY_CONFIGS[name], waves(PARITY_NOISE[name])
+    params, data = by_formula(name, missing="missing" in options)
 
     def loss(params):
         seen = networks.of_batch(config, data)
         of = networks.encode(config, params, seen), functools.partial(networks.log_likelihoods, config, params, seen)
+        settings = {"weights": config.weights}
+        if name.startswith("mmvae"):
+            settings["estimator"] = options[0]
         if name == "mvae":
             sets = jnp.zeros((PARITY_BATCH, 0, 3))
-            terms = objectives.mvae(*of, noise, sets, weights=config.weights, beta=1.0, unimodal=True)
+            terms = objectives.mvae(*of, noise, sets, beta=1.0, unimodal=True, **settings)
         elif (
             name == "mopoe"
         ):  # MultiVae draws the k-th of seven parts of a batch from the k-th set, the rest from the last
             share = np.float32((np.minimum(np.arange(PARITY_BATCH), 6) + 0.5) / 7)
-            terms = objectives.mopoe(*of, noise, share, weights=config.weights, beta=1.0)
+            terms = objectives.mopoe(*of, noise, share, beta=1.0, **settings)
+        elif name == "mvtcae":
+            terms = objectives.mvtcae(*of, noise, alpha=config.alpha, beta=config.beta, **settings)
+        elif name == "jmvae":
+            joint = networks.encode_jointly(config, params, seen)
+            terms = objectives.jmvae(joint, *of, noise, alpha=config.alpha, beta=config.beta, **settings)
+        elif name == "mmvae":
+            terms = objectives.mmvae(*of, noise, **settings)
         else:
-            terms = objectives.mmvae(*of, noise, weights=config.weights, estimator=estimator)
+            own = {m.name: waves((PARITY_BATCH, 3, 3, 1), 50 * n) for n, m in enumerate(PRIVATE)}
+            terms = objectives.mmvae_plus(*of, noise, own, params["auxiliary_priors"], beta=0.7, **settings)
         return terms["loss"].mean()
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(params)
-    return float(value), *(
-        [float(np.abs(gradient[group][m.name]["Dense_0"]["kernel"]).sum()) for m in DENSE]
-        for group in ("encoders", "decoders")
-    )
+    layers = [{n: net["Dense_0"]["kernel"] for n, net in gradient[group].items()} for group in ("encoders", "decoders")]
+    if name == "mmvae_plus":
+        layers.append(gradient["auxiliary_priors"])
+    return float(value), *([float(np.abs(layer[m.name]).sum()) for m in DENSE] for layer in layers)
 
 
 @pytest.mark.parametrize("name", MULTIVAE)
