@@ -154,7 +154,7 @@ def mixture_log_prob(
         ValueError: no expert is given, or the sequences differ in length.
 
     Reference:
-        Shi et al., 2019, arXiv:1911.03393, equation 2.
+        Shi et al., 2019, arXiv:1911.03393 (mixture of experts).
     """
     _check_experts("mixture_log_prob", means, logvars, present)
     known = None

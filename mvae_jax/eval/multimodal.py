@@ -58,7 +58,7 @@ def subset_log_likelihood(
         ValueError: a name is not among the values, or is in both lists, or `of` is empty.
 
     Reference:
-        Burda et al., 2016, arXiv:1509.00519, equation 8; Wu and Goodman, 2018, arXiv:1802.05335, section 5.1.
+        Burda et al., 2016, arXiv:1509.00519, equation 8.
     """
     names = (*given, *of)
     wrong = sorted({name for name in names if name not in values or names.count(name) > 1})
@@ -142,7 +142,7 @@ def coherence(
             another number of labels than of examples.
 
     Reference:
-        Shi et al., 2019, arXiv:1911.03393, section 4.1 (coherence of joint and cross generation).
+        Shi et al., 2019, arXiv:1911.03393 (coherence of joint and cross generation).
     """
     names, labels = tuple(values), np.asarray(labels)
     count = len(next(iter(values.values()))) if values else 0

@@ -54,7 +54,7 @@ def doubly_reparameterised_bound(log_weight: Callable[[jax.Array], Any], z: jax.
         One bound per example, [B], in nats; with `has_aux` a pair, that and the tree.
 
     Reference:
-        Tucker et al., 2019, arXiv:1810.04152, equation 8.
+        Tucker et al., 2019, arXiv:1810.04152 (DReG of the IWAE).
     """
     assert_events(z)
 

@@ -109,7 +109,7 @@ def test_the_two_bounds_differ_in_their_gradient_by_the_posterior_alone():
 
 
 def test_the_gradient_by_a_sample_has_its_weight_squared():
-    """Equation 8 of Tucker et al., of a weight that is a polynomial."""
+    """As Tucker et al. have it, of a weight that is a polynomial."""
     z = jnp.asarray(NOISE)
     log_weights, slopes = (z**2).sum(-1) - z.sum(-1), 2 * z - 1
     weights = scipy.special.softmax(log_weights, axis=1)[..., None]

@@ -116,7 +116,7 @@ class MVAEConfig(DivergenceConfig):
     Attributes:
         unimodal: the bounds of each modality alone count as well.
         subsets: further subsets, of 2 to M - 1 modalities, whose bounds count; drawn anew for each example.
-        warmup_epochs: as in the paper, whose digits have 200 of 500 epochs.
+        warmup_epochs: as for all of these models; the paper has such a rise too.
     """
 
     unimodal: bool = True

@@ -110,7 +110,7 @@ def mvae(
         unimodal: whether the bounds of single modalities count.
 
     Reference:
-        Wu and Goodman, 2018, arXiv:1802.05335, equation 5.
+        Wu and Goodman, 2018, arXiv:1802.05335 (the sub-sampled objective).
     """
     count, total = experts.present.shape
     fixed = jnp.concatenate([jnp.ones((1, total)), *([jnp.eye(total)] if unimodal else [])])
@@ -164,7 +164,7 @@ def mopoe(
         beta: weight of the divergence.
 
     Reference:
-        Sutter et al., 2021, arXiv:2105.02470, equation 6.
+        Sutter et al., 2021, arXiv:2105.02470 (the objective of MoPoE-VAE).
     """
     total = experts.present.shape[1]
     sets = subsets(total)
@@ -204,7 +204,7 @@ def mvtcae(
         beta: weight of the divergences.
 
     Reference:
-        Hwang et al., 2021, Multi-view representation learning via total correlation objective, equation 10.
+        Hwang et al., 2021, Multi-view representation learning via total correlation objective.
     """
     total = experts.present.shape[1]
     mean, logvar = experts.product(prior=False)
@@ -238,7 +238,7 @@ def jmvae(
         beta: weight of the divergence from the prior.
 
     Reference:
-        Suzuki et al., 2016, arXiv:1611.01891, equation 5.
+        Suzuki et al., 2016, arXiv:1611.01891 (JMVAE-kl).
     """
     z = _drawn(*joint, noise)[:, None]
     errors = {name: -value[:, 0] for name, value in log_likelihoods(dict.fromkeys(weights, z)).items()}
@@ -281,7 +281,7 @@ def mmvae(
         estimator: of the gradient by the encoders, "dreg" or "iwae".
 
     Reference:
-        Shi et al., 2019, arXiv:1911.03393, equation 3 and appendix C (DReG), with the mean over experts outside.
+        Shi et al., 2019, arXiv:1911.03393 (the looser of its bounds, with the mean over experts outside).
     """
     return mmvae_plus(experts, log_likelihoods, noise, {}, {}, weights=weights, estimator=estimator, beta=1.0)
 
@@ -314,7 +314,7 @@ def mmvae_plus(
         beta: weight of log p(z) - log q(z | x).
 
     Reference:
-        Palumbo et al., 2023, MMVAE+: enhancing the generative quality of multimodal VAEs, equation 6.
+        Palumbo et al., 2023, MMVAE+: enhancing the generative quality of multimodal VAEs.
     """
     count, total, samples, size = noise.shape
     numbers = {name: m for m, name in enumerate(weights)}
