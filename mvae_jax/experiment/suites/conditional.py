@@ -66,10 +66,11 @@ def headline(trained: Trained, results: Results) -> Headline:
     closest = min(errors, key=errors.__getitem__)
     of_mean = latents.mean_image_errors(trained.data.train["image"], trained.data.validation["image"]).mean()
     smallest, known = report.written([errors[closest], of_mean])
-    numbers = []
+    numbers, shown = [], closest
     if HELD_OUT in agreements:
         drawn = {label: agreements[label].attributes.accuracy for label in trained.runs}
         best, real = max(drawn, key=drawn.__getitem__), agreements[HELD_OUT].attributes
+        shown = best  # sliders are to show how attributes are followed
         numbers.append(
             Number(
                 f"{drawn[best]:.1%}",
@@ -93,7 +94,7 @@ def headline(trained: Trained, results: Results) -> Headline:
         least = min(left, key=left.__getitem__)
         text = f"balanced accuracy of reading the attributes from codes, which should be free of them ({_words(least)})"
         numbers.append(Number(f"{left[least]:.1%}", text, "guessing: 50%"))
-    return Headline(numbers, f"sliders_{closest}")
+    return Headline(numbers, f"sliders_{shown}")
 
 
 # --- error and KL ----------------------------------------------------------------------------------------------------
