@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import glob
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -120,38 +123,64 @@ def atomic_write(path: str | os.PathLike[str], content: bytes | str) -> None:
 
 @contextlib.contextmanager
 def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Replaces a folder as a whole: after an error or a crash it holds the old files or the new ones.
+    """Replaces a folder as a whole: after an error it holds the old files or the new ones.
 
-    Between its two renames the old folder has the name `.NAME.PID.old`, and comes back after an error.
+    The new folder is filled within `.NAME.*.tmp` beside it, and the old one lies there between the two renames. A
+    process that is killed just then leaves no folder of the name: the next call puts the old one back first.
 
     Args:
-        path: folder to write; the folders above it are made.
+        path: folder to write, or a link to it; the folders above it are made.
 
     Yields:
-        An empty folder beside it, whose files are forced to disk before it gets the name.
+        An empty folder, whose files are forced to disk before it gets the name.
 
     Raises:
         DiskFull: the system has no room for it.
+        ValueError: the folder is a mount point, which cannot be renamed.
     """
-    path = Path(path).absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{suffix}") for suffix in ("tmp", "old"))
-    try:
-        with written(path):
-            temporary.mkdir()
-            yield temporary
-            for entry in [*temporary.rglob("*"), temporary]:
-                sync(entry)
-            if path.exists():
-                path.rename(old)
-            temporary.rename(path)
-            sync(path.parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if old.exists():
-            old.rename(path)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+    path = Path(path).resolve()
+    if os.path.ismount(path):
+        raise ValueError(f"{path} is a mount point, which cannot be replaced as a whole: choose a folder within it.")
+    with written(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _clear_leftovers(path)
+        beside = Path(tempfile.mkdtemp(".tmp", f".{path.name}.", path.parent))
+        new, old = beside / "new", beside / "old"
+        try:
+            with _locked(beside / "lock", "xb"):
+                new.mkdir()
+                yield new
+                for entry in [*new.rglob("*"), new]:
+                    sync(entry)
+                if path.exists():
+                    path.rename(old)
+                new.rename(path)
+                sync(path.parent)
+        finally:
+            if old.exists() and not path.exists():
+                old.rename(path)
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+def _clear_leftovers(path: Path) -> None:
+    """Removes what killed processes have left of their `whole_folder` of a path, and puts back what they had moved."""
+    for beside in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError), _locked(beside / "lock", "r+b"):  # who has it works on it still
+            if (beside / "old").exists() and not path.exists():
+                (beside / "old").rename(path)
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(path: Path, mode: str) -> Iterator[None]:
+    """Holds the kernel's lock of a file, which ends with the process.
+
+    Raises:
+        OSError: another process has it, or the file cannot be opened so.
+    """
+    with path.open(mode) as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
 
 
 def sync(folder: Path) -> None:

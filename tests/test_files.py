@@ -3,8 +3,12 @@
 import contextlib
 import errno
 import os
+import pathlib
 import resource
 import shutil
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -58,6 +62,87 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, to_disk):
     assert (first, os.path.dirname(temporary)) == ("fsync", str(tmp_path))
     assert temporary != str(tmp_path / "a.txt")
     assert others == [("replace", str(tmp_path / "a.txt")), ("fsync", str(tmp_path))]
+
+
+def fill(path, **names):
+    path.mkdir(parents=True, exist_ok=True)
+    for name, content in names.items():
+        (path / name).write_text(content)
+    return path
+
+
+def replace(path):
+    with files.whole_folder(path) as new:
+        (new / "new").write_text("new")
+
+
+def test_a_link_to_a_folder_stays_a_link(tmp_path):
+    for name, target in (("link", fill(tmp_path / "real", old="old")), ("dangling", tmp_path / "later")):
+        (tmp_path / name).symlink_to(target)
+        replace(tmp_path / name)
+        assert (tmp_path / name).is_symlink()
+        assert os.listdir(target) == ["new"]
+    assert sorted(os.listdir(tmp_path)) == ["dangling", "later", "link", "real"]
+
+
+def test_what_killed_processes_left_of_a_folder_is_cleared(tmp_path):
+    """One was killed between its renames, one while it wrote; a third is at work, and a fourth folder is nobody's."""
+    with subprocess.Popen([sys.executable, "-c", KILLED.format(root=str(tmp_path))], env=os.environ) as process:
+        assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "place").exists()
+    fill(tmp_path / f".place.{os.getpid()}.tmp", mine="mine")
+    with files.whole_folder(tmp_path / "place") as new:
+        (new / "first").write_text("1")
+        assert os.listdir(tmp_path / "place") == ["old"]
+        replace(tmp_path / "place")
+        assert (new / "first").exists()
+    assert os.listdir(tmp_path / "place") == ["first"]
+    assert sorted(os.listdir(tmp_path)) == [f".place.{os.getpid()}.tmp", "place"]
+
+
+KILLED = """
+import os, pathlib, signal
+from mvae_jax import files
+root = pathlib.Path({root!r})
+(root / "place").mkdir()
+(root / "place" / "old").write_text("old")
+rename = pathlib.Path.rename
+def killed(path, target):
+    rename(path, target)
+    os.kill(os.getpid(), signal.SIGKILL)
+pathlib.Path.rename = killed
+with files.whole_folder(root / "place") as new:
+    pass
+"""
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3])
+def test_an_error_of_a_rename_leaves_the_old_folder_or_the_new_one(failing, tmp_path, monkeypatch):
+    """The error of the system is the one that is told, whichever of the renames and the last sync it is."""
+    fill(tmp_path / "place", old="old")
+    calls, rename, sync = [], pathlib.Path.rename, files.sync
+
+    def counted(function, *arguments):
+        calls.append(arguments)
+        if len(calls) == failing:
+            raise OSError(errno.EIO, "Input/output error")
+        return function(*arguments)
+
+    monkeypatch.setattr(pathlib.Path, "rename", lambda *arguments: counted(rename, *arguments))
+    last = lambda path: counted(sync, path) if path == tmp_path else sync(path)  # noqa: E731
+    monkeypatch.setattr(files, "sync", last)
+    with pytest.raises(OSError, match="Input/output error"):
+        replace(tmp_path / "place")
+    assert os.listdir(tmp_path / "place") == ["new" if failing == 3 else "old"]
+    assert os.listdir(tmp_path) == ["place"]
+
+
+def test_a_mount_point_is_refused_before_anything_is_written(small_disk):
+    disk = small_disk(64)
+    with pytest.raises(ValueError, match="disk is a mount point, which cannot be replaced as a whole"):
+        replace(disk)
+    assert os.listdir(disk) == []
+    assert os.listdir(disk.parent) == ["disk"]
 
 
 @pytest.mark.parametrize(
