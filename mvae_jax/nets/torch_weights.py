@@ -38,8 +38,9 @@ _STORAGE_DTYPES: Mapping[str, np.dtype] = {
 _STREAM_MAGIC = 0x1950A86A20F9469CFC6C
 _STREAM_STARTS = tuple(pickle.dumps(_STREAM_MAGIC, protocol=protocol) for protocol in range(2, 6))
 _STREAM_VERSION = 1001
-# Limits that no file of weights comes near: bytes of its pickle, axes, sizes and strides, and how often tensors share.
-_LONGEST_PICKLE, _MOST_AXES, _LARGEST, _MOST_SHARED = 2**21, 16, 2**48, 4
+# Limits that no file of weights comes near: bytes of its pickle, axes, sizes and strides, how often tensors share, and
+# characters of a name, which in a checkpoint has those of all mappings above it.
+_LONGEST_PICKLE, _MOST_AXES, _LARGEST, _MOST_SHARED, _LONGEST_NAME = 2**21, 16, 2**48, 4, 256
 
 
 def read_tensors(
@@ -219,11 +220,13 @@ class _Pickle:
             "dict alone, torch.save(net.state_dict(), path), or use safetensors."
         )
 
-    def _storage(self, kind: Any, storage_type: Any, key: Any, _: Any, size: Any, *view: Any) -> _Storage:
+    def _storage(self, kind: Any, storage_type: Any, key: Any, _: Any, size: Any, *view: Any) -> Any:
         if kind != "storage" or any(view):
             raise ValueError(
                 "its pickle refers to storages in a form that is not supported: save it again with PyTorch."
             )
+        if storage_type is _UNSEEN:  # of complex numbers, or of whatever comes later
+            return _UNSEEN
         dtype = _STORAGE_DTYPES[_expect(str, storage_type)]
         storage = _Storage(dtype, str(_expect((str, int), key)), _whole(size))
         return self.storages.setdefault(storage.key, storage)
@@ -254,7 +257,9 @@ def _ordered(items: Any = ()) -> dict[Any, Any]:
     return mapping
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Any:
+    if storage is _UNSEEN:
+        return _UNSEEN
     if len(_expect(tuple, shape)) > _MOST_AXES or len(_expect(tuple, strides)) != len(shape):
         raise ValueError(f"its pickle has a tensor of {len(shape)} axes and {len(strides)} strides.")
     return _Tensor(_expect(_Storage, storage), _whole(offset), tuple(map(_whole, shape)), tuple(map(_whole, strides)))
@@ -275,6 +280,10 @@ def _wanted_tensors(state_dict: Any, wanted: Callable[[str], bool], nested: bool
         below: dict[str, Any] = {}
         for prefix, mapping in level.items():
             for name, value in mapping.items():
+                if not isinstance(value, _Tensor | dict):
+                    continue
+                if len(prefix) + len(str(name)) > _LONGEST_NAME:
+                    raise ValueError(f"its pickle has a name of more than {_LONGEST_NAME} characters.")
                 path = f"{prefix}{name}"
                 if isinstance(value, _Tensor) and isinstance(name, str) and wanted(path):
                     found[path] = value

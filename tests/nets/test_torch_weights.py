@@ -230,3 +230,25 @@ def test_a_checkpoint_within_itself_ends(tmp_path):
     content = b"}q\x05(" + inner + atom("weight") + tensor() + b"u"
     path = write(tmp_path / "x.pth", content, np.ones(4, "<f4").tobytes())
     assert list(read_tensors(path, nested=True)) == ["weight"]
+
+
+def test_long_names_of_nested_mappings_take_no_memory(tmp_path):
+    """Each of 50,000 mappings would get a path that repeats the name above them."""
+    children = b"".join(atom(number) + b"}K\0Ns" for number in range(50_000))
+    path = write(tmp_path / "x.pth", mapping(atom("x" * 10_000), b"}(" + children + b"u"))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="its pickle has a name of more than 256 characters"):
+            read_tensors(path, nested=True)
+        assert tracemalloc.get_traced_memory()[1] < 2**27
+    finally:
+        tracemalloc.stop()
+
+
+def test_tensors_of_unknown_types_in_a_checkpoint_are_passed_over(tmp_path):
+    strange = tensor().replace(b"FloatStorage", b"ComplexFloatStorage")
+    content = b"}(" + atom("strange") + strange + atom("weight") + tensor() + b"u"
+    path = write(tmp_path / "x.pth", content, np.ones(4, "<f4").tobytes())
+    assert list(read_tensors(path, nested=True)) == ["weight"]
+    with pytest.raises(ValueError, match=r"asks for torch\.ComplexFloatStorage"):
+        read_tensors(path)

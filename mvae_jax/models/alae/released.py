@@ -43,7 +43,17 @@ def load(path: str | Path, *, averaged: bool = True) -> tuple[Config, Params, Mo
     suffix = "_s" if averaged else ""
     names = {name: f"{name}{suffix}" for name in ("generator", "discriminator", "mapping_fl", "mapping_tl")}
     wanted = tuple(f"models/{name}/" for name in (*names.values(), "dlatent_avg"))
-    tensors = _Tensors(path, read_tensors(path, lambda name: name.startswith(wanted), nested=True), names)
+    tensors = _Tensors(read_tensors(path, lambda name: name.startswith(wanted), nested=True), names)
+    try:
+        return _networks(tensors)
+    except Exception as error:  # whatever tensors of other shapes provoke, the reader learns which file has them
+        raise ValueError(
+            f"{path} is no checkpoint of StyleALAE ({error or type(error).__name__}): give one that the released code "
+            "wrote, with encoder, generator and both mappings, or averaged=False if it has no averages."
+        ) from error
+
+
+def _networks(tensors: _Tensors) -> tuple[Config, Params, ModelState]:
     config = tensors.config()
     params = {
         "mapping": tensors.dense("mapping_fl", ".fc", config.mapping_layers),
@@ -61,9 +71,10 @@ def load(path: str | Path, *, averaged: bool = True) -> tuple[Config, Params, Mo
             found = found[getattr(key, "idx", getattr(key, "key", None))]  # type: ignore[index, assignment]
         if found.shape != leaf.shape:  # type: ignore[attr-defined]
             raise ValueError(
-                f"{path} has {jax.tree_util.keystr(keys)} of shape {found.shape}, expected {leaf.shape}, as a "  # type: ignore[attr-defined]
-                "StyleALAE of its other sizes has: give a checkpoint of the encoder and the generator with styles."
+                f"{jax.tree_util.keystr(keys)} of shape {found.shape}, expected {leaf.shape} by its other sizes"  # type: ignore[attr-defined]
             )
+    if more := tensors.unread():
+        raise ValueError(f"{more[0]} and {len(more) - 1} more tensors, which no StyleALAE of its other sizes has")
     return config, params, state
 
 
@@ -73,23 +84,25 @@ _DISCRIMINATOR_LAYERS = 3
 class _Tensors:
     """The tensors of a checkpoint by network and name."""
 
-    def __init__(self, path: Path, tensors: dict[str, np.ndarray], names: dict[str, str]) -> None:
-        self._path, self._tensors, self._names = path, tensors, names
+    def __init__(self, tensors: dict[str, np.ndarray], names: dict[str, str]) -> None:
+        self._tensors, self._names, self._read = tensors, names, set[str]()
 
     def array(self, network: str, name: str) -> jax.Array:
         """A tensor as float32, its axes as in the file."""
         full = f"models/{self._names.get(network, network)}/{name}"
         if full not in self._tensors:
-            raise ValueError(
-                f"{self._path} has no {full}: expected a checkpoint that StyleALAE's released code wrote, of "
-                "encoder, generator and both mappings: give another file, or averaged=False if it has no averages."
-            )
+            raise ValueError(f"it has no {full}")
+        self._read.add(full)
         return jnp.asarray(self._tensors[full], jnp.float32)
 
     def count(self, network: str, blocks: str) -> int:
         """How many blocks of a kind a network has."""
         prefix = f"models/{self._names[network]}/{blocks}."
         return len({name.removeprefix(prefix).split(".")[0] for name in self._tensors if name.startswith(prefix)})
+
+    def unread(self) -> list[str]:
+        """Names of the tensors that no array was made of, but for the constant kernels of blurs."""
+        return sorted(name for name in self._tensors.keys() - self._read if not name.endswith(".blur.weight"))
 
     def config(self) -> Config:
         """The Config that the sizes of the tensors say."""

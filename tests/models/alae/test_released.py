@@ -225,5 +225,11 @@ def test_other_files_are_named(tmp_path):
     other = {**AVERAGED["discriminator"], "encode_block.5.style_2.weight": np.zeros((LATENT, 3), np.float32)}
     with pytest.raises(ValueError, match=r"\['encoder_4'\]\['block'\]\['style_2'\]\['kernel'\] of shape \(3, 5\)"):
         released.load(write(tmp_path / "other.pth", averaged={**AVERAGED, "discriminator": other}))
+    flat = {**AVERAGED["generator"], "const": np.zeros(3, np.float32)}
+    with pytest.raises(ValueError, match=r"flat\.pth is no checkpoint of StyleALAE"):
+        released.load(write(tmp_path / "flat.pth", averaged={**AVERAGED, "generator": flat}))
+    deeper = {**AVERAGED["mapping_tl"], "map_blocks.3.weight": np.zeros((3, 3), np.float32)}
+    with pytest.raises(ValueError, match=r"models/mapping_tl_s/map_blocks\.3\.weight and 0 more tensors, which no"):
+        released.load(write(tmp_path / "deeper.pth", averaged={**AVERAGED, "mapping_tl": deeper}))
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):
         released.load(tmp_path / "nowhere.pth")
