@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 # Optional dependencies of pyproject.toml besides those of the tests, such as EXTRAS=cuda or EXTRAS=cuda,wandb.
 EXTRAS ?=
-# LOCKED=1 installs the versions of constraints/, with which the light tests passed on Python 3.11, 3.12 and 3.13.
+# LOCKED=1 installs the versions of constraints/, which say what pip installed on Python 3.11, 3.12 and 3.13.
 LOCKED ?=
 COMMA := ,
 BIN := $(VENV)/bin

@@ -104,13 +104,8 @@ class Run:
     @functools.cached_property
     def functions(self) -> Mapping[str, Callable[..., Any]]:
         """The model's functions by name, compiled, with parameters and state filled in."""
-        model = self.model
-        plain = {"encode": model.encode, "decode": model.decode, "sample": model.sample, **model.functions}
-        return {
-            name: _bind(name, function, self.params, self.model_state)
-            for name, function in plain.items()
-            if function is not None
-        }
+        named = export.functions.named(self.model)
+        return {name: _bind(name, function, self.params, self.model_state) for name, function in named.items()}
 
     def export(self, folder: str | os.PathLike[str], **options: Any) -> Path:
         """Writes a folder that holds this model and needs no workdir; `load` reads it.
@@ -196,18 +191,18 @@ def load(
     folder = Path(workdir).expanduser().resolve()
     settings = read_settings(folder)
     entry = ZOO[settings["model"]]
-    default, recorded, file = entry.config(), settings["config"]["model"], folder / "config.json"
+    default, recorded, file = entry.config(), settings["config"]["model"], folder / config_file.NAME
     values = fields.as_now(default, recorded, file=file, name="config.model", ignore_removed=ignore_removed)
     try:
         config = rebuild(default, values)
         names = [phase.name for phase in entry.phases(config, 1)]
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{folder / 'config.json'} has no settings of a model of this version: {error}") from error
-    if phase is not None and phase not in names:
-        raise ValueError(f"{folder} has no phase {phase!r}; its phases are {', '.join(names)}.")
-    model = entry.build(config)
+        model = entry.build(config)
+    except Exception as error:  # whatever impossible values provoke, the reader learns which file has them
+        raise ValueError(f"{file} has no settings of a model of this version: {error}") from error
     if export.is_export(folder):
         return _load_export(folder, model, config, settings, phase, best)
+    if phase is not None and phase not in names:
+        raise ValueError(f"{folder} has no phase {phase!r}; its phases are {', '.join(names)}.")
     with Checkpoints(folder, names) as checkpoints:
         name, step, saved = _restore(folder, checkpoints, phase, best)
     params, state = _bound_nowhere(({**saved["params"], **(saved["ema"] or {})}, saved["model_state"]))

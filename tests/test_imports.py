@@ -42,7 +42,7 @@ BORDERS = {
     "files": set(),
     "terminal": set(),
     "exits": {"terminal"},
-    "export": {"cpu", "files", "nets", "numerics", "objective", "train"},
+    "export": {"cpu", "files", "numerics", "objective", "train"},
     "runs": {"data", "export", "fields", "models", "numerics", "objective", "train"},
     "experiment": {
         *(

@@ -29,5 +29,6 @@ def main(arguments: Sequence[str]) -> int:
     parsed = parser.parse_args(arguments)
     with exits.errors():
         options = {"revision": parsed.revision, "with_functions": parsed.functions}
-        echo(hub.pull(parsed.repository, parsed.folder, **options))
+        commit = hub.pull(parsed.repository, parsed.folder, **options)
+        echo(f"{parsed.folder}: commit {commit}")
     return 0

@@ -3,8 +3,9 @@
     mvae-jax export runs/celebahq_mvae faces
     mvae-jax push faces OWNER/faces
 
-It needs `pip install 'mvae-jax[hub]'` and `hf auth login`. The repository is private unless --public makes it for all.
-Settings and provenance name commands and paths of the machine that trained: look at config.json before you push.
+It needs `pip install 'mvae-jax[hub]'` and `hf auth login`. A repository that is made is private unless
+--public makes it for all, one that is public is taken with --public alone, and one with files of another kind is not
+taken. Settings and provenance name commands and paths of the machine that trained: look at config.json before you push.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = Parser(prog="mvae-jax push", description=__doc__)
     parser.add_argument("folder", type=Path, help="folder that `mvae-jax export` wrote")
     parser.add_argument("repository", metavar="OWNER/NAME", help="made if there is none")
-    parser.add_argument("--public", action="store_true", help="a repository that is made can be seen by all")
+    parser.add_argument("--public", action="store_true", help="all may see the model")
     parser.add_argument("--revision", help="branch (default: the main one)")
     parsed = parser.parse_args(arguments)
     with exits.errors():

@@ -8,8 +8,12 @@ from typing import Any
 import mvae_jax
 
 _MOST_SCORES = 40  # rows of the table
-_REAL_FACES = ("celeba",)  # what names of data sets of photographed faces begin with
-_NO_PERSON = ("rendered faces", "faces with factors", "dsprites", "shapes", "mnist", "digits", "cub")
+_REAL_FACES = ("celeba", "ffhq", "lfw")  # what is in the names of data sets of photographed faces
+# Data sets of this package that show nobody, by their whole names.
+_NO_PERSON = {
+    *("rendered faces", "faces with factors", "dSprites", "shapes", "rendered shapes"),
+    *("MNIST", "digits of scikit-learn", "CUB-200-2011"),
+}
 
 _USE = """\
 Research and teaching: samples, reconstructions, latent spaces, comparison with other models. It is not made to identify
@@ -22,13 +26,13 @@ _LIMITS = """\
 
 _CONSENT = {
     "real": """\
-The training images are photographs of real people, who were not asked whether a model may be trained on them. Do not
-use it to make or change images of a person who has not agreed, and do not present its images as evidence of anything.
-The data set's terms of use apply to what is done with the weights.""",
+The training images are photographs of real people, and nothing here says that they agreed to it. Do not use it to make
+or change images of a person who has not agreed, and do not present its images as evidence of anything. The data set's
+terms of use apply to what is done with the weights.""",
     "none": "No image of a real person was used.",
     "unknown": """\
-The training images are the owner's. If people can be seen in them, whoever passes this model on states here that they
-agreed to it.""",
+Not known: nothing here says whether people can be seen in the training images, or that they agreed to it. Do not use it
+to make or change images of a person who has not agreed.""",
 }
 
 _RUN = """\
@@ -126,22 +130,22 @@ def _examples(config: Any) -> str:
 
 def _people(settings: Mapping[str, Any]) -> str:
     """Whether the images show real people: "real", "none" or "unknown"."""
-    kind = _kind(settings).lower()
-    if kind.startswith(_REAL_FACES):
+    names = _names(settings)
+    if any(faces in name.lower() for name in names for faces in _REAL_FACES):
         return "real"
-    return "none" if kind.startswith(_NO_PERSON) else "unknown"
+    return "none" if names and names[0] in _NO_PERSON else "unknown"
 
 
-def _kind(settings: Mapping[str, Any]) -> str:
-    """The data set by its name, "" where a run was trained on arrays that nothing describes."""
+def _names(settings: Mapping[str, Any]) -> list[str]:
+    """Names of the data set, the surest first; none where a run was trained on arrays that nothing describes."""
     config = settings["config"].get("data", {})
     data = settings.get("provenance", {}).get("data", {})
-    return str(config.get("kind") or data.get("data_set") or data.get("source") or "")
+    return [str(name) for name in (config.get("kind"), data.get("data_set"), data.get("source")) if name]
 
 
 def _data(settings: Mapping[str, Any]) -> str:
     data = settings.get("provenance", {}).get("data", {})
-    lines = [f"- data set: {_kind(settings) or 'arrays of its owner'}"]
+    lines = [f"- data set: {(_names(settings) or ['arrays of its owner'])[0]}"]
     counts = data.get("counts", {})
     lines += [f"- {split} images: {number:,}" for split, number in counts.items() if isinstance(number, int)]
     if names := settings["config"]["model"].get("attributes"):

@@ -5,26 +5,31 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mvae_jax import _json, files
 from mvae_jax.export import card, functions, weights
 from mvae_jax.objective import Model, ModelState, Params
 from mvae_jax.train import config_file
+from mvae_jax.train.workdir import check_format
 
 MANIFEST, WEIGHTS, SCORES, CARD, FUNCTIONS = (
-    "export.json",
+    config_file.EXPORT,
     "weights.safetensors",
     "scores.json",
     "README.md",
     "functions",
 )
 FORMAT = 1  # of export.json
+# What else export.json says of an export that is read, and of which kind it is.
+_KINDS = {"phase": str, "step": int, "member": str, "without_arrays": list, "functions": dict, "files": dict}
 
 
 class Run(Protocol):
@@ -101,8 +106,10 @@ def write(
     Raises:
         DiskFull: the system has no room for it.
         FileExistsError: there is something that is no export, or one whose files were changed.
-        ValueError: flatbuffers is not installed.
+        ValueError: flatbuffers is not installed, the license is no identifier, or the folder is a mount point.
     """
+    if license and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*", license):
+        raise ValueError(f"license is {license!r}; expected an SPDX identifier, such as apache-2.0, or none.")
     check_replaceable(folder)
     arrays, empty = weights.flat(run.params, run.model_state)
     described: dict[str, Any] = {}
@@ -147,17 +154,19 @@ def read(folder: Path) -> Export:
     """
     manifest = _manifest(folder)
     for name in (WEIGHTS, config_file.NAME):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name} does not exist; expected all files of an export: copy it again.")
-        if manifest["files"].get(name) != _sum(folder / name):
-            raise ValueError(f"{folder / name} is not as it was exported (its sha256 differs): copy it again.")
+        _check_file(folder, manifest, name)
     arrays = weights.read(folder / WEIGHTS)
-    params, state = weights.nested(arrays, manifest["without_arrays"])
+    try:
+        params, state = weights.nested(arrays, manifest["without_arrays"])
+    except ValueError as error:
+        raise ValueError(f"{folder} has no weights of a model ({error}): copy it again.") from error
     return Export(params, state, manifest["phase"], manifest["step"], manifest["member"])
 
 
 def check_weights(folder: Path, found: Export, model: Model, config: Any) -> None:
-    """Compares names and shapes of weights with those that the model draws, before any of its functions meets them.
+    """Compares names, shapes and types of weights with those that the model draws, before its functions meet them.
+
+    Nothing is allocated for what the settings say: they are the file's.
 
     Args:
         folder: of the export.
@@ -166,28 +175,62 @@ def check_weights(folder: Path, found: Export, model: Model, config: Any) -> Non
         config: the model's Config.
 
     Raises:
-        ValueError: the weights are not those of this model.
+        ValueError: the weights are not those of this model, or nothing can be drawn by such settings.
     """
-    batch = {"code": jnp.zeros((1, getattr(config, "latent_size", 1)))}
-    if config.image_size is not None:
-        batch = {"image": jnp.zeros((1, *functions.image_shape(config)), jnp.uint8)}
-    if names := getattr(config, "attributes", ()):
-        batch["attributes"] = jnp.zeros((1, len(names)))
-    drawn, _ = weights.flat(*jax.eval_shape(model.init, jax.random.key(0), batch))
-    has, _ = weights.flat(found.params, found.model_state)
-    shapes = [{name: array.shape for name, array in arrays.items()} for arrays in (drawn, has)]
-    differing = [name for name in sorted({*drawn, *has}) if shapes[0].get(name) != shapes[1].get(name)]
+    try:
+        with jax.enable_x64(False):
+            drawn = _described(*jax.eval_shape(model.init, jax.random.key(0), _batch(config)))
+    except Exception as error:  # whatever impossible settings provoke, the reader learns which file has them
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        path = folder / config_file.NAME
+        raise ValueError(f"{path} has no settings of a model ({reason}): copy it again.") from error
+    has = _described(found.params, found.model_state)
+    differing = [name for name in sorted({*drawn, *has}) if drawn.get(name) != has.get(name)]
     if differing:
         name, more = differing[0], f" and {len(differing) - 1} more" if len(differing) > 1 else ""
         raise ValueError(
-            f"{folder / WEIGHTS} has {name} of shape {shapes[1].get(name)}, expected {shapes[0].get(name)} by "
-            f"config.json{more}: export the model again."
+            f"{folder} has {name} of shape {has.get(name)}, expected {drawn.get(name)} by {config_file.NAME}{more}: "
+            "export the model again."
         )
 
 
-def member(folder: Path) -> str:
-    """Name of the model in the folder's scores.json."""
-    return str(_manifest(folder)["member"])
+def _batch(config: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a batch of one, by which a model draws its parameters."""
+    shapes: dict[str, tuple[int, ...]] = {"code": (1, getattr(config, "latent_size", 1))}
+    if config.image_size is not None:
+        shapes = {"image": (1, *functions.image_shape(config))}
+    if names := getattr(config, "attributes", ()):
+        shapes["attributes"] = (1, len(names))
+    dtypes = {"image": jnp.uint8}
+    return {name: jax.ShapeDtypeStruct(shape, dtypes.get(name, jnp.float32)) for name, shape in shapes.items()}
+
+
+def _described(params: Params, model_state: ModelState) -> dict[str, str]:
+    """Name -> "float32[3,4]", or "no arrays" of a branch without any."""
+    arrays, empty = weights.flat(params, model_state)
+    described = {name: f"{np.dtype(x.dtype)}[{','.join(map(str, x.shape))}]" for name, x in arrays.items()}
+    return described | dict.fromkeys(empty, "no arrays")
+
+
+def scores(folder: Path) -> tuple[str, Path | None]:
+    """Name of the model in the export's scores.json, and this file; None where the export has none.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: the file is not as it was exported.
+    """
+    manifest = _manifest(folder)
+    if SCORES not in manifest["files"]:
+        return "", None
+    _check_file(folder, manifest, SCORES)
+    return manifest["member"], folder / SCORES
+
+
+def _check_file(folder: Path, manifest: Mapping[str, Any], name: str) -> None:
+    if not (folder / name).is_file():
+        raise FileNotFoundError(f"{folder / name} does not exist; expected all files of an export: copy it again.")
+    if manifest["files"].get(name) != _sum(folder / name):
+        raise ValueError(f"{folder / name} is not as it was exported (its sha256 differs): copy it again.")
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -199,10 +242,17 @@ def _manifest(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not that of an export ({error}): copy it again.") from error
     if not intact:
         raise ValueError(f"{path} was changed since it was exported: copy it again.")
-    if manifest["format"] > FORMAT:
-        raise ValueError(
-            f"{path} has format {manifest['format']}, and this version reads up to {FORMAT}: install a later mvae-jax."
-        )
+    # Its sum is its own: anybody can write one.
+    check_format(path, manifest, FORMAT)
+    for name, kind in _KINDS.items():
+        if type(manifest.get(name)) is not kind:
+            given = repr(manifest.get(name))[:80]
+            raise ValueError(f"{path} has {name} = {given}, expected a {kind.__name__}: copy the export again.")
+    if not re.fullmatch(r"\w[\w .-]*", manifest["phase"]) or manifest["step"] < 0:  # names of files have the phase
+        at = f"phase {manifest['phase']!r:.80} and step {manifest['step']}"
+        raise ValueError(f"{path} has {at}, expected the name of a phase and a count: copy the export again.")
+    if not all(isinstance(name, str) for name in manifest["without_arrays"]):
+        raise ValueError(f"{path} has without_arrays that are no names: copy the export again.")
     return manifest
 
 
@@ -222,8 +272,12 @@ def check_replaceable(folder: Path) -> None:
         )
 
 
-def verify(folder: Path) -> None:
+def verify(folder: Path, remedy: str = "export the model again") -> None:
     """Refuses a folder that is no export, or not as it was written.
+
+    Args:
+        folder: the export.
+        remedy: what the message advises.
 
     Raises:
         FileNotFoundError: it is no export.
@@ -232,7 +286,7 @@ def verify(folder: Path) -> None:
     if not is_export(folder):
         raise FileNotFoundError(f"{folder / MANIFEST} does not exist; expected a folder that `mvae-jax export` wrote.")
     if changed := _changed(folder):
-        raise ValueError(f"{folder / changed} is not as it was exported: export the model again.")
+        raise ValueError(f"{folder / changed} is not as it was exported: {remedy}.")
 
 
 def _changed(folder: Path) -> str | None:

@@ -6,6 +6,7 @@ keeps the one of the platform that it is compiled for.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -51,7 +52,7 @@ def lower(
         ) from error
     arrays, empty = weights.flat(params, model_state)
     shapes = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in arrays.items()}
-    with jax.enable_x64(False), convolution.for_every_platform():
+    with jax.enable_x64(False), convolution.for_every_platform(), _without_locations():
         for name, function, arguments in callables(model, config):
             compiled = jax.jit(_of_weights(function, empty))
             exported = jax.export.export(compiled, platforms=PLATFORMS)(shapes, *arguments.values())
@@ -65,14 +66,31 @@ def lower(
             )
 
 
+def named(model: Model) -> dict[str, Callable[..., Any]]:
+    """All functions of (params, model_state, ...) that a model has, by name."""
+    plain = {"encode": model.encode, "decode": model.decode, "sample": model.sample, **model.functions}
+    return {name: function for name, function in plain.items() if function is not None}
+
+
+@contextlib.contextmanager
+def _without_locations() -> Iterator[None]:
+    """What is lowered says nothing of the files and lines from which it comes: paths of this machine."""
+    option = "jax_traceback_in_locations_limit"
+    before = jax.config.values[option]
+    jax.config.update(option, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(option, before)
+
+
 def callables(model: Model, config: Any) -> Iterator[tuple[str, Callable[..., Any], dict[str, Any]]]:
     """Functions that are exported: name, function of (params, model_state, ...), shapes of its further arguments."""
     examples = _examples(config)
-    plain = {"encode": model.encode, "decode": model.decode, "sample": model.sample, **model.functions}
-    for name, function in plain.items():
-        arguments = [*inspect.signature(function).parameters][2:] if function else ()
+    for name, function in named(model).items():
+        arguments = [*inspect.signature(function).parameters][2:]
         if arguments and all(argument in examples for argument in arguments):
-            yield name, function, {argument: examples[argument] for argument in arguments}  # type: ignore[misc]
+            yield name, function, {argument: examples[argument] for argument in arguments}
     if model.decode and "truncate" in model.functions:  # StyleALAE, which decodes a latent for each layer as well
         layers = 2 * (config.image_size.bit_length() - 2)
         batch, size = examples["w"].shape

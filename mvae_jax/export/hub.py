@@ -6,27 +6,33 @@ the reader of safetensors, the rest as JSON, with sums compared.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import mvae_jax
 from mvae_jax import files
 from mvae_jax.export import folder as folders
+from mvae_jax.train import config_file
 
-_READ = (folders.WEIGHTS, "config.json", folders.MANIFEST, folders.SCORES, folders.CARD)
+_READ = (folders.WEIGHTS, config_file.NAME, folders.MANIFEST, folders.SCORES, folders.CARD)
 _FUNCTIONS = f"{folders.FUNCTIONS}/*.jax"
+_OF_THE_SERVER = {".gitattributes"}  # what a repository has from the beginning
 
 
 def push(folder: Path, repository: str, *, public: bool = False, revision: str | None = None) -> str:
     """Uploads an exported folder, as one commit, to a repository that is made if need be.
 
+    An export that is there is replaced, and other files beside it stay.
+
     Args:
         folder: the export, as it was written.
         repository: "OWNER/NAME".
-        public: a repository that is made can be seen by all; otherwise by its owner.
+        public: all may see it: a repository that is made is public, and one that is public is taken. Otherwise it is
+            made for its owner.
         revision: branch; by default the main one.
 
     Returns:
@@ -34,21 +40,44 @@ def push(folder: Path, repository: str, *, public: bool = False, revision: str |
 
     Raises:
         OSError: the server cannot be reached, or refuses.
-        ValueError: the folder is no export, a file of it was changed, or huggingface_hub is not installed.
+        ValueError: the folder is no export, or a file of it was changed; the repository has files of another kind, or
+            is public though `public` is not said; or huggingface_hub is not installed.
     """
-    hub = _hub()
+    hub, folder = _hub(), Path(folder).expanduser().resolve()
     folders.verify(folder)
+    api, there = hub.HfApi(), None
+    with _errors(repository, "pushed to"), contextlib.suppress(hub.errors.RepositoryNotFoundError):
+        there = api.model_info(repository, revision=revision)
+    if there:
+        _check_replaceable(repository, there, public)
     with _errors(repository, "pushed to"):
-        api = hub.HfApi()
-        api.create_repo(repository, private=not public, exist_ok=True)
-        message = f"mvae_jax {folders.FORMAT}: {folder.name}"
+        if not there:
+            api.create_repo(repository, private=not public, exist_ok=True)
         done = api.upload_folder(
-            repo_id=repository, folder_path=folder, commit_message=message, revision=revision, delete_patterns="*"
+            repo_id=repository,
+            folder_path=folder,
+            commit_message=f"{folder.name}, exported by mvae_jax {mvae_jax.__version__}",
+            revision=revision,
+            delete_patterns=[*_READ, _FUNCTIONS],
         )
     return str(done.commit_url)
 
 
-def pull(repository: str, folder: Path, *, revision: str | None = None, with_functions: bool = False) -> Path:
+def _check_replaceable(repository: str, there: Any, public: bool) -> None:
+    held = {file.rfilename for file in there.siblings or ()} - _OF_THE_SERVER
+    if held and folders.MANIFEST not in held:
+        raise ValueError(
+            f"{repository} has files and is no export ({', '.join(sorted(held))[:80]}): choose another repository, or "
+            "empty it."
+        )
+    if not there.private and not public:
+        raise ValueError(
+            f"{repository} is public: give --public (from Python public=True) if all may see the model, or choose "
+            "another repository."
+        )
+
+
+def pull(repository: str, folder: Path, *, revision: str | None = None, with_functions: bool = False) -> str:
     """Downloads an exported model, through the Hub's cache, and checks it before it gets its name.
 
     Args:
@@ -58,29 +87,36 @@ def pull(repository: str, folder: Path, *, revision: str | None = None, with_fun
         with_functions: the functions for programs without this package, too, which this package never reads.
 
     Returns:
-        The folder.
+        The commit that the folder now has, 40 hexadecimal digits.
 
     Raises:
+        DiskFull: the system has no room for it.
         FileExistsError: there is something else.
         OSError: the server cannot be reached, or has no such repository.
         ValueError: it holds no export, one that is damaged, or huggingface_hub is not installed.
     """
-    hub = _hub()
+    hub, folder = _hub(), Path(folder).expanduser()
     folders.check_replaceable(folder)
     patterns = [*_READ, *([_FUNCTIONS] if with_functions else [])]
-    with _errors(repository, "pulled from"):
-        snapshot = Path(hub.snapshot_download(repository, revision=revision, allow_patterns=patterns))
+    with _errors(repository, "pulled from"), files.written(hub.constants.HF_HUB_CACHE):
+        # Asked first: without an answer the library would take what it has, of whatever age.
+        commit = str(hub.HfApi().model_info(repository, revision=revision).sha)
+        snapshot = Path(hub.snapshot_download(repository, revision=commit, allow_patterns=patterns))
     if not folders.is_export(snapshot):
         raise ValueError(f"{repository} has no {folders.MANIFEST}: expected a model that `mvae-jax push` put there.")
     with files.whole_folder(folder) as new:
-        for path in snapshot.rglob("*"):
-            if path.is_file() and path.parent.name in (snapshot.name, folders.FUNCTIONS):
+        # By name: other programs may have put more of the repository into the cache.
+        for path in [snapshot / name for name in _READ] + (sorted(snapshot.glob(_FUNCTIONS)) if with_functions else []):
+            if path.is_file():
                 copy = new / path.relative_to(snapshot)
                 copy.parent.mkdir(exist_ok=True)
                 shutil.copyfile(path, copy)  # the cache holds links
-        folders.verify(new)
-        folders.read(new)
-    return folder
+        try:
+            folders.verify(new, "pull it again, or report the repository")
+            folders.read(new)
+        except (FileNotFoundError, ValueError) as error:
+            raise ValueError(f"{repository}, commit {commit}: {str(error).replace(f'{new}/', '')}") from error
+    return commit
 
 
 def _hub() -> Any:
@@ -96,7 +132,7 @@ def _hub() -> Any:
     return huggingface_hub
 
 
-@contextmanager
+@contextlib.contextmanager
 def _errors(repository: str, done: str) -> Iterator[None]:
     """What the Hub's library raises, of many kinds, as an OSError of one line."""
     try:
@@ -106,7 +142,7 @@ def _errors(repository: str, done: str) -> Iterator[None]:
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         server = os.environ.get("HF_ENDPOINT", "the Hugging Face Hub")
-        raise OSError(
-            f"{repository} cannot be {done} {server} ({reason}): check the name OWNER/NAME, the connection, and "
-            "`hf auth login`."
-        ) from error
+        remedy = "check the name OWNER/NAME, the connection, and `hf auth login`"
+        if type(error).__name__ == "RevisionNotFoundError":
+            remedy = "give a --revision that is there"
+        raise OSError(f"{repository} cannot be {done} {server} ({reason}): {remedy}.") from error

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import safe_open
 
 from mvae_jax import files
-from mvae_jax.nets import torch_weights
 
 ROOTS = ("params", "model_state")
+_DEEPEST = 32  # branches within branches; whoever visits more of them recurs too deeply
 
 
 def flat(params: Mapping[str, Any], model_state: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -42,14 +43,26 @@ def flat(params: Mapping[str, Any], model_state: Mapping[str, Any]) -> tuple[dic
 
 
 def nested(arrays: Mapping[str, Any], empty: Iterable[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Parameters and batch statistics, the trees of which `flat` made what is given."""
+    """Parameters and batch statistics, the trees of which `flat` made what is given.
+
+    Raises:
+        ValueError: no trees have such names.
+    """
     trees: dict[str, Any] = {}
     for name, array in [*arrays.items(), *((name, {}) for name in empty)]:
+        if name.count("/") > _DEEPEST:
+            raise ValueError(f"the name {name[:40]!r}... has more than {_DEEPEST} parts")
         *path, leaf = name.split("/")
         place = trees
         for part in path:
             place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise ValueError(f"{name!r:.80} lies within an array")
+        if leaf in place:
+            raise ValueError(f"{name!r:.80} is an array and a branch, or is named twice")
         place[leaf] = array
+    if trees.keys() != {*ROOTS}:
+        raise ValueError(f"it has {', '.join(sorted(trees))[:80] or 'nothing'}, expected {' and '.join(ROOTS)}")
     return trees["params"], trees["model_state"]
 
 
@@ -68,7 +81,10 @@ def read(path: Path) -> dict[str, np.ndarray]:
     """Reads what `write` wrote.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is damaged.
+        ValueError: the file is damaged, or of another kind.
     """
-    return torch_weights.read_tensors(path)
+    try:
+        with safe_open(path, framework="numpy") as tensors:
+            return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+    except Exception as error:  # whatever a damaged file provokes, the reader learns which file it was
+        raise ValueError(f"{path} cannot be read as safetensors ({error}): copy it again.") from error

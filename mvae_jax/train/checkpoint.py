@@ -389,11 +389,13 @@ def find(path: str | os.PathLike[str]) -> Path:
 
     Raises:
         FileNotFoundError: there is no such folder, or no checkpoint in it.
+        ValueError: it is an exported model.
         DamagedRun: the checkpoint, or the workdir's config.json, is damaged, or the checkpoint another's.
     """
     folder = Path(path).expanduser().resolve()
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} does not exist; expected the workdir of a run, or one of its checkpoints.")
+    config_file.refuse_export(folder)
     if folder.parent.parent.name != "checkpoints":
         complete = {int(path.name): path for phase in folder.glob("checkpoints/*") for path in _steps(phase)}
         if not complete:

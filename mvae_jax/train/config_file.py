@@ -15,6 +15,7 @@ from typing import Any
 from mvae_jax import _json
 
 NAME = "config.json"
+EXPORT = "export.json"  # what `export` writes beside it: such a folder is no workdir
 
 
 class DamagedRun(ValueError):  # noqa: N818
@@ -64,6 +65,19 @@ def read(path: Path) -> tuple[dict[str, Any], str]:
     except ValueError as error:
         raise DamagedRun(f"{path} is not JSON ({error}); restore it, or choose another workdir.") from error
     return opened(path, content)
+
+
+def refuse_export(folder: Path) -> None:
+    """Refuses the folder of an exported model where a workdir is expected.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if (folder / EXPORT).is_file():
+        raise ValueError(
+            f"{folder} is an exported model, which has no checkpoints to train from or to go on with: give the workdir "
+            "of a run."
+        )
 
 
 def run_of(workdir: Path) -> str | None:

@@ -111,11 +111,12 @@ class Workdir:
         path: the folder, absolute; it is made if it does not exist.
 
     Raises:
-        ValueError: there can be no such folder.
+        ValueError: there can be no such folder, or it is an exported model.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = resolved(path)
+        config_file.refuse_export(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:

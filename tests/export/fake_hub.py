@@ -10,13 +10,18 @@ import urllib.parse
 
 
 class FakeHub(http.server.ThreadingHTTPServer):
-    """Repositories in memory: name -> {file: bytes}. It keeps what was asked of it as "METHOD /path"."""
+    """Repositories in memory: name -> {file: bytes}. It keeps what was asked of it as "METHOD /path".
+
+    Attributes:
+        private: name -> whether the repository is; those that nobody made by the protocol are.
+        failing: the status of every answer, if it is not 0.
+    """
 
     daemon_threads = True
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.repositories, self.private, self.requests = {}, {}, []
+        self.repositories, self.private, self.requests, self.failing = {}, {}, [], 0
 
     @property
     def address(self):
@@ -46,6 +51,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         hub.requests.append(f"{self.command} {path}")
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         parts = path.strip("/").split("/")
+        if hub.failing:
+            return self.answer({"error": "not now"}, hub.failing)
         if path == "/api/repos/create":
             asked = json.loads(body)
             name = "/".join(filter(None, (asked.get("organization"), asked["name"])))
@@ -67,9 +74,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         held = hub.repositories[name]
         files = [{"type": "file", "path": path, "size": len(data), "oid": "0" * 40} for path, data in held.items()]
         match rest:
+            case ["revision", revision] if revision not in ("main", hub.commit(name)):
+                return self.answer({"error": "Revision not found"}, 404, X_Error_Code="RevisionNotFound")
             case [] | ["revision", _]:
                 siblings = [{"rfilename": path} for path in held]
-                return self.answer({"id": name, "sha": hub.commit(name), "siblings": siblings, "private": True})
+                private = hub.private.get(name, True)
+                return self.answer({"id": name, "sha": hub.commit(name), "siblings": siblings, "private": private})
             case ["tree", _, *_]:
                 return self.answer(files)
             case ["preupload", _]:

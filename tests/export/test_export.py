@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import venv
+import zipfile
 from pathlib import Path
 
 import jax
@@ -17,7 +18,8 @@ import zoo
 from exported_models import run_of
 from safetensors.numpy import load_file, save_file
 
-from mvae_jax import export, files, runs
+from mvae_jax import _json, export, files, runs
+from mvae_jax.experiment import evaluations
 from mvae_jax.export import functions
 
 DRAWS = {"sample", "draw", "sample_codes"}  # what needs a key, or a number of samples
@@ -221,30 +223,144 @@ def test_damage_is_noticed(name, damage, message, tmp_path):
         runs.load(tmp_path / "place")
 
 
-def test_weights_of_another_width_are_named(tmp_path):
-    """Sums tell damage; who computes them anew learns which weights do not fit."""
+def forge(folder, **entries):
+    """Entries of export.json are replaced, or removed by `...`, and all sums are computed anew."""
+    manifest = json.loads((folder / "export.json").read_text())
+    manifest["files"] = {name: export.folder._sum(folder / name) for name in manifest["files"]}
+    manifest = {name: value for name, value in {**manifest, **entries}.items() if value is not ...}
+    (folder / "export.json").write_text(json.dumps(_json.with_sum(manifest)))
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        *({"format": value} for value in ("x", None, -1, True, [1])),
+        *({"phase": value} for value in (5, None, ..., "", "..", "../../etc", "a/b", "a\0", "x" * 5000 + "/")),
+        *({"step": value} for value in ("7", -1, 7.5, True, ...)),
+        *({"member": value} for value in (None, ["vae"], ...)),
+        *(
+            {"without_arrays": value}
+            for value in (["model_state/more"], [1], [[]], {}, "params", [""], ["params"], ["a" + "/a" * 5000])
+        ),
+        {"without_arrays": ["params/encoder/Conv_0/kernel"]},
+        {"without_arrays": ["params/encoder/Conv_0/kernel/below"]},
+        {"functions": []},
+        *({"files": value} for value in ([], {}, "x", {"weights.safetensors": 3, "config.json": []})),
+    ],
+    ids=lambda entries: f"{entries}"[:50].replace("\0", "0"),
+)
+def test_a_forged_manifest_is_refused(entries, tmp_path):
+    """Its sum is its own; what it says is checked like what any stranger says."""
     folder = weights_only(tmp_path / "place")
+    forge(folder, **entries)
+    with pytest.raises(ValueError, match=re.escape(str(folder))) as caught:
+        runs.load(folder)
+    assert len(str(caught.value)) < 400 + len(str(folder))
+
+
+def changed_weights(folder, change):
     arrays = load_file(folder / "weights.safetensors")
     name = next(name for name in arrays if name.startswith("params/encoder") and arrays[name].ndim == 4)
-    save_file({**arrays, name: np.ascontiguousarray(arrays[name][:, :, :, :-1])}, folder / "weights.safetensors")
-    manifest = json.loads((folder / "export.json").read_text())
-    manifest["files"]["weights.safetensors"] = export.folder._sum(folder / "weights.safetensors")
-    (folder / "export.json").write_text(json.dumps(export.folder._json.with_sum(manifest)))
-    with pytest.raises(ValueError, match=re.escape(f"{name} of shape")):
+    save_file(change(arrays, name), folder / "weights.safetensors")
+    forge(folder)
+    return name
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_weights_of_another_width_or_type_are_named(dtype, tmp_path):
+    """Sums tell damage; who computes them anew learns which weights do not fit."""
+    folder = weights_only(tmp_path / "place")
+
+    def change(arrays, name):
+        kept = arrays[name][:, :, :, :-1] if dtype == "float32" else arrays[name]
+        return {**arrays, name: np.ascontiguousarray(kept.astype(dtype))}
+
+    name = changed_weights(folder, change)
+    with pytest.raises(ValueError, match=re.escape(f"{name} of shape {dtype}[")):
         runs.load(folder)
+
+
+@pytest.mark.parametrize("name", ["params", "params/encoder", "other/kernel", "params" + "/a" * 5000])
+def test_weights_with_names_of_no_tree_are_refused(name, tmp_path):
+    folder = weights_only(tmp_path / "place")
+    changed_weights(folder, lambda arrays, _: {**arrays, name: np.zeros(3, np.float32)})
+    with pytest.raises(ValueError, match=f"{folder} has no weights of a model"):
+        runs.load(folder)
+
+
+def test_weights_that_are_a_pickle_are_no_safetensors(tmp_path):
+    folder = weights_only(tmp_path / "place")
+    with zipfile.ZipFile(folder / "weights.safetensors", "w") as archive:
+        archive.writestr("x/data.pkl", b"\x80\x02}.")
+    forge(folder)
+    with pytest.raises(ValueError, match=r"weights\.safetensors cannot be read as safetensors"):
+        runs.load(folder)
+
+
+@pytest.mark.parametrize("settings", [{"image_size": 120000}, {"image_size": 2**40}, {"widths": []}, {"widths": 3}])
+def test_settings_of_no_model_allocate_nothing(settings, tmp_path):
+    """A batch of images of 120,000 pixels squared would take 43 GB."""
+    folder = weights_only(tmp_path / "place")
+    content = json.loads((folder / "config.json").read_text())
+    content["config"]["model"] |= settings
+    (folder / "config.json").write_text(json.dumps(_json.with_sum(content)))
+    forge(folder)
+    with pytest.raises(ValueError, match=r"config\.json"):
+        runs.load(folder)
+
+
+def test_scores_of_an_export_are_those_that_were_exported(tmp_path):
+    """What others lay beside them is no part of it, and what was changed is refused."""
+    scores = {"phase": "training", "step": 7, "elbo": 1.0}
+    folder = weights_only(tmp_path / "place", scores=scores)
+    run = runs.load(folder)
+    other = json.dumps({**scores, "elbo": 9.0})
+    (folder / "finished.json").write_text(other)
+    (folder / "evaluation").mkdir()
+    (folder / "evaluation" / "scores.json").write_text(other)
+    assert list(evaluations.of_checkpoint(run, folder)) == [("", scores)]
+    (folder / "scores.json").write_text(other)
+    with pytest.raises(ValueError, match=r"scores\.json is not as it was exported"):
+        list(evaluations.of_checkpoint(run, folder))
+    without = weights_only(tmp_path / "without")
+    (without / "scores.json").write_text(other)
+    assert list(evaluations.of_checkpoint(run, without)) == []
+
+
+def test_functions_say_nothing_of_the_machine(exported):
+    paths = sorted((exported / "functions").iterdir())
+    assert paths
+    root = str(Path(export.__file__).parents[2]).encode()
+    for path in paths:
+        content = path.read_bytes()
+        assert root not in content
+        assert sys.argv[0].encode() not in content
+        assert b".py" not in content
+
+
+def test_nothing_is_trained_in_or_from_an_export(tmp_path):
+    folder = weights_only(tmp_path / "place")
+    before = sorted(folder.rglob("*"))
+    data = {"image": np.zeros((20, 16, 16, 3), np.uint8)}
+    for workdir, start in ((folder, None), (tmp_path / "new", folder)):
+        with pytest.raises(ValueError, match="place is an exported model, which has no checkpoints to train from"):
+            runs.train(workdir, "vae", zoo.VAE, data, start_from=start)
+    assert sorted(folder.rglob("*")) == before
 
 
 def test_an_export_has_one_checkpoint(exported):
     assert runs.load(exported, phase="training").step == 7
     with pytest.raises(ValueError, match="is an export of phase 'training', step 7, and has no other checkpoint"):
         runs.load(exported, best=True)
+    with pytest.raises(ValueError, match="is an export of phase 'training', step 7, and has no other checkpoint"):
+        runs.load(exported, phase="another")
 
 
 def test_later_formats_are_refused(tmp_path):
     folder = weights_only(tmp_path / "place")
     manifest = json.loads((folder / "export.json").read_text())
     (folder / "export.json").write_text(json.dumps(export.folder._json.with_sum({**manifest, "format": 9})))
-    with pytest.raises(ValueError, match="has format 9, and this version reads up to 1"):
+    with pytest.raises(ValueError, match="has format 9; this version reads up to 1"):
         runs.load(folder)
 
 
@@ -275,11 +391,14 @@ def card(tmp_path, kind="", **options):
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("CelebA", "photographs of real people, who were not asked"),
-        ("CelebAMask-HQ prepared for TFDS", "photographs of real people, who were not asked"),
+        ("CelebA", "photographs of real people, and nothing here says that they agreed"),
+        ("CelebAMask-HQ prepared for TFDS", "photographs of real people, and nothing here says"),
+        ("the FFHQ of 2019", "photographs of real people, and nothing here says"),
+        ("cubism of my friends", "Not known: nothing here says whether people can be seen"),
+        ("digits and faces", "Not known"),
         ("rendered faces", "No image of a real person was used."),
         ("dSprites", "No image of a real person was used."),
-        ("images with a CSV", "whoever passes this model on states here that they\nagreed"),
+        ("images with a CSV", "Not known: nothing here says whether people can be seen"),
     ],
 )
 def test_the_card_says_whose_faces_they_are(kind, words, tmp_path):
@@ -316,4 +435,6 @@ def test_the_card_has_scores_and_license(tmp_path):
     assert "| likelihood: elbo | -1234 |" in text
     assert "9" not in text.split("## Scores")[1].split("## ")[0]
     assert json.loads((path.parent / "scores.json").read_text()) == scores
-    assert export.member(path.parent) == "vae_1"
+    assert export.scores(path.parent) == ("vae_1", path.parent / "scores.json")
+    with pytest.raises(ValueError, match="license is 'mine\\\\nmalware: true'; expected an SPDX identifier"):
+        card(tmp_path, license="mine\nmalware: true")

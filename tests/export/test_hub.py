@@ -35,9 +35,9 @@ def command(hub, tmp_path):
         "NO_PROXY": "127.0.0.1",
     }
 
-    def command(*arguments):
+    def command(*arguments, **others):
         line = [sys.executable, "-m", "mvae_jax", *map(str, arguments)]
-        done = subprocess.run(line, cwd=tmp_path, env=variables, capture_output=True, text=True)
+        done = subprocess.run(line, cwd=tmp_path, env={**variables, **others}, capture_output=True, text=True)
         return done.returncode, done.stdout, done.stderr
 
     return command
@@ -57,7 +57,7 @@ def test_a_pushed_model_is_pulled_to_the_same_bits(command, hub, exported, tmp_p
     assert set(hub.repositories["someone/faces"]) == there
 
     status, out, err = command("pull", "someone/faces", "pulled")
-    assert (status, out, err) == (0, "pulled\n", "")
+    assert (status, out, err) == (0, f"pulled: commit {hub.commit('someone/faces')}\n", "")
     pulled = tmp_path / "pulled"
     assert {path.name for path in pulled.iterdir()} == {
         "README.md",
@@ -89,11 +89,57 @@ def test_what_is_damaged_or_no_export_is_not_pulled(command, hub, exported, tmp_
     hub.repositories["someone/damaged"] = files | {"weights.safetensors": files["weights.safetensors"][:-1] + b"\1"}
     status, _, err = command("pull", "someone/damaged", "pulled")
     assert status == 2
-    assert "weights.safetensors is not as it was exported" in err
+    assert f"someone/damaged, commit {hub.commit('someone/damaged')}: weights.safetensors is not as it was expo" in err
+    assert "exported: pull it again, or report the repository" in err
     status, _, err = command("pull", "nobody/nothing", "pulled")
     assert (status, err.count("\n")) == (2, 1)
     assert f"nobody/nothing cannot be pulled from {hub.address}" in err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "vae"]
+
+
+def test_pull_takes_neither_what_others_cached_nor_an_old_answer(command, hub, exported, tmp_path):
+    """Other programs cache what an export has not; a server that does not answer gives no commit."""
+    files = {path.name: path.read_bytes() for path in exported.iterdir() if path.is_file()}
+    hub.repositories["someone/faces"] = {**files, ".gitattributes": b"*.safetensors filter=lfs\n"}
+    assert command("pull", "someone/faces", "pulled")[0] == 0
+    (snapshot,) = (tmp_path / "cache").glob("hub/models--someone--faces/snapshots/*")
+    (snapshot / ".gitattributes").write_bytes(b"*.safetensors filter=lfs\n")
+    assert command("pull", "someone/faces", "pulled") == (0, f"pulled: commit {snapshot.name}\n", "")
+    status, _, err = command("pull", "someone/faces", "pulled", "--revision=v2")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "give a --revision that is there" in err
+    hub.failing = 500
+    status, _, err = command("pull", "someone/faces", "pulled")
+    assert (status, err.count("\n")) == (2, 1)
+    assert f"someone/faces cannot be pulled from {hub.address}" in err
+
+
+def test_a_full_disk_of_the_cache_is_named(command, hub, exported, tmp_path, small_disk):
+    files = {path.name: path.read_bytes() for path in exported.iterdir() if path.is_file()}
+    hub.repositories["someone/faces"] = {**files, "weights.safetensors": bytes(2**20)}
+    cache = small_disk(256)
+    status, _, err = command("pull", "someone/faces", "pulled", HF_HOME=str(cache))
+    assert status == 2
+    assert f"{cache}/hub cannot be written: No space left on device" in err
+    assert "hf auth login" not in err
+
+
+def test_push_keeps_what_is_no_export_and_who_may_see_it(command, hub, exported):
+    hub.repositories |= {"someone/thesis": {"thesis.tex": b"mine"}, "someone/open": {".gitattributes": b""}}
+    hub.private["someone/open"] = False
+    status, _, err = command("push", "vae", "someone/thesis")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "someone/thesis has files and is no export (thesis.tex): choose another repository" in err
+    status, _, err = command("push", "vae", "someone/open")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "someone/open is public: give --public" in err
+    assert hub.repositories["someone/thesis"] == {"thesis.tex": b"mine"}
+    assert set(hub.repositories["someone/open"]) == {".gitattributes"}
+    hub.repositories["someone/open"] |= {"export.json": b"", "functions/old.jax": b"", "notes.txt": b"mine"}
+    assert command("push", "vae", "someone/open", "--public")[0] == 0
+    there = set(hub.repositories["someone/open"])
+    assert {"notes.txt", ".gitattributes", "functions/decode.jax"} <= there
+    assert "functions/old.jax" not in there
 
 
 def test_only_untouched_exports_are_pushed(command, hub, exported):
