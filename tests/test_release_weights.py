@@ -54,6 +54,33 @@ def test_a_file_that_differs_is_named(made, capsys):
         path.write_text(content)
 
 
+@pytest.mark.parametrize("made", MODELS[:1], indirect=True)
+def test_a_model_tells_the_starts_of_its_training(made):
+    """An export that is made anew of a training that has ended says what it said before."""
+    _, folder = made
+    before = (folder / "digits" / "config.json").read_bytes()
+    starts = runs.load(folder / "digits").settings["provenance"]["starts"]
+    assert len(starts) == 1
+    assert "command" not in starts[0]
+    assert release_weights.main([str(folder), "--trial", "--only=digits"]) == 0
+    assert (folder / "digits" / "config.json").read_bytes() == before
+
+
+def test_mistakes_are_one_line(tmp_path, capsys):
+    weights = tmp_path / "weights"
+    weights.mkdir()
+
+    def line(*options):
+        with pytest.raises(SystemExit):
+            release_weights.main([str(weights), *options])
+        return capsys.readouterr().err
+
+    assert "SHA256SUMS does not exist; expected a folder of weights" in line("--check")
+    (weights / "SHA256SUMS").write_text("a line\n")
+    assert "has the line 'a line', expected a sum, two spaces and a name" in line("--check")
+    assert "has weights that are no trials, which would be replaced" in line("--trial")
+
+
 def test_full_models_keep_below_the_limit():
     """By the bytes of their parameters; functions and cards take some hundred kilobytes."""
     for release in release_weights.RELEASES.values():

@@ -8,7 +8,8 @@ Their images are drawn by this package (faces, shapes) or come with scikit-learn
 person and no data set with terms of its own is in them. Each folder is an export of at most 10 MB with its card, loads
 to the outputs that the trained run has, and stands with the sums of its files in SHA256SUMS, for `sha256sum -c`.
 --check compares a folder of weights with its sums and loads every model. --trial trains on a few images for one epoch:
-it tries the script, and its weights are of no use. A run that was stopped goes on (in WEIGHTS/.runs).
+it tries the script, its weights are of no use, and it takes no folder with others. A run that was stopped goes on (in
+WEIGHTS/.runs, or WEIGHTS/.trials).
 
 Mistakes end with one line and status 2, and files that differ with status 1.
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +36,11 @@ from mvae_jax.experiment import listing, provenance
 from mvae_jax.models import autoencoders, multimodal
 
 LICENSE, MOST_BYTES, SUMS = "apache-2.0", 10_000_000, "SHA256SUMS"
+RUNS, TRIALS, TRAINED = (
+    ".runs",
+    ".trials",
+    "trained",
+)  # folders of the workdirs, and the mark of a training that has ended
 Data = Dataset | dict[str, Any]
 
 
@@ -123,10 +130,11 @@ def make(name: str, folder: Path, trial: bool) -> None:
     """Trains a model, exports it, and compares what was exported with what was trained."""
     release = RELEASES[name]
     data = release.data(trial)
-    trained = runs.train(folder / ".runs" / name, release.model, release.config(trial), data)
-    start = provenance.start()
-    # Neither commands nor paths of the machine: these folders are for others.
-    origin = {"data": {"data_set": release.kind}, "starts": [{key: start[key] for key in start if key != "command"}]}
+    workdir = folder / (TRIALS if trial else RUNS) / name
+    starts = _starts(workdir)
+    trained = runs.train(workdir, release.model, release.config(trial), data)
+    (workdir / TRAINED).touch()
+    origin = {"data": {"data_set": release.kind}, "starts": starts}
     run = dataclasses.replace(trained, settings={**trained.settings, "provenance": origin})
     exported = run.export(folder / name, license=LICENSE)
     size = sum(path.stat().st_size for path in exported.rglob("*") if path.is_file())
@@ -138,6 +146,22 @@ def make(name: str, folder: Path, trial: bool) -> None:
     print(f"{exported}: {files.readable(size)}, phase {run.phase}, step {run.step:,}")
 
 
+def _starts(workdir: Path) -> list[dict[str, Any]]:
+    """Notes where and from what a training starts, unless it has ended, beside those before it, and returns all.
+
+    They have neither commands nor paths of the machine: these folders are for others.
+    """
+    noted = workdir / "starts.json"
+    known = json.loads(noted.read_text()) if noted.exists() else []
+    if (workdir / TRAINED).exists():
+        return known
+    start = provenance.start()
+    known.append({key: start[key] for key in start if key != "command"})
+    workdir.mkdir(parents=True, exist_ok=True)
+    files.atomic_write(noted, json.dumps(known))
+    return known
+
+
 def sums(folder: Path) -> str:
     """A line for each file of each model: sha256 and name."""
     paths = sorted(path for name in RELEASES for path in (folder / name).rglob("*") if path.is_file())
@@ -147,7 +171,12 @@ def sums(folder: Path) -> str:
 
 def check(folder: Path) -> int:
     """Compares the files with their sums and loads every model; 1 if any differs."""
-    noted, there = (folder / SUMS).read_text(), sums(folder)
+    path = folder / SUMS
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; expected a folder of weights that this script wrote.")
+    noted, there = path.read_text(), sums(folder)
+    if wrong := [line for line in noted.splitlines() if "  " not in line]:
+        raise ValueError(f"{path} has the line {wrong[0]!r:.80}, expected a sum, two spaces and a name: restore it.")
     differing = sorted({line.split("  ", 1)[1] for line in {*noted.splitlines()} ^ {*there.splitlines()}})
     for name in differing:
         print(f"{name} differs from {SUMS}")
@@ -168,6 +197,10 @@ def main(arguments: list[str]) -> int:
     with exits.errors():
         if parsed.check:
             return check(parsed.folder)
+        trials = (parsed.folder / TRIALS).exists()
+        if trials != parsed.trial and (trials or (parsed.folder / SUMS).exists()):
+            kind = "trials" if trials else "weights that are no trials"
+            raise ValueError(f"{parsed.folder} has {kind}, which would be replaced: give another folder.")
         for name in parsed.only or RELEASES:
             make(name, parsed.folder, parsed.trial)
         files.atomic_write(parsed.folder / SUMS, sums(parsed.folder))
