@@ -120,8 +120,17 @@ class Run:
         Raises:
             DiskFull: the system has no room for it.
             FileExistsError: there is something else.
-            ValueError: flatbuffers is not installed, by which functions are written.
+            ValueError: flatbuffers is not installed, by which functions are written; or the phase trained images that
+                are smaller than those of the functions.
         """
+        phases = {phase.name: phase for phase in ZOO[self.settings["model"]].phases(self.config, 1)}
+        phase = phases.get(self.phase)  # one that was trained elsewhere has none
+        if phase and phase.image_size != self.config.image_size and options.get("with_functions", True):
+            raise ValueError(
+                f"phase {self.phase!r} trained images of {phase.image_size} px, and functions are for those of "
+                f"{self.config.image_size} px: export a later phase, or weights alone (--weights-only; from Python "
+                "with_functions=False)."
+            )
         return export.write(self, Path(folder).expanduser(), **options)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from mvae_jax import exits, runs
 from mvae_jax.commands._parser import Parser
-from mvae_jax.experiment import evaluations
+from mvae_jax.experiment import evaluations, prior
+from mvae_jax.export import is_export
 from mvae_jax.files import readable
 from mvae_jax.terminal import echo
 
@@ -47,4 +48,7 @@ def main(arguments: Sequence[str]) -> int:
         for path in sorted(folder.rglob("*")):
             if path.is_file():
                 echo(f"{path}: {readable(path.stat().st_size)}")
+        learned = prior.folder_of(Path(parsed.run).expanduser().resolve(), run)
+        if learned.is_dir() and not is_export(Path(parsed.run).expanduser()):
+            echo(f"The run's learned prior is a run of its own and is not exported: it stays in {learned}.")
     return 0

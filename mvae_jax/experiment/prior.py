@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mvae_jax import images, runs
+from mvae_jax import export, images, runs
 from mvae_jax.data.batches import Dataset, Examples, Split, Splits
 from mvae_jax.experiment import forecast, members
 from mvae_jax.experiment.forecast import Part
@@ -175,16 +175,18 @@ def folder_of(workdir: Path, run: runs.Run) -> Path:
 
 
 def load(workdir: str | os.PathLike[str], run: runs.Run) -> Prior | None:
-    """The learned prior of a run's checkpoint; None where none was trained to its end.
+    """The learned prior of a run's checkpoint; None where none was trained to its end, and beside an export.
 
     Args:
-        workdir: of the run.
+        workdir: of the run, or an export.
         run: the model, as `runs.load(workdir)` gives it.
 
     Raises:
         ValueError: what lies in its place was learned from other codes, or is damaged.
     """
     workdir = Path(workdir).expanduser().resolve()
+    if export.is_export(workdir):  # what lies in it besides is no part of it
+        return None
     folder = folder_of(workdir, run)
     try:
         flow = runs.load(folder)

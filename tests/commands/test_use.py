@@ -343,6 +343,16 @@ def test_generate_draws_by_the_learned_prior_where_there_is_one_and_says_so(comm
     np.testing.assert_array_equal([picture(workdir / f"by_own/{number:03d}.png") for number in range(3)], expected)
 
 
+def test_an_export_says_where_the_learned_prior_stays_and_takes_no_other(command, exporting, workdir, learned):
+    code, out, _ = exporting("learned", "without_prior", "--weights-only")
+    assert code == 0
+    assert "learned prior is a run of its own and is not exported: it stays in " in out
+    shutil.copytree(workdir / "learned" / prior.FOLDER, workdir / "without_prior" / prior.FOLDER)
+    code, _, err = command("generate", "without_prior", CAPTION, "--count=1", "-o", "by_model")
+    assert code == 0
+    assert "codes are drawn from the model's prior" in err
+
+
 def test_birds_have_their_attributes_by_name(command, workdir):
     birds = runs.load(workdir / "birds")
     assert command("attributes", "birds") == (0, "".join(f"{name}\n" for name in BIRDS), "")
