@@ -124,25 +124,25 @@ NODE_WEIGHTS = NODE_WEIGHTS / NODE_WEIGHTS.sum()
 SLOPE, X1, MEAN1, LOGVAR1 = 0.8, 1.1, -0.3, -0.4
 
 
-def one(mean, logvar, noise, doubly):
-    """Bounds of p(x = 1.1) with z ~ N(0, 1), x ~ N(.8 z, 1), [N], for noise [N, K]."""
+def one(mean, logvar, noise, doubly, beta=1.0):
+    """Bounds of p(x = 1.1) with z ~ N(0, 1), x ~ N(.8 z, 1), [N], for noise [N, K]; beta is that of p(z) / q(z)."""
     z = mean + jnp.exp(0.5 * logvar) * noise
     fixed = jax.lax.stop_gradient if doubly else lambda value: value
 
     def log_weight(z):
-        joint = gaussian.log_prob(X1, SLOPE * z, 0.0) + gaussian.log_prob(z, 0.0, 0.0)
-        return joint - gaussian.log_prob(z, fixed(mean), fixed(logvar))
+        divergence = gaussian.log_prob(z, fixed(mean), fixed(logvar)) - gaussian.log_prob(z, 0.0, 0.0)
+        return gaussian.log_prob(X1, SLOPE * z, 0.0) - beta * divergence
 
     if doubly:
-        return losses.doubly_reparameterised_bound(log_weight, z)
+        return losses.doubly_reparameterised_bound(log_weight, z, posterior_weight=beta)
     return losses.importance_weighted_bound(log_weight(z))
 
 
-def expected(noise, weights, doubly):
+def expected(noise, weights, doubly, beta=1.0):
     """Value and gradient by mean and log variance of the expected bound."""
 
     def mean_bound(parameters):
-        return (weights * one(*parameters, noise, doubly)).sum()
+        return (weights * one(*parameters, noise, doubly, beta)).sum()
 
     value, gradient = jax.jit(jax.value_and_grad(mean_bound))((jnp.float32(MEAN1), jnp.float32(LOGVAR1)))
     return float(value), gradient
@@ -162,10 +162,19 @@ def test_one_sample_is_on_average_the_elbo_in_closed_form(doubly):
     np.testing.assert_allclose(gradient, slopes, rtol=1e-4, atol=1e-5)
 
 
+PAIRS = np.float32(np.stack(np.meshgrid(NODES, NODES), -1).reshape(-1, 2))
+PAIR_WEIGHTS = np.float32(np.outer(NODE_WEIGHTS, NODE_WEIGHTS).reshape(-1))
+
+
+@pytest.mark.parametrize("beta", [0.3, 2.5])
+def test_with_another_weight_of_the_posterior_both_gradients_agree_on_average(beta):
+    (plain, by_plain), (doubly, by_doubly) = (expected(PAIRS, PAIR_WEIGHTS, way, beta) for way in (False, True))
+    assert plain == pytest.approx(doubly, rel=1e-6)
+    np.testing.assert_allclose(by_doubly, by_plain, rtol=2e-3)
+
+
 def test_two_samples_have_on_average_the_same_gradient_either_way_and_a_tighter_bound():
-    noise = np.float32(np.stack(np.meshgrid(NODES, NODES), -1).reshape(-1, 2))
-    weights = np.float32(np.outer(NODE_WEIGHTS, NODE_WEIGHTS).reshape(-1))
-    (plain, by_plain), (doubly, by_doubly) = (expected(noise, weights, way) for way in (False, True))
+    (plain, by_plain), (doubly, by_doubly) = (expected(PAIRS, PAIR_WEIGHTS, way) for way in (False, True))
     single, _ = expected(np.float32(NODES[:, None]), np.float32(NODE_WEIGHTS), False)
     exact = scipy.stats.norm.logpdf(X1, 0, math.sqrt(1 + SLOPE**2))
     assert single + 0.01 < plain < exact
