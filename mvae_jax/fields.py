@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import copy
 import dataclasses
+import itertools
 import json
 import logging
 import re
@@ -17,7 +18,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 _log = logging.getLogger(__name__)
-# Names that fields of experiments had before; config.json of older runs and old commands have them.
+# Names that fields of experiments had before, none of an item of a tuple; config.json of older runs and old commands
+# have them.
 RENAMED = {"judge": "classifier", "evaluation.judge_epochs": "classifier.epochs"}
 
 
@@ -111,6 +113,8 @@ def unlike(config: Any, recorded: Mapping[str, Any]) -> list[str]:
             found.append(str(field.metadata["unlike"]))
         elif dataclasses.is_dataclass(current) and isinstance(old, Mapping):
             found += unlike(current, old)
+        else:
+            found += itertools.chain(*(unlike(kind, item) for kind, item in _items(current, old)))
     return found
 
 

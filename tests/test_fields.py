@@ -82,6 +82,22 @@ def test_each_item_of_a_tuple_of_dataclasses_is_completed():
 
 
 @dataclasses.dataclass(frozen=True)
+class Late:
+    name: str = "late"
+    epsilon: float = dataclasses.field(default=1e-8, metadata={"unlike": "its items had none."})
+
+
+@dataclasses.dataclass(frozen=True)
+class LateParts:
+    parts: tuple[Late, ...] = (Late(),)
+
+
+def test_what_is_unlike_in_an_item_of_a_tuple_is_told():
+    assert fields.unlike(LateParts(), {"parts": [{"name": "a"}]}) == ["its items had none."]
+    assert fields.unlike(LateParts(), {"parts": [{"name": "a", "epsilon": 0.1}]}) == []
+
+
+@dataclasses.dataclass(frozen=True)
 class Classifier:
     workdir: str = ""
     epochs: int = 5
