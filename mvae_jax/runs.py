@@ -353,9 +353,9 @@ def train(
         model: name in the zoo, such as "vae".
         config: the model's Config.
         data: images to train and to validate on: a `data.batches.Dataset`, such as `data.sources.load` gives; or arrays
-            {"image": uint8 [N, H, W, C], "attributes": [N, A] in {0, 1}}, the latter for models that learn them, or
-            {"code": float32 [N, D], ...} for a model of codes. Of arrays a tenth is only validated on, for all seeds
-            the same.
+            {"image": uint8 [N, H, W, C], "attributes": [N, A] in {0, 1}}, the latter for models that learn them,
+            {"code": float32 [N, D], ...} for a model of codes, or the modalities of a multimodal VAE with masks, see
+            `Split`. Of arrays a tenth is only validated on, for all seeds the same.
         seed: of the initialisation, of every draw and of the order of the images.
         settings: how the run is watched, saved and spread over devices; this may change when it goes on.
         interruption: if requested, the state is saved and `Interrupted` raised; by default Ctrl-C stops at once.
@@ -557,6 +557,9 @@ def plan(
     if built is None:
         examples = data.examples("train", config.image_size).arrays if entry.from_data else {}
         built = entry.build(config, **(entry.from_data(config, examples) if entry.from_data else {}))
+    if entry.check_data and isinstance(data, Splits):
+        for _, some in data:
+            entry.check_data(config, some.arrays)
     planned = Plan(model, config, built, phases, data, seed, settings, placement)
     _state(planned.model, phases, planned.example)  # the model refuses images that it is not for
     return planned
@@ -575,10 +578,11 @@ def split(arrays: Mapping[str, Any], names: tuple[str, ...] = ()) -> Splits:
     whole = {name: np.asarray(array) for name, array in arrays.items()}
     if "attributes" in whole:
         attributes = whole["attributes"].astype(np.float32)
-        if not np.isin(attributes, (0, 1)).all():
-            value = attributes[~np.isin(attributes, (0, 1))][0]
-            raise ValueError(f"'attributes' hold {value:g}; expected 0 or 1: does the image have the attribute?")
         whole["attributes"] = attributes
+        there = attributes[Split(whole).present("attributes")]
+        if not np.isin(there, (0, 1)).all():
+            value = there[~np.isin(there, (0, 1))][0]
+            raise ValueError(f"'attributes' hold {value:g}; expected 0 or 1: does the image have the attribute?")
         columns = attributes.shape[1] if attributes.ndim == 2 else 0
         names = names or tuple(f"attribute_{column}" for column in range(columns))
     else:
@@ -616,7 +620,7 @@ def describe(model: Model, phases: Sequence[Phase], batch: Batch, data: Mapping[
     lines.append("phases:")
     lines += [
         f"  {phase.name}: steps {phase.start:,} to {phase.end:,}, {phase.batch_size} "
-        + ("codes" if phase.image_size is None else f"images of {phase.image_size} px")
+        + (f"images of {phase.image_size} px" if phase.image_size else "codes" if "code" in batch else "examples")
         for phase in phases
     ]
     lines += ["data:", *(f"  {name}: {value}" for name, value in data.items())]

@@ -21,8 +21,10 @@ def fields_of(config):
     """Names of the fields of a dataclass, and of those that are its values."""
     for field in dataclasses.fields(config):
         yield field.name
-        if dataclasses.is_dataclass(value := getattr(config, field.name)):
-            yield from fields_of(value)
+        value = getattr(config, field.name)
+        for item in value if isinstance(value, tuple) else (value,):
+            if dataclasses.is_dataclass(item):
+                yield from fields_of(item)
 
 
 def settings_fields():

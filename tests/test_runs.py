@@ -22,7 +22,7 @@ from jax.sharding import PartitionSpec
 
 from mvae_jax import runs
 from mvae_jax.data.batches import Split, Splits
-from mvae_jax.models import ZOO, Entry, multimodal
+from mvae_jax.models import ZOO, Entry, multimodal, multimodal_vaes
 from mvae_jax.train import loop
 from mvae_jax.train import state as states
 from mvae_jax.train.checkpoint import Checkpoints, DamagedCheckpoint
@@ -615,7 +615,7 @@ ATTRIBUTES = np.zeros((40, 2))
         ({"data": {"image": IMAGES / 255}}, "'image' is float64 of shape (40, 4, 4, 1), expected uint8 [N, H, W, C]."),
         ({"data": IMAGES}, "data are a ndarray; expected arrays by name, {'image': uint8 [N, H, W, C]}, or what"),
         ({"data": {"image": IMAGES[..., 0]}}, "'image' is uint8 of shape (40, 4, 4), expected uint8 [N, H, W, C]."),
-        ({"data": {"pictures": IMAGES}}, "['pictures'], expected 'image' or 'code' among them"),
+        ({"data": {"pictures": IMAGES}}, "the data have 'pictures'; the model learns from 'image' as well"),
         ({"data": {"image": IMAGES[:8]}}, "batch_size is 8, expected between 1 and the 7 examples of the split"),
         ({"data": {"image": IMAGES[:0]}}, "no image"),
         ({"data": {"image": IMAGES, "label": np.arange(39)}}, "have lengths {'image': 40, 'label': 39}"),
@@ -654,6 +654,58 @@ def test_a_folder_in_use_or_of_another_run_is_refused(trained, tmp_path):
         runs.train(folder, "vae", VAE, {"image": IMAGES}, seed=4)
     with pytest.raises(ValueError, match=r"data_sha256: .* before"):
         runs.train(folder, "vae", VAE, {"image": IMAGES[::-1]}, seed=3)
+
+
+def test_attributes_that_are_missing_may_be_nan():
+    attributes, mask = np.float32([[0, 1], [np.nan, np.nan], [1, 1]]), np.float32([1, 0, 1])
+    data = runs.split({"attributes": attributes, "present/attributes": mask})
+    assert len(data.train) + len(data.validation) == 3
+    with pytest.raises(ValueError, match="'attributes' hold nan; expected 0 or 1"):
+        runs.split({"attributes": attributes})
+
+
+SOUNDS = multimodal_vaes.MoPoEConfig(
+    modalities=(
+        multimodal_vaes.Modality("sound", (4,), network="dense", widths=(5,)),
+        multimodal_vaes.Modality("word", (3,), "categorical", network="dense", widths=(5,)),
+        multimodal_vaes.Modality("bits", (2,), "bernoulli", network="dense", widths=(5,)),
+        multimodal_vaes.Modality("second", (8, 8, 3), network="dense", widths=(5,)),
+    ),
+    batch_size=4,
+)
+
+
+def sounds(**changes):
+    """Modalities of which none is an image called so, and of which the first example lacks all that may be missing."""
+    masks = {f"present/{name}": np.float32(np.arange(20) > 0) for name in ("sound", "word", "bits")}
+    values = {
+        "sound": np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32),
+        "word": np.eye(3, dtype=np.float32)[np.arange(20) % 3],
+        "bits": np.float32(np.arange(40).reshape(20, 2) % 2),
+        "second": np.zeros((20, 8, 8, 3), np.uint8),
+    }
+    for name in ("sound", "word", "bits"):
+        values[name][0] = np.nan
+    return {**values, **masks, **changes}
+
+
+def test_a_model_of_any_modalities_is_planned_without_an_image():
+    assert "  training: steps 0 to 200, 4 examples" in str(runs.plan("mopoe", SOUNDS, sounds())).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"second": np.zeros((20, 8, 8, 3), np.float32)}, "'second' is float32 .*; expected uint8 in"),
+        ({"word": np.eye(3)[np.arange(20) % 3] * 255}, "'word' holds 255; expected one-hot rows"),
+        ({"word": np.arange(20) % 3}, r"'word' is int64 of shape \(18,\); expected one-hot rows"),
+        ({"bits": np.full((20, 2), -0.5)}, r"'bits' holds -0.5; expected values in \[0, 1\]"),
+        ({"present/sound": np.ones(20, np.float32)}, "'sound' holds nan; expected finite numbers"),
+    ],
+)
+def test_values_that_a_likelihood_is_not_for_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        runs.plan("mopoe", SOUNDS, sounds(**changes))
 
 
 def test_a_plan_says_parameters_memory_phases_and_data():

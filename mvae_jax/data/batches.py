@@ -27,13 +27,16 @@ class Split:
     """Examples of one split, on the host.
 
     Attributes:
-        arrays: name -> array; all share their first axis, N. Always there is "image": uint8 [N, H, W, C] in
+        arrays: name -> array; all share their first axis, N. Most have "image": uint8 [N, H, W, C] in
             [0, 255], or, of examples that a trained model has encoded, "code": float32 [N, D]; beside that
             "deviation": float32 [N, D], the standard deviations of the codes' posteriors. "attributes": float32 [N, A]
             in {0, 1}, "factors": int32 [N, F], indices of the values of its generative factors, "label": int32 [N], the
             number of its class, and "index": int32 [N], the example's number in its data set, where the data set has
             them. Other modalities have names of their own, and "present/NAME", float32 [N], is 0 where an example has
             no such value, whatever stands there, else 1.
+
+    Raises:
+        ValueError: there is no array, the arrays have several lengths, or one that this names is of another kind.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -42,18 +45,33 @@ class Split:
         lengths = {name: len(array) for name, array in self.arrays.items()}
         if len(set(lengths.values())) != 1:
             raise ValueError(f"The arrays of a split have lengths {lengths}, expected one length for all.")
-        if not {"image", "code"} & self.arrays.keys():
-            raise ValueError(f"A split has arrays {sorted(self.arrays)}, expected 'image' or 'code' among them.")
         for name, (dtype, axes) in _TYPES.items():
             if name in self.arrays and (self[name].dtype != dtype or self[name].ndim != len(axes.split(","))):
                 expected = f"{np.dtype(dtype)} [{axes}]"
                 raise ValueError(f"{name!r} is {self[name].dtype} of shape {self[name].shape}, expected {expected}.")
+        for name, mask in self.arrays.items():
+            of = name.removeprefix("present/")
+            if name == of:
+                continue
+            if of not in self.arrays:
+                raise ValueError(
+                    f"{name!r} has no {of!r} beside it; expected the name of one of {sorted(self.arrays)}."
+                )
+            if mask.dtype != np.float32 or mask.ndim != 1 or not np.isin(mask, (0, 1)).all():
+                raise ValueError(
+                    f"{name!r} is {mask.dtype} of shape {mask.shape}, expected float32 [N] of 0, where the value is "
+                    "missing, and 1."
+                )
 
     def __len__(self) -> int:
         return len(next(iter(self.arrays.values())))
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.arrays[name]
+
+    def present(self, name: str) -> np.ndarray:
+        """Which examples have a value of that name, bool [N], as "present/NAME" says; all without it."""
+        return np.asarray(self.arrays.get(f"present/{name}", np.ones(len(self)))) != 0
 
     def take(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """Returns the examples at `indices`, int [B], as name -> array [B, ...]."""

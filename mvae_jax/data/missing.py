@@ -26,10 +26,15 @@ def hide(data: Splits, shares: Mapping[str, float], seed: int) -> Splits:
         The data with masks, to which those that they had still apply; their provenance says what was hidden.
 
     Raises:
-        ValueError: a share is not in [0, 1], or the data have no such modality.
+        ValueError: a share is not in [0, 1], the data have no such modality, or something was hidden of them before.
     """
+    if "hidden" in data.provenance:
+        raise ValueError(
+            f"of the data {data.provenance['hidden']} is hidden already; expected those of which nothing is: hide all "
+            "at once."
+        )
     for name, share in shares.items():
-        if name not in data.train.arrays or not 0 <= share <= 1:
+        if name not in data.train.arrays or name.startswith("present/") or not 0 <= share <= 1:
             raise ValueError(
                 f"shares say {name}: {share}; expected a share from 0 to 1 of one of the data's arrays, "
                 f"{', '.join(sorted(data.train.arrays))}."

@@ -1,6 +1,7 @@
 """Measures of models of several modalities: likelihoods of any of them given any others, and coherence.
 
 The model comes in as functions, those of a run of `models.multimodal_vaes`; values are arrays by name, [N, ...].
+Examples are complete: "present/NAME" may stand among the values, and is refused if it says that something is missing.
 """
 
 from __future__ import annotations
@@ -38,11 +39,13 @@ def subset_log_likelihood(
 
     Each of the two is an importance-weighted bound with samples of the posterior given its own modalities, so both tend
     to their limit from below, and equal it for any number of samples where the posteriors are exact. Without `given`
-    the result is itself a bound.
+    the result is itself a bound; with it, it may be too high or too low.
+
+    Samples are from one Gaussian. That of MMVAE and MMVAE+ has the moments of their mixture, which lies elsewhere if
+    the experts disagree: with few samples the bound is then far too low, and does not compare with other models'.
 
     Args:
-        encode_subset: {name: [B, ...]} of any modalities -> mean and log variance of q(z | x), each [B, D]. Of a
-            mixture of experts, its moments will do: the estimate then takes more samples, and tends to the same.
+        encode_subset: {name: [B, ...]} of any modalities -> mean and log variance of q(z | x), each [B, D].
         log_likelihood: the same values, and z [B, D] -> {name: log p(x_m | z)}, [B] each.
         values: by name, [N, ...], as the model takes them.
         key: a key that serves nothing else.
@@ -55,12 +58,14 @@ def subset_log_likelihood(
         Log likelihoods, [N], in nats.
 
     Raises:
-        ValueError: a name is not among the values, or is in both lists, or `of` is empty.
+        ValueError: a name is not among the values, or is in both lists, or `of` is empty, or one of them is missing in
+            some examples.
 
     Reference:
         Burda et al., 2016, arXiv:1509.00519, equation 8.
     """
     names = (*given, *of)
+    values = _complete(values, names)
     wrong = sorted({name for name in names if name not in values or names.count(name) > 1})
     if wrong or not of:
         raise ValueError(
@@ -79,6 +84,18 @@ def subset_log_likelihood(
         ).bound
 
     return bound(names) - bound(given) if given else bound(names)
+
+
+def _complete(values: Values, names: Sequence[str] | None = None) -> dict[str, Any]:
+    """Values without masks; refused if one of those names, by default of all, is missing in some examples."""
+    masks = {name.removeprefix("present/"): mask for name, mask in values.items() if name.startswith("present/")}
+    missing = [name for name in names or masks if name in masks and not np.all(masks[name])]
+    if missing:
+        raise ValueError(
+            f"{', '.join(missing)} are missing in some examples, as present/NAME says; expected complete ones: take "
+            "the rows where all are present."
+        )
+    return {name: value for name, value in values.items() if not name.startswith("present/")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,8 +144,8 @@ def coherence(
     Args:
         draw_subset: a key and {name: [B, ...]} of any modalities -> one code for each example, [B, D].
         decode: name -> codes [B, D] -> values of that modality, for those that have a classifier.
-        classify: name -> values [B, ...] -> numbers of classes, [B].
-        values: by name, [N, ...], as the model takes them.
+        classify: name -> values [B, ...], as given and as decoded -> numbers of classes, [B].
+        values: by name, [N, ...], as the model takes them; images float in [-1, 1], as decoders give them.
         labels: class of each example, int [N].
         prior_codes: draws from the prior, [P, D].
         key: a key that serves nothing else.
@@ -139,11 +156,12 @@ def coherence(
 
     Raises:
         ValueError: there are fewer than two modalities, no classifier, a classifier without a decoder or values, or
-            another number of labels than of examples.
+            another number of labels than of examples, something is missing, or images with a classifier are uint8.
 
     Reference:
         Shi et al., 2019, arXiv:1911.03393 (coherence of joint and cross generation).
     """
+    values = _complete(values)
     names, labels = tuple(values), np.asarray(labels)
     count = len(next(iter(values.values()))) if values else 0
     if len(names) < 2 or not classify or not set(classify) <= set(names) & set(decode):
@@ -153,6 +171,12 @@ def coherence(
         )
     if labels.shape != (count,):
         raise ValueError(f"labels have shape {labels.shape}; expected ({count},), one for each example.")
+
+    if integers := [name for name in classify if values[name].dtype == np.uint8]:
+        raise ValueError(
+            f"values of {', '.join(integers)} are uint8; expected the range that decoders give, which classifiers read "
+            "too: use `mvae_jax.images.to_float`."
+        )
 
     def read(name: str, codes: Any) -> np.ndarray:
         return in_chunks(lambda z: np.asarray(classify[name](decode[name](z))), batch_size)(codes)

@@ -56,6 +56,10 @@ class ZooModel(Protocol):
         A loaded run is built without: what they were is in its state.
         """
 
+    @property
+    def check_data(self) -> Callable[[Any, Mapping[str, Any]], None] | None:
+        """(config, examples by name) refuses, by a ValueError, values that it is not for; None if shapes say all."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
@@ -66,6 +70,12 @@ class Entry:
     phases: Callable[[Any, int], tuple[Phase, ...]]
     lengths: tuple[str, ...] = ("epochs",)
     from_data: Callable[[Any, Mapping[str, Any]], Mapping[str, Any]] | None = None
+    check_data: Callable[[Any, Mapping[str, Any]], None] | None = None
+
+
+def _of_modalities(config: Callable[..., Any]) -> Entry:
+    family = multimodal_vaes
+    return Entry(config, family.build, family.phases, check_data=family.check_data)
 
 
 ZOO: dict[str, ZooModel] = {
@@ -82,12 +92,12 @@ ZOO: dict[str, ZooModel] = {
     "beta_vae": Entry(autoencoders.BetaVAEConfig, autoencoders.build, autoencoders.phases),
     "beta_tcvae": Entry(autoencoders.BetaTCVAEConfig, autoencoders.build, autoencoders.phases),
     "cvae": Entry(cvae.Config, cvae.build, cvae.phases),
-    "mvae": Entry(multimodal_vaes.MVAEConfig, multimodal_vaes.build, multimodal_vaes.phases),
-    "mmvae": Entry(multimodal_vaes.MMVAEConfig, multimodal_vaes.build, multimodal_vaes.phases),
-    "mopoe": Entry(multimodal_vaes.MoPoEConfig, multimodal_vaes.build, multimodal_vaes.phases),
-    "mvtcae": Entry(multimodal_vaes.MVTCAEConfig, multimodal_vaes.build, multimodal_vaes.phases),
-    "mmvae_plus": Entry(multimodal_vaes.MMVAEPlusConfig, multimodal_vaes.build, multimodal_vaes.phases),
-    "jmvae": Entry(multimodal_vaes.JMVAEConfig, multimodal_vaes.build, multimodal_vaes.phases),
+    "mvae": _of_modalities(multimodal_vaes.MVAEConfig),
+    "mmvae": _of_modalities(multimodal_vaes.MMVAEConfig),
+    "mopoe": _of_modalities(multimodal_vaes.MoPoEConfig),
+    "mvtcae": _of_modalities(multimodal_vaes.MVTCAEConfig),
+    "mmvae_plus": _of_modalities(multimodal_vaes.MMVAEPlusConfig),
+    "jmvae": _of_modalities(multimodal_vaes.JMVAEConfig),
     "alae": Entry(alae.ALAEConfig, alae.mlp.build, alae.mlp.phases),
     "style_alae": Entry(alae.StyleALAEConfig, alae.style.build, alae.style.phases, lengths=("last_images",)),
     "bigan": Entry(bigan.BiGANConfig, bigan.build, bigan.phases),

@@ -100,6 +100,12 @@ def test_indices_cannot_be_changed_by_their_reader():
         Batches(split_of(4), 2, seed=0).indices_at(0)[0] = 1
 
 
+def test_a_split_has_any_arrays_and_knows_which_values_are_there():
+    split = Split({"pose": np.zeros((3, 2)), "voice": np.zeros(3), "present/pose": np.float32([1, 0, 1])})
+    assert split.present("pose").tolist() == [True, False, True]
+    assert split.present("voice").all()
+
+
 @pytest.mark.parametrize("batch_size", [0, 5])
 def test_batch_size_must_fit(batch_size):
     with pytest.raises(ValueError, match=f"batch_size is {batch_size}, expected between 1 and the 4 examples"):
@@ -115,7 +121,11 @@ def test_negative_seed_is_refused():
     ("arrays", "message"),
     [
         ({"image": np.zeros((2, 4, 4, 3), np.uint8), "index": np.zeros(3)}, "lengths {'image': 2, 'index': 3}"),
-        ({"index": np.zeros(3)}, "expected 'image' or 'code' among them"),
+        ({"present/pose": np.ones(3, np.float32)}, r"'present/pose' has no 'pose' beside it"),
+        *(
+            ({"pose": np.zeros((3, 2)), "present/pose": mask}, r"'present/pose' is .* expected float32 \[N\] of 0")
+            for mask in (np.ones(3), np.ones((3, 1), np.float32), np.float32([1, np.nan, 0]), np.float32([1, 0.3, 0]))
+        ),
         ({"image": np.zeros((2, 4, 4, 3), np.float32)}, "'image' is float32 of shape"),
         ({"image": np.zeros((2, 4, 4), np.uint8)}, r"expected uint8 \[N, H, W, C\]"),
         ({}, "lengths {}"),

@@ -60,3 +60,10 @@ def test_what_cannot_be_hidden_is_refused(shares, message):
         ValueError, match=f"shares say {message}; expected a share from 0 to 1 of one of the data's arrays"
     ):
         hide(DATA, shares, 0)
+
+
+def test_masks_are_no_modality_and_nothing_is_hidden_twice():
+    with pytest.raises(ValueError, match=r"shares say present/pose: 0.5; expected a share"):
+        hide(DATA, {"present/pose": 0.5}, seed=1)
+    with pytest.raises(ValueError, match=r"of the data {'pose': 0.5} is hidden already"):
+        hide(hide(DATA, {"pose": 0.5}, seed=1), {"attributes": 0.5}, seed=2)

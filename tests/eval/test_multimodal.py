@@ -65,6 +65,26 @@ def test_names_are_checked(of, given):
         multimodal.subset_log_likelihood(encode_subset, log_likelihood, VALUES, KEY, of=of, given=given, samples=1)
 
 
+def test_examples_that_lack_something_are_refused():
+    def measure(**masks):
+        return multimodal.subset_log_likelihood(
+            encode_subset, log_likelihood, {**VALUES, **masks}, KEY, of=("a",), given=("b",), samples=1
+        )
+
+    some = np.float32([1, 1, 0, 1, 1, 1])
+    np.testing.assert_array_equal(measure(**{"present/a": np.ones(6), "present/c": some}), measure())
+    with pytest.raises(ValueError, match=r"b are missing in some examples, .*: take the rows where all are present"):
+        measure(**{"present/b": some})
+    with pytest.raises(ValueError, match="c are missing in some examples"):
+        measured(values={**CLASSES, "present/c": np.arange(10)})
+    assert measured(values={**CLASSES, "present/c": np.ones(10)}) == measured()
+
+
+def test_images_and_what_is_decoded_are_read_in_one_range():
+    with pytest.raises(ValueError, match="values of a are uint8; expected the range that decoders give"):
+        measured(values={**CLASSES, "a": CLASSES["a"].astype(np.uint8)})
+
+
 # Codes are classes. "a" holds the class; "b" holds it but for each fifth example; "c" is always drawn as class 0.
 LABELS = np.arange(10) % 2
 SHOWN = np.where(np.arange(10) % 5 == 4, 1 - LABELS, LABELS)

@@ -90,10 +90,10 @@ def averaged(terms, weights=NODE_WEIGHTS):
     return {name: (weights * values).sum() for name, values in terms.items()}
 
 
-def assert_same_with_gradients(got, expected, said=GUESS):
+def assert_same_with_gradients(got, expected, said=GUESS, rtol=2e-5):
     """Both functions of the experts give the same loss, and the same gradient."""
     of_got, of_expected = (jax.jit(jax.value_and_grad(function))(said) for function in (got, expected))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), of_got, of_expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=2e-5), of_got, of_expected)
 
 
 def mvae(said, present=ALL, weights=WEIGHTS, beta=1.0, drawn=((1, 0, 1),)):
@@ -155,18 +155,24 @@ def test_mopoe_is_the_mean_over_all_sets():
     assert_same_with_gradients(functools.partial(got, present=np.array([1, 0, 1]), count=3), partly)
 
 
-def test_mvtcae_is_its_equation():
+@pytest.mark.parametrize("members", [(0, 1, 2), (0, 2), (1,)])
+def test_mvtcae_is_its_equation_of_what_is_there(members):
+    """Of one modality alone it is (1 - alpha) times the negative bound of that one."""
+    present, count = np.isin(range(3), members), len(members)
+
     def got(said):
         terms = objectives.mvtcae(
-            experts(said), log_likelihoods(), NODES[:, None], weights=WEIGHTS, alpha=0.6, beta=1.7
+            experts(said, present), log_likelihoods(present), NODES[:, None], weights=WEIGHTS, alpha=0.6, beta=1.7
         )
         return averaged(terms)["loss"]
 
     def expected(said):
-        joint = product(said, (0, 1, 2), prior=0)
-        conditional = sum(kl(*joint, said["means"][m], said["logvars"][m]) for m in range(3))
-        errors = sum(WEIGHTS[NAMES[m]] * error(m, *joint) for m in range(3))
-        return (3 - 0.6) / 3 * errors + 1.7 * (0.4 * kl(*joint) + 0.2 * conditional)
+        joint = product(said, members, prior=0)
+        conditional = sum(kl(*joint, said["means"][m], said["logvars"][m]) for m in members)
+        errors = sum(WEIGHTS[NAMES[m]] * error(m, *joint) for m in members)
+        if count == 1:
+            return 0.4 * (errors + 1.7 * kl(*joint))
+        return (count - 0.6) / count * errors + 1.7 * (0.4 * kl(*joint) + 0.6 / count * conditional)
 
     assert_same_with_gradients(got, expected)
 
@@ -234,6 +240,28 @@ def test_mmvae_is_its_transcription(estimator, present):
     np.testing.assert_allclose(terms["loss"], loss, rtol=2e-5)
     np.testing.assert_allclose(terms["kl"], divergence, rtol=2e-5, atol=1e-6)
     np.testing.assert_allclose(terms["reconstruction/second"], error_of_second, rtol=2e-5)
+
+
+@pytest.mark.parametrize("beta", [1.0, 2.5])
+def test_both_estimators_of_the_mmvae_plus_agree_on_average_for_one_modality(beta):
+    """By quadrature over two samples of the one expert that is there."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(24)
+    weights = np.outer(weights, weights).ravel() / weights.sum() ** 2
+    pairs = np.stack(np.meshgrid(nodes, nodes), -1).reshape(-1, 1, 2, 1)
+    noise, present = np.float32(np.broadcast_to(pairs, (len(pairs), 3, 2, 1))), np.array([1, 0, 0])
+
+    def loss(said, estimator):
+        terms = objectives.mmvae_plus(
+            experts(said, present, len(noise)),
+            log_likelihoods(present),
+            *(noise, {}, {}),
+            weights=ONES,
+            estimator=estimator,
+            beta=beta,
+        )
+        return averaged(terms, np.float32(weights))["loss"]
+
+    assert_same_with_gradients(*(functools.partial(loss, estimator=e) for e in ("dreg", "iwae")), rtol=2e-3)
 
 
 @pytest.mark.parametrize("estimator", ["iwae", "dreg"])
@@ -420,7 +448,12 @@ def test_small_modalities_weigh_more_unless_it_is_said():
     ("change", "message"),
     [
         ({"name": "present/x"}, "expected a word"),
-        ({"shape": ()}, "expected at least one axis"),
+        ({"shape": ()}, "expected a tuple of at least one axis"),
+        ({"shape": 4}, "shape of left is 4; expected a tuple"),
+        ({"shape": (3.5,)}, "each a whole number"),
+        ({"weight": math.inf}, "weight of left is inf; expected a finite number"),
+        ({"name": "attributes"}, r"attributes has shape \(4,\) and likelihood 'gaussian', .*: choose another name"),
+        ({"name": "image"}, "choose another name"),
         ({"likelihood": "poisson"}, "choose one of 'gaussian'"),
         ({"network": "convolutional"}, r"its shape is \(4,\)"),
         ({"scale": 0.0}, "above 0"),
@@ -439,6 +472,7 @@ def test_modalities_refuse(change, message):
     ("name", "change", "message"),
     [
         ("mvae", {"modalities": DENSE[:1]}, "at least two"),
+        ("mvae", {"modalities": ("image",)}, "expected a tuple of Modality"),
         ("mvae", {"modalities": DENSE[:1] * 2}, "no name twice"),
         ("mvae", {"subsets": 4}, "subsets is 4; expected 0 to 3"),
         ("mopoe", {"modalities": CONFIGS["mmvae_plus"].modalities}, "private_size of left is not 0"),
@@ -462,6 +496,44 @@ def test_data_without_a_modality_or_of_another_shape_are_refused():
     params = prepared("mopoe")[1]
     with pytest.raises(ValueError, match="modalities are voice; expected some of left, kind, bits"):
         model.functions["encode_subset"](params, {}, {"voice": data["left"]})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"present/left": np.ones((4, 1))}, r"of 4 examples of left there are present of left: \(4, 1\)"),
+        ({"present/left": np.ones(3)}, r"present of left: \(3,\)"),
+        ({"bits": np.zeros((1, 2))}, "of 4 examples of left there are bits: 1"),
+        ({"present/kind": np.ones(4)}, "there are kind; expected .* present of those that are given"),
+    ],
+)
+def test_masks_and_numbers_of_examples_are_checked(changes, message):
+    model, params, _ = prepared("mopoe")
+    values = {"left": batch()["left"], "bits": batch()["bits"], **changes}
+    with pytest.raises(ValueError, match=message):
+        model.functions["encode_subset"](params, {}, values)
+
+
+def test_codes_of_another_width_or_number_are_refused():
+    model, params, _ = prepared("mmvae_plus")  # 4 dimensions
+    values = {"left": batch()["left"]}
+    for decode in ("decode_left", "decode_bits"):
+        with pytest.raises(ValueError, match=r"z has shape \(4, 5\); expected \(B, 4\)"):
+            model.functions[decode](params, {}, jnp.zeros((4, 5)))
+    for shape in ((4, 2), (1, 4)):
+        with pytest.raises(ValueError, match=r"z has shape .*; expected \(., 4\)"):
+            model.functions["log_likelihood"](params, {}, values, jnp.zeros(shape))
+
+
+def test_what_is_missing_of_the_values_has_no_likelihood_and_says_nothing():
+    model, params, _ = prepared("mopoe")
+    config, values = CONFIGS["mopoe"], batch(hidden=np.nan)
+    codes, _ = model.functions["encode_subset"](params, {}, values)
+    masks = {m.name: values[f"present/{m.name}"] for m in DENSE}
+    apart, _ = model.functions["encode_subset"](params, {}, {n: values[n] for n in config.names}, masks)
+    np.testing.assert_array_equal(codes, apart)
+    for name, likelihoods in model.functions["log_likelihood"](params, {}, values, codes).items():
+        np.testing.assert_array_equal(likelihoods == 0, masks[name] == 0)
 
 
 def test_the_pose_of_the_table_is_partly_missing():
@@ -489,12 +561,12 @@ PRIVATE = tuple(dataclasses.replace(m, private_size=1) for m in DENSE)  # MultiV
 PARITY_CONFIGS = {**CONFIGS, "mmvae_plus": dataclasses.replace(CONFIGS["mmvae_plus"], modalities=PRIVATE)}
 # What MultiVae 1.0.3 gave with PyTorch 2.13 for the same parameters, examples and noise: the loss, and sums of the
 # sizes of its gradients by the first layers of encoders and decoders, and by the auxiliary priors. Its loss of "dreg"
-# is another number, and not here.
+# is another number, and not here; nor are gradients by encoders that here are others (MF-01), and MVTCAE's with gaps
+# (MF-03).
 MULTIVAE = {
     "mvae": (25.153946, (4.5115414, 0.8889187, 0.3051926), (3.2695808, 1.7345839, 3.1890171)),
     "mopoe": (12.734618, (2.7930689, 2.6676333, 0.5259299), (3.0597906, 3.3803689, 2.4465077)),
     "mvtcae": (13.042299, (3.6972747, 1.6365318, 0.5045644), (2.2143242, 2.2149379, 1.1485440)),
-    "mvtcae-missing": (9.5781231, (2.1729681, 0.9189062, 0.7038236), (2.0374150, 1.2625422, 1.3842552)),
     "jmvae": (33.994865, (1.2901042, 4.9048657, 0.4076940), (25.937866, 12.387273, 7.0574141)),
     "mmvae-iwae": (12.134156, (3.4696951, 0.4738426, 0.4829022), (2.0099771, 1.1458778, 2.5585263)),
     "mmvae-dreg": (12.134156, (2.4167044, 0.4578544, 0.3196660), (2.0099771, 1.1458778, 2.5585263)),
@@ -505,7 +577,7 @@ MULTIVAE = {
         (0.00959781, 0.02223821, 0.00705128),
     ),
     "mmvae_plus-dreg": (
-        *(10.669402, (1.8379583, 0.2623832, 0.2034394), (2.4975967, 0.8798546, 1.1914176)),
+        *(10.669402, None, (2.4975967, 0.8798546, 1.1914176)),
         (0.00959781, 0.02223821, 0.00705128),
     ),
 }
@@ -572,4 +644,4 @@ def of_formula(case):
 @pytest.mark.parametrize("name", MULTIVAE)
 def test_losses_and_gradients_are_those_of_multivae(name):
     for got, expected in zip(of_formula(name), MULTIVAE[name], strict=True):
-        assert got == pytest.approx(expected, rel=1e-5)
+        assert expected is None or got == pytest.approx(expected, rel=1e-5)

@@ -81,7 +81,8 @@ def optimizers(config: Config, phase: Phase) -> dict[str, optax.GradientTransfor
 
 def init(config: Config, key: jax.Array, batch: Batch) -> tuple[Params, ModelState]:
     """Draws the parameters of all resolutions."""
-    size = min(batch["image"].shape[1], config.image_size)  # a pyramid gives each resolution its images
+    largest = config.image_size  # a pyramid gives each resolution its images
+    size = min(batch["image"].shape[1], largest) if "image" in batch else largest
     config.level_of(size)
     images.check_batch(batch, image=(size, size, config.channels))
     keys, z = jax.random.split(key, 4), jnp.zeros((1, config.latent_size))

@@ -19,6 +19,7 @@ from mvae_jax.models.multimodal_vaes.config import (
 )
 from mvae_jax.models.multimodal_vaes.modality import Modality
 from mvae_jax.models.multimodal_vaes.model import build, phases, terms
+from mvae_jax.models.multimodal_vaes.networks import check_data
 
 __all__ = [
     "Config",
@@ -30,6 +31,7 @@ __all__ = [
     "MoPoEConfig",
     "Modality",
     "build",
+    "check_data",
     "objectives",
     "phases",
     "terms",

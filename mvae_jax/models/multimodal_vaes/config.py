@@ -1,6 +1,7 @@
 """Configs of the multimodal VAEs: modalities, latent space, training, and what each model adds.
 
-Where a paper is silent, the default is that of MultiVae (Senellart et al., 2025).
+Where a paper is silent, a default is that of MultiVae (Senellart et al., 2025), or was chosen here: so the weights of
+the likelihoods (MF-06), and lengths of training, which are short.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class Config:
         check_compute_dtype(self)
         check_at_least(self, 1, "latent_size", "epochs", "batch_size")
         check_positive(self, "learning_rate")
+        if not all(isinstance(modality, Modality) for modality in self.modalities):
+            raise ValueError(f"modalities are {self.modalities}; expected a tuple of Modality, such as (Modality(),).")
         if len(self.modalities) < 2 or len(set(self.names)) != len(self.names):
             raise ValueError(
                 f"modalities are {', '.join(self.names) or 'none'}; expected at least two, and no name twice."
@@ -68,7 +71,7 @@ class Config:
 
     @property
     def weights(self) -> dict[str, float]:
-        """Weights of the log-likelihoods by name."""
+        """Weights of the log-likelihoods by name, MF-06."""
         largest = max(modality.size for modality in self.modalities)
         return {m.name: largest / m.size if m.weight is None else m.weight for m in self.modalities}
 
@@ -116,7 +119,7 @@ class MVAEConfig(DivergenceConfig):
     Attributes:
         unimodal: the bounds of each modality alone count as well.
         subsets: further subsets, of 2 to M - 1 modalities, whose bounds count; drawn anew for each example.
-        warmup_epochs: as for all of these models; the paper has such a rise too.
+        warmup_epochs: as in `DivergenceConfig`; the paper has such a rise too.
     """
 
     unimodal: bool = True
@@ -162,7 +165,7 @@ class JMVAEConfig(DivergenceConfig):
     Attributes:
         alpha: weight of the divergences KL(joint || one modality).
         joint_widths: units of the hidden layers that join the modalities.
-        warmup_epochs: as for all of these models; of both divergences.
+        warmup_epochs: as in `DivergenceConfig`, of both divergences.
     """
 
     alpha: float = 0.1
@@ -182,11 +185,12 @@ class JMVAEConfig(DivergenceConfig):
 
 @dataclasses.dataclass(frozen=True)
 class MMVAEConfig(Config):
-    """The MMVAE of Shi et al. (2019): a mixture of experts; here with Gaussians, the paper has Laplace distributions.
+    """The MMVAE of Shi et al. (2019): a mixture of experts; here with Gaussians and the prior N(0, I), see MF-05.
 
     Attributes:
         samples: K, samples of each expert in the importance-weighted bound; 1 is the ELBO.
-        estimator: of the gradient by the encoders: "dreg", doubly reparameterised, or "iwae".
+        estimator: of the gradient by the encoders: "dreg", doubly reparameterised as in the paper, biased for more than
+            one sample (MF-02), or "iwae", which is not biased and has more variance.
     """
 
     samples: int = 10

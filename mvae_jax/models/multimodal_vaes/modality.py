@@ -8,6 +8,7 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mvae_jax import images, losses
 from mvae_jax.models.checks import check_at_least, check_choice, check_positive, check_widths
@@ -28,7 +29,7 @@ class Modality:
         name: of its array in the batch, [B, *shape]. "present/NAME", float [B], is 0 where it is missing, else 1.
         shape: of one example: (H, W, C) of an image, (D,) of a vector, (L, C) of L categorical variables.
         likelihood: "gaussian", "laplace", "bernoulli", whose values are in [0, 1], or "categorical", whose last axis is
-            one-hot.
+            one-hot, or probabilities that sum to 1.
         scale: standard deviation of the Gaussian, or scale of the Laplace distribution.
         network: "convolutional", for images, or "dense".
         widths: channels of the encoder's convolutions, each of which halves the image, or units of its hidden layers;
@@ -55,17 +56,27 @@ class Modality:
                 f"the name of a modality is {self.name!r}; expected a word of letters, digits and underscores, such as "
                 "'image', and not 'subset': functions of the model are named after it."
             )
-        if not self.shape or min(self.shape) < 1:
+        sizes = self.shape if isinstance(self.shape, tuple) else ()
+        if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
             raise ValueError(
-                f"shape of {self.name} is {self.shape}; expected at least one axis of at least 1, such as (10,)."
+                f"shape of {self.name} is {self.shape}; expected a tuple of at least one axis, each a whole number of "
+                "at least 1, such as (10,)."
             )
         check_choice(self, "likelihood", LIKELIHOODS)
+        of_faces = len(self.shape) == 1 and self.likelihood == "bernoulli"
+        if not {"attributes": of_faces, "image": self.is_image}.get(self.name, True):
+            raise ValueError(
+                f"{self.name} has shape {self.shape} and likelihood {self.likelihood!r}, but in data 'image' is uint8 "
+                "[N, H, W, C] and 'attributes' are [N, A] in {0, 1}, for 'bernoulli': choose another name."
+            )
         check_choice(self, "network", NETWORKS)
         check_widths(self, "widths")
         check_positive(self, "scale")
         check_at_least(self, 0, "private_size")
         if self.weight is not None:
             check_at_least(self, 0, "weight")
+            if self.weight == math.inf:
+                raise ValueError(f"weight of {self.name} is {self.weight}; expected a finite number of at least 0.")
         if self.network == "convolutional" and not self.is_image:
             raise ValueError(
                 f"network of {self.name} is 'convolutional', but its shape is {self.shape}; expected 'dense', or the "
@@ -91,6 +102,36 @@ class Modality:
     def size(self) -> int:
         """Number of its values."""
         return math.prod(self.shape)
+
+    def check(self, values: np.ndarray, present: np.ndarray) -> None:
+        """Refuses values that its likelihood is not for.
+
+        Args:
+            values: of all examples, [N, ...].
+            present: [N], 0 where there is no value, whatever stands there.
+
+        Raises:
+            ValueError: their shape is another; images are not uint8; what else is there is not finite, is not in [0, 1]
+                for a Bernoulli, or not one-hot for a categorical likelihood.
+        """
+        hint = {"bernoulli": "values in [0, 1]", "categorical": "one-hot rows, or probabilities that sum to 1"}
+        needs = "uint8 in [0, 255]" if self.is_image else hint.get(self.likelihood, "finite numbers")
+        expected = (
+            f"expected {needs}, (N, {', '.join(map(str, self.shape))}), as its likelihood {self.likelihood!r} has."
+        )
+        if values.shape[1:] != self.shape or (self.is_image and values.dtype != np.uint8):
+            raise ValueError(f"{self.name!r} is {values.dtype} of shape {values.shape}; {expected}")
+        if self.is_image:
+            return
+        there = values[present != 0]
+        right = np.isfinite(there)
+        if self.likelihood == "bernoulli":
+            right = (there >= 0) & (there <= 1)
+        elif self.likelihood == "categorical":
+            right = (there >= 0) & (np.abs(there.sum(-1, keepdims=True) - 1) < 1e-3)
+        if not right.all():
+            wrong = there[np.broadcast_to(~right, there.shape)]
+            raise ValueError(f"{self.name!r} holds {float(wrong[np.abs(wrong).argmax()]):g}; {expected}")
 
     def encoder(self, latent_size: int, heads: int, dtype: str) -> nn.Module:
         """Network from values to `heads` vectors [B, latent_size]."""

@@ -191,18 +191,28 @@ def encode_subset(
 ) -> Posterior:
     """Posterior q(z | values) given any of the modalities.
 
-    Of a mixture of experts it has the mean and the variance, `draw_subset` draws from the mixture itself. Private
-    dimensions of what is not given have the prior.
+    Private dimensions of what is not given have the prior. The shared ones, by model:
+
+    - mvae: the product of the experts that are there and the prior.
+    - mvtcae: their product without the prior.
+    - mopoe: the product of the set of all that are there, one of those that its objective mixes, with the prior where
+      that is every modality (MF-04). `draw_subset` draws from it as well.
+    - jmvae: the joint encoder's where all are there, else the product of the encoders of single modalities;
+      each of those is a posterior, so that the product has the prior more than once (MF-07).
+    - mmvae, mmvae_plus: mean and variance of the mixture; `draw_subset` draws from the mixture itself.
 
     Args:
         config: the model.
         params: its parameters.
         state: its state, {}.
-        values: by name, [B, *shape]; images in [-1, 1]. What is not given is missing.
-        present: by name, [B], 0 where a value is missing, else 1; None if all that are given are there.
+        values: by name, [B, *shape]; images in [-1, 1]. What is not given is missing. It may hold "present/NAME" too.
+        present: by name, [B], 0 where a value is missing, else 1; what neither has is there.
 
     Returns:
         Mean and log variance, each [B, code_size].
+
+    Raises:
+        ValueError: a modality is unknown, or an array has another shape than the config or the other arrays say.
     """
     seen = networks.observe(config, values, present or {})
     experts = networks.encode(config, params, seen)
@@ -249,9 +259,10 @@ def _shared(config: Config, params: Params, seen: Observed, experts: Experts) ->
         case MVTCAEConfig():
             return experts.product(prior=False)
         case MoPoEConfig():
-            return where_complete(experts.product(prior=True), experts.product(prior=False))
+            return where_complete(experts.product(prior=True), experts.product(prior=False))  # MF-04
         case JMVAEConfig():
-            return where_complete(networks.encode_jointly(config, params, seen), experts.product(prior=False))
+            single = experts.product(prior=False)  # MF-07
+            return where_complete(networks.encode_jointly(config, params, seen), single)
     shares = (experts.present / jnp.maximum(experts.present.sum(1), 1)[:, None])[..., None]
     mean = (shares * experts.means).sum(1)
     variance = (shares * (jnp.exp(experts.logvars) + jnp.square(experts.means - mean[:, None]))).sum(1)
@@ -278,14 +289,26 @@ def shared_part(config: Config, params: Params, state: ModelState, posterior: Po
 def log_likelihood(
     config: Config, params: Params, state: ModelState, values: Values, z: jax.Array
 ) -> dict[str, jax.Array]:
-    """Log p(x_m | z) of the modalities that are given, by name: [B] each in nats, of codes [B, code_size]."""
+    """Log p(x_m | z) of the modalities that are given, by name: [B] each in nats, of codes [B, code_size].
+
+    Where `values` has "present/NAME", it is 0 for examples in which that modality is missing.
+    """
     seen = networks.observe(config, values, {})
+    if z.shape[0] != seen.present.shape[0]:
+        raise ValueError(
+            f"z has shape {z.shape}; expected ({seen.present.shape[0]}, {config.code_size}), as of values."
+        )
     latents = {m.name: _own(config, m, z)[:, None] for m in config.modalities if m.name in values}
     return {name: value[:, 0] for name, value in networks.log_likelihoods(config, params, seen, latents).items()}
 
 
 def _own(config: Config, modality: Modality, z: jax.Array) -> jax.Array:
     """What a modality is decoded from, [B, latent_size + private_size], of codes [B, code_size]."""
+    if z.ndim != 2 or z.shape[1] != config.code_size:
+        raise ValueError(
+            f"z has shape {z.shape}; expected (B, {config.code_size}): {config.latent_size} dimensions that the "
+            "modalities share, and the private ones of each."
+        )
     before = config.modalities[: config.modalities.index(modality)]
     start = config.latent_size + sum(other.private_size for other in before)
     return jnp.concatenate([z[:, : config.latent_size], z[:, start : start + modality.private_size]], axis=1)
@@ -329,7 +352,7 @@ def build(config: Config) -> Model:
         model_state first: encode_subset(values, present=None) and encode_NAME(x) -> `Posterior`;
         draw_subset(key, values, present=None) -> codes; decode_NAME(z) -> images in [-1, 1], means or logits;
         log_likelihood(values, z) -> {name: log p(x | z)}; shared(posterior) -> `Posterior` of the dimensions that all
-        modalities share.
+        modalities share. Their `values` may hold "present/NAME" as well.
     """
     functions: dict[str, Callable[..., Any]] = {
         "encode_subset": encode_subset,

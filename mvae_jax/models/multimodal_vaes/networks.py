@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mvae_jax import images, nets
 from mvae_jax.models.multimodal_vaes.config import Config, JMVAEConfig, MMVAEPlusConfig
@@ -15,6 +16,8 @@ from mvae_jax.models.multimodal_vaes.modality import Modality
 from mvae_jax.models.multimodal_vaes.objectives import Experts, Gaussian
 from mvae_jax.nets.modalities import JointEncoder
 from mvae_jax.objective import Batch, ModelState, Params
+
+PRESENT = "present/"  # and the name of a modality: of its mask
 
 
 class Observed(NamedTuple):
@@ -35,38 +38,51 @@ def observe(config: Config, values: Mapping[str, Any], present: Mapping[str, Any
 
     Args:
         config: the model.
-        values: by name, [B, *shape]; a modality that is not among them is missing.
-        present: by name, [B]: 0 where the modality is missing, else 1. What is not among them is there.
+        values: by name, [B, *shape]; a modality that is not among them is missing. It may hold "present/NAME" as well.
+        present: by name, [B]: 0 where the modality is missing, else 1. What neither has is there.
 
     Raises:
-        ValueError: there is none of the modalities, one that the model does not have, or one of another shape.
+        ValueError: there is none of the modalities, one that the model does not have, one of another shape or of
+            another number of examples than the others, or a mask of a modality that is not given.
     """
-    unknown = sorted({*values, *present} - set(config.names))
+    masks = {name.removeprefix(PRESENT): mask for name, mask in values.items() if name.startswith(PRESENT)}
+    masks, values = {**masks, **present}, {n: value for n, value in values.items() if not n.startswith(PRESENT)}
+    unknown = sorted({*values, *masks} - set(config.names))
     if unknown or not values:
         raise ValueError(
             f"modalities are {', '.join(unknown or ['none'])}; expected some of {', '.join(config.names)}, which the "
             "model has."
         )
-    count = len(next(iter(values.values())))
-    seen, masks = {}, []
+    for modality in config.modalities:
+        if modality.name in values:
+            images.check_batch({modality.name: values[modality.name]}, **{modality.name: modality.shape})
+    count = jnp.shape(next(iter(values.values())))[0]
+    wrong = [f"{name}: {jnp.shape(value)[0]}" for name, value in values.items() if jnp.shape(value)[0] != count]
+    wrong += [f"present of {name}: {jnp.shape(mask)}" for name, mask in masks.items() if jnp.shape(mask) != (count,)]
+    if wrong or not masks.keys() <= values.keys():
+        what = ", ".join(wrong or sorted(masks.keys() - values.keys()))
+        raise ValueError(
+            f"of {count} examples of {next(iter(values))} there are {what}; expected as many values of each modality, "
+            f"and present of those that are given, ({count},)."
+        )
+    seen, there = {}, []
     for modality in config.modalities:
         shape = (count, *modality.shape)
         if modality.name not in values:
-            seen[modality.name], mask = jnp.zeros(shape), jnp.zeros(count)
+            seen[modality.name], mask = jnp.zeros(shape), jnp.zeros(count, bool)
         else:
-            images.check_batch({modality.name: values[modality.name]}, **{modality.name: modality.shape})
             x = jnp.asarray(values[modality.name])
-            mask = jnp.asarray(present.get(modality.name, jnp.ones(count)), jnp.float32)
+            mask = jnp.asarray(masks.get(modality.name, jnp.ones(count))) != 0
             # Before anything is computed of it: NaN times a gradient of 0 would be NaN.
-            there = (mask != 0).reshape(count, *(1,) * len(modality.shape))
-            seen[modality.name] = modality.to_float(jnp.where(there, x, jnp.zeros((), x.dtype)))
-        masks.append((mask != 0).astype(jnp.float32))
-    return Observed(seen, jnp.stack(masks, axis=1))
+            kept = mask.reshape(count, *(1,) * len(modality.shape))
+            seen[modality.name] = modality.to_float(jnp.where(kept, x, jnp.zeros((), x.dtype)))
+        there.append(mask.astype(jnp.float32))
+    return Observed(seen, jnp.stack(there, axis=1))
 
 
 def of_batch(config: Config, batch: Batch) -> Observed:
     """What is there of a training batch, which holds arrays that are no modality too."""
-    masks = {name: batch[f"present/{name}"] for name in config.names if f"present/{name}" in batch}
+    masks = {name: batch[PRESENT + name] for name in config.names if PRESENT + name in batch}
     missing = [name for name in config.names if name not in batch]
     if missing:
         raise ValueError(
@@ -74,6 +90,22 @@ def of_batch(config: Config, batch: Batch) -> Observed:
             "model, and present/NAME, which is 0 where there are no values."
         )
     return observe(config, {name: batch[name] for name in config.names}, masks)
+
+
+def check_data(config: Config, arrays: Mapping[str, np.ndarray]) -> None:
+    """Refuses examples whose values the modalities' likelihoods are not for, see `Modality.check`.
+
+    Args:
+        config: the model.
+        arrays: of all examples by name, [N, ...]; what is missing or no modality is passed over.
+
+    Raises:
+        ValueError: a modality's values are of another kind.
+    """
+    for modality in config.modalities:
+        if modality.name in arrays:
+            values = arrays[modality.name]
+            modality.check(values, arrays.get(PRESENT + modality.name, np.ones(len(values))))
 
 
 def _encoder(config: Config, modality: Modality) -> nn.Module:

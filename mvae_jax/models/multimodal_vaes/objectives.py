@@ -3,8 +3,8 @@
 `log_likelihoods` gives log p(x_m | z) of latents by name, [B, K, D], by name, [B, K] in nats, 0 where the modality is
 missing. Noise is from N(0, I). `weights` are by name, in the order of the experts. Each objective returns terms [B]:
 "loss", which is minimised, "kl" and what else diverges, in nats, and for each modality "reconstruction/NAME",
--log p(x_m | z) without its weight, of those latents that stand for the whole example. An example of which nothing is
-there has zeros.
+-log p(x_m | z) without its weight, of those latents that stand for the whole example. That of a missing modality is 0,
+and an example of which nothing is there has zeros: means over examples shrink with the share that is missing.
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ def mvae(
     """The MVAE's sum of negative bounds: of all modalities, of each alone, and of subsets that were drawn.
 
     The bound of a set S is sum_m weight_m log p(x_m | z) - beta KL(q(z | x_S) || p(z)) with z from q(z | x_S), the
-    product of the experts of S and the prior.
+    product of the experts of S and the prior. Of an incomplete example S is what it has of the set: sets that so become
+    the same each count, as the set of all and the modality alone where an example has one modality.
 
     Args:
         experts: what the encoders say.
@@ -152,8 +153,8 @@ def mopoe(
     """The MoPoE-VAE's negative bound: -sum_m weight_m log p(x_m | z) + beta mean_S KL(q(z | x_S) || p(z)).
 
     z is from the mixture, over the sets S of modalities that are all there, of the products of their experts; as in the
-    released code the prior is one more expert of the set of all. By convexity the mean is no less than the divergence
-    of the mixture.
+    released code the prior is one more expert of the set of all (MF-04). By convexity the mean is no less than the
+    divergence of the mixture.
 
     Args:
         experts: what the encoders say.
@@ -192,8 +193,9 @@ def mvtcae(
 ) -> dict[str, jax.Array]:
     """The MVTCAE's negative bound of the total correlation.
 
-    With q the product of the M experts, without the prior, and z from it:
-    -(M - alpha) / M sum_m weight_m log p(x_m | z) + beta ((1 - alpha) KL(q || p) + alpha / M sum_m KL(q || q_m)).
+    With q the product of the n experts that are there, without the prior, and z from it:
+    -(n - alpha) / n sum_m weight_m log p(x_m | z) + beta ((1 - alpha) KL(q || p) + alpha / n sum_m KL(q || q_m)).
+    The paper has complete examples alone; of an incomplete one this is the bound of those views that it has (MF-03).
 
     Args:
         experts: what the encoders say.
@@ -206,13 +208,13 @@ def mvtcae(
     Reference:
         Hwang et al., 2021, Multi-view representation learning via total correlation objective.
     """
-    total = experts.present.shape[1]
+    there = jnp.maximum(experts.present.sum(1), 1)  # MF-03
     mean, logvar = experts.product(prior=False)
     z = _drawn(mean, logvar, noise)[:, None]
     errors = {name: -value[:, 0] for name, value in log_likelihoods(dict.fromkeys(weights, z)).items()}
     kl, conditional = standard_kl(mean, logvar), _kl_to_experts((mean, logvar), experts)
-    divergence = (1 - alpha) * kl + alpha / total * conditional
-    loss = (total - alpha) / total * _weighted(weights, errors) + beta * divergence
+    divergence = (1 - alpha) * kl + alpha / there * conditional
+    loss = (there - alpha) / there * _weighted(weights, errors) + beta * divergence
     return {"loss": loss, "kl": kl, "conditional_kl": conditional, **_reconstructions(errors)}
 
 
@@ -273,6 +275,9 @@ def mmvae(
     log w(z) = sum_n weight_n log p(x_n | z) + log p(z) - log q(z | x), where q is the mixture of the experts. The other
     terms are means over experts and samples, "kl" that of log q(z | x) - log p(z).
 
+    "dreg" is the paper's estimator. For K = 1, or an example of one modality, it is the gradient on average; else it is
+    biased, as z_mk is from one expert and q is the mixture (MF-02). "iwae" never is, and has more variance.
+
     Args:
         experts: what the encoders say.
         log_likelihoods: see the module.
@@ -310,8 +315,8 @@ def mmvae_plus(
         private_noise: by name of those modalities that have private latents, [B, M, K, P].
         auxiliary: log variances of the auxiliary priors by name, [P].
         weights: of the modalities by name.
-        estimator: of the gradient by the encoders, "dreg" or "iwae".
-        beta: weight of log p(z) - log q(z | x).
+        estimator: of the gradient by the encoders, "dreg" or "iwae", see `mmvae`.
+        beta: weight of log p(z) - log q(z | x), a number, of which "dreg" takes account (MF-01).
 
     Reference:
         Palumbo et al., 2023, MMVAE+: enhancing the generative quality of multimodal VAEs.
@@ -360,7 +365,8 @@ def mmvae_plus(
 
     by_expert = z.reshape(count * total, samples, -1)
     if estimator == "dreg":
-        bounds, terms = losses.doubly_reparameterised_bound(log_weight, by_expert, has_aux=True)
+        # As the papers have it, also where the mixture is not what z is from (MF-02); of any beta (MF-01).
+        bounds, terms = losses.doubly_reparameterised_bound(log_weight, by_expert, has_aux=True, posterior_weight=beta)
     else:
         log_weights, terms = log_weight(by_expert)
         bounds = losses.importance_weighted_bound(log_weights)
