@@ -121,6 +121,8 @@ def write(
 
 def _examples(config: Any) -> str:
     """What a model takes and gives, in words."""
+    if names := [modality.name for modality in getattr(config, "modalities", ())]:
+        return f"examples of {', '.join(names)}"
     if config.image_size is None:
         return f"codes of {config.latent_size} dimensions"
     size = config.image_size

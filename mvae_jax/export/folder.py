@@ -202,6 +202,9 @@ def _batch(config: Any) -> dict[str, jax.ShapeDtypeStruct]:
     if names := getattr(config, "attributes", ()):
         shapes["attributes"] = (1, len(names))
     dtypes = {"image": jnp.uint8}
+    for modality in getattr(config, "modalities", ()):
+        shapes[modality.name] = (1, *modality.shape)
+        dtypes |= {modality.name: jnp.uint8} if modality.is_image else {}
     return {name: jax.ShapeDtypeStruct(shape, dtypes.get(name, jnp.float32)) for name, shape in shapes.items()}
 
 

@@ -22,6 +22,7 @@ from mvae_jax.objective import Model, ModelState, Params
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 _BATCH = "batch"
+_SCOPE = jax.export.SymbolicScope()
 
 
 def lower(
@@ -86,20 +87,24 @@ def _without_locations() -> Iterator[None]:
 
 def callables(model: Model, config: Any) -> Iterator[tuple[str, Callable[..., Any], dict[str, Any]]]:
     """Functions that are exported: name, function of (params, model_state, ...), shapes of its further arguments."""
-    examples = _examples(config)
+    shared = _examples(config)
+    modalities = {f"encode_{m.name}": m.shape for m in getattr(config, "modalities", ())}
     for name, function in named(model).items():
+        examples = shared
+        if name in modalities:
+            examples = {**shared, "x": jax.ShapeDtypeStruct((_batch(), *modalities[name]), jnp.float32)}
         arguments = [*inspect.signature(function).parameters][2:]
         if arguments and all(argument in examples for argument in arguments):
             yield name, function, {argument: examples[argument] for argument in arguments}
     if model.decode and "truncate" in model.functions:  # StyleALAE, which decodes a latent for each layer as well
         layers = 2 * (config.image_size.bit_length() - 2)
-        batch, size = examples["w"].shape
+        batch, size = shared["w"].shape
         yield "decode_layers", model.decode, {"w": jax.ShapeDtypeStruct((batch, layers, size), jnp.float32)}
 
 
 def _examples(config: Any) -> dict[str, Any]:
     """Shapes of arguments by their names, which all models of the zoo use alike; what draws is not among them."""
-    (batch,) = jax.export.symbolic_shape(_BATCH)
+    batch = _batch()
 
     def of(*shape: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -107,12 +112,20 @@ def _examples(config: Any) -> dict[str, Any]:
     found: dict[str, Any] = {"psi": of()}
     if config.image_size is not None:  # a model of codes has no images
         found["x"] = of(batch, *image_shape(config))
-    if size := getattr(config, "latent_size", 0):
+    if modalities := getattr(config, "modalities", ()):
+        found["values"] = {modality.name: of(batch, *modality.shape) for modality in modalities}
+        found["present"] = {modality.name: of(batch) for modality in modalities}
+    if size := getattr(config, "code_size", 0) or getattr(config, "latent_size", 0):
         latent = of(batch, size)
         found |= {"z": latent, "w": latent, "code": latent, "posterior": (latent, latent)}
     if names := getattr(config, "attributes", ()):
         found |= dict.fromkeys(("attributes", "said"), of(batch, len(names)))
     return found
+
+
+def _batch() -> Any:
+    """Size of a batch, one symbol wherever it stands: those of one scope are equal."""
+    return jax.export.symbolic_shape(_BATCH, scope=_SCOPE)[0]
 
 
 def image_shape(config: Any) -> tuple[int, int, int]:

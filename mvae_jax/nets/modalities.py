@@ -40,7 +40,7 @@ class StridedEncoder(nn.Module):
         h = images
         for width in self.widths:
             h = nn.relu(Conv(width, kernel_size=4, stride=2, dtype=self.dtype)(h))
-        h = h.reshape(len(h), -1)
+        h = h.reshape(h.shape[0], -1)
         keep_features(self, h)
         return tuple(
             Dense(self.latent_size, dtype=self.dtype, name=name)(h).astype(jnp.float32)

@@ -22,7 +22,7 @@ from mvae_jax import _json, export, files, runs
 from mvae_jax.experiment import evaluations
 from mvae_jax.export import functions
 
-DRAWS = {"sample", "draw", "sample_codes"}  # what needs a key, or a number of samples
+DRAWS = {"sample", "draw", "sample_codes", "draw_subset"}  # what needs a key, or a number of samples
 
 
 def inputs(shapes, batch, seed=0):
@@ -43,6 +43,8 @@ def test_every_function_that_takes_arrays_runs_in_jax_alone(name, tmp_path):
     folder = run.export(tmp_path / "exported")
     manifest = json.loads((folder / "export.json").read_text())
     assert set(run.functions) - set(manifest["functions"]) <= DRAWS
+    if names := getattr(run.config, "modalities", ()):
+        assert f"examples of {', '.join(modality.name for modality in names)}." in (folder / "README.md").read_text()
     arrays = load_file(folder / "weights.safetensors")
     callables = list(functions.callables(run.model, run.config))
     assert {function for function, _, _ in callables} == set(manifest["functions"])
