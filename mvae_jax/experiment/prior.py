@@ -120,8 +120,8 @@ def encode(workdir: Path, run: runs.Run, data: Any, codes: str = "draws") -> Cod
         codes: see `Config`.
 
     Returns:
-        Splits of "code" [N, D], "deviation" [N, D] for draws of posteriors, and "attributes" [N, A] of data that have
-        them.
+        Splits of "code" [N, D], of the images that are not missing, "deviation" [N, D] for draws of posteriors, and
+        "attributes" [N, A] of data that have them.
 
     Raises:
         ValueError: the model does not encode.
@@ -141,8 +141,10 @@ def encode(workdir: Path, run: runs.Run, data: Any, codes: str = "draws") -> Cod
 
 def _of_split(run: runs.Run, examples: Examples, codes: str) -> Split:
     parts: dict[str, list[np.ndarray]] = {}
-    for start in range(0, len(examples), _CHUNK):
-        chunk = examples.take(np.arange(start, min(start + _CHUNK, len(examples))))
+    # An image that is missing has no code. What is read from a disk has all images.
+    there = np.flatnonzero(examples.present("image")) if isinstance(examples, Split) else np.arange(len(examples))
+    for start in range(0, len(there), _CHUNK):
+        chunk = examples.take(there[start : start + _CHUNK])
         mean, logvar = run.encode(images.to_float(jnp.asarray(chunk["image"])), *given_attributes(run.encode, chunk))
         arrays = {"code": mean}
         if codes == "draws" and logvar is not None:

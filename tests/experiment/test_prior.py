@@ -38,6 +38,15 @@ def test_codes_are_the_posteriors_of_all_images(workdir):
     assert set(prior.encode(workdir / "vae", run, data, "means").train.arrays) == {"code"}
 
 
+def test_images_that_are_missing_have_no_codes(workdir):
+    run, there = runs.load(workdir / "vae"), np.arange(40) % 4 > 0
+    data = runs.split({"image": FACES["image"], "present/image": there.astype(np.float32)})
+    codes = prior.encode(workdir / "vae", run, data)
+    assert len(codes.train) + len(codes.validation) == 30
+    mean, _ = run.encode(images.to_float(data.train["image"][data.train.present("image")]))
+    np.testing.assert_allclose(codes.train["code"], mean, rtol=1e-4, atol=1e-5)
+
+
 def test_a_deterministic_encoder_has_no_deviations(workdir):
     run, data = runs.load(workdir / "alae"), runs.split({"image": zoo.tiny_faces(24)["image"]})
     codes = prior.encode(workdir / "alae", run, data)
