@@ -3,6 +3,8 @@
 sources:      every kind of data set by its name or by what is in a folder or zip: recognised, loaded, verified
 source:       contract of a kind, and the settings that kinds share
 batches:      contract of training data, splits in memory, and the order in which a run visits them
+missing:      modalities that are hidden from a share of the training examples
+views:        five pictures of each digit, as modalities
 captions:     attributes as sentences, and back
 formats:      data sets as they are published, and a user's images with a CSV
 rendered:     faces and shapes that are drawn here
