@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed$(addprefix -,$(EXTRAS))$(if $(LOCKED),-locked)
 CONSTRAINTS = $(if $(LOCKED),--constraint constraints/$(shell $(PYTHON) -c 'import sys; print("py%d%d.txt" % sys.version_info[:2])'))
 
-.PHONY: train test test-all light promises lint clean
+.PHONY: train test test-all light promises docs lint clean
 
 train: $(INSTALLED)
 	$(BIN)/python experiments/celebahq_mvae.py $(ARGS)
@@ -29,6 +29,12 @@ light: $(INSTALLED)
 # What README promises, measured at full counts; `make test-all` tries each of them a few times.
 promises: $(INSTALLED)
 	$(BIN)/python -m pytest -m promise --promises=full tests/promises $(ARGS)
+
+# The documentation, with its notebooks run, in build/docs. Warnings and broken links are errors; no network is needed.
+docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[docs]'
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs $(ARGS)
+	$(BIN)/python tools/check_links.py build/docs
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

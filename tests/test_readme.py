@@ -1,4 +1,4 @@
-"""What README shows is run: its Python as it stands, on a run small enough for a test."""
+"""What README and pages show is run: their Python as it stands, on a run small enough for a test."""
 
 import contextlib
 import functools
@@ -15,6 +15,7 @@ from mvae_jax.models import ZOO
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = [README, *(path.read_text() for path in sorted((ROOT / "docs").rglob("*.md")))]
 SMALLEST = """
     --config.data.subset_size=40 --config.data.calibration_size=12 --config.model.image_size=32
     --config.model.latent_size=8 --config.model.private_size=4 --config.model.encoder_widths=(4,8,8)
@@ -26,7 +27,9 @@ SMALLEST = """
 
 
 def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    """Blocks of README and of all pages, each once."""
+    found = re.findall(rf"^```{language}\n(.*?)```", "\n".join(PAGES), re.DOTALL | re.MULTILINE)
+    return list(dict.fromkeys(found))
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +48,12 @@ def test_python_runs(block, workdir, monkeypatch):
 
 
 def test_the_table_of_the_zoo_names_every_model_and_an_experiment_that_trains_it():
-    rows = re.findall(r"^\| `(\w+)` \|.*\| (`[^|]*`) \|$", README.split("## Two commands")[0], re.MULTILINE)
-    assert sorted(name for name, _ in rows) == sorted(ZOO)
-    for _, scripts in rows:
+    rows = re.findall(
+        r"^\| \[`(\w+)`\]\((\S+)\) \|[^|]*\| ([^|]*) \|", README.split("## The zoo")[1].split("\n## ")[0], re.MULTILINE
+    )
+    assert sorted(name for name, _, _ in rows) == sorted(ZOO)
+    for name, page, scripts in rows:
+        assert f"`{name}`" in (ROOT / page).read_text(), name
         for script in re.findall(r"`(\w+\.py)`", scripts):
             assert (ROOT / "experiments" / script).exists(), script
 
@@ -56,7 +62,7 @@ def test_make_targets_and_paths_exist():
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make (\w+)", "\n".join(blocks("sh")), re.MULTILINE):
         assert f"\n{target}:" in makefile
-    for path in re.findall(r"`((?:mvae_jax|experiments|tools|tests)/[\w/.]*)`", README):
+    for path in re.findall(r"`((?:mvae_jax|experiments|tools|tests)/[\w/.]*)`", "\n".join(PAGES)):
         assert (ROOT / path).exists(), path
 
 
@@ -85,5 +91,5 @@ def test_flags_exist():
     calls += [((__main__.main, *names), given) for *names, given in commands]
     assert len(calls) > 20
     for command, given in calls:
-        for flag in re.findall(r"--?[a-z][\w.-]*", given):
+        for flag in re.findall(r"(?<!\S)--?[a-z][\w.-]*", given):
             assert re.search(rf"{re.escape(flag)}[ =\]]", shown(*command)), f"{command} {flag}"

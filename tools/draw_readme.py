@@ -1,0 +1,156 @@
+"""Draws the pictures of README and of the pages from trained runs, into docs/images.
+
+    make train
+    python experiments/attribute_cvae.py --config.betas=0.5
+    python experiments/disentanglement.py --config.betas=6 --config.total_correlation_weights=8 --config.seeds=0
+    python experiments/mnist_alae.py --config.models=alae --config.seeds=0
+    python tools/draw_readme.py --multimodal runs/celebahq_mvae --cvae runs/attribute_cvae/beta_0.5 \
+        --shapes runs/disentanglement/beta_tcvae_8/seed_0 --digits runs/mnist_alae/alae/seed_0
+
+Any runs of these models will do, also shorter ones. No picture shows an image of a data set that belongs to somebody:
+faces and shapes are rendered, and digits are those of scikit-learn. Nothing is chosen by hand: draws are the first of a
+fixed key.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from mvae_jax import gaussian, runs
+from mvae_jax.data import captions
+from mvae_jax.data.rendered import faces, shapes
+from mvae_jax.eval import batched
+from mvae_jax.viz import grids
+
+CAPTIONS = (
+    "a young woman with black hair who is smiling",
+    "a bald man who is wearing eyeglasses",
+    "a young woman with blond hair",
+)
+EDITS = {
+    "smiling": {"smiling": 1},
+    "with eyeglasses": {"eyeglasses": 1},
+    "blond": {"blond_hair": 1, "black_hair": 0, "bald": 0},
+}
+UNSEEN = 1_000_003  # seed of faces on which no preset trains
+
+
+def drawn_from_captions(run: runs.Run, count: int = 4) -> dict[str, np.ndarray]:
+    """Caption -> images that the multimodal VAE draws from it, uint8 [count, S, S, 3]."""
+    names = run.config.attributes
+    read = [captions.read(caption, names) for caption in CAPTIONS]
+    values, said = np.stack([each.values for each in read]), np.stack([each.said for each in read])
+    mean, logvar = run.encode_attributes(values, said.astype(np.float32))
+    keys = jax.random.split(jax.random.key(0), count)
+    images = [batched.to_bytes(run.decode_image(gaussian.sample(key, mean, logvar))) for key in keys]
+    return dict(zip(CAPTIONS, np.stack(images, axis=1), strict=True))
+
+
+def edited(run: runs.Run, count: int = 4) -> dict[str, np.ndarray]:
+    """What was done -> rendered faces, reconstructed and edited by the attribute CVAE, uint8 [count, S, S, 3]."""
+    names, renders = run.config.attributes, faces.sample(UNSEEN, count, run.config.image_size[0])
+    mean, _ = run.encode(batched.pixels({"image": renders.images}), jnp.asarray(renders.attributes))
+    rows = {"rendered faces": renders.images}
+    for title, changes in {"reconstructed": {}, **EDITS}.items():
+        attributes = renders.attributes.copy()
+        for name, value in changes.items():
+            attributes[:, names.index(name)] = value
+        rows[title] = batched.to_bytes(run.decode(mean, jnp.asarray(attributes)))
+    return rows
+
+
+def traversed(run: runs.Run, rows: int = 3, count: int = 6) -> dict[str, np.ndarray]:
+    """Dimension -> images along it, uint8 [count, S, S, 1], of those dimensions that move most over all shapes."""
+    total = np.prod([*shapes.FACTORS.values()])
+    images = shapes.render(shapes.factors_of(np.random.default_rng(0).choice(total, 2000)), run.config.image_size)
+    codes = batched.in_chunks(lambda x: run.encode(x)[0])(batched.pixels({"image": images}))
+    dimensions = np.argsort(-codes.std(0))[:rows]
+    values = jnp.linspace(-2.0, 2.0, count)
+    middle = shapes.render(np.array([[1, 3, 0, 16, 16]]), run.config.image_size)  # an ellipse
+    start = jnp.repeat(run.encode(batched.pixels({"image": middle}))[0], count, axis=0)
+    return {
+        f"latent dimension {d}": batched.to_bytes(run.decode(start.at[:, d].set(values))) for d in sorted(dimensions)
+    }
+
+
+def reconstructed_digits(run: runs.Run, count: int = 6) -> dict[str, np.ndarray]:
+    """Title -> digits, uint8 [count, S, S, 1]: scikit-learn's, ALAE's reconstructions, and its samples."""
+    if run.config.image_size != 8:
+        raise SystemExit(
+            f"the run's images have {run.config.image_size} px; expected one on scikit-learn's digits, of 8."
+        )
+    digits = (load_digits().images[-count:, ..., None] * 15.9).astype(np.uint8)
+    output = run.decode(run.encode(batched.pixels({"image": digits}))[0])
+    samples = run.sample(jax.random.key(0), count)
+    return {
+        "digits": digits,
+        "reconstructed by ALAE": batched.to_bytes(output),
+        "drawn by ALAE": batched.to_bytes(samples),
+    }
+
+
+def sheet(rows: dict[str, np.ndarray], pixels: int) -> Image.Image:
+    """Rows of pictures, each below its title; a picture has about so many pixels on a side."""
+    images = np.stack([*rows.values()])
+    return grids.text_to_image([*rows], images, scale=max(1, round(pixels / images.shape[2])))
+
+
+def part(rows: dict[str, np.ndarray], names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Some of the rows."""
+    return {name: rows[name] for name in names}
+
+
+def joined(sheets: list[Image.Image], *, down: bool = False) -> Image.Image:
+    """Sheets from left to right, or from top to bottom, on white."""
+    along, across = (1, 0) if down else (0, 1)
+    size = [0, 0]
+    size[along], size[across] = sum(each.size[along] for each in sheets), max(each.size[across] for each in sheets)
+    whole, corner = Image.new("RGB", (size[0], size[1]), "white"), [0, 0]
+    for each in sheets:
+        whole.paste(each, (corner[0], corner[1]))
+        corner[along] += each.size[along]
+    return whole
+
+
+def main() -> int:
+    """Draws; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, model in {"multimodal": "multimodal", "cvae": "cvae", "shapes": "beta_tcvae", "digits": "alae"}.items():
+        parser.add_argument(f"--{name}", required=True, metavar="RUN", help=f"workdir of a {model} run")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "docs" / "images")
+    arguments = parser.parse_args()
+    of_captions = drawn_from_captions(runs.load(arguments.multimodal))
+    of_edits = edited(runs.load(arguments.cvae), 8)
+    of_shapes, of_digits = (
+        traversed(runs.load(arguments.shapes), 3, 9),
+        reconstructed_digits(runs.load(arguments.digits), 12),
+    )
+    pictures = {
+        "captions": sheet(of_captions, 128),
+        "edits": sheet(of_edits, 64),
+        "shapes": sheet(of_shapes, 64),
+        "digits": sheet(of_digits, 48),
+    }
+    few = {**{name: row[::2] for name, row in of_shapes.items()}, **{name: row[:5] for name, row in of_digits.items()}}
+    faces_few = {name: row[:4] for name, row in of_edits.items()}
+    small = [sheet(part(few, names), 64) for names in (of_shapes, [*of_digits][:2])]
+    pictures["readme"] = joined([pictures["captions"], sheet(faces_few, 64), joined(small, down=True)])
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    for name, picture in pictures.items():
+        path = arguments.output / f"{name}.webp"
+        picture.save(path, quality=82, method=6)
+        print(f"{path}: {picture.width} x {picture.height}, {path.stat().st_size / 1024:.0f} KiB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
