@@ -64,6 +64,14 @@ def test_names_that_pages_refer_to_exist():
         assert name in MODULES or (module in MODULES and key in public_names(module)), name
 
 
+def test_fractions_have_braces():
+    """Without them, docutils takes all digits that follow for the numerator."""
+    formulas = [formula for path in TEXTS for formula in re.findall(r"\\t?frac.{9}", path.read_text())]
+    assert len(formulas) > 5
+    for formula in formulas:
+        assert re.match(r"\\frac\{", formula), formula
+
+
 # --- links ----------------------------------------------------------------------------------------------------------
 
 

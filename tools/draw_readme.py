@@ -1,15 +1,13 @@
 """Draws the pictures of README and of the pages from trained runs, into docs/images.
 
     make train
-    python experiments/attribute_cvae.py --config.betas=0.5
-    python experiments/disentanglement.py --config.betas=6 --config.total_correlation_weights=8 --config.seeds=0
     python experiments/mnist_alae.py --config.models=alae --config.seeds=0
-    python tools/draw_readme.py --multimodal runs/celebahq_mvae --cvae runs/attribute_cvae/beta_0.5 \
-        --shapes runs/disentanglement/beta_tcvae_8/seed_0 --digits runs/mnist_alae/alae/seed_0
+    python tools/draw_readme.py --multimodal runs/celebahq_mvae --cvae runs/cvae --shapes runs/beta_tcvae \
+        --digits runs/mnist_alae/alae/seed_0
 
-Any runs of these models will do, also shorter ones. No picture shows an image of a data set that belongs to somebody:
-faces and shapes are rendered, and digits are those of scikit-learn. Nothing is chosen by hand: draws are the first of a
-fixed key.
+The other two runs are those of the notebooks edit_faces and latent_spaces; any of these models will do. No picture has
+an image of a data set that belongs to somebody: faces and shapes are rendered, and digits are those of scikit-learn.
+Nothing is chosen by hand: draws are the first of a fixed key.
 """
 
 from __future__ import annotations
