@@ -30,10 +30,10 @@ light: $(INSTALLED)
 promises: $(INSTALLED)
 	$(BIN)/python -m pytest -m promise --promises=full tests/promises $(ARGS)
 
-# The documentation, with its notebooks run, in build/docs. Warnings and broken links are errors; no network is needed.
-docs: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[docs]'
-	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs $(ARGS)
+# The documentation, with its notebooks run, in build/docs. Warnings and broken links are errors; once the packages are
+# installed, no network is needed.
+docs: $(VENV)/documents
+	$(BIN)/python -m sphinx -W --keep-going -q -j auto -b html docs build/docs $(ARGS)
 	$(BIN)/python tools/check_links.py build/docs
 
 lint: $(INSTALLED)
@@ -46,6 +46,10 @@ $(INSTALLED): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mvae_jax needs Python >= 3.11, this is " + sys.version)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile $(CONSTRAINTS) --editable '.[test$(addprefix $(COMMA),$(EXTRAS))]'
+	touch $@
+
+$(VENV)/documents: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[docs]'
 	touch $@
 
 clean:

@@ -38,7 +38,7 @@ default_role = "py:obj"  # `losses` in a docstring is a link where there is such
 nb_execution_mode = "force"
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
-nb_execution_timeout = 240
+nb_execution_timeout = 1800  # seconds for a cell, on a slow machine that does other things too
 nb_execution_show_tb = True
 nb_output_stderr = "remove"
 

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import os
 import pkgutil
 import re
 import subprocess
@@ -106,6 +107,18 @@ def test_links_of_pages_that_lead_nowhere_are_found(tmp_path):
     assert list(check_links.broken(tmp_path / "none"))
 
 
+def test_docstrings_become_restructured_text(monkeypatch):
+    monkeypatch.syspath_prepend(DOCS / "_extensions")
+    docstrings = pytest.importorskip("docstrings", reason="the extra 'docs' is not installed")
+    text = "Norms |x|, x_ and `a < b` of `losses`s.\n\n    x  *  y\n\nArgs:\n    *inputs: of `f`.\n\n* an item: *\n"
+    assert docstrings.translate(text.split("\n")) == [
+        r"Norms \|x\|, x\_ and ``a < b`` of `losses`\ s.",
+        *("", "::", "", "    x  *  y", ""),
+        *("Args:", r"    \*inputs: of `f`.", ""),
+        *(r"* an item: \*", ""),
+    ]
+
+
 # --- the pages ------------------------------------------------------------------------------------------------------
 
 
@@ -121,8 +134,11 @@ def inventory(path):
 @pytest.mark.slow  # runs the notebooks
 def test_the_documentation_builds_without_a_warning_and_has_every_public_name(tmp_path):
     pytest.importorskip("myst_nb", reason="the extra 'docs' is not installed")
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "-d", str(tmp_path / "trees")]
-    done = subprocess.run([*command, str(DOCS), str(tmp_path / "html")], cwd=ROOT, capture_output=True, text=True)
+    # Several devices and programs that are not optimised are for tests, see conftest.py.
+    variables = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "NPROC")}
+    options = ["-W", "--keep-going", "-q", "-j", "auto", "-b", "html", "-d", str(tmp_path / "trees")]
+    command = [sys.executable, "-m", "sphinx", *options, str(DOCS), str(tmp_path / "html")]
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert not list(check_links.broken(tmp_path / "html"))
     listed = inventory(tmp_path / "html" / "objects.inv")

@@ -73,6 +73,11 @@ def _process(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: l
     lines[:] = translate(lines)
 
 
+def _untyped(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """What a function returns has no type here: "All [B]: the error" is one sentence, which napoleon cuts in two."""
+    lines[:] = [re.sub(r"^:returns: \*(.+)\* -- ", r":returns: \1: ", line) for line in lines]
+
+
 def _skip(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
     """Fields of NamedTuples, which their class describes, need no entry of their own."""
     return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field number") else None
@@ -81,5 +86,6 @@ def _skip(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any)
 def setup(app: Sphinx) -> dict[str, bool]:
     """Comes before napoleon, which turns the sections into fields."""
     app.connect("autodoc-process-docstring", _process, priority=100)
+    app.connect("autodoc-process-docstring", _untyped, priority=900)
     app.connect("autodoc-skip-member", _skip)
     return {"parallel_read_safe": True}
