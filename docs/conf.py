@@ -16,6 +16,7 @@ html_title = f"mvae_jax {release}"
 html_theme = "furo"
 html_copy_source = False
 html_show_sphinx = False
+html_show_copyright = False
 html_static_path = ["_static"]
 html_css_files = ["tables.css"]
 
@@ -23,7 +24,6 @@ extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx.ext.viewcode",
     "docstrings",  # these three are in _extensions
     "formulas",
     "root_pages",
@@ -41,6 +41,7 @@ nb_execution_raise_on_error = True
 nb_execution_timeout = 1800  # seconds for a cell, on a slow machine that does other things too
 nb_execution_show_tb = True
 nb_output_stderr = "remove"
+nb_merge_streams = True
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
