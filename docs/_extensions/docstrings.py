@@ -70,7 +70,8 @@ def translate(lines: list[str]) -> list[str]:
 
 
 def _process(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    lines[:] = translate(lines)
+    theirs = what == "data" and lines and (type(obj).__doc__ or "").startswith(lines[0])  # of `dict` and the like
+    lines[:] = [] if theirs else translate(lines)
 
 
 def _untyped(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
