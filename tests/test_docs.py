@@ -121,6 +121,15 @@ def test_docstrings_become_restructured_text(monkeypatch):
     ]
 
 
+def test_links_in_blocks_of_code_stay_as_they_are(monkeypatch):
+    monkeypatch.syspath_prepend(DOCS / "_extensions")
+    root_pages = pytest.importorskip("root_pages", reason="the extra 'docs' is not installed")
+    block = "```diff\n+[a](docs/families/alae.md)\n```\n"
+    text = f"[a](docs/families/alae.md)\n{block}[a](docs/families/alae.md)\n````md\n{block}````\n"
+    changed = root_pages.in_prose(lambda match: f"](./{match.group(1)})", text)
+    assert changed == f"[a](./docs/families/alae.md)\n{block}[a](./docs/families/alae.md)\n````md\n{block}````\n"
+
+
 # --- the pages ------------------------------------------------------------------------------------------------------
 
 
@@ -138,6 +147,7 @@ def test_the_documentation_builds_without_a_warning_and_has_every_public_name(tm
     pytest.importorskip("myst_nb", reason="the extra 'docs' is not installed")
     # Several devices and programs that are not optimised are for tests, see conftest.py.
     variables = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "NPROC")}
+    variables["XDG_CACHE_HOME"] = str(tmp_path / "cache")  # a notebook decodes images, and the user's cache is not ours
     options = ["-W", "--keep-going", "-q", "-j", "auto", "-b", "html", "-d", str(tmp_path / "trees")]
     command = [sys.executable, "-m", "sphinx", *options, str(DOCS), str(tmp_path / "html")]
     done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)

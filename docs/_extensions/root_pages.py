@@ -6,6 +6,7 @@ A page that is nothing but `{include} ../FILE.md`, with a title above or not, ge
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from sphinx.application import Sphinx
@@ -19,7 +20,17 @@ PAGES = {
     "SECURITY.md": "security.md",
 }
 _INCLUDE = re.compile(r"^```\{include\} \.\./([A-Z]+\.md)\n((?::[a-z-]+: .*\n)*)```$", re.MULTILINE)
+_FENCED = re.compile(r"^(```+|~~~+).*?^\1[`~]*$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\((?:\.\./)*((?:docs/)?[\w/]+\.md)(#[\w-]+)?\)")
+
+
+def in_prose(change: Callable[[re.Match[str]], str], text: str) -> str:
+    """A text whose links are changed, but for those in blocks of code."""
+    parts, end = [], 0
+    for block in _FENCED.finditer(text):
+        parts += [_LINK.sub(change, text[end : block.start()]), block.group()]
+        end = block.end()
+    return "".join([*parts, _LINK.sub(change, text[end:])])
 
 
 def _read(app: Sphinx, name: str, source: list[str]) -> None:
@@ -33,7 +44,7 @@ def _read(app: Sphinx, name: str, source: list[str]) -> None:
             text = text.split(f"\n{after}\n", 1)[1]
         if before := options.get("end-before"):
             text = text.split(f"\n{before}\n", 1)[0]
-        return _LINK.sub(link_from_root, text)
+        return in_prose(link_from_root, text)
 
     def link_from_root(match: re.Match[str]) -> str:
         path, anchor = match.group(1), match.group(2) or ""
@@ -45,7 +56,7 @@ def _read(app: Sphinx, name: str, source: list[str]) -> None:
         path = match.group(1)
         return link_from_root(match) if "../" in match.group(0) and path in PAGES else match.group(0)
 
-    source[0] = _INCLUDE.sub(text_of, _LINK.sub(link_to_root, source[0]))
+    source[0] = _INCLUDE.sub(text_of, in_prose(link_to_root, source[0]))
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
