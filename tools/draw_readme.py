@@ -1,13 +1,13 @@
-"""Draws the pictures of README and of the pages from trained runs, into docs/images.
+r"""Draws the pictures of README and of the pages from trained runs, into docs/images.
 
     make train
     python experiments/mnist_alae.py --config.models=alae --config.seeds=0
-    python tools/draw_readme.py --multimodal runs/celebahq_mvae --cvae runs/cvae --shapes runs/beta_tcvae \
-        --digits runs/mnist_alae/alae/seed_0
+    python tools/draw_readme.py --multimodal runs/celebahq_mvae --digits runs/mnist_alae/alae/seed_0 \
+        --workdir runs/pictures
 
-The other two runs are those of the notebooks edit_faces and latent_spaces; any of these models will do. No picture has
-an image of a data set that belongs to somebody: faces and shapes are rendered, and digits are those of scikit-learn.
-Nothing is chosen by hand: draws are the first of a fixed key.
+The attribute CVAE and the beta-TCVAE of shapes are trained here, within WORKDIR, in a few minutes on two CPU cores; a
+complete run there is loaded. No picture has an image of a data set that belongs to somebody: faces and shapes are
+rendered, and digits are those of scikit-learn. Nothing is chosen by hand: draws are the first of a fixed key.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
-from sklearn.datasets import load_digits
 
-from mvae_jax import gaussian, runs
+from mvae_jax import gaussian, models, runs
 from mvae_jax.data import captions
+from mvae_jax.data.formats import mnist
 from mvae_jax.data.rendered import faces, shapes
 from mvae_jax.eval import batched
+from mvae_jax.train import loop
 from mvae_jax.viz import grids
 
 CAPTIONS = (
@@ -39,7 +40,33 @@ EDITS = {
     "with eyeglasses": {"eyeglasses": 1},
     "blond": {"blond_hair": 1, "black_hair": 0, "bald": 0},
 }
+SIZE = 32  # of the images of what is trained here, in pixels
 UNSEEN = 1_000_003  # seed of faces on which no preset trains
+
+
+def train_cvae(folder: Path) -> runs.Run:
+    """An attribute CVAE of rendered faces."""
+    renders = faces.sample(42, 4000, SIZE)
+    config = models.cvae.Config(
+        image_size=(SIZE, SIZE), attributes=faces.ATTRIBUTES, latent_size=32, widths=(32, 64, 64), beta=0.7,
+        epochs=10, batch_size=16, learning_rate=2e-3,
+    )  # fmt: skip
+    return runs.train(folder, "cvae", config, {"image": renders.images, "attributes": renders.attributes})
+
+
+def ellipses() -> np.ndarray:
+    """Upright ellipses, uint8 [1536, S, S, 1]: six sizes, 32 places from left to right, 8 from top to bottom."""
+    scale, x, y = (grid.ravel() for grid in np.meshgrid(range(6), range(32), range(8, 24, 2), indexing="ij"))
+    return shapes.render(np.stack([np.ones_like(x), scale, np.zeros_like(x), x, y], axis=1), SIZE)
+
+
+def train_beta_tcvae(folder: Path) -> runs.Run:
+    """A beta-TCVAE of ellipses."""
+    config = models.autoencoders.BetaTCVAEConfig(
+        image_size=SIZE, channels=1, network="dense", widths=(256, 128), latent_size=6, likelihood="bernoulli",
+        epochs=60, batch_size=64, learning_rate=2e-3, total_correlation_weight=5.0,
+    )  # fmt: skip
+    return runs.train(folder, "beta_tcvae", config, {"image": ellipses()}, settings=loop.Settings(validate_every=20))
 
 
 def drawn_from_captions(run: runs.Run, count: int = 4) -> dict[str, np.ndarray]:
@@ -67,10 +94,8 @@ def edited(run: runs.Run, count: int = 4) -> dict[str, np.ndarray]:
 
 
 def traversed(run: runs.Run, rows: int = 3, count: int = 6) -> dict[str, np.ndarray]:
-    """Dimension -> images along it, uint8 [count, S, S, 1], of those dimensions that move most over all shapes."""
-    total = np.prod([*shapes.FACTORS.values()])
-    images = shapes.render(shapes.factors_of(np.random.default_rng(0).choice(total, 2000)), run.config.image_size)
-    codes = batched.in_chunks(lambda x: run.encode(x)[0])(batched.pixels({"image": images}))
+    """Dimension -> images along it, uint8 [count, S, S, 1], of those dimensions that move most over the ellipses."""
+    codes = batched.in_chunks(lambda x: run.encode(x)[0])(batched.pixels({"image": ellipses()}))
     dimensions = np.argsort(-codes.std(0))[:rows]
     values = jnp.linspace(-2.0, 2.0, count)
     middle = shapes.render(np.array([[1, 3, 0, 16, 16]]), run.config.image_size)  # an ellipse
@@ -81,12 +106,12 @@ def traversed(run: runs.Run, rows: int = 3, count: int = 6) -> dict[str, np.ndar
 
 
 def reconstructed_digits(run: runs.Run, count: int = 6) -> dict[str, np.ndarray]:
-    """Title -> digits, uint8 [count, S, S, 1]: scikit-learn's, ALAE's reconstructions, and its samples."""
+    """Title -> digits, uint8 [count, S, S, 1]: held-out ones, ALAE's reconstructions, and its samples."""
     if run.config.image_size != 8:
         raise SystemExit(
             f"the run's images have {run.config.image_size} px; expected one on scikit-learn's digits, of 8."
         )
-    digits = (load_digits().images[-count:, ..., None] * 15.9).astype(np.uint8)
+    digits = mnist.load().validation.arrays["image"][:count]
     output = run.decode(run.encode(batched.pixels({"image": digits}))[0])
     samples = run.sample(jax.random.key(0), count)
     return {
@@ -122,14 +147,15 @@ def joined(sheets: list[Image.Image], *, down: bool = False) -> Image.Image:
 def main() -> int:
     """Draws; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, model in {"multimodal": "multimodal", "cvae": "cvae", "shapes": "beta_tcvae", "digits": "alae"}.items():
+    for name, model in {"multimodal": "multimodal", "digits": "alae"}.items():
         parser.add_argument(f"--{name}", required=True, metavar="RUN", help=f"workdir of a {model} run")
+    parser.add_argument("--workdir", type=Path, required=True, help="of the two runs that are trained here")
     parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "docs" / "images")
     arguments = parser.parse_args()
     of_captions = drawn_from_captions(runs.load(arguments.multimodal))
-    of_edits = edited(runs.load(arguments.cvae), 8)
+    of_edits = edited(train_cvae(arguments.workdir / "cvae"), 8)
     of_shapes, of_digits = (
-        traversed(runs.load(arguments.shapes), 3, 9),
+        traversed(train_beta_tcvae(arguments.workdir / "beta_tcvae"), 3, 9),
         reconstructed_digits(runs.load(arguments.digits), 12),
     )
     pictures = {
