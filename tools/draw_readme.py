@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 import jax
@@ -127,20 +126,13 @@ def sheet(rows: dict[str, np.ndarray], pixels: int) -> Image.Image:
     return grids.text_to_image([*rows], images, scale=max(1, round(pixels / images.shape[2])))
 
 
-def part(rows: dict[str, np.ndarray], names: Iterable[str]) -> dict[str, np.ndarray]:
-    """Some of the rows."""
-    return {name: rows[name] for name in names}
-
-
-def joined(sheets: list[Image.Image], *, down: bool = False) -> Image.Image:
-    """Sheets from left to right, or from top to bottom, on white."""
-    along, across = (1, 0) if down else (0, 1)
-    size = [0, 0]
-    size[along], size[across] = sum(each.size[along] for each in sheets), max(each.size[across] for each in sheets)
-    whole, corner = Image.new("RGB", (size[0], size[1]), "white"), [0, 0]
+def joined(sheets: list[Image.Image]) -> Image.Image:
+    """Sheets from left to right on white."""
+    whole = Image.new("RGB", (sum(each.width for each in sheets), max(each.height for each in sheets)), "white")
+    left = 0
     for each in sheets:
-        whole.paste(each, (corner[0], corner[1]))
-        corner[along] += each.size[along]
+        whole.paste(each, (left, 0))
+        left += each.width
     return whole
 
 
@@ -164,10 +156,9 @@ def main() -> int:
         "shapes": sheet(of_shapes, 64),
         "digits": sheet(of_digits, 48),
     }
-    few = {**{name: row[::2] for name, row in of_shapes.items()}, **{name: row[:5] for name, row in of_digits.items()}}
     faces_few = {name: row[:4] for name, row in of_edits.items()}
-    small = [sheet(part(few, names), 64) for names in (of_shapes, [*of_digits][:2])]
-    pictures["readme"] = joined([pictures["captions"], sheet(faces_few, 64), joined(small, down=True)])
+    shapes_few = {name: row[::2] for name, row in of_shapes.items()}
+    pictures["readme"] = joined([pictures["captions"], sheet(faces_few, 64), sheet(shapes_few, 96)])
     arguments.output.mkdir(parents=True, exist_ok=True)
     for name, picture in pictures.items():
         path = arguments.output / f"{name}.webp"
