@@ -299,9 +299,9 @@ def test_weights_that_are_a_pickle_are_no_safetensors(tmp_path):
         runs.load(folder)
 
 
-@pytest.mark.parametrize("settings", [{"image_size": 2**20}, {"image_size": 2**40}, {"widths": []}, {"widths": 3}])
+@pytest.mark.parametrize("settings", [{"channels": 2**34}, {"image_size": 2**40}, {"widths": []}, {"widths": 3}])
 def test_settings_of_no_model_allocate_nothing(settings, tmp_path):
-    """An image of a million pixels squared would take 3 TB."""
+    """An image of so many channels would take 4 TB."""
     folder = weights_only(tmp_path / "place")
     content = json.loads((folder / "config.json").read_text())
     content["config"]["model"] |= settings
