@@ -131,12 +131,12 @@ def encode(workdir: Path, run: runs.Run, data: Any, codes: str = "draws") -> Cod
             f"{workdir} is a run of the model {run.settings['model']!r}, which has no codes to learn a prior over; "
             "expected one that encodes and decodes."
         )
-    found: dict[str, Split] = {}
+    splits: dict[str, Split] = {}
     for name in ("train", "validation", "calibration"):
         examples = data.examples(name, run.config.image_size)
-        found[name] = _of_split(run, examples, codes) if len(examples) else found["train"].first(0)
+        splits[name] = _of_split(run, examples, codes) if len(examples) else splits["train"].first(0)
     provenance = {"codes_of": f"{workdir}, phase {run.phase}, step {run.step}", **data.provenance}
-    return Codes(**found, attributes=data.attributes, provenance=provenance, origin=_origin(workdir, run, codes))
+    return Codes(**splits, attributes=data.attributes, provenance=provenance, origin=_origin(workdir, run, codes))
 
 
 def _of_split(run: runs.Run, examples: Examples, codes: str) -> Split:
@@ -200,8 +200,8 @@ def load(workdir: str | os.PathLike[str], run: runs.Run) -> Prior | None:
             f"{folder} was not learned from the codes of this run's checkpoint of phase {run.phase} at step "
             f"{run.step}; remove it, and train it again."
         )
-    found = Prior(flow)
-    return found if found.is_complete(folder) else None
+    learned = Prior(flow)
+    return learned if learned.is_complete(folder) else None
 
 
 def member(data: Codes, config: Config, seed: int) -> Member:
@@ -222,14 +222,14 @@ def _batch_size(count: int, devices: int) -> int:
 
 def parts(plans: Mapping[str, runs.Plan], config: Config) -> list[Part]:
     """What the training of the priors adds to that of a run."""
-    found = []
+    result = []
     for folder, planned in plans.items() if config.epochs else ():
         if planned.model.encode and planned.model.decode:
             count = len(planned.data.examples("train", planned.config.image_size))
             batch_size = _batch_size(count, jax.device_count())
             chosen = latent_flow.Config(epochs=config.epochs, batch_size=batch_size)
-            found += forecast.parts(label(folder), ZOO["latent_flow"].phases(chosen, count // batch_size))
-    return found
+            result += forecast.parts(label(folder), ZOO["latent_flow"].phases(chosen, count // batch_size))
+    return result
 
 
 def label(folder: str) -> str:
@@ -268,10 +268,10 @@ def train(
     examples: Any = data  # a protocol has no hash for `encode`
     if isinstance(data, Mapping):
         examples = runs.split(data, tuple(getattr(run.config, "attributes", ())))
-    found = load(workdir, run)
-    if found:
-        _check_settings(found, folder_of(workdir, run), config, _origins(workdir, run, config.codes))
-        return found
+    learned = load(workdir, run)
+    if learned:
+        _check_settings(learned, folder_of(workdir, run), config, _origins(workdir, run, config.codes))
+        return learned
     if run.settings["data_sha256"] != examples.sha256():
         raise ValueError(
             f"{workdir} was trained on other images than these; give those that it was trained on, whose codes the "
@@ -283,12 +283,12 @@ def train(
     return Prior(members.train_when_free(chosen, chosen.plan(codes), folder_of(workdir, run), **options))
 
 
-def _check_settings(found: Prior, folder: Path, config: Config, origins: Sequence[Mapping[str, Any]]) -> None:
+def _check_settings(learned: Prior, folder: Path, config: Config, origins: Sequence[Mapping[str, Any]]) -> None:
     """Refuses a prior that was trained otherwise than the config says."""
-    same_codes = found.run.settings["data_sha256"] in map(_checksum, origins)
-    if found.run.config.epochs != config.epochs or not same_codes:
+    same_codes = learned.run.settings["data_sha256"] in map(_checksum, origins)
+    if learned.run.config.epochs != config.epochs or not same_codes:
         raise ValueError(
-            f"{folder} has a learned prior of {found.run.config.epochs} epochs"
+            f"{folder} has a learned prior of {learned.run.config.epochs} epochs"
             f"{'' if same_codes else ' over other codes'}; the settings ask for prior.epochs={config.epochs} and "
             f"prior.codes={config.codes}: leave these out, or remove the folder to train it again."
         )

@@ -81,7 +81,7 @@ def drawings(trained: Trained) -> dict[str, _Drawing]:
     def given(key: jax.Array, attributes: np.ndarray, guidance: float = 1.0) -> Any:
         return learned.sample(key, attributes, np.ones_like(attributes), guidance=guidance)
 
-    found = {
+    ways = {
         "mixture": _Drawing(of_mixture, of_captions=False),
         "flow": _Drawing(lambda key, attributes: learned.sample_freely(key, len(attributes)), of_captions=False),
     }
@@ -90,12 +90,12 @@ def drawings(trained: Trained) -> dict[str, _Drawing]:
         def of_text(key: jax.Array, attributes: np.ndarray) -> Any:
             return gaussian.sample(key, *run.encode_attributes(attributes))
 
-        found["text_posterior"] = _Drawing(of_text, of_captions=True)
+        ways["text_posterior"] = _Drawing(of_text, of_captions=True)
     if trained.data.attributes:
-        found["flow_captions"] = _Drawing(given, of_captions=True)
+        ways["flow_captions"] = _Drawing(given, of_captions=True)
         guided = functools.partial(given, guidance=prior.GUIDANCE)
-        found["flow_captions_guided"] = _Drawing(guided, of_captions=True)
-    return found
+        ways["flow_captions_guided"] = _Drawing(guided, of_captions=True)
+    return ways
 
 
 def _mixture(codes: np.ndarray, seed: int) -> Any:
@@ -134,14 +134,14 @@ def measure(trained: Trained) -> dict[str, dict[str, float]]:
         features: Any = read(pictures)
         origin: dict[str, Any] = {"features": classifier.origin, "split": "held-out images"}
         both = manifold.precision_and_recall(held_out, features[: len(held_out)], **origin)
-        found = {
+        scores = {
             "frechet_distance": fid.frechet_distance(features, held_out, **origin).value,
             **{"precision": both.precision, "recall": both.recall},
         }
         if attributes is not None:
-            found["accuracy"] = cross_modal.score_attributes(logits(pictures), attributes, data.attributes).accuracy
+            scores["accuracy"] = cross_modal.score_attributes(logits(pictures), attributes, data.attributes).accuracy
         trained.interruption.check()
-        return {**found, "images": len(features)}
+        return {**scores, "images": len(features)}
 
     def within(pictures: Any) -> float:
         """Distance of two images of one of the captions."""
@@ -205,17 +205,17 @@ def figures(trained: Trained, results: Results) -> Figures:
         return {}
     texts = cross_modal.distinct_rows(trained.data.validation["attributes"])[:_SHOWN]
     rows, decode = np.repeat(texts, _SHOWN_DRAWS, axis=0), _decoder(trained.run)
-    sentences, found = [captions.write(row, trained.data.attributes) for row in texts], {}
+    sentences, sheets = [captions.write(row, trained.data.attributes) for row in texts], {}
     for name, drawing in drawings(trained).items():
         if drawing.of_captions:
             pictures = decode(drawing.draw(jax.random.key(trained.config.seed), rows), rows)
             sheet = to_bytes(pictures).reshape(len(texts), _SHOWN_DRAWS, *pictures.shape[1:])
-            found[f"priors_{name}"] = (
+            sheets[f"priors_{name}"] = (
                 f"{PRIORS[name].capitalize()}: {_SHOWN_DRAWS} draws of each; they should agree in what the caption "
                 "says, and differ in all else",
                 grids.text_to_image(sentences, sheet),
             )
-    return found
+    return sheets
 
 
 def explain(trained: Trained, rows: Any) -> str:
