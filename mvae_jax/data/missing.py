@@ -1,9 +1,9 @@
-"""Data of which a part is hidden: how much a model of several modalities needs of each."""
+"""Data of which a part is hidden, or of which complete examples alone count: how much a model needs of each."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -57,6 +57,33 @@ def hide(data: Splits, shares: Mapping[str, float], seed: int) -> Splits:
         calibration=masked(data.calibration, {}),
         provenance={**data.provenance, "hidden": dict(shares), "hidden_seed": seed},
     )
+
+
+def complete(data: Splits, names: Collection[str]) -> Splits:
+    """Puts complete training examples in the place of those that lack something.
+
+    A model that needs all modalities then sees what it could see of such data, and trains for as many steps as one that
+    does without: the examples of which all is there stand again and again until there are as many as before.
+
+    Args:
+        data: whose splits are in memory, with masks "present/NAME" where something may be missing.
+        names: of the modalities that have to be there.
+
+    Returns:
+        The data, those given where nothing is missing; validation and calibration examples as they were.
+
+    Raises:
+        ValueError: no training example is complete.
+    """
+    there = np.all([data.train.present(name) for name in names], axis=0)
+    if there.all():
+        return data
+    if not there.any():
+        raise ValueError(
+            f"of {len(data.train)} training examples none has all of {', '.join(names)}; expected at least one: hide "
+            "less, or train a model that does without."
+        )
+    return dataclasses.replace(data, train=Split(data.train.take(np.resize(np.flatnonzero(there), len(data.train)))))
 
 
 def _beside(mask: np.ndarray, values: np.ndarray) -> np.ndarray:

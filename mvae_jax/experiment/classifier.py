@@ -213,7 +213,7 @@ def obtain(
     data = in_squares(data, chosen.config.image_size)
     name = hashlib.sha256(json.dumps(chosen.settings(data), sort_keys=True).encode()).hexdigest()[:12]
     options: dict[str, Any] = {"interruption": interruption, "watched": {"observer": observer}}
-    return measured(members.train_when_free(chosen, chosen.plan(data), workdir / FOLDER / name, **options), data)
+    return measured(members.train_when_free(chosen, chosen.plan(data), data, workdir / FOLDER / name, **options), data)
 
 
 def measured(run: runs.Run, data: Splits) -> Classifier:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import time
 from collections.abc import Mapping
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mvae_jax import runs
-from mvae_jax.data.batches import Dataset
+from mvae_jax.data import missing
+from mvae_jax.data.batches import Dataset, Splits
 from mvae_jax.experiment import provenance, sheets
 from mvae_jax.models import ZOO
 from mvae_jax.objective import Model
@@ -32,6 +34,10 @@ class Member:
         arguments: what `build` takes besides the config, such as pretrained weights.
         digests: checksums of these, name -> value, which a resumed run must have again.
         sheet: what a sheet of held-out images shows while the model trains.
+        hidden: name of a modality -> share of the training examples that lose it, see `data.missing.hide`; the seed
+            chooses them. Validation examples keep all. A resumed run must have the same shares.
+        needs: modalities without which an example is not trained on; the others stand in for it, so that the steps are
+            as many, see `data.missing.complete`.
     """
 
     model: str
@@ -40,22 +46,56 @@ class Member:
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     digests: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
     sheet: sheets.Rows = sheets.reconstructions_and_samples
+    hidden: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    needs: tuple[str, ...] = ()
 
     def build(self) -> Model:
         """The model's pure functions."""
         return ZOO[self.model].build(self.config, **self.arguments)
 
+    @property
+    def view(self) -> dict[str, Any]:
+        """What config.json says of the part of the data that it trains on; {} of a model that trains on all."""
+        view = {"hidden": dict(self.hidden), "needs": list(self.needs)}
+        return {name: value for name, value in view.items() if value}
+
+    def seen(self, data: Dataset) -> Dataset:
+        """The part of an experiment's data that it trains on.
+
+        Raises:
+            ValueError: they are not in memory, or have no such modality, or no example is left.
+        """
+        if not self.view:
+            return data
+        if not isinstance(data, Splits):
+            raise ValueError(
+                f"{self.model} is to train on a part of {type(data).__name__}; expected data that are in memory."
+            )
+        part = missing.hide(data, self.hidden, self.seed) if self.hidden else data
+        part = missing.complete(part, self.needs) if self.needs else part
+        return dataclasses.replace(part, provenance={**data.provenance, **self.view})
+
     def plan(self, data: Dataset, training: loop.Settings | None = None) -> runs.Plan:
-        """The training on such images; refuses what cannot be trained, see `runs.plan`."""
+        """The training on what it sees of such images; refuses what cannot be trained, see `runs.plan`."""
+        return self.plan_on(self.seen(data), training)
+
+    def plan_on(self, part: Dataset, training: loop.Settings | None = None) -> runs.Plan:
+        """The training on what `seen` returned."""
         built = self.build() if self.arguments else None  # else the data may give arguments
-        return runs.plan(self.model, self.config, data, seed=self.seed, settings=training, built=built)
+        return runs.plan(self.model, self.config, part, seed=self.seed, settings=training, built=built)
 
     def settings(self, data: Dataset) -> dict[str, Any]:
-        """Content of config.json of a model with a folder of its own."""
-        return runs.config_json(self.model, self.config, data, self.seed) | dict(self.digests)
+        """Content of config.json of a model with a folder of its own, of the whole data of which it sees a part."""
+        return runs.config_json(self.model, self.config, data, self.seed) | dict(self.digests) | self.view
 
     def configure(self, workdir: Workdir, data: Dataset, **options: Any) -> None:
-        """Writes or checks config.json of a model with a folder of its own; for `options` see `Workdir.configure`."""
+        """Writes or checks config.json of a model with a folder of its own.
+
+        Args:
+            workdir: that folder.
+            data: the whole data, of which it may see a part.
+            **options: see `Workdir.configure`.
+        """
         configs, epochs = {"config.model": self.config}, runs.lengths_of(self.model)
         settings = provenance.with_start(self.settings(data), workdir.path, data.provenance)
         workdir.configure(settings, configs=configs, epochs=epochs, **options)
@@ -64,16 +104,22 @@ class Member:
 def plan(members: Mapping[str, Member], data: Dataset, training: loop.Settings) -> dict[str, runs.Plan]:
     """The training of each member by folder; those that differ in their seed alone are checked once.
 
+    Members that see the same part of the data share it in memory.
+
     Raises:
         ValueError: a member cannot be trained on such images.
     """
-    alike: dict[tuple[str, Any], runs.Plan] = {}
+    alike: dict[tuple[Any, ...], runs.Plan] = {}
+    parts: dict[tuple[Any, ...], Dataset] = {}
     plans = {}
     for folder, member in members.items():
-        kind = member.model, member.config
+        view = json.dumps(member.view, sort_keys=True)
+        kind, part = (member.model, member.config, view), (view, member.seed if member.hidden else None)
+        if part not in parts:
+            parts[part] = member.seen(data)
         if kind not in alike:
-            alike[kind] = member.plan(data, training)
-        plans[folder] = dataclasses.replace(alike[kind], seed=member.seed)
+            alike[kind] = member.plan_on(parts[part], training)
+        plans[folder] = dataclasses.replace(alike[kind], seed=member.seed, data=parts[part])
     return plans
 
 
@@ -128,6 +174,7 @@ def describe(plans: Mapping[str, runs.Plan], starts: Mapping[str, Path | None]) 
 def train_in_folder(
     member: Member,
     planned: runs.Plan,
+    data: Dataset,
     folder: Path,
     *,
     interruption: Interruption | None = None,
@@ -140,6 +187,7 @@ def train_in_folder(
     Args:
         member: the model.
         planned: what `plan` returned for it.
+        data: the whole data, of which `planned` has what the member sees.
         folder: its workdir.
         interruption: see `train.loop.fit`.
         start_from: likewise.
@@ -148,18 +196,24 @@ def train_in_folder(
     """
     workdir = Workdir(folder)
     with workdir.lock():
-        member.configure(workdir, planned.data, **options)
+        member.configure(workdir, data, **options)
         return planned.fit(workdir, interruption=interruption, start_from=start_from or None, **(watched or {}))
 
 
 def train_when_free(
-    member: Member, planned: runs.Plan, folder: Path, *, interruption: Interruption | None = None, **options: Any
+    member: Member,
+    planned: runs.Plan,
+    data: Dataset,
+    folder: Path,
+    *,
+    interruption: Interruption | None = None,
+    **options: Any,
 ) -> runs.Run:
     """`train_in_folder`, once no other process trains there: a run itself and its evaluation want the same."""
     waited = False
     while True:
         try:
-            return train_in_folder(member, planned, folder, interruption=interruption, **options)
+            return train_in_folder(member, planned, data, folder, interruption=interruption, **options)
         except WorkdirBusy as error:
             if not waited:
                 _log.info("%s", error)
@@ -168,12 +222,12 @@ def train_when_free(
             time.sleep(1)
 
 
-def check_begun(plans: Mapping[str, runs.Plan], members: Mapping[str, Member], workdir: Path, **options: Any) -> None:
+def check_begun(members: Mapping[str, Member], data: Dataset, workdir: Path, **options: Any) -> None:
     """Refuses members that were begun with other settings, before any is trained; writes nothing.
 
     Args:
-        plans: folder -> what `plan` returned.
         members: folder -> member.
+        data: the whole data.
         workdir: where the folders are.
         **options: of `Workdir.configure`.
 
@@ -182,7 +236,7 @@ def check_begun(plans: Mapping[str, runs.Plan], members: Mapping[str, Member], w
     """
     for folder, member in members.items():
         if folder and (workdir / folder / "config.json").exists():
-            member.configure(Workdir(workdir / folder), plans[folder].data, write=False, **options)
+            member.configure(Workdir(workdir / folder), data, write=False, **options)
 
 
 def load(member: Member, folder: Path, phase: str = "", *, ignore_removed: bool = False) -> runs.Run:
@@ -208,7 +262,17 @@ def load(member: Member, folder: Path, phase: str = "", *, ignore_removed: bool 
                 f"the model in {folder} was trained with other {field.name} than is asked for: {_short(trained)}, not "
                 f"{_short(asked)}; --evaluate takes models as they are."
             )
+    trained_on = {name: run.settings[name] for name in ("hidden", "needs") if name in run.settings}
+    if trained_on != member.view:
+        raise ValueError(
+            f"the model in {folder} was trained on {_part(trained_on)}, not {_part(member.view)} as is asked for; "
+            "--evaluate takes models as they are."
+        )
     return run
+
+
+def _part(view: Mapping[str, Any]) -> str:
+    return f"a part of the data ({json.dumps(view)})" if view else "all of the data"
 
 
 def _short(value: Any) -> str:

@@ -280,7 +280,7 @@ def train(
     codes = encode(workdir, run, examples, config.codes)
     chosen = member(codes, config, seed)
     options: dict[str, Any] = {"interruption": interruption, "watched": {"observer": observer}}
-    return Prior(members.train_when_free(chosen, chosen.plan(codes), folder_of(workdir, run), **options))
+    return Prior(members.train_when_free(chosen, chosen.plan(codes), codes, folder_of(workdir, run), **options))
 
 
 def _check_settings(learned: Prior, folder: Path, config: Config, origins: Sequence[Mapping[str, Any]]) -> None:

@@ -117,7 +117,7 @@ def _run(
     with session.errors():
         if (root / "config.json").exists():
             Workdir(root).configure(settings, may_change=may_change, write=False, **own, **options)
-            members.check_begun(plans, chosen, root, may_change=experiment.may_change, **options)
+            members.check_begun(chosen, data, root, may_change=experiment.may_change, **options)
     with (
         session.session(
             arguments.workdir,
@@ -131,7 +131,7 @@ def _run(
         _live(experiment, config, data, plans, workdir.path, notes) as live,
     ):
         stages = Stages(lambda name: live.tell(f"Trained; now the {name}"))
-        fitted = _train(experiment, config, chosen, plans, workdir, interruption, options, live)
+        fitted = _train(experiment, config, data, chosen, plans, workdir, interruption, options, live)
         with files.noting(lambda: "What was trained is saved: it goes on with measures and figures."):
             trained = gather(
                 *(experiment, config, fitted, data, workdir.path, interruption, stages, live.member), learn_priors=True
@@ -207,7 +207,7 @@ def _began_with(arguments: flags.Arguments, config: Any, name: str, value: Any) 
 
 def _identity(item: tuple[str, Member]) -> tuple[Any, ...]:
     folder, member = item
-    return folder, member.model, member.config, member.seed, dict(member.digests)
+    return folder, member.model, member.config, member.seed, dict(member.digests), member.view
 
 
 def _settings(experiment: Experiment, config: Any) -> dict[str, Any]:
@@ -221,14 +221,15 @@ def _settings(experiment: Experiment, config: Any) -> dict[str, Any]:
 
 
 def _checksums(data: Any, chosen: Mapping[str, Member]) -> dict[str, Any]:
-    """The rest of that content: what images and weights are."""
+    """The rest of that content: what images and weights are, and which part of the images a model in it sees."""
     digests = {name: value for member in chosen.values() for name, value in member.digests.items()}
-    return {"data_sha256": data.sha256(), **digests}
+    return {"data_sha256": data.sha256(), **digests, **(chosen[""].view if "" in chosen else {})}
 
 
 def _train(
     experiment: Experiment,
     config: Any,
+    data: Any,
     chosen: Mapping[str, Member],
     plans: Mapping[str, runs.Plan],
     workdir: Workdir,
@@ -254,6 +255,7 @@ def _train(
         trained[folder] = members.train_in_folder(
             member,
             plans[folder],
+            data,
             workdir.path / folder,
             watched=watched,
             may_change=experiment.may_change,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mvae_jax.data.batches import Splits
-from mvae_jax.data.missing import hide
+from mvae_jax.data.missing import complete, hide
 
 RNG = np.random.default_rng(0)
 ARRAYS = {
@@ -67,3 +67,25 @@ def test_masks_are_no_modality_and_nothing_is_hidden_twice():
         hide(DATA, {"present/pose": 0.5}, seed=1)
     with pytest.raises(ValueError, match=r"of the data {'pose': 0.5} is hidden already"):
         hide(hide(DATA, {"pose": 0.5}, seed=1), {"attributes": 0.5}, seed=2)
+
+
+def test_complete_examples_stand_in_for_the_others():
+    data = hide(DATA, {"attributes": 0.9}, seed=1)
+    there = np.flatnonzero(data.train["present/attributes"])
+    assert len(there) == 2
+    alone = complete(data, ("image", "attributes"))
+    for name, array in alone.train.arrays.items():
+        np.testing.assert_array_equal(array, data.train[name][np.resize(there, 20)])
+    assert alone.train["attributes"].all()
+    assert (alone.validation, alone.calibration) == (data.validation, data.calibration)
+    assert complete(DATA, ("image", "attributes")) is DATA
+    # Of those that have attributes, one lacks the pose.
+    both = complete(hide(DATA, {"attributes": 0.5}, seed=1), ("attributes", "pose")).train
+    assert both["present/attributes"].all()
+    assert both["present/pose"].all()
+    assert len(both) == 20
+
+
+def test_without_a_complete_example_there_is_nothing_to_train_on():
+    with pytest.raises(ValueError, match="of 20 training examples none has all of image, attributes; expected at"):
+        complete(hide(DATA, {"attributes": 1.0}, seed=1), ("image", "attributes"))

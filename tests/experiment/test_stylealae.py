@@ -154,8 +154,8 @@ def test_what_saves_memory_may_change(trained, data, tmp_path):
     config = dataclasses.replace(runs.load(folder).config, examples_at_once=(4,), recomputed_from=8)
     member = Member("style_alae", config, 42)
     with pytest.raises(ValueError, match=r"examples_at_once: \[0\] before, \[4\] now"):
-        members.train_in_folder(member, member.plan(data), folder)
-    run = members.train_in_folder(member, member.plan(data), folder, may_change=SCRIPT.EXPERIMENT.may_change)
+        members.train_in_folder(member, member.plan(data), data, folder)
+    run = members.train_in_folder(member, member.plan(data), data, folder, may_change=SCRIPT.EXPERIMENT.may_change)
     assert (run.phase, run.step) == ("stabilise_8", 2 + 3 + 4)
     assert runs.load(folder).config == config
 
