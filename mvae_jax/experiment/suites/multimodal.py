@@ -144,13 +144,13 @@ def check(data: Any) -> None:
     for name, split in (("validation", data.validation), ("calibration", data.calibration)):
         try:
             consistency.curate_mismatches(
-                split["attributes"], data.attributes, seed=0, minimum_changes=_changes(data.attributes)
+                split["attributes"], data.attributes, seed=0, minimum_changes=least_changes(data.attributes)
             )
         except ValueError as error:
             raise ValueError(f"the {name} images cannot be judged: {error}") from error
 
 
-def _changes(names: Sequence[str]) -> int:
+def least_changes(names: Sequence[str]) -> int:
     """Four attributes of a mismatch differ (MM-04), or as many as can."""
     return min(4, consistency.most_changes(names))
 
@@ -233,7 +233,7 @@ def _benchmark(trained: Trained, run: runs.Run, curations: int = 20) -> consiste
         seed=trained.config.seed,
         direction=settings.direction,
         reduction=settings.reduction,
-        minimum_changes=_changes(data.attributes),
+        minimum_changes=least_changes(data.attributes),
         curations=curations,
     )
 
