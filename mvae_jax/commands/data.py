@@ -8,8 +8,9 @@
     mvae-jax data cache --clear
 
 SOURCE is what --config.data.source of an experiment takes: "rendered"; CelebAMask-HQ or CelebA, its folder, a zip or
-what `catalogue` has prepared; CUB-200-2011, its folder or a zip; or your own images, a folder or a zip,
-alone or with a CSV of attributes. A tar, also a compressed one, is read like a zip:
+what `catalogue` has prepared; CUB-200-2011, its folder or a zip; MNIST, the "digits" of scikit-learn, or "five_views"
+of either (--digits); "shapes" or "faces"; or your own images, a folder or a zip, alone or with a CSV of attributes. A
+tar, also a compressed one, is read like a zip:
 
     mydata/attributes.csv     file,smiling,red_car,split
                               a.jpg,1,0,train
@@ -156,8 +157,14 @@ def preview(arguments: argparse.Namespace) -> int:
         f"{number}: {_describe(row, splits.attributes)}" if splits.attributes else str(number)
         for number, row in zip(numbers, rows, strict=True)
     ]
+    pictures = {name: array for name, array in shown.arrays.items() if array.dtype == np.uint8 and array.ndim == 4}
     title = f"{arguments.source}, {arguments.split}: {len(texts)} of {len(split)} images"
-    _pictures.write(arguments.output, grids.grid(shown["image"], texts, title=title))
+    sheet = (
+        grids.comparison(pictures, headings=texts, title=title)
+        if len(pictures) > 1
+        else grids.grid(shown["image"], texts, title=title)
+    )
+    _pictures.write(arguments.output, sheet)
     return 0
 
 
@@ -310,7 +317,7 @@ def _parser() -> argparse.ArgumentParser:
 
     one = command("verify", verify, "Read and decode every file, and list what is wrong; status 1 if anything is.")
     option(one, "limit", 100, "defects after which to stop")
-    settings(one, "csv")
+    settings(one, "csv", "digits")
     attributes(one)
     one = command("statistics", statistics, "Count images and attributes of each split; name what goes together.")
     selection(one)

@@ -33,6 +33,12 @@ class Config:
             raise ValueError("data.source is empty; expected the name or the path of a data set.")
 
 
+def check_seed(seed: int) -> None:
+    """Raises ValueError if the seed of a choice is negative."""
+    if seed < 0:
+        raise ValueError(f"data.seed is {seed}; expected at least 0.")
+
+
 @dataclasses.dataclass(frozen=True)
 class Cached(Config):
     """Images that are decoded once.
@@ -62,8 +68,7 @@ class Split(Config):
         super().__post_init__()
         if self.calibration_size < 1:
             raise ValueError(f"calibration_size is {self.calibration_size}; expected at least 1, for the threshold.")
-        if self.seed < 0:
-            raise ValueError(f"data.seed is {self.seed}; expected at least 0.")
+        check_seed(self.seed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,8 +124,7 @@ class Factors(Config):
                 f"data.train_size is {self.train_size} and data.validation_size {self.validation_size}; expected at "
                 "least 1, and 100 to take scores from."
             )
-        if self.seed < 0:
-            raise ValueError(f"data.seed is {self.seed}; expected at least 0.")
+        check_seed(self.seed)
 
 
 # --- contract ------------------------------------------------------------------------------------------------------

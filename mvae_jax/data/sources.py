@@ -16,7 +16,7 @@ from typing import Any, Literal, overload
 
 from mvae_jax.data.archive import levels, open_archive
 from mvae_jax.data.batches import Dataset, Splits
-from mvae_jax.data.formats import catalogue, celeba, celebamask_hq, cub, folder, images, mnist
+from mvae_jax.data.formats import catalogue, celeba, celebamask_hq, cub, five_views, folder, images, mnist
 from mvae_jax.data.pyramid import dataset as pyramids
 from mvae_jax.data.rendered import binned_faces, faces, shapes
 from mvae_jax.data.source import Config, Request, Source
@@ -43,6 +43,7 @@ SOURCES: dict[str, Source] = {
         celeba.SOURCE,
         shapes.SOURCE,
         mnist.SOURCE,
+        five_views.SOURCE,
         images.SOURCE,
     )
 }

@@ -17,7 +17,9 @@ from published import write_celeba, write_cub
 from mvae_jax.commands import data
 from mvae_jax.data import pyramid
 from mvae_jax.data.batches import Splits
+from mvae_jax.data.formats import five_views
 from mvae_jax.data.rendered import faces
+from mvae_jax.data.views import VIEWS
 
 tfds.disable_progress_bar()
 
@@ -136,6 +138,12 @@ def test_rendered_faces_have_no_files(run):
     assert run("verify", "rendered")[:2] == (0, "no defects in rendered\n")
 
 
+def test_verify_reads_the_digits_of_five_views(run, tmp_path):
+    status, out, _ = run("verify", "five_views", f"--digits={tmp_path}")
+    assert status == 1
+    assert f"{tmp_path} does not hold train-images-idx3-ubyte" in out
+
+
 # --- statistics ----------------------------------------------------------------------------------------------------
 
 
@@ -236,6 +244,19 @@ def test_preview_shows_the_images_enlarged_beside_one_another(run, sources, tmp_
     shown = pixels[top : top + 8 * scale : scale, left : left + 8 * scale : scale]
     np.testing.assert_array_equal(shown, image)
     assert run(*command, "--count=0")[0] == 2
+
+
+def test_preview_shows_every_picture_of_an_example(run, tmp_path):
+    sheet = tmp_path / "sheet.png"
+    assert run("preview", "five_views", "--seed=3", "-o", sheet, "--count=2")[0] == 0
+    with Image.open(sheet) as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    views = five_views.load(seed=3).train.first(2)
+    for name in VIEWS:
+        for image in views[name]:
+            rows, columns = np.nonzero((pixels == image[0, 0]).all(-1))
+            shown = pixels[rows.min() :: 20, columns.min() :: 20][:8, :8]
+            np.testing.assert_array_equal(shown, image)
 
 
 @pytest.mark.parametrize(
@@ -409,6 +430,7 @@ def test_cache_shows_its_size_and_is_emptied(run, sources, tmp_path):
         (["verify", "{root}", "--limits=3"], "unrecognized arguments: --limits=3"),
         (["verify", "{root}/own", "--limit=0"], "limit is 0"),
         (["verify", "{root}/nowhere"], "no folder or zip {root}/nowhere"),
+        (["verify", "{root}/own", "--digits=mnist"], "--digits is a setting of five views of digits, and"),
         (["verify", "{root}/plain"], "does not hold CelebAMask-HQ, nor anything else"),
         (["verify", "{root}/text.zip"], "text.zip is not a whole zip"),
         (

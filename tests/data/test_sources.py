@@ -19,7 +19,7 @@ from published import write_celeba, write_cub
 from mvae_jax.data import pyramid, sources
 from mvae_jax.data.archive import Archive
 from mvae_jax.data.batches import Splits
-from mvae_jax.data.formats import catalogue, celeba, celebamask_hq, cub, folder, mnist
+from mvae_jax.data.formats import catalogue, celeba, celebamask_hq, cub, five_views, folder, mnist
 from mvae_jax.data.rendered import binned_faces, faces, shapes
 
 tfds.disable_progress_bar()
@@ -120,6 +120,7 @@ def test_kinds_have_the_fields_that_they_use():
         "CelebA": {*cached, "crop", "partitions"},
         "dSprites": factors,
         "MNIST": {"source"},
+        "five views of digits": {"source", "digits", "seed"},
         "images alone": {"source", "cache_folder", "validation_fraction", "seed"},
     }
     assert {name: set(sources.fields_of(entry.config)) for name, entry in sources.SOURCES.items()} == expected
@@ -160,6 +161,8 @@ def test_defaults_are_these():
         (celebamask_hq.Config, {"subset_size": 21}, "subset_size is 21 .*, expected even numbers"),
         (faces.Config, {"seed": -1}, "data.seed is -1"),
         (binned_faces.Config, {"seed": -1}, "data.seed is -1"),
+        (five_views.Config, {"seed": -1}, "data.seed is -1"),
+        (five_views.Config, {"digits": ""}, "data.digits is empty; expected 'digits' or the path of MNIST"),
         (celeba.Config, {"crop": "box"}, "crop is 'box', expected 'schik'"),
         (cub.Config, {"crop": "schik"}, "crop is 'schik', expected 'none', 'square', 'box'"),
         *((celeba.Config, {"partitions": text}, r"partitions (is|are)") for text in ("train", "a/b/c/d", "train/", "")),
@@ -224,6 +227,7 @@ def test_sources_are_recognised_by_what_is_in_them(source, config, root):
         ("faces", binned_faces.Config),
         ("shapes", shapes.Config),
         ("digits", mnist.Config),
+        ("five_views", five_views.Config),
     ],
 )
 def test_sources_are_recognised_by_name(source, config):
@@ -398,7 +402,7 @@ def test_shapes_and_digits():
 
 @pytest.mark.parametrize(
     "config",
-    [mnist.Config(), shapes.Config(), binned_faces.Config()],
+    [mnist.Config(), shapes.Config(), binned_faces.Config(), five_views.Config()],
 )
 def test_attributes_are_refused_where_there_are_none(config):
     with pytest.raises(ValueError, match=f"data.source is {config.source}, {config.kind}, which has no attributes"):
@@ -425,7 +429,7 @@ def test_pyramids_have_images_alone(root):
 
 def test_whole_data_sets_have_no_defects(root):
     names = ("published", "prepared", "own", "celeba", "prepared_celeba", "CUB_200_2011", "pyramid", "mnist")
-    for source in (*(str(root / name) for name in names), "rendered", "faces", "shapes", "digits"):
+    for source in (*(str(root / name) for name in names), "rendered", "faces", "shapes", "digits", "five_views"):
         config = sources.recognise(source).config(source)
         assert list(sources.verify(config)) == [], source
 
@@ -436,6 +440,7 @@ def test_defects_are_those_of_the_kind(root, tmp_path):
     defects = list(sources.verify(mnist.Config(str(damaged))))
     assert len(defects) == 1
     assert f"does not hold {mnist.IDX_FILES[0]}" in defects[0]
+    assert list(sources.verify(five_views.Config(digits=str(damaged)))) == defects
     (defect,) = sources.verify(shapes.Config(str(root / "dsprites")))
     assert "latents_classes.npy is int64 of shape (3, 6), expected integer of shape (737280, 6)" in defect
     csv = folder.Config(str(root / "own"))
