@@ -140,11 +140,14 @@ class Request:
         attributes: names in the order of the attribute vector; None for all that the data set has, and of
             CelebAMask-HQ and rendered faces for the ten of the multimodal VAE.
         growing: whether phases train on images of several sizes: of a pyramid, each then reads those of its size.
+        pose: whether the splits are to have "pose", see `batches.Split`. Only who asks gets it: the checksum of the
+            data is over all arrays, and runs that did without it go on.
     """
 
     image_size: int | tuple[int, int] = 64
     attributes: tuple[str, ...] | None = None
     growing: bool = False
+    pose: bool = False
 
     def side(self, kind: str) -> int:
         """Height and width of square images, in pixels.
@@ -179,6 +182,7 @@ class Source:
         any_shape: whether height and width of the images may differ.
         fallback: `holds` is asked of the whole alone, and where no other kind is there.
         has_attributes: whether there are attributes to ask for.
+        has_pose: whether there is a pose to ask for.
     """
 
     config: type[Config]
@@ -191,6 +195,7 @@ class Source:
     any_shape: bool = False
     fallback: bool = False
     has_attributes: bool = True
+    has_pose: bool = False
 
     @property
     def name(self) -> str:
@@ -206,20 +211,23 @@ def published(
     holds: Callable[[Archive], bool],
     looked_for: str,
     any_shape: bool = False,
+    has_pose: bool = False,
 ) -> Source:
     """A data set as it is published, of which images are decoded once.
 
     Args:
         config: class of its settings, which has `settings(request)` and `cache_folder`.
-        load: (path, settings, cache_folder=...) -> the images.
+        load: (path, settings, cache_folder=...) -> the images; where there is a pose, also with `Request.pose`.
         defects: (path) -> sentences that say what is wrong with the files.
         holds: (folder or zip, or a folder in it) -> whether the data set is directly there.
         looked_for: as for `Source`.
         any_shape: likewise.
+        has_pose: likewise.
     """
 
     def load_config(config: Any, request: Request) -> Dataset:
-        return load(config.source, config.settings(request), cache_folder=config.cache_folder or None)
+        options = {"pose": request.pose} if has_pose else {}
+        return load(config.source, config.settings(request), cache_folder=config.cache_folder or None, **options)
 
     def verify(config: Any, attributes: tuple[str, ...] | None = None) -> Iterator[str]:
         return defects(config.source)
@@ -232,6 +240,7 @@ def published(
         depth=DEPTH,
         looked_for=looked_for,
         any_shape=any_shape,
+        has_pose=has_pose,
     )
 
 

@@ -142,6 +142,7 @@ def load(
     image_size: int | tuple[int, int] = 64,
     attributes: Sequence[str] | None = None,
     growing: Literal[False] = False,
+    pose: bool = False,
 ) -> Splits: ...
 
 
@@ -152,6 +153,7 @@ def load(
     image_size: int | tuple[int, int] = 64,
     attributes: Sequence[str] | None = None,
     growing: bool,
+    pose: bool = False,
 ) -> Dataset: ...
 
 
@@ -161,6 +163,7 @@ def load(
     image_size: int | tuple[int, int] = 64,
     attributes: Sequence[str] | None = None,
     growing: bool = False,
+    pose: bool = False,
 ) -> Any:
     """Renders or reads the images.
 
@@ -169,6 +172,7 @@ def load(
         image_size: see `Request`, like the next ones.
         attributes: names in the order of the attribute vector.
         growing: whether phases train on images of several sizes.
+        pose: whether the splits are to have the pose of heads.
 
     Returns:
         The images, with those to train on in memory as `Splits`. For a model that grows they need not be: of a pyramid
@@ -176,7 +180,8 @@ def load(
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a file is damaged, there are too few images, or none with such an attribute or of such a size.
+        ValueError: a file is damaged, there are too few images, or none with such an attribute, of such a size, or
+            with a pose.
     """
     entry = of(config)
     _log.info("data: %s", config.source if config.source in entry.keywords else f"{entry.name}, {config.source}")
@@ -185,8 +190,13 @@ def load(
             f"data.source is {config.source}, {entry.name}, which has no attributes; expected a data set that has. "
             f"{NEED_OF_ATTRIBUTES}"
         )
+    if pose and not entry.has_pose:
+        raise ValueError(
+            f"data.source is {config.source}, {entry.name}, which has no pose; expected one of "
+            f"{', '.join(name for name, other in SOURCES.items() if other.has_pose)}."
+        )
     names = None if attributes is None else tuple(attributes)
-    return entry.load(config, Request(image_size, names, growing))
+    return entry.load(config, Request(image_size, names, growing, pose))
 
 
 def verify(config: Config, attributes: Sequence[str] | None = None) -> Iterator[str]:

@@ -27,6 +27,7 @@ tfds.disable_progress_bar()
 CSV = {"validation_fraction": 0.25, "calibration_size": 4}
 SIZES = {"subset_size": 12, **CSV}
 NAMES = ("smiling", "young", "male", "female")
+DEGREES = np.random.default_rng(1).uniform(-15, 15, (40, 3)).astype(np.float32)  # yaw, pitch, roll of image N
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +38,9 @@ def root(tmp_path_factory) -> Path:
     column = dict(zip(faces.ATTRIBUTES, attributes.T, strict=True))
     column["male"][::2], column["female"][1::2], column["young"][:30], column["smiling"][5:] = 1, 1, 1, 1
     images = rng.integers(0, 256, (40, 8, 8, 3), np.uint8)
-    faces.write_celebamask_hq(
-        root / "published", faces.Faces(images, attributes, np.zeros((40, len(faces.FACTORS)), np.float32))
-    )
+    factors = np.zeros((40, len(faces.FACTORS)), np.float32)
+    factors[:, :3] = DEGREES
+    faces.write_celebamask_hq(root / "published", faces.Faces(images, attributes, factors))
     shutil.make_archive(str(root / "published"), "zip", root / "published")
     catalogue.prepare(root / "published", root / "prepared", 8)
     (root / "own").mkdir()
@@ -290,6 +291,28 @@ def test_every_form_of_celebamask_hq_gives_the_same(root, cache):
     for change in ({"minimum_attributes": 3}, {"balanced": False}):
         other = dataclasses.replace(published, **change)
         assert sources.load(other, attributes=NAMES, image_size=8).sha256() not in digests
+
+
+def test_who_asks_has_the_pose_of_each_face(root, cache):
+    choice: dict[str, Any] = {"seed": 5, "minimum_attributes": 2, **SIZES}
+    forms = (
+        celebamask_hq.Config(str(root / "published"), cache_folder=cache, **choice),
+        catalogue.CelebAMaskHQConfig(str(root / "prepared"), **choice),
+    )
+    for form in forms:
+        plain, posed = (sources.load(form, attributes=NAMES, image_size=8, pose=pose) for pose in (False, True))
+        assert plain.sha256() != posed.sha256()
+        assert plain.provenance == posed.provenance
+        for (_, split), (_, other) in zip(posed, plain, strict=True):
+            assert split.arrays.keys() - other.arrays.keys() == {"pose"}
+            np.testing.assert_array_equal(split["index"], other["index"])
+            assert split["pose"].dtype == np.float32
+            np.testing.assert_allclose(split["pose"], DEGREES[split["index"]] / 30, rtol=1e-6)
+    drawn = sources.load(faces.Config(seed=3, **SIZES), attributes=NAMES, image_size=32, pose=True)
+    expected = faces.sample(3, 16, 32).factors[:, :3] / 30
+    np.testing.assert_allclose(np.concatenate([split["pose"] for _, split in drawn]), expected, rtol=1e-6)
+    with pytest.raises(ValueError, match="MNIST, which has no pose; expected one of rendered faces, CelebAMask-HQ"):
+        sources.load(mnist.Config(), pose=True)
 
 
 def test_every_form_of_celeba_gives_the_same(root, cache):
