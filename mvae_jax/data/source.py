@@ -142,12 +142,15 @@ class Request:
         growing: whether phases train on images of several sizes: of a pyramid, each then reads those of its size.
         pose: whether the splits are to have "pose", see `batches.Split`. Only who asks gets it: the checksum of the
             data is over all arrays, and runs that did without it go on.
+        missing_attributes: whether images may have none of the attributes known: where there are such, the splits have
+            "present/attributes". Otherwise they are refused.
     """
 
     image_size: int | tuple[int, int] = 64
     attributes: tuple[str, ...] | None = None
     growing: bool = False
     pose: bool = False
+    missing_attributes: bool = False
 
     def side(self, kind: str) -> int:
         """Height and width of square images, in pixels.
@@ -175,6 +178,7 @@ class Source:
         load: (config, request) -> the images; `batches.Splits`, unless the request is of a model that grows.
         verify: (config, attributes=None) -> sentences that say what is wrong with the files; of a CSV with the given
             attributes, all for None.
+        remarks: like `verify`, sentences about what is right, but not for every model.
         keywords: sources that are no paths, such as "rendered".
         holds: (folder or zip, or a folder in it, name of a user's CSV) -> whether the data set is directly there.
         depth: how many folders may lie between what the user names and the data set, at most `archive.DEPTH`.
@@ -188,6 +192,7 @@ class Source:
     config: type[Config]
     load: Callable[[Any, Request], Dataset]
     verify: Callable[..., Iterator[str]]
+    remarks: Callable[..., Iterator[str]] = lambda config, attributes=None: iter(())
     keywords: tuple[str, ...] = ()
     holds: Callable[[Archive, str], bool] = lambda place, csv: False
     depth: int = 0

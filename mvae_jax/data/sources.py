@@ -23,7 +23,7 @@ from mvae_jax.data.source import Config, Request, Source
 
 __all__ = [
     *("SOURCES", "Config", "Request", "Source", "fields_of", "load", "looked_for", "of", "recognise", "recorded"),
-    *("restore", "users_of", "verify", "with_attributes", "without_attributes"),
+    *("remarks", "restore", "users_of", "verify", "with_attributes", "without_attributes"),
 ]
 
 _log = logging.getLogger(__name__)
@@ -143,6 +143,7 @@ def load(
     attributes: Sequence[str] | None = None,
     growing: Literal[False] = False,
     pose: bool = False,
+    missing_attributes: bool = False,
 ) -> Splits: ...
 
 
@@ -154,6 +155,7 @@ def load(
     attributes: Sequence[str] | None = None,
     growing: bool,
     pose: bool = False,
+    missing_attributes: bool = False,
 ) -> Dataset: ...
 
 
@@ -164,6 +166,7 @@ def load(
     attributes: Sequence[str] | None = None,
     growing: bool = False,
     pose: bool = False,
+    missing_attributes: bool = False,
 ) -> Any:
     """Renders or reads the images.
 
@@ -173,6 +176,7 @@ def load(
         attributes: names in the order of the attribute vector.
         growing: whether phases train on images of several sizes.
         pose: whether the splits are to have the pose of heads.
+        missing_attributes: whether images may have no attributes.
 
     Returns:
         The images, with those to train on in memory as `Splits`. For a model that grows they need not be: of a pyramid
@@ -196,7 +200,7 @@ def load(
             f"{', '.join(name for name, other in SOURCES.items() if other.has_pose)}."
         )
     names = None if attributes is None else tuple(attributes)
-    return entry.load(config, Request(image_size, names, growing, pose))
+    return entry.load(config, Request(image_size, names, growing, pose, missing_attributes))
 
 
 def verify(config: Config, attributes: Sequence[str] | None = None) -> Iterator[str]:
@@ -211,6 +215,11 @@ def verify(config: Config, attributes: Sequence[str] | None = None) -> Iterator[
         ValueError: the file is no zip, or damaged as a whole.
     """
     return of(config).verify(config, None if attributes is None else tuple(attributes))
+
+
+def remarks(config: Config, attributes: Sequence[str] | None = None) -> Iterator[str]:
+    """Yields what is right with a data set without defects, but not for every model; arguments as of `verify`."""
+    return of(config).remarks(config, None if attributes is None else tuple(attributes))
 
 
 def fields_of(kind: type[Config]) -> tuple[str, ...]:

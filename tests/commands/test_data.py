@@ -93,6 +93,22 @@ def test_verify_lists_every_defect(run, sources, tmp_path):
     assert out.splitlines()[-1] == "stopped after 4: --limit=8 shows more."
 
 
+def test_images_without_attributes_are_counted_and_are_no_defect(run, sources, tmp_path):
+    own = shutil.copytree(sources / "own", tmp_path / "own")
+    text = (own / "attributes.csv").read_text()
+    (own / "attributes.csv").write_text(text.replace("1.png,1,0,0,1,train", "1.png,,,?,nan,train"))
+    status, out, _ = run("verify", own)
+    first, last = out.splitlines()
+    assert (status, last) == (0, f"no defects in {own}")
+    assert first.startswith(f"2 of 40 images have no attributes in {own / 'attributes.csv'}, the first in line 3:")
+    status, out, _ = run("statistics", own, "--image-size=8")
+    table = {line[:15].strip(): line[15:].split() for line in out.splitlines()}
+    assert status == 0
+    assert table["with attributes"] == ["25", "9", "4"]
+    assert table["red_car"] == ["16", "64.0%", "0", "0.0%", "0", "0.0%"]  # of 27 with 18, two with a red car are gone
+    assert run("preview", own, "--image-size=8", "--count=3", "-o", tmp_path / "sheet.png")[0] == 0
+
+
 def test_verify_reads_only_the_chosen_columns(run, sources, tmp_path):
     shutil.copytree(sources / "own", tmp_path / "own")
     text = (tmp_path / "own/attributes.csv").read_text()
