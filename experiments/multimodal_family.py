@@ -2,13 +2,15 @@
 
     python experiments/multimodal_family.py
     python experiments/multimodal_family.py --preset=faces --config.data.source=CelebAMask-HQ.zip --workdir=runs/family
+    python experiments/multimodal_family.py --preset=digits --config.data.digits=MNIST --workdir=runs/digits
     python experiments/multimodal_family.py --config.models=mopoe,jmvae --config.hidden=0.0,0.9,0.99 --workdir=runs/two
 
 Trains MVAE, MMVAE, MoPoE-VAE, MVTCAE, MMVAE+, JMVAE and Kim's model on images with attributes, under one budget: the
 same latent size, networks, batch size, learning rate and number of steps. A share of the training examples loses its
 attributes, another one in each row; held-out examples keep all. Then reads attributes from images, draws images from
 attributes, tells fitting from unfitting pairs, and measures likelihoods, Frechet distances of images and what a linear
-probe reads from codes. The same command resumes a run that was stopped.
+probe reads from codes. Of digits there are five views, of which each but the first is hidden of such a share, and their
+coherence is measured. The same command resumes a run that was stopped.
 
 Kim's model needs both modalities of every example: where attributes are hidden, it trains on the other examples alone,
 which stand again and again, so that it has as many steps as the others. Its decoders and phases are its own.
@@ -22,7 +24,7 @@ from typing import Any
 
 from mvae_jax import experiment
 from mvae_jax.data import sources
-from mvae_jax.data.formats import celebamask_hq, folder
+from mvae_jax.data.formats import celebamask_hq, five_views, folder
 from mvae_jax.data.rendered import faces
 from mvae_jax.experiment import ClassifierConfig, Member
 from mvae_jax.experiment.suites import family_figures, family_rows, modalities, trials
@@ -43,6 +45,7 @@ class Shared:
             reverse.
         units: of the hidden layer of networks of what is no image, and of the layers that join all in JMVAE.
         scale: standard deviation of the Gaussian likelihood of pixel values in [0, 1]; Kim's model has none.
+        pose_scale: standard deviation of the Gaussian likelihood of the pose, in units of 30 degrees.
         samples: K of MMVAE and MMVAE+.
         warmup_epochs: over which the weights of the divergences rise, of MVAE, MoPoE-VAE, MVTCAE and JMVAE.
         epochs: passes over the training examples; of Kim's model a third for each of its phases, the rest for the last.
@@ -57,6 +60,7 @@ class Shared:
     widths: tuple[int, ...] = (32, 64, 128, 256)
     units: int = 512
     scale: float = 0.2
+    pose_scale: float = 0.1
     samples: int = 10
     warmup_epochs: int = 5
     epochs: int = 30
@@ -72,9 +76,11 @@ class Config(experiment.Config):
     Attributes:
         seed: of the draws of the evaluation.
         seeds: of initialisation, draws, order and choice of the examples that lose something; a model each.
-        data: images with attributes.
+        data: images with attributes, or views of digits.
         models: rows of the tables, all or some.
-        hidden: shares of the training examples that lose their attributes, from 0 to below 1; each is trained.
+        hidden: shares of the training examples that lose their attributes, or of digits each view but the first, from 0
+            to below 1; each is trained.
+        pose: whether the pose of heads is a third modality, of all but Kim's model.
         model: what all models share.
         classifier: what reads drawn images, and in whose features they are compared.
         evaluation: how the models are scored.
@@ -84,6 +90,7 @@ class Config(experiment.Config):
     data: sources.Config = faces.Config()
     models: tuple[str, ...] = tuple(family_rows.MODELS)
     hidden: tuple[float, ...] = (0.0, 0.5, 0.9)
+    pose: bool = False
     model: Shared = Shared()
     classifier: ClassifierConfig = ClassifierConfig()
     evaluation: modalities.Evaluation = modalities.Evaluation()
@@ -108,9 +115,13 @@ def modalities_of(shared: Shared, data: Any, private_size: int = 0) -> tuple[Mod
         private_size: of each that is an image.
     """
     picture: dict[str, Any] = {"widths": shared.widths, "scale": shared.scale, "private_size": private_size}
+    if not data.attributes:
+        return tuple(Modality(name, data.train[name].shape[1:], **picture) for name in modalities.view_names(data))
     image = Modality("image", data.train["image"].shape[1:], **picture)
     others: dict[str, Any] = {"network": "dense", "widths": (shared.units,)}
-    return image, Modality("attributes", (len(data.attributes),), "bernoulli", labels=data.attributes, **others)
+    attributes = Modality("attributes", (len(data.attributes),), "bernoulli", labels=data.attributes, **others)
+    pose = Modality("pose", (3,), scale=shared.pose_scale, **others)
+    return (image, attributes, pose) if "pose" in data.train.arrays else (image, attributes)
 
 
 def config_of(name: str, shared: Shared, data: Any) -> Any:
@@ -160,22 +171,41 @@ def kim(shared: Shared, data: Any) -> multimodal.Config:
 
 
 def members(config: Config, data: Any) -> dict[str, Member]:
-    """A model per row, share and seed, by folder."""
+    """A model per row, share and seed, by folder; of digits all but Kim's model, which has image and attributes."""
+    names = [name for name in config.models if data.attributes or name != modalities.KIM]
+    if not names:
+        raise ValueError(
+            f"models are {', '.join(config.models)}, and the data have no attributes, which Kim's model needs; "
+            "expected other models besides, or images with attributes."
+        )
+    hidden = ("attributes",) if data.attributes else modalities.view_names(data)[1:]
     found = {}
-    for name in config.models:
+    for name in names:
         model = config_of(name, config.model, data)
         needs = ("image", "attributes") if name == modalities.KIM else ()
         for share in config.hidden:
             for seed in config.seeds:
                 found[family_rows.folder(name, share, seed)] = Member(
-                    *(name, model, seed), sheet=family_figures.sheet, hidden={"attributes": share}, needs=needs
+                    *(name, model, seed),
+                    sheet=family_figures.sheet,
+                    hidden=dict.fromkeys(hidden, share),
+                    needs=needs,
                 )
     return found
 
 
 def notes(config: Config) -> list[str]:
-    """What is special of one model."""
-    return [suite.KIM_ALONE] if modalities.KIM in config.models and any(config.hidden) else []
+    """What is special of Kim's model."""
+    if modalities.KIM not in config.models:
+        return []
+    if isinstance(config.data, five_views.Config):
+        return ["Kim's model has image and attributes alone, and is left out of the comparison of digits."]
+    return [suite.KIM_ALONE] if any(config.hidden) else []
+
+
+def request(config: Config) -> sources.Request:
+    """Images with attributes, which some of a user's images may lack, and the pose where it is asked for."""
+    return sources.Request(config.model.image_size, pose=config.pose, missing_attributes=True)
 
 
 # Widths and lengths for two CPU cores: with so few steps, weights of divergences have no time to rise for long.
@@ -196,15 +226,27 @@ _LAPTOP = Config(
     evaluation=modalities.Evaluation(images=500, likelihood_images=200, likelihood_samples=20, probed=2000),
 )
 
+# Five views of each digit. A model that mixes its modalities' posteriors decodes every view from each: few samples.
+_DIGITS = Config(
+    data=five_views.Config(),
+    models=tuple(name for name in family_rows.MODELS if name != modalities.KIM),
+    model=Shared(widths=(32, 64, 128), samples=2, epochs=30, warmup_epochs=5),
+)
+
 EXPERIMENT = experiment.Experiment(
     name="multimodal_family",
     title="VAEs of several modalities",
     description=__doc__ or "",
-    presets={"laptop": _LAPTOP, "faces": Config()},
-    data=(faces.Config(), celebamask_hq.Config(source="CelebAMask-HQ"), folder.Config(source="images")),
+    presets={"laptop": _LAPTOP, "faces": Config(), "digits": _DIGITS},
+    data=(
+        faces.Config(),
+        celebamask_hq.Config(source="CelebAMask-HQ"),
+        folder.Config(source="images"),
+        five_views.Config(),
+    ),
     model="mvae",
     members=members,
-    request=lambda config: sources.Request(config.model.image_size),
+    request=request,
     check=suite.check,
     notes=notes,
     headline=suite.headline,

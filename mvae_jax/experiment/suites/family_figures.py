@@ -70,7 +70,7 @@ def curves_of(comparison: Comparison) -> dict[str, dict[str, dict[float, list[fl
 
 def drawn_sheet(trained: Trained, comparison: Comparison, model: str) -> tuple[str, Any]:
     """What a model draws from each modality and from nothing, at the least and the largest share; its first seed."""
-    shown, key = trained.data.validation.first(_SHOWN), jax.random.key(trained.config.seed)
+    shown, key = modalities.complete(trained).validation.first(_SHOWN), jax.random.key(trained.config.seed)
     versions: dict[str, Any] = {"held-out": shown[IMAGE]}
     captions: dict[str, list[str]] = {}
     names = trained.data.attributes

@@ -36,7 +36,7 @@ WORDS = {
     "consistency_accuracy": "pairs, accuracy",
     "consistency_f1": "pairs, F1",
     "consistency_auroc": "pairs, AUROC",
-    "pose_error": "image to pose, mean error",
+    "pose_error": "image to pose, degrees off",
     "coherence_joint": "of draws from the prior",
     "log_joint": "log p of all",
     "log_image": "log p of the image given the others",

@@ -17,6 +17,7 @@ import numpy as np
 
 from mvae_jax import gaussian, images, random, runs
 from mvae_jax.data.batches import Split, Splits
+from mvae_jax.data.rendered.faces import POSE_UNIT
 from mvae_jax.data.views import VIEWS
 from mvae_jax.eval import consistency, cross_modal, fid, multimodal, probes
 from mvae_jax.eval.batched import in_chunks
@@ -131,6 +132,12 @@ def _kim(run: runs.Run) -> Modalities:
     return Modalities((IMAGE, ATTRIBUTES), encode, draw, decode, run.shared, run.config.latent_size)
 
 
+@functools.lru_cache(maxsize=4)
+def complete(trained: Trained) -> Splits:
+    """The examples of which the attributes are known, on which models are measured; all where all are."""
+    return classifiers.described(trained.data)
+
+
 def values_of(split: Split, names: Sequence[str]) -> dict[str, Any]:
     """The modalities of a split as models take them: images float in [-1, 1], others as they are."""
     found = {name: jnp.asarray(split[name]) for name in names}
@@ -200,7 +207,7 @@ def scores(model: Modalities, trained: Trained) -> dict[str, float]:
         model: the model.
         trained: the experiment, for its data, its classifiers and its settings.
     """
-    data, settings = trained.data, trained.config.evaluation
+    data, settings = complete(trained), trained.config.evaluation
     held_out, key = data.validation.first(settings.images), jax.random.key(trained.config.seed)
     values = values_of(held_out, model.names)
     found: dict[str, float] = {}
@@ -219,13 +226,13 @@ def scores(model: Modalities, trained: Trained) -> dict[str, float]:
 
 
 def read_from_images(model: Modalities, values: Values, names: Sequence[str]) -> dict[str, float]:
-    """Attributes, and the pose where the model has it, decoded at the mean of the image's posterior."""
+    """Attributes, and the pose where the model has it, in degrees, decoded at the mean of the image's posterior."""
     mean, _ = model.means({IMAGE: values[IMAGE]})
     logits = np.asarray(in_chunks(model.decode[ATTRIBUTES])(mean))
     found = {"image_to_text": cross_modal.score_attributes(logits, values[ATTRIBUTES], names).accuracy}
     if POSE in model.names:
         error = np.asarray(in_chunks(model.decode[POSE])(mean)) - np.asarray(values[POSE])
-        found["pose_error"] = float(np.abs(error).mean())
+        found["pose_error"] = float(POSE_UNIT * np.abs(error).mean())
     return found
 
 
@@ -238,9 +245,12 @@ def pairs(model: Modalities, data: Splits, held_out: Split, seed: int) -> dict[s
     def split(examples: Split) -> tuple[Any, np.ndarray]:
         return values_of(examples, [IMAGE])[IMAGE], examples[ATTRIBUTES]
 
+    def posterior(name: str, values: Any) -> Any:
+        return model.shared(model.means({name: jnp.asarray(values)}))
+
     result = consistency.benchmark(
-        lambda x: model.shared(model.means({IMAGE: x})),
-        lambda a: model.shared(model.means({ATTRIBUTES: jnp.asarray(a)})),
+        functools.partial(posterior, IMAGE),
+        functools.partial(posterior, ATTRIBUTES),
         split(data.calibration),
         split(held_out),
         data.attributes,
@@ -325,12 +335,12 @@ def likelihoods(model: Modalities, values: Values, key: jax.Array, samples: int)
     The conditional ones are differences of two bounds, see `eval.multimodal.subset_log_likelihood`.
     """
     assert model.log_likelihood
-    bound = functools.partial(
-        *(multimodal.subset_log_likelihood, model.encode, model.log_likelihood, values, key), samples=samples
+    encode: Any = model.encode
+    bounds = (
+        multimodal.subset_log_likelihood(encode, model.log_likelihood, values, key, of=names, samples=samples)
+        for names in (model.names, model.others, (IMAGE,))
     )
-    everything, others, image = (
-        float(bound(of=names).mean(dtype=np.float64)) for names in (model.names, model.others, (IMAGE,))
-    )
+    everything, others, image = (float(bound.mean(dtype=np.float64)) for bound in bounds)
     return {"log_joint": everything, "log_image": everything - others, "log_others": everything - image}
 
 
@@ -352,7 +362,7 @@ def probe(model: Modalities, data: Splits, held_out: Split, most: int) -> float:
 
 def references(trained: Trained) -> dict[str, dict[str, float]]:
     """What the scores are to be compared with: name -> key of a score -> value."""
-    data, read = trained.data, readers(trained)
+    data, read = complete(trained), readers(trained)
     held_out = data.validation.first(trained.config.evaluation.images)
     found: dict[str, dict[str, float]] = {}
     if data.attributes:
@@ -363,7 +373,7 @@ def references(trained: Trained) -> dict[str, dict[str, float]]:
         if IMAGE in read:
             found["held-out images themselves"] = {"text_to_image": read[IMAGE].held_out.accuracy}
         if POSE in held_out.arrays:
-            error = float(np.abs(held_out[POSE] - data.train[POSE].mean(axis=0)).mean())
+            error = float(POSE_UNIT * np.abs(held_out[POSE] - data.train[POSE].mean(axis=0)).mean())
             found["always the mean pose"] = {"pose_error": error}
     else:
         counts = [f"coherence_given_{count}" for count in range(1, len(view_names(data)))]

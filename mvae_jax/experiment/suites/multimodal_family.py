@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from mvae_jax.eval import fid
+from mvae_jax.experiment import classifier
 from mvae_jax.experiment.declaration import Headline, Measure, Number, Results, Trained
 from mvae_jax.experiment.suites import modalities
 from mvae_jax.experiment.suites import multimodal as faces
@@ -79,7 +80,7 @@ def _seeds(trained: Trained) -> str:
 
 def explain_agreement(trained: Trained, comparison: Comparison) -> str:
     """How modalities were drawn from each other and read, in words."""
-    data = trained.data
+    data = modalities.complete(trained)
     count = len(data.validation.first(trained.config.evaluation.images))
     steps = max(run.step for run in trained.runs.values())
     start = f"{_seeds(trained)}, of {count} held-out examples of which nothing is hidden. Each model had {steps} steps."
@@ -103,7 +104,7 @@ def explain_agreement(trained: Trained, comparison: Comparison) -> str:
 
 
 def _rate(trained: Trained, name: str) -> float:
-    held_out = trained.data.validation.first(trained.config.evaluation.images)
+    held_out = modalities.complete(trained).validation.first(trained.config.evaluation.images)
     return float(modalities.reads_right(modalities.readers(trained)[name], held_out, name).mean())
 
 
@@ -121,7 +122,7 @@ def explain_distances(trained: Trained, comparison: Comparison) -> str:
 def explain_likelihoods(trained: Trained, comparison: Comparison) -> str:
     """How likelihoods were estimated, and which of them do not compare."""
     settings = trained.config.evaluation
-    count = len(trained.data.validation.first(min(settings.images, settings.likelihood_images)))
+    count = len(modalities.complete(trained).validation.first(min(settings.images, settings.likelihood_images)))
     return (
         f"{_seeds(trained)}, in nats for each of {count} examples. Importance-weighted bounds of "
         f"{settings.likelihood_samples} samples of the posterior of what is there; a conditional one is the difference "
@@ -133,7 +134,7 @@ def explain_likelihoods(trained: Trained, comparison: Comparison) -> str:
 
 def explain_probes(trained: Trained, comparison: Comparison) -> str:
     """How the probe was trained, in words."""
-    known = len(trained.data.train.first(trained.config.evaluation.probed))
+    known = len(modalities.complete(trained).train.first(trained.config.evaluation.probed))
     what = (
         "Fisher's discriminant of each attribute, mean balanced accuracy" if trained.data.attributes else "linear SVM"
     )
@@ -146,7 +147,7 @@ def explain_probes(trained: Trained, comparison: Comparison) -> str:
 def check(config: Any, data: Any) -> None:
     """Refuses data that cannot be measured on, before anything is trained."""
     if data.attributes:
-        faces.check(data)
+        faces.check(classifier.described(data))
         return
     if len(modalities.view_names(data)) < 2 or "label" not in data.train.arrays:
         raise ValueError(
@@ -184,7 +185,7 @@ def problems(trained: Trained, results: Results) -> list[str]:
                 "reads from drawn ones says nothing."
             )
     if reader := modalities.readers(trained).get(IMAGE):
-        count = len(trained.data.validation.first(trained.config.evaluation.images))
+        count = len(modalities.complete(trained).validation.first(trained.config.evaluation.images))
         found += fid.too_few(count, reader.run.config.hidden)
     if len(trained.config.seeds) == 1:
         found.append(
