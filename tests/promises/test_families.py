@@ -10,6 +10,7 @@ import test_celeba_vaegan
 import test_celebahq_mvae
 import test_disentanglement
 import test_mnist_alae
+import test_multimodal_family
 import test_stylealae
 from forked import server
 from whole import check_same
@@ -29,6 +30,7 @@ EXPERIMENTS = {
     "celebahq_mvae": test_celebahq_mvae.TINY,
     "disentanglement": [*test_disentanglement.TINY, "--config.model.image_size=16", "--config.seeds=3"],
     "mnist_alae": test_mnist_alae.DIGITS,
+    "multimodal_family": [*test_multimodal_family.TINY, "--config.hidden=0.5", "--config.model.epochs=3"],
     "stylealae": [*test_stylealae.TINY, "--config.classifier.epochs=1"],
 }
 SAVING = ["--config.training.checkpoint_every=2", "--config.training.steps_per_dispatch=1"]

@@ -13,7 +13,7 @@ from mvae_jax.eval.batched import pixels, to_bytes
 from mvae_jax.experiment.declaration import Figures, Results, Trained, plain
 from mvae_jax.experiment.suites import modalities
 from mvae_jax.experiment.suites import multimodal as faces
-from mvae_jax.experiment.suites.family_rows import MODELS, Comparison, evaluate, folder, word
+from mvae_jax.experiment.suites.family_rows import MODELS, Comparison, folder, share_words, word
 from mvae_jax.experiment.suites.modalities import ATTRIBUTES, IMAGE, Modalities
 from mvae_jax.objective import Phase
 from mvae_jax.viz import grids, sweeps
@@ -26,19 +26,19 @@ _SHOWN = 6  # examples of a sheet
 
 def hidden_words(trained: Trained) -> str:
     """What is hidden, in words."""
-    return ATTRIBUTES if trained.data.attributes else "every view but the first"
+    return ATTRIBUTES if trained.data.attributes else "all views but the first"
 
 
 def figures(trained: Trained, results: Results) -> Figures:
     """Scores over the hidden share, and what each model draws from each modality at the least and the largest."""
-    comparison = evaluate(trained)
+    comparison = Comparison.joined(results)
     found: dict[str, tuple[str, Any]] = {}
     if curves := curves_of(comparison):
         baselines = {
             word_of_curve(key): value for key in comparison.keys if (value := comparison.reference(key)) is not None
         }
         found["over_hidden_share"] = (
-            f"Over the share of the training examples of which {hidden_words(trained)} was hidden: means of the seeds, "
+            f"Over the share of the training examples of which {hidden_words(trained)} were hidden: means of the seeds "
             "with a standard deviation to either side where there are several; dashed, what guessing has",
             sweeps.panels(
                 curves,
@@ -94,14 +94,14 @@ def drawn_sheet(trained: Trained, comparison: Comparison, model: str) -> tuple[s
     caption = (
         f"{MODELS[model]}: what it draws given one modality of held-out examples, or nothing"
         + (", and the attributes that it says of the same draw" * bool(names))
-        + f"; {hidden_words(trained)} hidden of the share of training examples in each row's name"
+        + f"; {hidden_words(trained)} were hidden of the share of the training examples that each row names"
     )
     return caption, grids.comparison(versions, columns=_SHOWN, captions=captions or None)
 
 
 def _row_words(given: Sequence[str], target: str, share: float) -> str:
     source = "nothing" if not given else "all others" if len(given) > 1 else f"the {plain(given[0])}"
-    return f"from {source}{f' to {plain(target)}' if target else ''}, {share:g} hidden"
+    return f"from {source}{f' to {plain(target)}' if target else ''}, {share_words(share)}"
 
 
 def sheet(run: runs.Run, examples: Split, phase: Phase) -> dict[str, Any]:

@@ -33,7 +33,7 @@ MODELS = {
 WORDS = {
     "image_to_text": "image to text, accuracy",
     "text_to_image": "text to image, accuracy",
-    "consistency_accuracy": "pairs, accuracy",
+    "consistency_accuracy": "pairs told apart, accuracy",
     "consistency_f1": "pairs, F1",
     "consistency_auroc": "pairs, AUROC",
     "pose_error": "image to pose, degrees off",
@@ -60,10 +60,15 @@ def folder(model: str, share: float, seed: int) -> str:
 
 
 def title_of(name: str) -> str:
-    """The name of a trial, a row or a model for people: "mvae/hidden_0.9/seed_1" is the MVAE, 0.9 hidden, seed 1."""
+    """The name of a trial, a row or a model for people: "mvae/hidden_0.9/seed_1" is the MVAE, 90% hidden, seed 1."""
     model, *rest = name.split("/")
-    words = [f"{part.removeprefix('hidden_')} hidden" if part.startswith("hidden_") else plain(part) for part in rest]
+    words = [share_words(float(part[7:])) if part.startswith("hidden_") else plain(part) for part in rest]
     return ", ".join([MODELS.get(model, plain(model)), *words])
+
+
+def share_words(share: float) -> str:
+    """A hidden share in words."""
+    return f"{100 * share:g}% hidden"
 
 
 def word(key: str) -> str:
@@ -130,6 +135,26 @@ class Comparison:
 
     rows: Mapping[str, Row]
     references: Mapping[str, Mapping[str, float]]
+
+    @classmethod
+    def joined(cls, results: Mapping[str, Comparison]) -> Comparison:
+        """The whole again, of the results of all measures of `KINDS`."""
+        parts = [results[kind] for kind in KINDS]
+        rows = {
+            label: dataclasses.replace(
+                row,
+                trials={
+                    seed: {key: value for part in parts for key, value in part.rows[label].trials[seed].items()}
+                    for seed in row.trials
+                },
+            )
+            for label, row in parts[0].rows.items()
+        }
+        names = dict.fromkeys(name for part in parts for name in part.references)
+        return cls(
+            rows,
+            {name: {k: v for part in parts for k, v in part.references.get(name, {}).items()} for name in names},
+        )
 
     @property
     def keys(self) -> list[str]:

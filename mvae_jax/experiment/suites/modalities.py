@@ -164,8 +164,8 @@ def readers(trained: Trained) -> dict[str, Classifier]:
         return {IMAGE: trained.classifier} if trained.classifier else {}
     settings, found = config.classifier, {}
     side = data.train[IMAGE].shape[1]
-    # The classifier halves images several times: 28 pixels are read as 32.
-    settings = dataclasses.replace(settings, image_size=settings.image_size or 1 << (side - 1).bit_length())
+    if not settings.image_size and side & (side - 1):  # it halves images several times: 28 pixels are read as 32
+        settings = dataclasses.replace(settings, image_size=max(16, 1 << side.bit_length()))
     for name in view_names(data):
         reader = classifiers.obtain(
             trained.workdir,
@@ -213,11 +213,12 @@ def scores(model: Modalities, trained: Trained) -> dict[str, float]:
     found: dict[str, float] = {}
     if ATTRIBUTES in model.names:
         found |= read_from_images(model, values, data.attributes)
-        found |= pairs(model, data, held_out, trained.config.seed)
     else:
         found |= coherences(model, values, held_out["label"], readers(trained), jax.random.fold_in(key, 0))
     trained.interruption.check()
     found |= drawn_images(model, values, data, readers(trained), jax.random.fold_in(key, 1))
+    if ATTRIBUTES in model.names:
+        found |= pairs(model, data, held_out, trained.config.seed)
     trained.interruption.check()
     if model.log_likelihood:
         first = rows(values, 0, settings.likelihood_images)

@@ -12,7 +12,7 @@ from mvae_jax.experiment import classifier
 from mvae_jax.experiment.declaration import Headline, Measure, Number, Results, Trained
 from mvae_jax.experiment.suites import modalities
 from mvae_jax.experiment.suites import multimodal as faces
-from mvae_jax.experiment.suites.family_rows import MODELS, Comparison, evaluate, title_of, word
+from mvae_jax.experiment.suites.family_rows import MODELS, Comparison, evaluate, share_words, title_of, word
 from mvae_jax.experiment.suites.modalities import IMAGE, KIM
 from mvae_jax.viz import report
 
@@ -25,14 +25,14 @@ KIM_ALONE = (
 def parts(trained: Trained, comparison: Comparison) -> list[report.Part | str]:
     """A table for each share: a row for each model, and rows of what to compare it with."""
     return [
-        report.table(table(comparison, share), f"Share of the training examples without {_lost(trained)}: {share:g}")
+        report.table(table(comparison, share), f"{_hidden(trained)} {share_words(share)} in training")
         for share in comparison.shares
         if comparison.keys
     ]
 
 
-def _lost(trained: Trained) -> str:
-    return "attributes" if trained.data.attributes else "a view, of each but the first"
+def _hidden(trained: Trained) -> str:
+    return "Attributes" if trained.data.attributes else "Each view but the first"
 
 
 def table(comparison: Comparison, share: float) -> list[dict[str, Any]]:
@@ -163,7 +163,7 @@ def check(config: Any, data: Any) -> None:
 
 def problems(trained: Trained, results: Results) -> list[str]:
     """Models that are no better than guessing, distances of too few images, and differences that may be chance."""
-    comparison, found = evaluate(trained), []
+    comparison, found = Comparison.joined(results), list[str]()
     for key in comparison.keys:
         baseline = comparison.reference(key)
         if baseline is None or key.startswith("frechet"):
@@ -197,16 +197,17 @@ def problems(trained: Trained, results: Results) -> list[str]:
 
 def headline(trained: Trained, results: Results) -> Headline:
     """What the best model does at the largest hidden share, beside guessing."""
-    comparison = evaluate(trained)
+    comparison = Comparison.joined(results)
     share = comparison.shares[-1]
-    seen = f"saw of {1 - share:.0%} of its training examples" if share else "saw of all"
+    seen = f"of {100 * (1 - share):g}% of its training examples"
     texts = {
-        "image_to_text": f"of the attributes are right as {{model}} reads them from images; it {seen} the attributes",
+        "image_to_text": f"of the attributes are right as {{model}} reads them from images; it saw those {seen}",
         "text_to_image": "of the attributes in images that {model} draws from attributes are as asked for, as a "
         "classifier reads them",
         "consistency_accuracy": "of fitting and unfitting pairs of image and text {model} tells rightly by its "
         "posteriors",
-        "coherence_given_1": f"of the views that {{model}} draws from one other view show its digit; it {seen} a view",
+        "coherence_given_1": "of the views that {model} draws from one other view show its digit; it saw each view but "
+        f"the first {seen}",
         "coherence_joint": "of its draws from the prior {model} shows one digit in all views",
         "probe": "of digits are read by a linear probe from the codes of {model}",
     }
@@ -224,7 +225,7 @@ def headline(trained: Trained, results: Results) -> Headline:
         words = [f"guessing: {baseline:.1%}"] if baseline is not None else []
         words += [f"real images: {real:.1%}"] if real is not None else []
         if len(comparison.shares) > 1 and (first := comparison.best(key, comparison.shares[0])):
-            words.append(f"the best with {comparison.shares[0]:g} hidden: {first[1].mean:.1%}")
+            words.append(f"the best with {share_words(comparison.shares[0])}: {first[1].mean:.1%}")
         better = baseline is None or spread.mean > baseline
         numbers.append(Number(f"{spread.mean:.1%}", text.format(model=name), "; ".join(words), better))
     return Headline(numbers, shown, fits=False)
