@@ -90,8 +90,22 @@ class Modalities:
             return _kim(run)
         names = run.config.names
         decode = {name: getattr(run, f"decode_{name}") for name in names}
+        shapes = {modality.name: modality.shape for modality in run.config.modalities}
+
+        def masked(values: Values) -> tuple[Values, Values]:
+            """All modalities with masks: one compiled program serves every set of them."""
+            count = len(next(iter(values.values())))
+            whole = {name: values[name] if name in values else jnp.zeros((count, *shapes[name])) for name in names}
+            return whole, {name: jnp.full(count, float(name in values)) for name in names}
+
+        def encode(values: Values) -> Posterior:
+            return run.encode_subset(*masked(values))
+
+        def draw(key: jax.Array, values: Values) -> jax.Array:
+            return run.draw_subset(key, *masked(values))
+
         sizes: dict[str, Any] = {"code_size": run.config.code_size, "log_likelihood": run.log_likelihood}
-        return cls(names, run.encode_subset, run.draw_subset, decode, run.shared, **sizes)
+        return cls(names, encode, draw, decode, run.shared, **sizes)
 
     @property
     def others(self) -> tuple[str, ...]:
