@@ -33,6 +33,9 @@ from mvae_jax.train.signals import Interruption
 
 FOLDER = "latent_flow"  # within the run's folder
 GUIDANCE = 2.0  # of images drawn from captions: at 1 fewer show what the caption says, and they differ more
+FREE_GUIDANCE = (
+    1.5  # of images drawn without one, whose attributes are drawn first: they are nearer to real ones than at 1
+)
 _CHUNK = 250  # images encoded at a time
 
 
@@ -76,13 +79,13 @@ class Prior:
     def sample(
         self, key: jax.Array, attributes: Any, known: Any, *, guidance: float = 1.0, temperature: float = 1.0
     ) -> jax.Array:
-        """Codes [B, D] for rows of attributes, [B, A], of which some are known, see `latent_flow.sample_codes`."""
+        """Codes [B, D] for rows of attributes, [B, A], of which some are known: `latent_flow.model.sample_codes`."""
         return self.run.sample_codes(key, attributes, known, guidance=guidance, temperature=temperature)
 
     def sample_freely(self, key: jax.Array, count: int) -> jax.Array:
-        """Codes [count, D] without a condition."""
+        """Codes [count, D] of no caption: of attributes as the training examples have them, where they have any."""
         nothing = np.zeros((count, len(self.run.config.attributes)), np.float32)
-        return self.sample(key, nothing, nothing)
+        return self.sample(key, nothing, nothing, guidance=FREE_GUIDANCE)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

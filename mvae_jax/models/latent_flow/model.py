@@ -3,6 +3,8 @@
 A small network learns the velocity of straight paths from noise to codes (Liu et al., 2023, arXiv:2209.03003; Lipman
 et al., 2023, arXiv:2210.02747). In training each attribute is hidden at random, so that one network draws given any
 subset of them, and without any, on which classifier-free guidance rests (Ho and Salimans, 2022, arXiv:2207.12598).
+Attributes that are unknown when codes are drawn are drawn first, from rows of the training examples: attributes and
+code are then a draw from p(attributes) p(code | attributes), the model of both.
 
 Codes are standardised by statistics of the training codes, which are kept in the model's state. The velocity is that
 of the paths to N(0, I), which is known, and a correction that is learned: with "whiten" the flow begins as that of the
@@ -39,11 +41,12 @@ def statistics(config: Config, examples: Mapping[str, np.ndarray]) -> dict[str, 
 
     Args:
         config: says which.
-        examples: "code" [N, D], and "deviation" [N, D] where codes are drawn from posteriors.
+        examples: "code" [N, D], "deviation" [N, D] where codes are drawn from posteriors, and "attributes" [N, A].
 
     Returns:
         "mean" [D], and "scale" [D, D]: a code is mean + scale @ its standardised form; "inverse" is that of the scale.
-        With posteriors they are those of the mixture of all of them.
+        With posteriors they are those of the mixture of all of them. "attributes", [R, A], if some are kept: of
+        examples chosen at random, each about as often where there are fewer than `Config.attribute_rows`.
     """
     images.check_batch(examples, code=(config.latent_size,))
     code = np.asarray(examples["code"], np.float64)
@@ -57,7 +60,14 @@ def statistics(config: Config, examples: Mapping[str, np.ndarray]) -> dict[str, 
         variances, directions = np.linalg.eigh(covariance)
     deviations = np.sqrt(np.maximum(variances, max(_LEAST_VARIANCE * variances.max(), np.finfo(np.float32).tiny)))
     found = {"mean": mean, "scale": directions * deviations, "inverse": (directions / deviations).T}
+    if _keeps_rows(config):
+        order = np.random.default_rng(0).permutation(len(code))
+        found["attributes"] = np.asarray(examples["attributes"])[np.resize(order, config.attribute_rows)]
     return {name: value.astype(np.float32) for name, value in found.items()}
+
+
+def _keeps_rows(config: Config) -> bool:
+    return bool(config.attributes and config.attribute_rows)
 
 
 def standardised(state: ModelState, code: jax.Array) -> jax.Array:
@@ -185,6 +195,8 @@ def init(
     code = batch["code"]
     params, _ = nets.init(config.network(), key, code, code[:, 0], jnp.zeros((len(code), 2 * count)))
     identity = {"mean": jnp.zeros(shape), "scale": jnp.eye(*shape), "inverse": jnp.eye(*shape)}
+    if _keeps_rows(config):
+        identity["attributes"] = jnp.zeros((config.attribute_rows, count))
     return {"flow": params}, {"flow": jax.tree.map(jnp.asarray, dict(statistics or identity))}
 
 
@@ -226,6 +238,33 @@ def evaluate(config: Config, phase: Phase) -> Callable[..., dict[str, jax.Array]
 # --- the trained model ---------------------------------------------------------------------------------------------
 
 
+def completed(
+    config: Config, state: ModelState, key: jax.Array, attributes: jax.Array, known: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Draws what is unknown of rows of attributes from p(unknown | known), as the training examples have it.
+
+    Each row takes it from one of the kept rows, chosen at random of those that agree with it in all that it knows; of
+    those that agree in most where none does so in all.
+
+    Args:
+        config: the model.
+        state: its state.
+        key: a key that serves nothing else.
+        attributes: [B, A] in {0, 1}; the value of one that is unknown does not count.
+        known: which attributes are known, [B, A] in {0, 1}.
+
+    Returns:
+        Attributes and which are known, each [B, A]: all, but as they were given if the model keeps no rows.
+    """
+    if not _keeps_rows(config):
+        return attributes, known
+    kept = state["flow"]["attributes"]
+    unlike = _product(known * attributes, 1 - kept) + _product(known * (1 - attributes), kept)  # in so many, [B, R]
+    nearest = unlike <= unlike.min(1, keepdims=True) + 0.5
+    chosen = jnp.argmax(jnp.where(nearest, random.uniform(key, unlike.shape), -1.0), axis=1)
+    return jnp.where(known != 0, attributes, kept[chosen]), jnp.ones_like(known)
+
+
 def sample_codes(
     config: Config,
     params: Params,
@@ -237,7 +276,7 @@ def sample_codes(
     guidance: float | jax.Array = 1.0,
     temperature: float | jax.Array = 1.0,
 ) -> jax.Array:
-    """One code for each row of attributes.
+    """One code for each row of attributes, of which those that are unknown are drawn first, see `completed`.
 
     Args:
         config: the model.
@@ -245,7 +284,7 @@ def sample_codes(
         state: its state.
         key: a key that serves nothing else.
         attributes: [B, A] in [0, 1]; the value of one that is unknown does not count. A may be 0.
-        known: which attributes are known, [B, A] in {0, 1}; zeros draw without a condition.
+        known: which attributes are known, [B, A] in {0, 1}.
         steps: of the solver, at least 1.
         guidance: see `paths.guided`; another one than 1 takes twice the time.
         temperature: scale of the noise from which the codes are carried.
@@ -253,7 +292,9 @@ def sample_codes(
     Returns:
         Codes [B, D].
     """
-    x = temperature * random.standard_normal(key, (len(attributes), config.latent_size))
+    row_key, noise_key = jax.random.split(key)
+    attributes, known = completed(config, state, row_key, attributes, known)
+    x = temperature * random.standard_normal(noise_key, (len(attributes), config.latent_size))
 
     def given(x: jax.Array, t: jax.Array, known: jax.Array) -> jax.Array:
         return velocity(config, params, state, x, t, attributes, known)
