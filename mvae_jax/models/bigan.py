@@ -52,6 +52,9 @@ class NetworksConfig(common.SquareImages):
         norm_epsilon: added to the variances of batch norms, as released (AL-12). With a larger one a discriminator,
             whose norms have neither gain nor bias, gives a collapsed batch logits near 0. In bfloat16 the differences
             within such a batch are rounding.
+        mean_errors: the discriminator minimises the mean of its two errors, and so do BiGAN's generator and encoder of
+            theirs, as released; else the sum, as the paper writes it (AL-15). Adam does not mind, but for `l2`, which
+            weighs half as much beside a sum: the discriminator then wins within a few epochs.
         compute_dtype: "float32", or "bfloat16" for the networks' products and activations.
     """
 
@@ -65,6 +68,7 @@ class NetworksConfig(common.SquareImages):
     learning_rate: float = 2e-4
     l2: float = 2.5e-5
     norm_epsilon: float = dataclasses.field(default=EPSILON, metadata={"before": _EARLIER_EPSILON})
+    mean_errors: bool = dataclasses.field(default=True, metadata={"before": False})
     compute_dtype: str = "float32"
 
     def __post_init__(self) -> None:
@@ -92,7 +96,7 @@ class NetworksConfig(common.SquareImages):
 
     @classmethod
     def reference(cls) -> Self:
-        """As the released code, which the defaults are (AL-10, AL-11, AL-12)."""
+        """As the released code, which the defaults are (AL-10, AL-11, AL-12, AL-15)."""
         return cls()
 
     def networks(self, axis_name: str | None = None) -> dict[str, Generator | Encoder | Discriminator]:
@@ -254,6 +258,7 @@ def training_losses(
             stats[group] = new
         return output
 
+    share = 0.5 if config.mean_errors else 1.0
     x = images.to_unit_interval(batch["image"])
     z = 2.0 * random.uniform(jax.random.fold_in(key, 1), (len(x), config.latent_size), axis_name) - 1.0
     fake = jax.nn.sigmoid(run("generator", z))
@@ -263,7 +268,7 @@ def training_losses(
             code = gaussian.sample(jax.random.fold_in(key, 2), code, logvar[0], axis_name)
         real_logits, fake_logits = run("discriminator", x, config.latent(code)), run("discriminator", fake, z)
         means = common.means(joint_terms(real_logits, fake_logits))
-        objectives = {"generator": means.pop("generator/error") + means.pop("encoder/error")}
+        objectives = {"generator": share * (means.pop("generator/error") + means.pop("encoder/error"))}
     else:
         # Statistics of generated images would leave the codes of real ones far outside: hundreds instead of 2 (AL-11).
         (code,) = run("encoder", fake, keep=False)
@@ -275,7 +280,7 @@ def training_losses(
         # Without its weight the regression would still cost the generator a pass backwards.
         if isinstance(config, JointLatentRegressorConfig) and config.regression_weight:
             objectives["generator"] += config.regression_weight * means["encoder/error"]
-    objectives["discriminator"] = means["discriminator/real_error"] + means["discriminator/fake_error"]
+    objectives["discriminator"] = share * (means["discriminator/real_error"] + means["discriminator/fake_error"])
     return Losses(objectives, means, stats)
 
 
