@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mvae_jax import attributes as face_attributes
-from mvae_jax.eval import consistency
+from mvae_jax.eval import _results, consistency
 from mvae_jax.eval._arguments import measure
 from mvae_jax.eval.classification import Confusion, Rates, Share, bootstrap_intervals, share
 from mvae_jax.eval.consistency import Posterior, checked_bits
@@ -283,7 +283,7 @@ class Curated:
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
+class Result(_results.Result):
     """Result of `benchmark`.
 
     Attributes:
@@ -302,10 +302,6 @@ class Result:
     wrong_mean: Mapping[str, Share]
     curated: Mapping[str, Curated]
     seed: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Nested dicts and sequences of plain numbers and strings, ready for JSON."""
-        return dataclasses.asdict(self)
 
 
 @measure()
