@@ -260,7 +260,7 @@ def test_verdicts_and_disturbances_are_tables_of_the_report(workdir, data):
             0.35,
             ["with one attribute wrong, 30% are called a mismatch", "differ 0.35 times"],
         ),
-        ((0.2, 0.9), 0.35, ["Images drawn from one caption are much alike"]),
+        ((0.2, 0.9), 0.35, ["Images drawn from a caption's posterior are much alike"]),
         ((0.2, 0.9), 0.6, []),
     ],
 )
