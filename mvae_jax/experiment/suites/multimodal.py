@@ -382,11 +382,6 @@ def figures(trained: Trained, results: Results) -> Figures:
             "(figure 6)",
             grids.image_to_text(shown["image"], sentences, write(predicted, names)),
         ),
-        "latent_space": (
-            "Images and texts in the latent space, drawn in two dimensions by t-SNE: lines join an image and its own "
-            "text, and should be short (figure 9)",
-            projections.modalities(image_codes, text_codes, _groups(data.validation["attributes"], names), seed=seed),
-        ),
         "reconstructions": (
             "Held-out images, decoded from the image's and from the caption's latent: the second row should be the "
             "same face, the third one with the same attributes",
@@ -443,6 +438,12 @@ def figures(trained: Trained, results: Results) -> Figures:
             ),
         ),
     }
+    if image_codes.shape[1] > 1:  # one dimension has no plane, as the report says
+        figures["latent_space"] = (
+            "Images and texts in the latent space, drawn in two dimensions by t-SNE: lines join an image and its own "
+            "text, and should be short (figure 9)",
+            projections.modalities(image_codes, text_codes, _groups(data.validation["attributes"], names), seed=seed),
+        )
     if any("loss" in record for record in records):  # a run that has just started has none yet
         figures["losses"] = (
             "What is minimised, and its terms: pale lines are training images, dots held-out ones. The weights of the "
@@ -812,6 +813,11 @@ def _posterior_parts(trained: Trained, posteriors: cross_modal.PosteriorDistance
         f"Of {posteriors.texts} texts, the closest one to an image is its own for {posteriors.recall_at_1:.1%} of the "
         f"images; always the most frequent text would be right for {posteriors.majority_recall_at_1:.1%}. The median "
         f"rank of the own text is {posteriors.median_rank:g}; guessing gives {(posteriors.texts + 1) / 2:g}.",
+        *(
+            []
+            if posteriors.dimensions > 1
+            else [report.note("Image and text share one dimension, of which there is no picture in the plane.")]
+        ),
     ]
 
 
