@@ -388,6 +388,8 @@ def _curated(threshold: float, own: np.ndarray, others: np.ndarray, seed: Sequen
 def _mean_share(shares: np.ndarray, seed: Sequence[int], draws: int = 1000) -> Share:
     """Mean of shares of images, [N], and its 95 % bootstrap interval over the images."""
     count = len(shares)
+    if not count:
+        return Share(None, None, None, 0)
     weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
     low, high = np.quantile(weights @ shares / count, (0.025, 0.975))
     return Share(float(shares.mean()), float(low), float(high), count)

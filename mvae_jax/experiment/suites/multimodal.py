@@ -18,7 +18,7 @@ from mvae_jax.data import captions
 from mvae_jax.data.batches import Split
 from mvae_jax.eval import consistency, cross_modal, disturbances, partial_captions, reconstruction
 from mvae_jax.eval.batched import in_chunks, pixels, to_bytes
-from mvae_jax.eval.classification import Share, share
+from mvae_jax.eval.classification import Share, share, with_interval
 from mvae_jax.experiment import prior, typical
 from mvae_jax.experiment.declaration import Figures, Headline, Measure, Number, Results, Trained, plain
 from mvae_jax.experiment.suites import classification, latents
@@ -619,8 +619,7 @@ def consistency_row(label: str, trained: Trained) -> dict[str, Any]:
     row: dict[str, Any] = {"": label, "latent size": trained.run.config.latent_size, "divergence": _divergence(result)}
     row["threshold"] = result.threshold
     for name, value in dataclasses.asdict(result.rates).items():
-        low, high = result.intervals[name]
-        row["F1" if name == "f1" else name] = f"{value:.3f} ({low:.3f} to {high:.3f})"
+        row["F1" if name == "f1" else name] = with_interval(value, *result.intervals[name])
     return row | {"AUROC": result.auroc, "one word, no image": result.blind_accuracy}
 
 
@@ -744,7 +743,7 @@ def _verdict_parts(trained: Trained, result: partial_captions.Result) -> list[Pa
         each = result.curated[verdict]
         row: dict[str, Any] = {"own captions and curated mismatches": word}
         for name, value in dataclasses.asdict(each.rates).items():
-            row[_RATES.get(name, name)] = str(Share(value, *each.intervals[name], 0))
+            row[_RATES.get(name, name)] = with_interval(value, *each.intervals[name])
         curated.append(row)
     return [
         report.table(rows("accepted: true captions", result.true)),
