@@ -16,8 +16,6 @@ Groups: "generator", "encoder", "discriminator", all moved at once from the same
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable
 from typing import Any, Self
 
 import jax
@@ -27,6 +25,7 @@ import optax
 from mvae_jax import gaussian, images, losses, nets, random
 from mvae_jax.models import common
 from mvae_jax.models.checks import check_at_least, check_choice, check_compute_dtype, check_positive, check_widths
+from mvae_jax.models.common import Training
 from mvae_jax.nets.bigan import EPSILON, Discriminator, Encoder, Generator
 from mvae_jax.objective import Batch, Losses, Model, ModelState, Params, Phase, Posterior, Round
 from mvae_jax.optimizers import adam_with_l2, constant_then_exponential
@@ -241,16 +240,11 @@ def init(config: NetworksConfig, key: jax.Array, batch: Batch) -> tuple[Params, 
 
 
 def training_losses(
-    config: NetworksConfig,
-    axis_name: str | None,
-    params: Params,
-    state: ModelState,
-    batch: Batch,
-    key: jax.Array,
-    step: jax.Array,
+    config: NetworksConfig, training: Training, params: Params, state: ModelState, batch: Batch, key: jax.Array
 ) -> Losses:
     """The objectives "generator" and "discriminator", a regressor's "encoder", and new batch statistics."""
-    networks, stats = config.networks(axis_name), dict(state)
+    axis_name, stats = training.axis_name, dict(state)
+    networks = config.networks(axis_name)
 
     def run(group: str, *inputs: jax.Array, keep: bool = True) -> Any:
         output, new = nets.apply(networks[group], params[group], stats[group], *inputs, train=True)
@@ -289,7 +283,7 @@ def rounds(config: NetworksConfig, phase: Phase, axis_name: str | None = None) -
     trains: dict[str, tuple[str, ...]] = {group: (group,) for group in GROUPS}
     if config.joint:
         trains = {"generator": ("generator", "encoder"), "discriminator": ("discriminator",)}
-    return (Round(trains, functools.partial(training_losses, config, axis_name)),)
+    return (common.training_round(config, phase, axis_name, training_losses, trains),)
 
 
 # --- the trained model ---------------------------------------------------------------------------------------------
@@ -324,19 +318,14 @@ def discriminate(config: NetworksConfig, params: Params, state: ModelState, x: j
     return _run(config, "discriminator", params, state, x, *codes)
 
 
-def evaluation_terms(
-    config: NetworksConfig, params: Params, state: ModelState, batch: Batch, key: jax.Array
+def evaluate(
+    config: NetworksConfig, phase: Phase, params: Params, state: ModelState, batch: Batch, key: jax.Array
 ) -> dict[str, jax.Array]:
     """Squared errors of reconstructions, means over pixel values in [0, 1], [B]."""
     output = decode(config, params, state, encode(config, params, state, batch["image"]).mean)
     x = images.to_unit_interval(batch["image"])
     error = losses.squared_error(images.to_unit_interval(output), x) / x[0].size
     return {"loss": error, "mean_squared_error": error}
-
-
-def evaluate(config: NetworksConfig, phase: Phase) -> Callable[..., dict[str, jax.Array]]:
-    """The function of validation, the same in every phase."""
-    return functools.partial(evaluation_terms, config)
 
 
 def build(config: NetworksConfig) -> Model:

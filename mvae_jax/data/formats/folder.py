@@ -165,7 +165,7 @@ def defects(path: str | Path, settings: Settings | None = None, *, workers: int 
         try:
             table = parse(read_text(archive, settings.csv), settings.attributes, where)
         except ValueError as error:
-            yield from error.problems if isinstance(error, DefectError) else [str(error)]
+            yield from DefectError.sentences(error)
             return
         present = [file for file in table.files if archive.has(file)]
         yield from _missing(archive, table, where)

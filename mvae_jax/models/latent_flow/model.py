@@ -15,8 +15,7 @@ Group: "flow".
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -26,9 +25,10 @@ import optax
 
 from mvae_jax import images, nets, random
 from mvae_jax.models import common
+from mvae_jax.models.common import Training
 from mvae_jax.models.latent_flow import paths
 from mvae_jax.models.latent_flow.config import Config
-from mvae_jax.objective import Batch, Losses, Model, ModelState, Params, Phase, Round
+from mvae_jax.objective import Batch, Model, ModelState, Params, Phase
 from mvae_jax.optimizers import rise_and_fall
 
 _LEAST_VARIANCE = 1e-6  # of a direction, as a share of the largest one: what never varied is not blown up
@@ -200,39 +200,22 @@ def init(
     return {"flow": params}, {"flow": jax.tree.map(jnp.asarray, dict(statistics or identity))}
 
 
-def training_losses(
-    config: Config,
-    axis_name: str | None,
-    params: Params,
-    state: ModelState,
-    batch: Batch,
-    key: jax.Array,
-    step: jax.Array,
-) -> Losses:
-    """The objective "flow", with attributes hidden at random."""
-    known = hidden_at_random(config, jax.random.fold_in(key, 3), len(batch["code"]), axis_name)
-    means = common.means(terms(config, params, state, batch, key, known, axis_name))
-    return Losses({"flow": means["loss"]}, means, {})
+def training_terms(
+    config: Config, training: Training, params: Params, state: ModelState, batch: Batch, key: jax.Array
+) -> common.Terms:
+    """The term, with attributes hidden at random."""
+    known = hidden_at_random(config, jax.random.fold_in(key, 3), len(batch["code"]), training.axis_name)
+    return terms(config, params, state, batch, key, known, training.axis_name), {}
 
 
-def rounds(config: Config, phase: Phase, axis_name: str | None = None) -> tuple[Round, ...]:
-    """One round, which moves the flow."""
-    return (Round({"flow": ("flow",)}, functools.partial(training_losses, config, axis_name)),)
-
-
-def evaluation_terms(
-    config: Config, params: Params, state: ModelState, batch: Batch, key: jax.Array
+def evaluate(
+    config: Config, phase: Phase, params: Params, state: ModelState, batch: Batch, key: jax.Array
 ) -> dict[str, jax.Array]:
     """The term with attributes hidden at random, and "unconditional", with none known."""
     count = len(batch["code"])
     known = hidden_at_random(config, jax.random.fold_in(key, 3), count)
     shown = terms(config, params, state, batch, key, known)
     return {**shown, "unconditional": terms(config, params, state, batch, key, jnp.zeros_like(known))["loss"]}
-
-
-def evaluate(config: Config, phase: Phase) -> Callable[..., dict[str, jax.Array]]:
-    """The function of validation, the same in every phase."""
-    return functools.partial(evaluation_terms, config)
 
 
 # --- the trained model ---------------------------------------------------------------------------------------------
@@ -329,7 +312,7 @@ def build(config: Config, statistics: Mapping[str, np.ndarray] | None = None) ->
     return common.bind(
         config,
         init=init_with_statistics,
-        rounds=rounds,
+        rounds=common.one_round("flow", training_terms),
         optimizers=optimizers,
         evaluate=evaluate,
         functions={"sample_codes": sample_codes},
