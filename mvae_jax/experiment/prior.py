@@ -123,8 +123,8 @@ def encode(workdir: Path, run: runs.Run, data: Any, codes: str = "draws") -> Cod
         codes: see `Config`.
 
     Returns:
-        Splits of "code" [N, D], of the images that are not missing, "deviation" [N, D] for draws of posteriors, and
-        "attributes" [N, A] of data that have them.
+        Splits of "code" [N, D], of the images that are not missing, "deviation" [N, D] for draws of posteriors,
+        "attributes" [N, A] of data that have them, and "present/attributes" [N] where some have none.
 
     Raises:
         ValueError: the model does not encode.
@@ -152,8 +152,7 @@ def _of_split(run: runs.Run, examples: Examples, codes: str) -> Split:
         arrays = {"code": mean}
         if codes == "draws" and logvar is not None:
             arrays["deviation"] = np.exp(0.5 * np.asarray(logvar))
-        if "attributes" in chunk:
-            arrays["attributes"] = chunk["attributes"]
+        arrays.update({each: chunk[each] for each in ("attributes", "present/attributes") if each in chunk})
         for name, array in arrays.items():
             parts.setdefault(name, []).append(np.asarray(array, np.float32))
     return Split({name: np.concatenate(arrays) for name, arrays in parts.items()})

@@ -47,6 +47,15 @@ def test_images_that_are_missing_have_no_codes(workdir):
     np.testing.assert_allclose(codes.train["code"], mean, rtol=1e-4, atol=1e-5)
 
 
+def test_codes_say_which_of_them_have_no_attributes(workdir):
+    run, there = runs.load(workdir / "vae"), np.float32(np.arange(40) % 2)
+    data = runs.split({**FACES, "present/attributes": there}, zoo.CVAE.attributes)
+    codes = prior.encode(workdir / "vae", run, data)
+    for name in ("attributes", "present/attributes"):
+        np.testing.assert_array_equal(codes.train[name], data.train[name])
+    assert 0 < codes.train["present/attributes"].mean() < 1
+
+
 def test_a_deterministic_encoder_has_no_deviations(workdir):
     run, data = runs.load(workdir / "alae"), runs.split({"image": zoo.tiny_faces(24)["image"]})
     codes = prior.encode(workdir / "alae", run, data)

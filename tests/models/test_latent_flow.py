@@ -221,6 +221,31 @@ def test_rows_are_kept_of_the_training_examples_each_alike_often():
     assert sorted(int((kept == row).all(1).sum()) for row in bits) == [2, 2, 3, 3]
 
 
+def test_attributes_that_are_missing_are_neither_known_nor_kept():
+    data = gaussian_codes(8)
+    there = np.float32([1, 0] * 4)
+    nothing = {
+        **data,
+        "attributes": np.full((8, 2), 7, np.float32) * (1 - there[:, None]) + data["attributes"],
+        "present/attributes": there,
+    }
+    kept = latent_flow.statistics(CONFIG, nothing)["attributes"]
+    assert kept.max() == 1
+    _, (params, state) = untrained(data)
+    params, known = with_a_network_that_speaks(params), np.ones((8, 2), np.float32)
+
+    def loss(batch, known):
+        return np.asarray(flows.terms(CONFIG, params, state, batch, jax.random.key(9), known)["loss"])
+
+    expected = np.where(there != 0, loss(data, known), loss(data, 0 * known))
+    np.testing.assert_allclose(loss(nothing, known), expected, rtol=1e-5)
+    assert np.abs(loss(data, known) - expected).max() > 1e-3
+    with pytest.raises(
+        ValueError, match="present/attributes is 0 of all 8 training examples; expected attributes of some"
+    ):
+        latent_flow.statistics(CONFIG, {**nothing, "present/attributes": 0 * there})
+
+
 def test_any_number_of_attributes_is_hidden_alike_often():
     config = latent_flow.Config(unconditional=0.2)
     known = np.asarray(flows.hidden_at_random(config, jax.random.key(5), 40_000))

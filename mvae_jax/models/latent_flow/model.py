@@ -31,6 +31,7 @@ from mvae_jax.models.latent_flow.config import Config
 from mvae_jax.objective import Batch, Model, ModelState, Params, Phase
 from mvae_jax.optimizers import rise_and_fall
 
+PRESENT = "present/attributes"
 _LEAST_VARIANCE = 1e-6  # of a direction, as a share of the largest one: what never varied is not blown up
 
 # --- statistics of the training codes ------------------------------------------------------------------------------
@@ -41,12 +42,16 @@ def statistics(config: Config, examples: Mapping[str, np.ndarray]) -> dict[str, 
 
     Args:
         config: says which.
-        examples: "code" [N, D], "deviation" [N, D] where codes are drawn from posteriors, and "attributes" [N, A].
+        examples: "code" [N, D], "deviation" [N, D] where codes are drawn from posteriors, "attributes" [N, A], and
+            "present/attributes" [N] where some have none.
 
     Returns:
         "mean" [D], and "scale" [D, D]: a code is mean + scale @ its standardised form; "inverse" is that of the scale.
         With posteriors they are those of the mixture of all of them. "attributes", [R, A], if some are kept: of
         examples chosen at random, each about as often where there are fewer than `Config.attribute_rows`.
+
+    Raises:
+        ValueError: rows are to be kept, and no example has attributes.
     """
     images.check_batch(examples, code=(config.latent_size,))
     code = np.asarray(examples["code"], np.float64)
@@ -61,7 +66,13 @@ def statistics(config: Config, examples: Mapping[str, np.ndarray]) -> dict[str, 
     deviations = np.sqrt(np.maximum(variances, max(_LEAST_VARIANCE * variances.max(), np.finfo(np.float32).tiny)))
     found = {"mean": mean, "scale": directions * deviations, "inverse": (directions / deviations).T}
     if _keeps_rows(config):
-        order = np.random.default_rng(0).permutation(len(code))
+        there = np.flatnonzero(examples[PRESENT]) if PRESENT in examples else np.arange(len(code))
+        if not len(there):
+            raise ValueError(
+                f"{PRESENT} is 0 of all {len(code)} training examples; expected attributes of some, or a config "
+                "without any, attributes=()."
+            )
+        order = np.random.default_rng(0).permutation(there)
         found["attributes"] = np.asarray(examples["attributes"])[np.resize(order, config.attribute_rows)]
     return {name: value.astype(np.float32) for name, value in found.items()}
 
@@ -145,7 +156,8 @@ def terms(
         config: the model.
         params: its parameters.
         state: its state.
-        batch: "code" [B, D]; "deviation" [B, D] where codes are drawn from posteriors; "attributes" [B, A].
+        batch: "code" [B, D]; "deviation" [B, D] where codes are drawn from posteriors; "attributes" [B, A], and
+            "present/attributes" [B] in {0, 1} where some have none.
         key: a key that serves nothing else.
         known: which attributes are known, [B, A] in {0, 1}.
         axis_name: as in `random.example_keys`.
@@ -161,6 +173,8 @@ def terms(
     code = standardised(state, code)
     noise = random.standard_normal(keys[1], code.shape, axis_name)
     t = random.uniform(keys[2], code.shape[:1], axis_name)
+    if PRESENT in batch:
+        known = known * batch[PRESENT][:, None]
     predicted = velocity(config, params, state, paths.point(noise, code, t), t, _attributes(config, batch), known)
     return {"loss": paths.velocity_error(predicted, noise, code) / config.latent_size}
 
@@ -302,7 +316,8 @@ def build(config: Config, statistics: Mapping[str, np.ndarray] | None = None) ->
 
     Returns:
         A `Model` that trains on batches {"code": float32 [B, D], "attributes": float32 [B, A]}, and "deviation",
-        float32 [B, D], where codes are drawn anew in each step from posteriors with these standard deviations. Further
+        float32 [B, D], where codes are drawn anew in each step from posteriors with these standard deviations; where
+        some have no attributes, "present/attributes", float32 [B] in {0, 1}, as well. Further
         function: sample_codes(params, model_state, key, attributes, known, ...) -> codes [B, D].
     """
 
