@@ -8,8 +8,9 @@
     mvae-jax data cache --clear
 
 SOURCE is what --config.data.source of an experiment takes: "rendered"; CelebAMask-HQ or CelebA, its folder, a zip or
-what `catalogue` has prepared; CUB-200-2011, its folder or a zip; or your own images, a folder or a zip,
-alone or with a CSV of attributes. A tar, also a compressed one, is read like a zip:
+what `catalogue` has prepared; CUB-200-2011, its folder or a zip; MNIST, the "digits" of scikit-learn, or "five_views"
+of either (--digits); "shapes" or "faces"; or your own images, a folder or a zip, alone or with a CSV of attributes. A
+tar, also a compressed one, is read like a zip:
 
     mydata/attributes.csv     file,smiling,red_car,split
                               a.jpg,1,0,train
@@ -37,7 +38,7 @@ from mvae_jax import exits
 from mvae_jax.commands import _pictures
 from mvae_jax.commands._parser import Parser
 from mvae_jax.data import captions, decode, pyramid, sources
-from mvae_jax.data.batches import Splits
+from mvae_jax.data.batches import Split, Splits
 from mvae_jax.data.formats import catalogue, celeba, folder
 from mvae_jax.fields import meanings
 from mvae_jax.terminal import echo, start_logging
@@ -53,7 +54,8 @@ def verify(arguments: argparse.Namespace) -> int:
     """Prints what is wrong with a data set; 1 if anything is."""
     if arguments.limit < 1:
         raise ValueError(f"limit is {arguments.limit}, expected at least 1.")
-    defects = itertools.islice(sources.verify(_config(arguments), arguments.attributes), arguments.limit)
+    config = _config(arguments)
+    defects = itertools.islice(sources.verify(config, arguments.attributes), arguments.limit)
     count = 0
     for defect in defects:
         echo(defect)
@@ -61,6 +63,8 @@ def verify(arguments: argparse.Namespace) -> int:
     if count == arguments.limit:
         echo(f"stopped after {count}: --limit={2 * count} shows more.")
     else:
+        for remark in () if count else sources.remarks(config, arguments.attributes):
+            echo(remark)
         echo(f"{count or 'no'} defect{'' if count == 1 else 's'} in {arguments.source}")
     return int(count > 0)
 
@@ -77,7 +81,7 @@ def statistics(arguments: argparse.Namespace) -> int:
     echo("\n".join(counts(splits)))
     if not splits.attributes:
         return 0
-    whole = np.concatenate([split["attributes"] for _, split in splits])
+    whole = np.concatenate([_attributes(split) for _, split in splits])
     lines = [*constants(splits), *notable_pairs(whole, splits.attributes)]
     if lines:
         echo("\n" + "\n".join(lines))
@@ -86,11 +90,14 @@ def statistics(arguments: argparse.Namespace) -> int:
 
 def counts(splits: Splits) -> list[str]:
     """A table: images per split, and for each attribute how many have it and what part they are."""
-    width = max(map(len, ("images", *splits.attributes)))
+    gaps = ["with attributes"] if any("present/attributes" in split.arrays for _, split in splits) else []
+    width = max(map(len, ("images", *gaps, *splits.attributes)))
     lines = [f"{'':{width}}" + "".join(f"{name:>18}" for name, _ in splits)]
     lines.append(f"{'images':{width}}" + "".join(f"{len(split):11}{'':7}" for _, split in splits))
+    for name in gaps:
+        lines.append(f"{name:{width}}" + "".join(f"{len(_attributes(split)):11}{'':7}" for _, split in splits))
     for column, name in enumerate(splits.attributes):
-        cells = [split["attributes"][:, column] for _, split in splits]
+        cells = [_attributes(split)[:, column] for _, split in splits]
         texts = [f"{int(cell.sum()):11}" + (f" {cell.mean():6.1%}" if len(cell) else " " * 7) for cell in cells]
         lines.append(f"{name:{width}}" + "".join(texts))
     return [line.rstrip() for line in lines]
@@ -101,10 +108,15 @@ def constants(splits: Splits) -> list[str]:
     lines = []
     for name, split in splits:
         for column, attribute in enumerate(splits.attributes):
-            present = split["attributes"][:, column]
+            present = _attributes(split)[:, column]
             if len(present) and present.min() == present.max():
                 lines.append(f"{'every' if present[0] else 'no'} image of the {name} split has {attribute}")
     return lines
+
+
+def _attributes(split: Split) -> np.ndarray:
+    """Attributes of those examples that have any, [N, A]."""
+    return split["attributes"][split.present("attributes")]
 
 
 def notable_pairs(attributes: np.ndarray, names: Sequence[str]) -> list[str]:
@@ -152,12 +164,19 @@ def preview(arguments: argparse.Namespace) -> int:
     shown = split.first(arguments.count)
     numbers = shown.arrays.get("index", np.arange(len(shown)))
     rows = shown.arrays.get("attributes", np.zeros((len(shown), 0)))
+    known = shown.present("attributes") & bool(splits.attributes)
     texts = [
-        f"{number}: {_describe(row, splits.attributes)}" if splits.attributes else str(number)
-        for number, row in zip(numbers, rows, strict=True)
+        f"{number}: {_describe(row, splits.attributes)}" if described else str(number)
+        for number, row, described in zip(numbers, rows, known, strict=True)
     ]
+    pictures = {name: array for name, array in shown.arrays.items() if array.dtype == np.uint8 and array.ndim == 4}
     title = f"{arguments.source}, {arguments.split}: {len(texts)} of {len(split)} images"
-    _pictures.write(arguments.output, grids.grid(shown["image"], texts, title=title))
+    sheet = (
+        grids.comparison(pictures, headings=texts, title=title)
+        if len(pictures) > 1
+        else grids.grid(shown["image"], texts, title=title)
+    )
+    _pictures.write(arguments.output, sheet)
     return 0
 
 
@@ -269,7 +288,12 @@ def _config(arguments: argparse.Namespace) -> sources.Config:
 
 
 def _load(arguments: argparse.Namespace) -> Splits:
-    splits = sources.load(_config(arguments), image_size=arguments.image_size, attributes=arguments.attributes)
+    splits = sources.load(
+        _config(arguments),
+        image_size=arguments.image_size,
+        attributes=arguments.attributes,
+        missing_attributes=True,
+    )
     assert isinstance(splits, Splits)  # all others are for models that grow
     return splits
 
@@ -310,7 +334,7 @@ def _parser() -> argparse.ArgumentParser:
 
     one = command("verify", verify, "Read and decode every file, and list what is wrong; status 1 if anything is.")
     option(one, "limit", 100, "defects after which to stop")
-    settings(one, "csv")
+    settings(one, "csv", "digits")
     attributes(one)
     one = command("statistics", statistics, "Count images and attributes of each split; name what goes together.")
     selection(one)

@@ -31,9 +31,10 @@ class Split:
             [0, 255], or, of examples that a trained model has encoded, "code": float32 [N, D]; beside that
             "deviation": float32 [N, D], the standard deviations of the codes' posteriors. "attributes": float32 [N, A]
             in {0, 1}, "factors": int32 [N, F], indices of the values of its generative factors, "label": int32 [N], the
-            number of its class, and "index": int32 [N], the example's number in its data set, where the data set has
-            them. Other modalities have names of their own, and "present/NAME", float32 [N], is 0 where an example has
-            no such value, whatever stands there, else 1.
+            number of its class, "pose": float32 [N, 3], yaw, pitch and roll of the head in units of 30 degrees, to the
+            left of the picture, up and clockwise, and "index": int32 [N], the example's number in its data set, where
+            the data set has them. Other modalities have names of their own, and "present/NAME", float32 [N], is 0 where
+            an example has no such value, whatever stands there, else 1.
 
     Raises:
         ValueError: there is no array, the arrays have several lengths, or one that this names is of another kind.

@@ -33,6 +33,12 @@ class Config:
             raise ValueError("data.source is empty; expected the name or the path of a data set.")
 
 
+def check_seed(seed: int) -> None:
+    """Raises ValueError if the seed of a choice is negative."""
+    if seed < 0:
+        raise ValueError(f"data.seed is {seed}; expected at least 0.")
+
+
 @dataclasses.dataclass(frozen=True)
 class Cached(Config):
     """Images that are decoded once.
@@ -62,8 +68,7 @@ class Split(Config):
         super().__post_init__()
         if self.calibration_size < 1:
             raise ValueError(f"calibration_size is {self.calibration_size}; expected at least 1, for the threshold.")
-        if self.seed < 0:
-            raise ValueError(f"data.seed is {self.seed}; expected at least 0.")
+        check_seed(self.seed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,8 +124,7 @@ class Factors(Config):
                 f"data.train_size is {self.train_size} and data.validation_size {self.validation_size}; expected at "
                 "least 1, and 100 to take scores from."
             )
-        if self.seed < 0:
-            raise ValueError(f"data.seed is {self.seed}; expected at least 0.")
+        check_seed(self.seed)
 
 
 # --- contract ------------------------------------------------------------------------------------------------------
@@ -136,11 +140,17 @@ class Request:
         attributes: names in the order of the attribute vector; None for all that the data set has, and of
             CelebAMask-HQ and rendered faces for the ten of the multimodal VAE.
         growing: whether phases train on images of several sizes: of a pyramid, each then reads those of its size.
+        pose: whether the splits are to have "pose", see `batches.Split`. Only who asks gets it: the checksum of the
+            data is over all arrays, and runs that did without it go on.
+        missing_attributes: whether images may have none of the attributes known: where there are such, the splits have
+            "present/attributes". Otherwise they are refused.
     """
 
     image_size: int | tuple[int, int] = 64
     attributes: tuple[str, ...] | None = None
     growing: bool = False
+    pose: bool = False
+    missing_attributes: bool = False
 
     def side(self, kind: str) -> int:
         """Height and width of square images, in pixels.
@@ -168,6 +178,7 @@ class Source:
         load: (config, request) -> the images; `batches.Splits`, unless the request is of a model that grows.
         verify: (config, attributes=None) -> sentences that say what is wrong with the files; of a CSV with the given
             attributes, all for None.
+        remarks: like `verify`, sentences about what is right, but not for every model.
         keywords: sources that are no paths, such as "rendered".
         holds: (folder or zip, or a folder in it, name of a user's CSV) -> whether the data set is directly there.
         depth: how many folders may lie between what the user names and the data set, at most `archive.DEPTH`.
@@ -175,11 +186,13 @@ class Source:
         any_shape: whether height and width of the images may differ.
         fallback: `holds` is asked of the whole alone, and where no other kind is there.
         has_attributes: whether there are attributes to ask for.
+        has_pose: whether there is a pose to ask for.
     """
 
     config: type[Config]
     load: Callable[[Any, Request], Dataset]
     verify: Callable[..., Iterator[str]]
+    remarks: Callable[..., Iterator[str]] = lambda config, attributes=None: iter(())
     keywords: tuple[str, ...] = ()
     holds: Callable[[Archive, str], bool] = lambda place, csv: False
     depth: int = 0
@@ -187,6 +200,7 @@ class Source:
     any_shape: bool = False
     fallback: bool = False
     has_attributes: bool = True
+    has_pose: bool = False
 
     @property
     def name(self) -> str:
@@ -202,20 +216,23 @@ def published(
     holds: Callable[[Archive], bool],
     looked_for: str,
     any_shape: bool = False,
+    has_pose: bool = False,
 ) -> Source:
     """A data set as it is published, of which images are decoded once.
 
     Args:
         config: class of its settings, which has `settings(request)` and `cache_folder`.
-        load: (path, settings, cache_folder=...) -> the images.
+        load: (path, settings, cache_folder=...) -> the images; where there is a pose, also with `Request.pose`.
         defects: (path) -> sentences that say what is wrong with the files.
         holds: (folder or zip, or a folder in it) -> whether the data set is directly there.
         looked_for: as for `Source`.
         any_shape: likewise.
+        has_pose: likewise.
     """
 
     def load_config(config: Any, request: Request) -> Dataset:
-        return load(config.source, config.settings(request), cache_folder=config.cache_folder or None)
+        options = {"pose": request.pose} if has_pose else {}
+        return load(config.source, config.settings(request), cache_folder=config.cache_folder or None, **options)
 
     def verify(config: Any, attributes: tuple[str, ...] | None = None) -> Iterator[str]:
         return defects(config.source)
@@ -228,6 +245,7 @@ def published(
         depth=DEPTH,
         looked_for=looked_for,
         any_shape=any_shape,
+        has_pose=has_pose,
     )
 
 

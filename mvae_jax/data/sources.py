@@ -16,14 +16,14 @@ from typing import Any, Literal, overload
 
 from mvae_jax.data.archive import levels, open_archive
 from mvae_jax.data.batches import Dataset, Splits
-from mvae_jax.data.formats import catalogue, celeba, celebamask_hq, cub, folder, images, mnist
+from mvae_jax.data.formats import catalogue, celeba, celebamask_hq, cub, five_views, folder, images, mnist
 from mvae_jax.data.pyramid import dataset as pyramids
 from mvae_jax.data.rendered import binned_faces, faces, shapes
 from mvae_jax.data.source import Config, Request, Source
 
 __all__ = [
     *("SOURCES", "Config", "Request", "Source", "fields_of", "load", "looked_for", "of", "recognise", "recorded"),
-    *("restore", "users_of", "verify", "with_attributes", "without_attributes"),
+    *("remarks", "restore", "users_of", "verify", "with_attributes", "without_attributes"),
 ]
 
 _log = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ SOURCES: dict[str, Source] = {
         celeba.SOURCE,
         shapes.SOURCE,
         mnist.SOURCE,
+        five_views.SOURCE,
         images.SOURCE,
     )
 }
@@ -141,6 +142,8 @@ def load(
     image_size: int | tuple[int, int] = 64,
     attributes: Sequence[str] | None = None,
     growing: Literal[False] = False,
+    pose: bool = False,
+    missing_attributes: bool = False,
 ) -> Splits: ...
 
 
@@ -151,6 +154,8 @@ def load(
     image_size: int | tuple[int, int] = 64,
     attributes: Sequence[str] | None = None,
     growing: bool,
+    pose: bool = False,
+    missing_attributes: bool = False,
 ) -> Dataset: ...
 
 
@@ -160,6 +165,8 @@ def load(
     image_size: int | tuple[int, int] = 64,
     attributes: Sequence[str] | None = None,
     growing: bool = False,
+    pose: bool = False,
+    missing_attributes: bool = False,
 ) -> Any:
     """Renders or reads the images.
 
@@ -168,6 +175,8 @@ def load(
         image_size: see `Request`, like the next ones.
         attributes: names in the order of the attribute vector.
         growing: whether phases train on images of several sizes.
+        pose: whether the splits are to have the pose of heads.
+        missing_attributes: whether images may have no attributes.
 
     Returns:
         The images, with those to train on in memory as `Splits`. For a model that grows they need not be: of a pyramid
@@ -175,7 +184,8 @@ def load(
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a file is damaged, there are too few images, or none with such an attribute or of such a size.
+        ValueError: a file is damaged, there are too few images, or none with such an attribute, of such a size, or
+            with a pose.
     """
     entry = of(config)
     _log.info("data: %s", config.source if config.source in entry.keywords else f"{entry.name}, {config.source}")
@@ -184,8 +194,13 @@ def load(
             f"data.source is {config.source}, {entry.name}, which has no attributes; expected a data set that has. "
             f"{NEED_OF_ATTRIBUTES}"
         )
+    if pose and not entry.has_pose:
+        raise ValueError(
+            f"data.source is {config.source}, {entry.name}, which has no pose; expected one of "
+            f"{', '.join(name for name, other in SOURCES.items() if other.has_pose)}."
+        )
     names = None if attributes is None else tuple(attributes)
-    return entry.load(config, Request(image_size, names, growing))
+    return entry.load(config, Request(image_size, names, growing, pose, missing_attributes))
 
 
 def verify(config: Config, attributes: Sequence[str] | None = None) -> Iterator[str]:
@@ -200,6 +215,11 @@ def verify(config: Config, attributes: Sequence[str] | None = None) -> Iterator[
         ValueError: the file is no zip, or damaged as a whole.
     """
     return of(config).verify(config, None if attributes is None else tuple(attributes))
+
+
+def remarks(config: Config, attributes: Sequence[str] | None = None) -> Iterator[str]:
+    """Yields what is right with a data set without defects, but not for every model; arguments as of `verify`."""
+    return of(config).remarks(config, None if attributes is None else tuple(attributes))
 
 
 def fields_of(kind: type[Config]) -> tuple[str, ...]:

@@ -11,6 +11,8 @@ import numpy as np
 VIEWS = ("image", "stripes", "checks", "inverted", "rotated")
 MOST_TURNED = np.pi / 4  # of the rotated view, either way
 
+_CHUNK = 256  # pictures that are drawn at once: MNIST whole would take gigabytes
+
 
 def five_views(digits: np.ndarray, labels: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     """Draws five views of the class of each digit.
@@ -41,12 +43,17 @@ def five_views(digits: np.ndarray, labels: np.ndarray, seed: int) -> dict[str, n
     for number, name in enumerate(VIEWS):
         rng = np.random.default_rng([seed, number])
         chosen = np.arange(len(digits)) if name == "image" else _of_the_same_class(rng, labels)
-        ink = digits[chosen].astype(np.float32) / 255
-        if name == "rotated":
-            ink = _rotated(ink, rng.uniform(-MOST_TURNED, MOST_TURNED, len(ink)))
-        paper, colour = _painted(rng, name, *ink.shape)
-        shown = paper + (colour - paper) * ink[..., None]
-        views[name] = np.clip(np.round(255 * shown), 0, 255).astype(np.uint8)
+        angles = rng.uniform(-MOST_TURNED, MOST_TURNED, len(digits)) if name == "rotated" else None
+        style = _draws(rng, len(digits))
+        views[name] = np.empty((*digits.shape, 3), np.uint8)
+        for start in range(0, len(digits), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            ink = digits[chosen[part]].astype(np.float32) / 255
+            if angles is not None:
+                ink = _rotated(ink, angles[part])
+            paper, colour = _painted(name, *ink.shape[1:], *(draw[part] for draw in style))
+            shown = paper + (colour - paper) * ink[..., None]
+            views[name][part] = np.clip(np.round(255 * shown), 0, 255)
     return {**views, "label": labels.astype(np.int32)}
 
 
@@ -59,20 +66,34 @@ def _of_the_same_class(rng: np.random.Generator, labels: np.ndarray) -> np.ndarr
     return chosen
 
 
-def _painted(rng: np.random.Generator, name: str, count: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Background [N, H, W, 3] and colour of the digit [N, 1, 1, 3], both in [0, 1]."""
-    rows, columns = np.mgrid[:height, :width].astype(np.float32)
+def _draws(rng: np.random.Generator, count: int) -> tuple[np.ndarray, ...]:
+    """Two colours in [0, 1], [N, 1, 1, 3]; period in pixels, phase and angle in radians of a pattern, [N, 1, 1]."""
     first, second = rng.uniform(0, 1, (2, count, 1, 1, 3)).astype(np.float32)
     period = rng.uniform(3, 8, (count, 1, 1)).astype(np.float32)
     phase, angle = rng.uniform(0, 2 * np.pi, (2, count, 1, 1)).astype(np.float32)
-    white, black = np.ones((count, 1, 1, 3), np.float32), np.zeros((count, 1, 1, 3), np.float32)
+    return first, second, period, phase, angle
+
+
+def _painted(
+    name: str,
+    height: int,
+    width: int,
+    first: np.ndarray,
+    second: np.ndarray,
+    period: np.ndarray,
+    phase: np.ndarray,
+    angle: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Background [N, H, W, 3] and colour of the digit [N, 1, 1, 3], both in [0, 1], of what `_draws` has drawn."""
+    rows, columns = np.mgrid[:height, :width].astype(np.float32)
+    white, black = np.ones_like(first), np.zeros_like(first)
     along = np.cos(angle) * columns + np.sin(angle) * rows
     across = np.cos(angle) * rows - np.sin(angle) * columns
     share = (columns / max(width - 1, 1))[None, ..., None]
     if name == "image":
-        return np.broadcast_to(0.4 * first, (count, height, width, 3)), 0.5 + 0.5 * second
+        return np.broadcast_to(0.4 * first, (len(first), height, width, 3)), 0.5 + 0.5 * second
     if name == "inverted":
-        return np.broadcast_to(0.5 + 0.5 * first, (count, height, width, 3)), black
+        return np.broadcast_to(0.5 + 0.5 * first, (len(first), height, width, 3)), black
     if name == "stripes":
         share = (0.5 + 0.5 * np.sin(2 * np.pi * along / period + phase))[..., None]
     elif name == "checks":

@@ -124,6 +124,7 @@ def check(data: Splits, config: Config, seed: int) -> None:
             attributes or sizes, or was trained on other splits.
         FileNotFoundError: there is no such run.
     """
+    data = described(data)
     if config.workdir:
         _check_run(runs.load(config.workdir), data, config)
     elif config.epochs:
@@ -148,6 +149,19 @@ def _check_run(run: runs.Run, data: Splits, config: Config) -> None:
         )
 
 
+def described(data: Splits) -> Splits:
+    """Those examples of which the attributes are known, without a mask; the data as they are where all are."""
+    if all("present/attributes" not in split.arrays for _, split in data):
+        return data
+
+    def known(split: Split) -> Split:
+        arrays = split.take(np.flatnonzero(split.present("attributes")))
+        return Split({name: array for name, array in arrays.items() if name != "present/attributes"})
+
+    train, validation, calibration = (known(split) for _, split in data)
+    return dataclasses.replace(data, train=train, validation=validation, calibration=calibration)
+
+
 def in_squares(data: Splits, size: int) -> Splits:
     """The images as the classifier reads them; as they are where they have that size."""
     if data.train["image"].shape[1:3] == (size, size):
@@ -168,6 +182,7 @@ def parts(data: Splits, config: Config, seed: int) -> list[Part]:
     """
     if config.workdir or not config.epochs:
         return []
+    data = described(data)
     chosen = member(data, config, seed)
     size, batch_size = chosen.config.image_size, chosen.config.batch_size
     steps = data.batches(data.train["image"].shape[1:3], batch_size, seed).steps_per_epoch
@@ -203,6 +218,7 @@ def obtain(
         interruption: see `train.loop.fit`.
         observer: likewise.
     """
+    data = described(data)
     if config.workdir:
         run = runs.load(config.workdir)
         _check_run(run, data, config)

@@ -39,7 +39,7 @@ _log = logging.getLogger("experiment")
 # the run is watched; and what is measured of trained models.
 MAY_CHANGE = (
     *("config.training", "config.evaluation", "config.classifier"),
-    *(f"config.data.{name}" for name in ("source", "kind", "cache_folder", "resident_gib", "workers")),
+    *(f"config.data.{name}" for name in ("source", "kind", "digits", "cache_folder", "resident_gib", "workers")),
 )
 
 

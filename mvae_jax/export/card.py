@@ -12,7 +12,7 @@ _REAL_FACES = ("celeba", "ffhq", "lfw")  # what is in the names of data sets of 
 # Data sets of this package that show nobody, by their whole names.
 _NO_PERSON = {
     *("rendered faces", "faces with factors", "dSprites", "shapes", "rendered shapes"),
-    *("MNIST", "digits of scikit-learn", "CUB-200-2011"),
+    *("MNIST", "digits of scikit-learn", "five views of digits", "CUB-200-2011"),
 }
 
 _USE = """\

@@ -17,7 +17,9 @@ from published import write_celeba, write_cub
 from mvae_jax.commands import data
 from mvae_jax.data import pyramid
 from mvae_jax.data.batches import Splits
+from mvae_jax.data.formats import five_views
 from mvae_jax.data.rendered import faces
+from mvae_jax.data.views import VIEWS
 
 tfds.disable_progress_bar()
 
@@ -91,6 +93,22 @@ def test_verify_lists_every_defect(run, sources, tmp_path):
     assert out.splitlines()[-1] == "stopped after 4: --limit=8 shows more."
 
 
+def test_images_without_attributes_are_counted_and_are_no_defect(run, sources, tmp_path):
+    own = shutil.copytree(sources / "own", tmp_path / "own")
+    text = (own / "attributes.csv").read_text()
+    (own / "attributes.csv").write_text(text.replace("1.png,1,0,0,1,train", "1.png,,,?,nan,train"))
+    status, out, _ = run("verify", own)
+    first, last = out.splitlines()
+    assert (status, last) == (0, f"no defects in {own}")
+    assert first.startswith(f"2 of 40 images have no attributes in {own / 'attributes.csv'}, the first in line 3:")
+    status, out, _ = run("statistics", own, "--image-size=8")
+    table = {line[:15].strip(): line[15:].split() for line in out.splitlines()}
+    assert status == 0
+    assert table["with attributes"] == ["25", "9", "4"]
+    assert table["red_car"] == ["16", "64.0%", "0", "0.0%", "0", "0.0%"]  # of 27 with 18, two with a red car are gone
+    assert run("preview", own, "--image-size=8", "--count=3", "-o", tmp_path / "sheet.png")[0] == 0
+
+
 def test_verify_reads_only_the_chosen_columns(run, sources, tmp_path):
     shutil.copytree(sources / "own", tmp_path / "own")
     text = (tmp_path / "own/attributes.csv").read_text()
@@ -134,6 +152,12 @@ def test_names_that_standard_output_cannot_show_are_escaped(tmp_path):
 
 def test_rendered_faces_have_no_files(run):
     assert run("verify", "rendered")[:2] == (0, "no defects in rendered\n")
+
+
+def test_verify_reads_the_digits_of_five_views(run, tmp_path):
+    status, out, _ = run("verify", "five_views", f"--digits={tmp_path}")
+    assert status == 1
+    assert f"{tmp_path} does not hold train-images-idx3-ubyte" in out
 
 
 # --- statistics ----------------------------------------------------------------------------------------------------
@@ -236,6 +260,19 @@ def test_preview_shows_the_images_enlarged_beside_one_another(run, sources, tmp_
     shown = pixels[top : top + 8 * scale : scale, left : left + 8 * scale : scale]
     np.testing.assert_array_equal(shown, image)
     assert run(*command, "--count=0")[0] == 2
+
+
+def test_preview_shows_every_picture_of_an_example(run, tmp_path):
+    sheet = tmp_path / "sheet.png"
+    assert run("preview", "five_views", "--seed=3", "-o", sheet, "--count=2")[0] == 0
+    with Image.open(sheet) as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    views = five_views.load(seed=3).train.first(2)
+    for name in VIEWS:
+        for image in views[name]:
+            rows, columns = np.nonzero((pixels == image[0, 0]).all(-1))
+            shown = pixels[rows.min() :: 20, columns.min() :: 20][:8, :8]
+            np.testing.assert_array_equal(shown, image)
 
 
 @pytest.mark.parametrize(
@@ -409,6 +446,7 @@ def test_cache_shows_its_size_and_is_emptied(run, sources, tmp_path):
         (["verify", "{root}", "--limits=3"], "unrecognized arguments: --limits=3"),
         (["verify", "{root}/own", "--limit=0"], "limit is 0"),
         (["verify", "{root}/nowhere"], "no folder or zip {root}/nowhere"),
+        (["verify", "{root}/own", "--digits=mnist"], "--digits is a setting of five views of digits, and"),
         (["verify", "{root}/plain"], "does not hold CelebAMask-HQ, nor anything else"),
         (["verify", "{root}/text.zip"], "text.zip is not a whole zip"),
         (

@@ -19,7 +19,7 @@ from published import write_celeba, write_cub
 from mvae_jax.data import pyramid, sources
 from mvae_jax.data.archive import Archive
 from mvae_jax.data.batches import Splits
-from mvae_jax.data.formats import catalogue, celeba, celebamask_hq, cub, folder, mnist
+from mvae_jax.data.formats import catalogue, celeba, celebamask_hq, cub, five_views, folder, mnist
 from mvae_jax.data.rendered import binned_faces, faces, shapes
 
 tfds.disable_progress_bar()
@@ -27,6 +27,7 @@ tfds.disable_progress_bar()
 CSV = {"validation_fraction": 0.25, "calibration_size": 4}
 SIZES = {"subset_size": 12, **CSV}
 NAMES = ("smiling", "young", "male", "female")
+DEGREES = np.random.default_rng(1).uniform(-15, 15, (40, 3)).astype(np.float32)  # yaw, pitch, roll of image N
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +38,9 @@ def root(tmp_path_factory) -> Path:
     column = dict(zip(faces.ATTRIBUTES, attributes.T, strict=True))
     column["male"][::2], column["female"][1::2], column["young"][:30], column["smiling"][5:] = 1, 1, 1, 1
     images = rng.integers(0, 256, (40, 8, 8, 3), np.uint8)
-    faces.write_celebamask_hq(
-        root / "published", faces.Faces(images, attributes, np.zeros((40, len(faces.FACTORS)), np.float32))
-    )
+    factors = np.zeros((40, len(faces.FACTORS)), np.float32)
+    factors[:, :3] = DEGREES
+    faces.write_celebamask_hq(root / "published", faces.Faces(images, attributes, factors))
     shutil.make_archive(str(root / "published"), "zip", root / "published")
     catalogue.prepare(root / "published", root / "prepared", 8)
     (root / "own").mkdir()
@@ -120,6 +121,7 @@ def test_kinds_have_the_fields_that_they_use():
         "CelebA": {*cached, "crop", "partitions"},
         "dSprites": factors,
         "MNIST": {"source"},
+        "five views of digits": {"source", "digits", "seed"},
         "images alone": {"source", "cache_folder", "validation_fraction", "seed"},
     }
     assert {name: set(sources.fields_of(entry.config)) for name, entry in sources.SOURCES.items()} == expected
@@ -160,6 +162,8 @@ def test_defaults_are_these():
         (celebamask_hq.Config, {"subset_size": 21}, "subset_size is 21 .*, expected even numbers"),
         (faces.Config, {"seed": -1}, "data.seed is -1"),
         (binned_faces.Config, {"seed": -1}, "data.seed is -1"),
+        (five_views.Config, {"seed": -1}, "data.seed is -1"),
+        (five_views.Config, {"digits": ""}, "data.digits is empty; expected 'digits' or the path of MNIST"),
         (celeba.Config, {"crop": "box"}, "crop is 'box', expected 'schik'"),
         (cub.Config, {"crop": "schik"}, "crop is 'schik', expected 'none', 'square', 'box'"),
         *((celeba.Config, {"partitions": text}, r"partitions (is|are)") for text in ("train", "a/b/c/d", "train/", "")),
@@ -224,6 +228,7 @@ def test_sources_are_recognised_by_what_is_in_them(source, config, root):
         ("faces", binned_faces.Config),
         ("shapes", shapes.Config),
         ("digits", mnist.Config),
+        ("five_views", five_views.Config),
     ],
 )
 def test_sources_are_recognised_by_name(source, config):
@@ -286,6 +291,28 @@ def test_every_form_of_celebamask_hq_gives_the_same(root, cache):
     for change in ({"minimum_attributes": 3}, {"balanced": False}):
         other = dataclasses.replace(published, **change)
         assert sources.load(other, attributes=NAMES, image_size=8).sha256() not in digests
+
+
+def test_who_asks_has_the_pose_of_each_face(root, cache):
+    choice: dict[str, Any] = {"seed": 5, "minimum_attributes": 2, **SIZES}
+    forms = (
+        celebamask_hq.Config(str(root / "published"), cache_folder=cache, **choice),
+        catalogue.CelebAMaskHQConfig(str(root / "prepared"), **choice),
+    )
+    for form in forms:
+        plain, posed = (sources.load(form, attributes=NAMES, image_size=8, pose=pose) for pose in (False, True))
+        assert plain.sha256() != posed.sha256()
+        assert plain.provenance == posed.provenance
+        for (_, split), (_, other) in zip(posed, plain, strict=True):
+            assert split.arrays.keys() - other.arrays.keys() == {"pose"}
+            np.testing.assert_array_equal(split["index"], other["index"])
+            assert split["pose"].dtype == np.float32
+            np.testing.assert_allclose(split["pose"], DEGREES[split["index"]] / 30, rtol=1e-6)
+    drawn = sources.load(faces.Config(seed=3, **SIZES), attributes=NAMES, image_size=32, pose=True)
+    expected = faces.sample(3, 16, 32).factors[:, :3] / 30
+    np.testing.assert_allclose(np.concatenate([split["pose"] for _, split in drawn]), expected, rtol=1e-6)
+    with pytest.raises(ValueError, match="MNIST, which has no pose; expected one of rendered faces, CelebAMask-HQ"):
+        sources.load(mnist.Config(), pose=True)
 
 
 def test_every_form_of_celeba_gives_the_same(root, cache):
@@ -398,7 +425,7 @@ def test_shapes_and_digits():
 
 @pytest.mark.parametrize(
     "config",
-    [mnist.Config(), shapes.Config(), binned_faces.Config()],
+    [mnist.Config(), shapes.Config(), binned_faces.Config(), five_views.Config()],
 )
 def test_attributes_are_refused_where_there_are_none(config):
     with pytest.raises(ValueError, match=f"data.source is {config.source}, {config.kind}, which has no attributes"):
@@ -425,7 +452,7 @@ def test_pyramids_have_images_alone(root):
 
 def test_whole_data_sets_have_no_defects(root):
     names = ("published", "prepared", "own", "celeba", "prepared_celeba", "CUB_200_2011", "pyramid", "mnist")
-    for source in (*(str(root / name) for name in names), "rendered", "faces", "shapes", "digits"):
+    for source in (*(str(root / name) for name in names), "rendered", "faces", "shapes", "digits", "five_views"):
         config = sources.recognise(source).config(source)
         assert list(sources.verify(config)) == [], source
 
@@ -436,6 +463,7 @@ def test_defects_are_those_of_the_kind(root, tmp_path):
     defects = list(sources.verify(mnist.Config(str(damaged))))
     assert len(defects) == 1
     assert f"does not hold {mnist.IDX_FILES[0]}" in defects[0]
+    assert list(sources.verify(five_views.Config(digits=str(damaged)))) == defects
     (defect,) = sources.verify(shapes.Config(str(root / "dsprites")))
     assert "latents_classes.npy is int64 of shape (3, 6), expected integer of shape (737280, 6)" in defect
     csv = folder.Config(str(root / "own"))

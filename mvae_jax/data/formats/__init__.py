@@ -4,6 +4,7 @@ celebamask_hq:   CelebAMask-HQ
 celeba:          CelebA
 cub:             CUB-200-2011
 mnist:           MNIST and data sets of its layout, and scikit-learn's digits
+five_views:      five pictures of each digit, as modalities
 folder:          a user's images with a CSV
 images:          a user's images alone
 catalogue:       CelebAMask-HQ and CelebA prepared for TensorFlow Datasets

@@ -96,13 +96,14 @@ def prepare(
     return folder
 
 
-def load(path: str | Path, settings: Settings | None = None) -> Splits:
+def load(path: str | Path, settings: Settings | None = None, *, pose: bool = False) -> Splits:
     """Loads the splits that `celebamask_hq.load` or `celeba.load` gives for the same settings, to the same bits.
 
     Args:
         path: folder of the catalogue, of the entry, or one between.
         settings: which images and attributes, and thereby of which data set; None for the defaults of CelebAMask-HQ.
             Image size and crop must be ones that were prepared.
+        pose: of CelebAMask-HQ, as for `celebamask_hq.load`.
 
     Returns:
         The three splits; "index" is the number of the image.
@@ -114,6 +115,8 @@ def load(path: str | Path, settings: Settings | None = None) -> Splits:
     """
     settings = settings or celebamask_hq.Settings()
     data_set, title, module = _data_set(settings)
+    if pose and data_set != CELEBAMASK_HQ:
+        raise ValueError(f"pose is asked for of {title}, which has none; expected settings of CelebAMask-HQ.")
     entries, config = _entries(path, data_set), _config(settings)
     if config not in entries:
         raise ValueError(
@@ -137,7 +140,8 @@ def load(path: str | Path, settings: Settings | None = None) -> Splits:
         "counts": dict(selection.counts),
         "image_files": f"{metadata['image_files']} pixels",
     }
-    return listing.assemble(table, selection, images, settings.attributes, provenance)
+    further = table.scaled_pose() if pose else {}
+    return listing.assemble(table, selection, images, settings.attributes, provenance, further)
 
 
 def find(path: str | Path, data_set: str = CELEBAMASK_HQ) -> dict[str, Path]:
@@ -271,10 +275,10 @@ PREPARED = (CelebAMaskHQConfig, CelebAConfig)  # each has the settings of the pu
 
 
 def _load(config: CelebAMaskHQConfig | CelebAConfig, request: source.Request) -> Splits:
-    return load(config.source, config.settings(request))
+    return load(config.source, config.settings(request), pose=request.pose)
 
 
-def _source(config: type[source.Config], data_set: str, example: str, any_shape: bool) -> source.Source:
+def _source(config: type[source.Config], data_set: str, example: str, *, of_aligned: bool) -> source.Source:
     def holds(archive: Archive, csv: str) -> bool:
         return isinstance(archive, Folder) and bool(find(archive.path, data_set))
 
@@ -282,8 +286,10 @@ def _source(config: type[source.Config], data_set: str, example: str, any_shape:
         return defects(config.source, data_set)
 
     looked_for = f"{config.kind}, {data_set}/{example}/1.0.0/dataset_info.json or the like"
-    return source.Source(config, _load, verify, holds=holds, looked_for=looked_for, any_shape=any_shape)
+    return source.Source(
+        *(config, _load, verify), holds=holds, looked_for=looked_for, any_shape=of_aligned, has_pose=not of_aligned
+    )
 
 
-CELEBAMASK_HQ_SOURCE = _source(CelebAMaskHQConfig, CELEBAMASK_HQ, "64px", any_shape=False)
-CELEBA_SOURCE = _source(CelebAConfig, CELEBA, "larsen_64x64", any_shape=True)
+CELEBAMASK_HQ_SOURCE = _source(CelebAMaskHQConfig, CELEBAMASK_HQ, "64px", of_aligned=False)
+CELEBA_SOURCE = _source(CelebAConfig, CELEBA, "larsen_64x64", of_aligned=True)

@@ -131,6 +131,10 @@ class Table(listing.Table):
 
     pose: np.ndarray
 
+    def scaled_pose(self) -> dict[str, np.ndarray]:
+        """The array "pose" of splits, see `faces.in_pose_units`, by name."""
+        return {"pose": faces.in_pose_units(self.pose)}
+
 
 Published = listing.Published[Table]
 
@@ -139,6 +143,7 @@ def load(
     path: str | Path,
     settings: Settings | None = None,
     *,
+    pose: bool = False,
     cache_folder: str | Path | None = None,
     workers: int | None = None,
 ) -> Splits:
@@ -151,6 +156,7 @@ def load(
     Args:
         path: a folder, a zip or a tar; the data set is in it or in one folder in it.
         settings: which images and attributes; None for the defaults.
+        pose: whether the splits have "pose" too, yaw, pitch and roll, float32 [N, 3] in units of 30 degrees.
         cache_folder: where decoded images are kept; None for the user's cache folder.
         workers: threads that decode; None for one per core.
 
@@ -185,7 +191,9 @@ def load(
         "counts": dict(selection.counts),
         "image_files": f"{decode.describe_sizes(sizes)} pixels",
     }
-    return listing.assemble(published.table, selection, images, settings.attributes, provenance)
+    table = published.table
+    further = table.scaled_pose() if pose else {}
+    return listing.assemble(table, selection, images, settings.attributes, provenance, further)
 
 
 @contextlib.contextmanager
@@ -438,4 +446,5 @@ SOURCE = source.published(
     defects,
     holds=holds,
     looked_for=f"CelebAMask-HQ, {ATTRIBUTE_FILE}, {POSE_FILE} and {IMAGE_FOLDER}/",
+    has_pose=True,
 )

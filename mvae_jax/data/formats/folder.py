@@ -8,7 +8,9 @@
 
 The first line names the columns: `file`, relative to the folder of the CSV and with forward slashes; attributes,
 0 or 1; and, if the splits are to be fixed, `split`: train, validation or calibration. Otherwise the images are
-split at random. The order of rows and columns does not matter, and columns that are not used may hold anything.
+split at random. Where no attribute of an image is known, all of its cells are empty, "?" or "nan": models of several
+modalities take it, others need the attributes of every image. The order of rows and columns does not matter, and
+columns that are not used may hold anything.
 Commas, semicolons or tabs separate; the text is UTF-8. What spreadsheets and pandas add means nothing, see `delimited`.
 Images are JPEG, PNG or WebP of any size: their central square is used.
 """
@@ -35,6 +37,8 @@ from mvae_jax.data.names import normal
 
 CSV = "attributes.csv"
 
+GAPS = ("", "?", "nan")  # cells of what is not known, in lower case
+
 _SHOWN = 2000  # characters of a list of names in a message
 
 
@@ -51,6 +55,7 @@ class Settings:
             thresholds are calibrated. With the column it says only whether there must be any.
         seed: of the random split; not negative.
         csv: name of the CSV in the folder.
+        missing_attributes: whether images may have no attributes.
     """
 
     image_size: int = 64
@@ -59,6 +64,7 @@ class Settings:
     calibration_size: int = 500
     seed: int = 42
     csv: str = CSV
+    missing_attributes: bool = False
 
     def __post_init__(self) -> None:
         if self.image_size < 1:
@@ -82,6 +88,7 @@ class Table:
         files: N names relative to the folder.
         names: the A attributes.
         attributes: bool [N, A].
+        present: bool [N], whether attributes of an image are known; where not, its row of `attributes` is False.
         splits: N of `SPLITS`; None without that column.
         lines: int32 [N], the line of each file; that of the header is 1.
     """
@@ -89,6 +96,7 @@ class Table:
     files: tuple[str, ...]
     names: tuple[str, ...]
     attributes: np.ndarray
+    present: np.ndarray
     splits: tuple[str, ...] | None
     lines: np.ndarray
 
@@ -109,7 +117,8 @@ def load(
         workers: threads that decode; None for one per core.
 
     Returns:
-        The three splits; "index" is the line of the CSV. Their provenance holds path, checksum, the number of images
+        The three splits; "index" is the line of the CSV, and "present/attributes" is there where some images have no
+        attributes. Their provenance holds path, checksum, the number of images
         in each split, how many were cropped or enlarged, and the size of the files.
 
     Raises:
@@ -121,7 +130,7 @@ def load(
     with open_archive(path) as outer:
         archive = _part_of(outer, settings.csv)
         text, where = read_text(archive, settings.csv), archive.where(settings.csv)
-        table = parse(text, settings.attributes, where)
+        table = parse(text, settings.attributes, where, missing=settings.missing_attributes)
         missing = list(_missing(archive, table, where))
         if missing:
             raise FileNotFoundError(
@@ -143,6 +152,9 @@ def load(
         "attributes": table.attributes[order].astype(np.float32),
         "index": table.lines[order],
     }
+    if not table.present.all():
+        arrays["present/attributes"] = table.present[order].astype(np.float32)
+        provenance["without_attributes"] = int((~table.present).sum())
     return Splits.cut(arrays, sizes[0], sizes[1], table.names, provenance)
 
 
@@ -163,7 +175,7 @@ def defects(path: str | Path, settings: Settings | None = None, *, workers: int 
         archive = _part_of(outer, settings.csv)
         where = archive.where(settings.csv)
         try:
-            table = parse(read_text(archive, settings.csv), settings.attributes, where)
+            table = parse(read_text(archive, settings.csv), settings.attributes, where, missing=True)
         except ValueError as error:
             yield from DefectError.sentences(error)
             return
@@ -174,13 +186,14 @@ def defects(path: str | Path, settings: Settings | None = None, *, workers: int 
         yield from decode.defects(archive, present, lambda image: decode.square(image, 1), workers=workers)
 
 
-def parse(text: str, attributes: Sequence[str] | None = None, where: str = CSV) -> Table:
+def parse(text: str, attributes: Sequence[str] | None = None, where: str = CSV, *, missing: bool = False) -> Table:
     """Reads the CSV.
 
     Args:
         text: its contents.
         attributes: the columns to read, in their order; None for all but `file` and `split`.
         where: how messages name it.
+        missing: whether images may have no attributes.
 
     Returns:
         One row per image.
@@ -191,7 +204,8 @@ def parse(text: str, attributes: Sequence[str] | None = None, where: str = CSV) 
     problems: list[str] = []
     first, header, lines = delimited.table(text, where, problems, blanks=False)
     names = _columns(header, attributes, where, f"{where}, line {first}")
-    rows: dict[str, tuple[int, str, bytes]] = {}  # by file: its line, its split, and a byte for each attribute
+    # By file: its line, its split, a byte for each attribute, and whether they are known.
+    rows: dict[str, tuple[int, str, bytes, bool]] = {}
     for line, cells in lines:
         if len(problems) >= delimited.MAX_PROBLEMS:
             break
@@ -202,9 +216,10 @@ def parse(text: str, attributes: Sequence[str] | None = None, where: str = CSV) 
             )
             continue
         values = dict(zip(header, cells, strict=True))
-        problems += (f"{where}, line {line} {problem}" for problem in _problems(values, names))
+        known = not all(values[name].lower() in GAPS for name in names)
+        problems += (f"{where}, line {line} {problem}" for problem in _problems(values, names, missing, known))
         file = normal(posixpath.normpath(values["file"]))
-        row = line, sys.intern(values.get("split", "")), bytes(values[name] == "1" for name in names)
+        row = line, sys.intern(values.get("split", "")), bytes(values[name] == "1" for name in names), known
         earlier, *_ = rows.setdefault(file, row)
         if earlier != line:
             problems.append(f"{where}, line {line} repeats the file {file!r} of line {earlier}: remove one of them.")
@@ -212,11 +227,14 @@ def parse(text: str, attributes: Sequence[str] | None = None, where: str = CSV) 
         raise DefectError(problems)
     if not rows:
         raise ValueError(f"{where} lists no images, expected a line for each below the names of the columns.")
+    if not problems and not any(known for *_, known in rows.values()):
+        raise ValueError(f"{where} has attributes of no image, expected 0 and 1 in at least one line.")
     files = sorted(rows)
     return Table(
         files=tuple(files),
         names=names,
         attributes=np.frombuffer(b"".join(rows[file][2] for file in files), bool).reshape(len(files), -1),
+        present=np.array([rows[file][3] for file in files]),
         splits=tuple(rows[file][1] for file in files) if "split" in header else None,
         lines=np.array([rows[file][0] for file in files], np.int32),
     )
@@ -265,8 +283,8 @@ def _listed(names: Iterable[str]) -> str:
     return textwrap.shorten(", ".join(names), _SHOWN, placeholder=" ...")
 
 
-def _problems(values: dict[str, str], names: Sequence[str]) -> Iterator[str]:
-    """Yields what is wrong with a row, as words that go on from "line 7"."""
+def _problems(values: dict[str, str], names: Sequence[str], missing: bool, known: bool) -> Iterator[str]:
+    """Yields what is wrong with a row, of which attributes may be missing, as words that go on from "line 7"."""
     file = values["file"]
     if not file:
         yield "names no file: give the path of an image, or remove the line."
@@ -275,9 +293,16 @@ def _problems(values: dict[str, str], names: Sequence[str]) -> Iterator[str]:
             f"names the file {file!r}, which leads outside the folder: expected a path relative to the folder, with "
             "forward slashes."
         )
-    for name in names:
+    if not known and not missing:
+        yield (
+            "has no attributes, and this model needs those of every image: fill them in, remove the line, or train a "
+            "multimodal VAE to which they may be missing."
+        )
+    for name in names if known else ():
         if values[name] not in ("0", "1"):
-            yield f"has {values[name]!r} for {name!r}, expected 1 if the image has the attribute and 0 if not."
+            gap = values[name].lower() in GAPS
+            remedy = ": fill it in, or empty all attributes of the line" if gap else ""
+            yield f"has {values[name]!r} for {name!r}, expected 1 if the image has the attribute and 0 if not{remedy}."
     if values.get("split", "train") not in SPLITS:
         yield f"has the split {values['split']!r}, expected {', '.join(SPLITS[:-1])} or {SPLITS[-1]}."
 
@@ -315,7 +340,8 @@ class Config(source.Cached, source.Split):
             validated on.
         calibration_size: without a column "split": further images, from which the threshold of the consistency check is
             taken.
-        csv: name of the CSV, with columns "file", attributes (0 or 1) and, if wanted, "split".
+        csv: name of the CSV, with columns "file", attributes (0 or 1, or all empty where they are not known) and, if
+            wanted, "split".
     """
 
     kind: str = dataclasses.field(init=False, default="images with a CSV")
@@ -334,6 +360,7 @@ class Config(source.Cached, source.Split):
             calibration_size=self.calibration_size,
             seed=self.seed,
             csv=self.csv,
+            missing_attributes=request.missing_attributes,
         )
 
 
@@ -345,10 +372,24 @@ def _verify(config: Config, attributes: tuple[str, ...] | None = None) -> Iterat
     return defects(config.source, config.settings(source.Request(attributes=attributes)))
 
 
+def _remarks(config: Config, attributes: tuple[str, ...] | None = None) -> Iterator[str]:
+    with open_archive(config.source) as outer:
+        archive = _part_of(outer, config.csv)
+        where = archive.where(config.csv)
+        table = parse(read_text(archive, config.csv), attributes, where, missing=True)
+    lines = table.lines[~table.present]
+    if len(lines):
+        yield (
+            f"{len(lines)} of {len(table.files)} images have no attributes in {where}, the first in line "
+            f"{lines.min()}: multimodal VAEs take them, models that need all attributes refuse them."
+        )
+
+
 SOURCE = source.Source(
     Config,
     _load,
     _verify,
+    _remarks,
     holds=lambda place, csv: place.has(csv),
     depth=DEPTH,
     looked_for="your own images, {csv} (the setting csv gives another name)",

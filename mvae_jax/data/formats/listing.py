@@ -108,6 +108,7 @@ def assemble(
     images: np.ndarray,
     attributes: tuple[str, ...] | None,
     provenance: Mapping[str, Any],
+    further: Mapping[str, np.ndarray] | None = None,
 ) -> Splits:
     """Puts the splits together.
 
@@ -117,13 +118,14 @@ def assemble(
         images: the images of these rows, in their order, uint8 [n, H, W, 3].
         attributes: names in the order of the attribute vector; None for all of the table.
         provenance: where they came from.
+        further: arrays besides those of the table, name -> [N, ...], of its rows.
     """
     rows, names = selection.rows, attributes or table.names
     arrays = {
         "image": images,
         "attributes": table.vectors(names)[rows].astype(np.float32),
         "index": table.index[rows],
-        **{name: column[rows] for name, column in table.further.items()},
+        **{name: column[rows] for name, column in {**table.further, **(further or {})}.items()},
     }
     return Splits.cut(arrays, len(selection.train), len(selection.validation), names, provenance)
 

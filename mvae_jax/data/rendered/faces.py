@@ -35,6 +35,8 @@ RENDERED = "rendered"
 # picture and positive pitch up, as CelebAMask-HQ annotates them; positive roll is clockwise.
 POSE: dict[str, float] = {"yaw": 20.0, "pitch": 15.0, "roll": 12.0}
 
+POSE_UNIT = 30.0  # degrees; in it the angles of faces that look ahead are of order one
+
 FACTORS: tuple[str, ...] = (
     *POSE,
     # identity
@@ -279,6 +281,7 @@ def splits(
     *,
     image_size: int = 64,
     attributes: tuple[str, ...] = ATTRIBUTES,
+    pose: bool = False,
 ) -> Splits:
     """Draws a data set: examples 0 to subset_size + calibration_size - 1 of `sample`, cut into splits.
 
@@ -289,6 +292,7 @@ def splits(
         calibration_size: examples after them for calibration.
         image_size: one of `IMAGE_SIZES`.
         attributes: which of `ATTRIBUTES`, in the order of the attribute vector.
+        pose: whether the splits have "pose" too, yaw, pitch and roll, float32 [N, 3], see `in_pose_units`.
 
     Returns:
         The three splits; "index" is the example's number in `sample`.
@@ -314,8 +318,15 @@ def splits(
         "attributes": drawn.attributes[:, [ATTRIBUTES.index(name) for name in attributes]],
         "index": np.arange(count, dtype=np.int32),
     }
+    if pose:
+        arrays["pose"] = in_pose_units(drawn.factors[:, : len(POSE)])
     provenance = {"source": "rendered faces", "seed": seed, "images": count}
     return Splits.cut(arrays, subset_size - validation_size, validation_size, attributes, provenance)
+
+
+def in_pose_units(degrees: np.ndarray) -> np.ndarray:
+    """Yaw, pitch and roll in units of `POSE_UNIT`, 30 degrees: float32 [N, 3] of angles [N, 3] in degrees."""
+    return (np.asarray(degrees, np.float64) / POSE_UNIT).astype(np.float32)
 
 
 # The official order of CelebA's annotations, a header line of the file.
@@ -383,7 +394,8 @@ def _load(config: Config, request: source.Request) -> Splits:
         config.calibration_size,
         image_size=request.side(config.kind),
         attributes=ATTRIBUTES if request.attributes is None else request.attributes,
+        pose=request.pose,
     )
 
 
-SOURCE = source.Source(Config, _load, source.no_files, keywords=(RENDERED,))
+SOURCE = source.Source(Config, _load, source.no_files, keywords=(RENDERED,), has_pose=True)

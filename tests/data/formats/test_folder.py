@@ -177,6 +177,30 @@ def test_columns_that_are_not_chosen_may_hold_anything(there, tmp_path, cache):
     assert data.attributes == ("smiling",)
 
 
+def test_images_may_have_no_attributes_where_the_model_says_so(there, tmp_path, cache):
+    gaps = ("?,?", "nan,NaN", ",", "?,")
+    lines = [f"{name},{a},{b}" if i > 3 else f"{name},{gaps[i]}" for i, (name, a, b) in enumerate(ROWS)]
+    path = write_folder(tmp_path / "own", FILES | {"attributes.csv": "\n".join([HEADER, *lines]).encode()})
+    settings = dataclasses.replace(SMALL, missing_attributes=True)
+    whole, part = (load(place, settings, cache_folder=cache) for place in (there, path))
+    for (_, split), (_, other) in zip(part, whole, strict=True):
+        missing = split["index"] < 6  # the header is line 1
+        assert "present/attributes" not in other.arrays
+        assert split["present/attributes"].dtype == np.float32
+        np.testing.assert_array_equal(split.present("attributes"), ~missing)
+        np.testing.assert_array_equal(split["image"], other["image"])
+        np.testing.assert_array_equal(split["attributes"], np.where(missing[:, None], 0, other["attributes"]))
+    assert (part.provenance["without_attributes"], "without_attributes" in whole.provenance) == (4, False)
+    with pytest.raises(ValueError, match=r"line 2 has no attributes, and this model needs those .*\(3 more"):
+        load(path, SMALL, cache_folder=cache)
+    # A column that is not chosen says nothing of those that are.
+    assert parse(csv_with(5, "3.jpg,,1"), ("red_car",), missing=True).present.sum() == COUNT - 1
+    with pytest.raises(ValueError, match=r"here.csv, line 5 has 'NaN' for 'red_car', .*: fill it in, or empty all"):
+        parse(csv_with(5, "3.jpg,NaN,1"), where="here.csv", missing=True)
+    with pytest.raises(ValueError, match=r"here.csv has attributes of no image, expected 0 and 1 in at least one"):
+        parse("file,hat\n1.png,?", where="here.csv", missing=True)
+
+
 def test_csv_of_another_name(there, tmp_path, cache):
     files = {name: data for name, data in FILES.items() if name != "attributes.csv"}
     path = write_folder(tmp_path / "own", files | {"labels.csv": TEXT.encode()})
@@ -269,6 +293,8 @@ def csv_with(line: int, text: str) -> str:
         (csv_with(5, "3.jpg,-1,1"), "line 5 has '-1' for 'red_car', expected 1"),
         (csv_with(5, "3.jpg,1.0,1"), "line 5 has '1.0' for 'red_car'"),
         (csv_with(5, "3.jpg,,1"), "line 5 has '' for 'red_car'"),
+        (csv_with(5, "3.jpg,,1"), "line 5 has .*: fill it in, or empty all attributes of the line"),
+        (csv_with(5, "3.jpg,,nan"), "line 5 has no attributes, and this model needs those .*: fill them in, remove"),
         (csv_with(5, ",1,1"), "line 5 names no file"),
         (csv_with(5, "0.png,1,1"), "line 5 repeats the file '0.png' of line 2: remove one"),
         (csv_with(5, "deep/../0.png,1,1"), "line 5 names the file 'deep/../0.png', which leads outside"),
