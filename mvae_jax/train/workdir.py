@@ -341,7 +341,8 @@ def _now() -> str:
 
 
 def _show(fields: Mapping[str, Any], name: str) -> str:
-    return json.dumps(fields[name]) if name in fields else "absent"
+    # Of items of a tuple the file has its own order of names.
+    return json.dumps(fields[name], sort_keys=True) if name in fields else "absent"
 
 
 def _length(settings: Mapping[str, Any], name: str) -> int:

@@ -211,6 +211,19 @@ def test_a_field_that_came_with_other_behaviour_counts_as_that_before_and_the_ar
     assert json.loads((tmp_path / "config.json").read_text())["config"]["networks"]["epsilon"] == 1e-5
 
 
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    networks: tuple[Networks, ...] = (Networks(width=4), Networks(width=6))
+
+
+def test_a_tuple_of_dataclasses_goes_on_whatever_the_order_of_its_names(tmp_path):
+    configure(tmp_path, Parts())
+    assert '"epsilon"' in (tmp_path / "config.json").read_text().partition('"width"')[0]  # in their order there
+    configure(tmp_path, Parts())
+    with pytest.raises(ValueError, match="other settings:\n  config.networks: .*6.* before, .*7.* now"):
+        configure(tmp_path, Parts((Networks(width=4), Networks(width=7))))
+
+
 def test_arguments_are_named_where_they_are_enough(tmp_path):
     recorded(tmp_path, networks={"width": 4}, averages=True)
     with pytest.raises(ValueError, match="data: absent before") as error:
