@@ -220,7 +220,7 @@ def test_a_tuple_of_dataclasses_goes_on_whatever_the_order_of_its_names(tmp_path
     configure(tmp_path, Parts())
     assert '"epsilon"' in (tmp_path / "config.json").read_text().partition('"width"')[0]  # in their order there
     configure(tmp_path, Parts())
-    with pytest.raises(ValueError, match="other settings:\n  config.networks: .*6.* before, .*7.* now"):
+    with pytest.raises(ValueError, match=r"other settings:\n  config.networks: .*6.* before, .*7.* now"):
         configure(tmp_path, Parts((Networks(width=4), Networks(width=7))))
 
 
