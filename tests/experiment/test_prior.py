@@ -10,6 +10,7 @@ import zoo
 
 from mvae_jax import images, runs
 from mvae_jax.experiment import prior
+from mvae_jax.train.workdir import Workdir
 
 CONFIG = prior.Config(epochs=3)
 FACES = zoo.small_faces(40)
@@ -75,6 +76,17 @@ def test_a_prior_is_trained_once_and_draws_codes_that_the_run_decodes(workdir):
     before = metrics.read_text()
     prior.train(workdir / "vae", data, CONFIG)
     assert metrics.read_text() == before
+
+
+def test_a_prior_that_an_earlier_version_began_goes_on_without_rows(workdir, tmp_path):
+    folder = shutil.copytree(workdir / "cvae", tmp_path / "cvae", ignore=shutil.ignore_patterns("latent_flow"))
+    data, run = zoo.faces(24, zoo.CVAE.image_size), runs.load(folder)
+    codes = prior.encode(folder, run, runs.split(data, zoo.CVAE.attributes))
+    earlier = prior.member(codes, CONFIG, 42)
+    earlier = dataclasses.replace(earlier, config=dataclasses.replace(earlier.config, attribute_rows=0))
+    Workdir(prior.folder_of(folder, run)).configure(earlier.settings(codes))
+    assert prior.train(folder, data, CONFIG).run.config.attribute_rows == 0
+    assert prior.train(workdir / "cvae", data, CONFIG).run.config.attribute_rows == 1000
 
 
 def test_a_conditional_model_is_asked_with_attributes(workdir):

@@ -195,6 +195,7 @@ def test_unknown_attributes_are_drawn_as_the_training_examples_have_them():
     check([1, 1, 1], [0, 0, 0], {(0, 0, 1): 0.2, (0, 1, 0): 0.4, (1, 1, 1): 0.2, (1, 0, 0): 0.2})
     check([0, 1, 1], [1, 0, 0], {(0, 1, 0): 2 / 3, (0, 0, 1): 1 / 3})
     check([0, 1, 1], [0, 1, 1], {(1, 1, 1): 1.0})
+    check([0, np.nan, np.nan], [1, 0, 0], {(0, 1, 0): 2 / 3, (0, 0, 1): 1 / 3})
     check([0, 0, 0], [1, 1, 1], {(0, 0, 0): 1.0})  # what is known stays, though no example has it
 
 
@@ -226,7 +227,7 @@ def test_attributes_that_are_missing_are_neither_known_nor_kept():
     there = np.float32([1, 0] * 4)
     nothing = {
         **data,
-        "attributes": np.full((8, 2), 7, np.float32) * (1 - there[:, None]) + data["attributes"],
+        "attributes": np.where(there[:, None] != 0, data["attributes"], np.float32(np.nan)),
         "present/attributes": there,
     }
     kept = latent_flow.statistics(CONFIG, nothing)["attributes"]

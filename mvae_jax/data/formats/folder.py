@@ -227,7 +227,7 @@ def parse(text: str, attributes: Sequence[str] | None = None, where: str = CSV, 
         raise DefectError(problems)
     if not rows:
         raise ValueError(f"{where} lists no images, expected a line for each below the names of the columns.")
-    if not problems and not any(known for *_, known in rows.values()):
+    if not any(known for *_, known in rows.values()):
         raise ValueError(f"{where} has attributes of no image, expected 0 and 1 in at least one line.")
     files = sorted(rows)
     return Table(

@@ -64,7 +64,7 @@ def statistics(config: Config, examples: Mapping[str, np.ndarray]) -> dict[str, 
     else:
         variances, directions = np.linalg.eigh(covariance)
     deviations = np.sqrt(np.maximum(variances, max(_LEAST_VARIANCE * variances.max(), np.finfo(np.float32).tiny)))
-    found = {"mean": mean, "scale": directions * deviations, "inverse": (directions / deviations).T}
+    result = {"mean": mean, "scale": directions * deviations, "inverse": (directions / deviations).T}
     if _keeps_rows(config):
         there = np.flatnonzero(examples[PRESENT]) if PRESENT in examples else np.arange(len(code))
         if not len(there):
@@ -73,8 +73,8 @@ def statistics(config: Config, examples: Mapping[str, np.ndarray]) -> dict[str, 
                 "without any, attributes=()."
             )
         order = np.random.default_rng(0).permutation(there)
-        found["attributes"] = np.asarray(examples["attributes"])[np.resize(order, config.attribute_rows)]
-    return {name: value.astype(np.float32) for name, value in found.items()}
+        result["attributes"] = np.asarray(examples["attributes"])[np.resize(order, config.attribute_rows)]
+    return {name: value.astype(np.float32) for name, value in result.items()}
 
 
 def _keeps_rows(config: Config) -> bool:
@@ -122,7 +122,8 @@ def velocity(
     Returns:
         [B, D].
     """
-    condition = jnp.concatenate([known * (2 * attributes - 1), known], axis=1)
+    values = jnp.where(known != 0, 2 * attributes - 1, 0.0)  # not a product, which NaN would survive
+    condition = jnp.concatenate([values, known], axis=1)
     correction = nets.evaluate(config.network(), params["flow"], {}, x, t, condition)
     return paths.gaussian_velocity(x, t) + correction
 
@@ -255,11 +256,12 @@ def completed(
     """
     if not _keeps_rows(config):
         return attributes, known
-    kept = state["flow"]["attributes"]
-    unlike = _product(known * attributes, 1 - kept) + _product(known * (1 - attributes), kept)  # in so many, [B, R]
+    kept, said = state["flow"]["attributes"], known != 0
+    has, lacks = (jnp.where(said, value, 0.0) for value in (attributes, 1 - attributes))
+    unlike = _product(has, 1 - kept) + _product(lacks, kept)  # in how many a row differs from a kept one, [B, R]
     nearest = unlike <= unlike.min(1, keepdims=True) + 0.5
     chosen = jnp.argmax(jnp.where(nearest, random.uniform(key, unlike.shape), -1.0), axis=1)
-    return jnp.where(known != 0, attributes, kept[chosen]), jnp.ones_like(known)
+    return jnp.where(said, attributes, kept[chosen]), jnp.ones_like(known)
 
 
 def sample_codes(
@@ -280,8 +282,8 @@ def sample_codes(
         params: its parameters.
         state: its state.
         key: a key that serves nothing else.
-        attributes: [B, A] in [0, 1]; the value of one that is unknown does not count. A may be 0.
-        known: which attributes are known, [B, A] in {0, 1}.
+        attributes: [B, A] in {0, 1}; the value of one that is unknown does not count. A may be 0.
+        known: which attributes are known, [B, A] in {0, 1}; the others are drawn at any temperature.
         steps: of the solver, at least 1.
         guidance: see `paths.guided`; another one than 1 takes twice the time.
         temperature: scale of the noise from which the codes are carried.
@@ -317,8 +319,8 @@ def build(config: Config, statistics: Mapping[str, np.ndarray] | None = None) ->
     Returns:
         A `Model` that trains on batches {"code": float32 [B, D], "attributes": float32 [B, A]}, and "deviation",
         float32 [B, D], where codes are drawn anew in each step from posteriors with these standard deviations; where
-        some have no attributes, "present/attributes", float32 [B] in {0, 1}, as well. Further
-        function: sample_codes(params, model_state, key, attributes, known, ...) -> codes [B, D].
+        some have no attributes, "present/attributes", float32 [B] in {0, 1}, as well. Further function:
+        sample_codes(params, model_state, key, attributes, known, ...) -> codes [B, D].
     """
 
     def init_with_statistics(config: Config, key: jax.Array, batch: Batch) -> tuple[Params, ModelState]:
