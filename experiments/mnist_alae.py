@@ -46,6 +46,7 @@ class Config(experiment.Config):
             batch size, epochs and precision.
         baseline_learning_rate: of the baselines, Adam's; it falls to a hundredth over the second half of the epochs.
         baseline_norm_epsilon: added to the variances of batch norms, of the baselines with a discriminator (AL-12).
+        baseline_mean_errors: baselines with a discriminator minimise means of its two errors, not sums (AL-15).
         stochastic_bigan: BiGAN's encoder draws from a Gaussian, as in ALI.
         evaluation: what is classified.
     """
@@ -62,6 +63,7 @@ class Config(experiment.Config):
             "unlike": "batch norms of the autoencoders had the epsilon 1e-5 too, and now have 1e-8 (AL-12).",
         },
     )
+    baseline_mean_errors: bool = dataclasses.field(default=True, metadata={"before": False})
     stochastic_bigan: bool = False
     evaluation: suite.Evaluation = suite.Evaluation()
 
@@ -81,7 +83,11 @@ def members(config: Config, data: Any) -> dict[str, Member]:
     names = ("image_size", "channels", "widths", "latent_size", "batch_size", "epochs", "compute_dtype")
     common: dict[str, Any] = {name: getattr(first, name) for name in names}
     common["learning_rate"] = config.baseline_learning_rate
-    adversarial = common | {"decayed_epochs": first.epochs // 2, "norm_epsilon": config.baseline_norm_epsilon}
+    adversarial = common | {
+        "decayed_epochs": first.epochs // 2,
+        "norm_epsilon": config.baseline_norm_epsilon,
+        "mean_errors": config.baseline_mean_errors,
+    }
     plain = common | {"network": "bigan", "optimizer": "bigan", "output": "sigmoid"}
     encoder = "gaussian" if config.stochastic_bigan else "deterministic"
     models: dict[str, tuple[str, Any]] = {

@@ -6,7 +6,7 @@ The draws of an example are the same on one device and on many, under `jit` in g
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -41,8 +41,7 @@ def standard_normal(key: jax.Array, shape: Sequence[int], axis_name: meshes.Axis
     Returns:
         Noise of the given shape, float32.
     """
-    keys = example_keys(key, shape[0], axis_name)
-    return meshes.split(jax.vmap(lambda own_key: jax.random.normal(own_key, shape[1:], jnp.float32))(keys))
+    return _drawn(jax.random.normal, key, shape, axis_name)
 
 
 def uniform(key: jax.Array, shape: Sequence[int], axis_name: meshes.AxisName | None = None) -> jax.Array:
@@ -56,5 +55,11 @@ def uniform(key: jax.Array, shape: Sequence[int], axis_name: meshes.AxisName | N
     Returns:
         Noise of the given shape, float32.
     """
+    return _drawn(jax.random.uniform, key, shape, axis_name)
+
+
+def _drawn(
+    draw: Callable[..., jax.Array], key: jax.Array, shape: Sequence[int], axis_name: meshes.AxisName | None
+) -> jax.Array:
     keys = example_keys(key, shape[0], axis_name)
-    return meshes.split(jax.vmap(lambda own_key: jax.random.uniform(own_key, shape[1:], jnp.float32))(keys))
+    return meshes.split(jax.vmap(lambda own_key: draw(own_key, shape[1:], jnp.float32))(keys))

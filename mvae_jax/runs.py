@@ -547,6 +547,14 @@ def plan(
             f"{', '.join(data.attributes) or 'none'}; expected the same in the same order: set the config's "
             "`attributes`, or give the data theirs."
         )
+    for split_name, each in data if isinstance(data, Splits) and not entry.takes_missing else ():
+        for value in ("image", *(("attributes",) if names else ())):
+            if lacking := int((~each.present(value)).sum()):
+                raise ValueError(
+                    f"{value} of {lacking} of the {len(each)} examples for {split_name} are missing, as "
+                    f"'present/{value}' says, and {model!r} needs all; expected complete examples: leave the others "
+                    "out, or train a multimodal VAE, to which any may be missing."
+                )
     if not len(data.validation):
         raise ValueError("the validation split has no image; expected at least one: set some of the images aside.")
     steps_per_epoch = data.batches(config.image_size, config.batch_size, seed).steps_per_epoch

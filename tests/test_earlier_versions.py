@@ -36,8 +36,8 @@ def test_there_are_fixtures():
 
 # What a script has to say that said nothing when the run began; and what no setting makes as it was.
 SAID = {
-    ("c8aaa55", "bigan"): {"norm_epsilon": 1e-5, "squash_codes": False},
-    ("c8aaa55", "latent_regressor"): {"norm_epsilon": 1e-5},
+    ("c8aaa55", "bigan"): {"mean_errors": False, "norm_epsilon": 1e-5, "squash_codes": False},
+    ("c8aaa55", "latent_regressor"): {"mean_errors": False, "norm_epsilon": 1e-5},
 }
 UNLIKE = {("c8aaa55", "latent_regressor"): ("encoder's running statistics were of generated images", "1/encoder/")}
 
@@ -84,8 +84,15 @@ def compare(folder, fixture, changed=None):
 
 
 NAMED = {
-    ("c8aaa55", "mnist_alae", "laptop"): ["--config.baseline_norm_epsilon=1e-05"],
-    ("c8aaa55", "mnist_alae", "paper"): ["--config.baseline_norm_epsilon=1e-05"],
+    **{
+        (version, "mnist_alae", preset): ["--config.baseline_mean_errors=false", *earlier]
+        for version, earlier in (
+            ("c8aaa55", ["--config.baseline_norm_epsilon=1e-05"]),
+            ("c786de0", []),
+            ("e265df5", []),
+        )
+        for preset in ("laptop", "paper")
+    },
     **{
         (version, name, preset): arguments
         for version in ("c8aaa55", "c786de0")
@@ -161,9 +168,12 @@ def test_every_preset_goes_on_by_its_command_and_the_arguments_that_are_named(ve
         assert flags.config_of(workdir.path, config) == config
 
 
+BIGAN_FAMILY = ("bigan", "latent_regressor", "joint_latent_regressor")
+SUMS = {"mean_errors": False}
 CHANGED = {
-    **{("c8aaa55", name): {"norm_epsilon": 1e-5} for name in ("latent_regressor", "joint_latent_regressor")},
-    ("c8aaa55", "bigan"): {"norm_epsilon": 1e-5, "squash_codes": False},
+    **{(version, name): SUMS for version in ("c786de0", "e265df5") for name in BIGAN_FAMILY},
+    **{("c8aaa55", name): {"norm_epsilon": 1e-5, **SUMS} for name in BIGAN_FAMILY[1:]},
+    ("c8aaa55", "bigan"): {"norm_epsilon": 1e-5, "squash_codes": False, **SUMS},
     **{(version, "autoencoder"): {"output": "linear"} for version in ("c8aaa55", "c786de0")},
 }
 

@@ -727,3 +727,16 @@ def test_a_plan_says_parameters_memory_phases_and_data():
     lines = str(runs.plan("vae", VAE, {"image": IMAGES})).splitlines()
     assert f"  training: steps 0 to {STEPS}, 8 images of 4 px" in lines
     assert "  counts: {'train': 36, 'validation': 4}" in lines
+
+
+@pytest.mark.parametrize("value", ["image", "attributes"])
+def test_models_that_need_all_values_refuse_data_in_which_some_are_missing(value):
+    data = zoo.faces(24, zoo.CVAE.image_size)
+    there = np.ones(24, np.float32)
+    arrays = {**data, f"present/{value}": there}
+    runs.plan("cvae", zoo.CVAE, arrays)  # a mask of ones is none
+    there[::2] = 0
+    with pytest.raises(
+        ValueError, match=rf"{value} of \d+ of the \d+ examples for train are missing, .* 'cvae' needs all"
+    ):
+        runs.plan("cvae", zoo.CVAE, arrays)

@@ -60,7 +60,7 @@ def generate(arguments: argparse.Namespace) -> int:
     _check_count("--count", arguments.count)
     if not 0 <= arguments.seed < 2**32:
         raise ValueError(f"--seed is {arguments.seed}; expected a number from 0 to 2**32 - 1.")
-    least = {"temperature": "the mean of the caption", "guidance": "no regard to the caption"}
+    least = {"temperature": "the mean of what is said", "guidance": "no regard to the caption"}
     for flag, meaning in least.items():
         value = getattr(arguments, flag)
         if value is not None and not 0 <= value < float("inf"):
@@ -439,7 +439,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--count", type=int, default=12, help="how many images (default: %(default)s)")
     command.add_argument("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
     command.add_argument(
-        "--temperature", type=float, default=1.0, help="scale of the draws' deviation; 0 gives the mean"
+        "--temperature", type=float, default=1.0, help="scale of the draws' deviation; 0 gives the mean of what is said"
     )
     text = "learned prior (flow), or the caption's posterior or the CVAE's prior (own); by default flow if there is one"
     command.add_argument("--prior", choices=("flow", "own"), help=text)

@@ -361,3 +361,8 @@ class DefectError(ValueError):
         more = f" ({len(problems) - 1} more: `mvae-jax data verify` lists them.)" if problems[1:] else ""
         super().__init__(problems[0] + more)
         self.problems = problems
+
+    @classmethod
+    def sentences(cls, error: Exception) -> list[str]:
+        """All that an error says of a data set: the message of one that is no `DefectError`."""
+        return error.problems if isinstance(error, cls) else [str(error)]

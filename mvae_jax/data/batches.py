@@ -37,7 +37,8 @@ class Split:
             an example has no such value, whatever stands there, else 1.
 
     Raises:
-        ValueError: there is no array, the arrays have several lengths, or one that this names is of another kind.
+        ValueError: there is no array, the arrays have several lengths, or "image", "code", "deviation" or a mask is of
+            another type or shape.
     """
 
     arrays: Mapping[str, np.ndarray]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -101,22 +102,38 @@ def auroc(positive_scores: npt.ArrayLike, negative_scores: npt.ArrayLike) -> flo
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """A share of examples.
+    """A share of examples; of none it has neither a value nor an interval.
 
     Attributes:
-        value: in [0, 1].
-        low: lower end of its 95 % interval.
-        high: upper end.
+        value: in [0, 1]; None of no example.
+        low: lower end of its 95 % interval; None of no example.
+        high: upper end; None of no example.
         count: number of examples.
+
+    Raises:
+        ValueError: there are numbers without an example, or examples without numbers.
     """
 
-    value: float
-    low: float
-    high: float
+    value: float | None
+    low: float | None
+    high: float | None
     count: int
 
+    def __post_init__(self) -> None:
+        numbers = (self.value, self.low, self.high)
+        if any((number is None) != (self.count == 0) for number in numbers):
+            raise ValueError(
+                f"a share of {self.count} examples has {numbers}; expected numbers, and None of no example."
+            )
+
     def __str__(self) -> str:
-        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+        """The value with its interval; a dash of no example."""
+        return with_interval(self.value, self.low, self.high) if self.count else "\N{EM DASH}"
+
+
+def with_interval(value: Any, low: Any, high: Any) -> str:
+    """A number with the ends of its interval, as tables have it."""
+    return f"{value:.3f} ({low:.3f} to {high:.3f})"
 
 
 @measure()
@@ -127,10 +144,7 @@ def share(decisions: npt.ArrayLike) -> Share:
     [0, 1], and are no point where all or none are true.
 
     Args:
-        decisions: [N], of truth values.
-
-    Raises:
-        ValueError: there is no example.
+        decisions: [N], of truth values; N may be 0.
 
     Reference:
         Wilson, 1927, Probable inference, the law of succession, and statistical inference.
@@ -138,7 +152,7 @@ def share(decisions: npt.ArrayLike) -> Share:
     decisions = np.asarray(decisions, bool)
     count, true = decisions.size, int(decisions.sum())
     if not count:
-        raise ValueError("there is no decision; expected at least one, to say which share is true.")
+        return Share(None, None, None, 0)
     z = 1.959963984540054
     half = z * np.sqrt(true * (count - true) / count + z**2 / 4)
     low, high = ((true + z**2 / 2 + sign * half) / (count + z**2) for sign in (-1, 1))

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from mvae_jax import attributes as face_attributes
 from mvae_jax import gaussian
+from mvae_jax.eval import _results
 from mvae_jax.eval._arguments import device_measure, measure
 from mvae_jax.eval.classification import Confusion, Rates, Spread, auroc, bootstrap_intervals, spreads
 
@@ -371,7 +372,7 @@ def _edit_scores(true_scores: np.ndarray, edited_scores: np.ndarray, threshold: 
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class Outcome(_results.Result):
     """Outcome of a benchmark of N matching and N mismatched pairs, and how it was measured.
 
     Attributes:
@@ -405,10 +406,6 @@ class Outcome:
     rates: Rates
     auroc: float
     blind_accuracy: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Nested dicts and sequences of plain numbers and strings, ready for JSON."""
-        return dataclasses.asdict(self)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import chex
 import jax
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mvae_jax import gaussian
+from mvae_jax.eval import _results
 from mvae_jax.eval._arguments import device_measure, measure
 from mvae_jax.eval.classification import Confusion, auroc
 from mvae_jax.eval.consistency import GENDER, HAIR, Posterior, checked_bits
@@ -52,7 +52,7 @@ class AttributeScore:
 
 
 @dataclasses.dataclass(frozen=True)
-class AttributeScores:
+class AttributeScores(_results.Result):
     """Scores of the prediction of all attributes, in [0, 1].
 
     Attributes:
@@ -74,10 +74,6 @@ class AttributeScores:
     exact_match: float
     majority_exact_match: float
     attributes: tuple[AttributeScore, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Nested dicts and lists of plain numbers and strings, ready for JSON."""
-        return dataclasses.asdict(self)
 
 
 @measure(infinite=("logits",))
@@ -181,7 +177,7 @@ def distinct_rows(attributes: np.ndarray) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class Diversity:
+class Diversity(_results.Result):
     """Differences among the images of one caption, against those among real images.
 
     Attributes:
@@ -199,10 +195,6 @@ class Diversity:
     captions: int
     draws: int
     references: int
-
-    def to_dict(self) -> dict[str, float | int]:
-        """Plain numbers, ready for JSON."""
-        return dataclasses.asdict(self)
 
 
 @measure()
@@ -278,7 +270,7 @@ class PairDistance:
 
 
 @dataclasses.dataclass(frozen=True)
-class PosteriorDistance:
+class PosteriorDistance(_results.Result):
     """Distances of matching and of mismatched pairs, and the retrieval of texts.
 
     Attributes:
@@ -300,10 +292,6 @@ class PosteriorDistance:
     recall_at_1: float
     majority_recall_at_1: float
     median_rank: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Nested dicts of plain numbers, ready for JSON."""
-        return dataclasses.asdict(self)
 
 
 @device_measure()

@@ -24,17 +24,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from mvae_jax.eval import _results
 from mvae_jax.eval._arguments import check_finite, measure
 
 
-class _Result:
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings and tuples of them, ready for JSON."""
-        return dataclasses.asdict(self)  # type: ignore[call-overload]
-
-
 @dataclasses.dataclass(frozen=True)
-class MIG(_Result):
+class MIG(_results.Result):
     """Mutual information gap.
 
     Attributes:
@@ -98,7 +93,7 @@ def mig(codes: npt.ArrayLike, factors: npt.ArrayLike, *, bins: int = 20) -> MIG:
 
 
 @dataclasses.dataclass(frozen=True)
-class DCI(_Result):
+class DCI(_results.Result):
     """Disentanglement, completeness and informativeness.
 
     Attributes:
@@ -237,7 +232,7 @@ def dci(
 
 
 @dataclasses.dataclass(frozen=True)
-class Gap(_Result):
+class Gap(_results.Result):
     """How much better the best dimension predicts a factor than the second best does.
 
     Attributes:
@@ -371,7 +366,7 @@ def _gaps_of(
 
 
 @dataclasses.dataclass(frozen=True)
-class FactorVAEScore(_Result):
+class FactorVAEScore(_results.Result):
     """The score of the FactorVAE paper.
 
     Attributes:

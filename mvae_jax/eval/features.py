@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
+from mvae_jax.eval import _results
 from mvae_jax.eval._arguments import check_finite, measure
 from mvae_jax.images import to_uint8
 from mvae_jax.nets.inception import InceptionV3, Preprocessing, load_inception
@@ -40,7 +41,7 @@ class Features:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Comparison:
+class Comparison(_results.Result):
     """Conditions of a comparison of two sets of images.
 
     Attributes:
@@ -69,10 +70,6 @@ class Comparison:
             **values: the fields that the class adds.
         """
         return cls(features=features, split=split, dimensions=a.shape[1], count_a=len(a), count_b=len(b), **values)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and strings, ready for JSON; `features` is a dict of its own."""
-        return dataclasses.asdict(self)
 
 
 @measure()

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mvae_jax import gaussian, random
+from mvae_jax.eval import _results
 from mvae_jax.eval._arguments import check_finite, device_measure, measure
 from mvae_jax.losses import KLTerms, importance_weighted_bound
 
@@ -223,7 +224,7 @@ def active_units(means: jax.Array, threshold: float = 0.01) -> jax.Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class AggregatePosterior:
+class AggregatePosterior(_results.Result):
     """The parts of the mean KL(q(z | x) || N(0, I)) over a data set, in nats.
 
     Attributes:
@@ -259,10 +260,6 @@ class AggregatePosterior:
         is what remains. Here: mutual information is at least one nat below log N.
         """
         return self.mutual_information.value <= math.log(self.examples) - 1.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, ready for JSON."""
-        return dataclasses.asdict(self)
 
 
 @device_measure()

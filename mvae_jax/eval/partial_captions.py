@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mvae_jax import attributes as face_attributes
-from mvae_jax.eval import consistency
+from mvae_jax.eval import _results, consistency
 from mvae_jax.eval._arguments import measure
 from mvae_jax.eval.classification import Confusion, Rates, Share, bootstrap_intervals, share
 from mvae_jax.eval.consistency import Posterior, checked_bits
@@ -283,7 +283,7 @@ class Curated:
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
+class Result(_results.Result):
     """Result of `benchmark`.
 
     Attributes:
@@ -302,10 +302,6 @@ class Result:
     wrong_mean: Mapping[str, Share]
     curated: Mapping[str, Curated]
     seed: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Nested dicts and sequences of plain numbers and strings, ready for JSON."""
-        return dataclasses.asdict(self)
 
 
 @measure()
@@ -392,6 +388,8 @@ def _curated(threshold: float, own: np.ndarray, others: np.ndarray, seed: Sequen
 def _mean_share(shares: np.ndarray, seed: Sequence[int], draws: int = 1000) -> Share:
     """Mean of shares of images, [N], and its 95 % bootstrap interval over the images."""
     count = len(shares)
+    if not count:
+        return Share(None, None, None, 0)
     weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
     low, high = np.quantile(weights @ shares / count, (0.025, 0.975))
     return Share(float(shares.mean()), float(low), float(high), count)

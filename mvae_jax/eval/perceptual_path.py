@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mvae_jax import gaussian, random
+from mvae_jax.eval import _results
 from mvae_jax.eval._arguments import check_finite, device_measure, measure
 from mvae_jax.numerics import in_float32
 
@@ -64,7 +65,7 @@ class SquaredPixelDistance:
 
 
 @dataclasses.dataclass(frozen=True)
-class PerceptualPathLength:
+class PerceptualPathLength(_results.Result):
     """Mean length of a path, and what it depends on.
 
     Attributes:
@@ -94,10 +95,6 @@ class PerceptualPathLength:
     pixels: tuple[int, int]
     distance: str
     sha256: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and strings, ready for JSON."""
-        return dataclasses.asdict(self)
 
 
 @measure()

@@ -16,20 +16,20 @@ from __future__ import annotations
 import dataclasses
 import functools
 import warnings
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
+from mvae_jax.eval import _results
 from mvae_jax.eval._arguments import measure
 
 _CANDIDATES = 16  # neighbours that are compared anew, without rounding
 
 
 @dataclasses.dataclass(frozen=True)
-class ProbeScore:
+class ProbeScore(_results.Result):
     """Score of a probe, with its conditions.
 
     Attributes:
@@ -49,10 +49,6 @@ class ProbeScore:
     test_examples: int
     features: int
     converged: bool | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and strings, ready for JSON."""
-        return dataclasses.asdict(self)
 
 
 def nearest_neighbour_accuracy(

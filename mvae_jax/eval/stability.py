@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mvae_jax.eval import _results
 from mvae_jax.eval._arguments import measure
 from mvae_jax.eval.cross_modal import diversity
 
@@ -41,7 +42,7 @@ class GradientNorm:
 
 
 @dataclasses.dataclass(frozen=True)
-class Stability:
+class Stability(_results.Result):
     """Signs of collapse. What a run has not recorded is None or missing.
 
     Shares and means over steps are of those during which the metric was recorded; "late" are the last tenth of them.
@@ -71,10 +72,6 @@ class Stability:
     fake_accuracy: float | None
     gradient_norms: Mapping[str, GradientNorm]
     problems: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Nested dicts of plain numbers and strings, ready for JSON."""
-        return dataclasses.asdict(self)
 
 
 @measure(unchecked=("samples", "reconstructions", "records"))  # values that are not finite are among the signs

@@ -159,6 +159,12 @@ def described(data: Splits) -> Splits:
         return Split({name: array for name, array in arrays.items() if name != "present/attributes"})
 
     train, validation, calibration = (known(split) for _, split in data)
+    for name, left in (("training", train), ("validation", validation)):
+        if not len(left):
+            raise ValueError(
+                f"no image for {name} has attributes that are known; expected some, to learn and to judge the "
+                "classifier by: choose others, or leave it out with classifier.epochs=0."
+            )
     return dataclasses.replace(data, train=train, validation=validation, calibration=calibration)
 
 

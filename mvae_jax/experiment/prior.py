@@ -26,6 +26,7 @@ from mvae_jax.experiment.forecast import Part
 from mvae_jax.experiment.members import Member
 from mvae_jax.experiment.sheets import given_attributes
 from mvae_jax.models import ZOO, latent_flow
+from mvae_jax.train import config_file
 from mvae_jax.train.checkpoint import Checkpoints
 from mvae_jax.train.config_file import run_of
 from mvae_jax.train.observer import Observer
@@ -33,6 +34,7 @@ from mvae_jax.train.signals import Interruption
 
 FOLDER = "latent_flow"  # within the run's folder
 GUIDANCE = 2.0  # of images drawn from captions: at 1 fewer show what the caption says, and they differ more
+FREE_GUIDANCE = 1.5  # of images drawn without one, whose attributes are drawn first: nearer to real ones than at 1
 _CHUNK = 250  # images encoded at a time
 
 
@@ -76,13 +78,14 @@ class Prior:
     def sample(
         self, key: jax.Array, attributes: Any, known: Any, *, guidance: float = 1.0, temperature: float = 1.0
     ) -> jax.Array:
-        """Codes [B, D] for rows of attributes, [B, A], of which some are known, see `latent_flow.sample_codes`."""
+        """Codes [B, D] for rows of attributes, [B, A], of which some are known: `latent_flow.model.sample_codes`."""
         return self.run.sample_codes(key, attributes, known, guidance=guidance, temperature=temperature)
 
     def sample_freely(self, key: jax.Array, count: int) -> jax.Array:
-        """Codes [count, D] without a condition."""
+        """Codes [count, D] of no caption: of attributes as the training examples have them, where they have any."""
         nothing = np.zeros((count, len(self.run.config.attributes)), np.float32)
-        return self.sample(key, nothing, nothing)
+        draws_attributes = bool(self.run.config.attributes and self.run.config.attribute_rows)
+        return self.sample(key, nothing, nothing, guidance=FREE_GUIDANCE if draws_attributes else 1.0)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -120,8 +123,8 @@ def encode(workdir: Path, run: runs.Run, data: Any, codes: str = "draws") -> Cod
         codes: see `Config`.
 
     Returns:
-        Splits of "code" [N, D], of the images that are not missing, "deviation" [N, D] for draws of posteriors, and
-        "attributes" [N, A] of data that have them.
+        Splits of "code" [N, D], of the images that are not missing, "deviation" [N, D] for draws of posteriors,
+        "attributes" [N, A] of data that have them, and "present/attributes" [N] where some have none.
 
     Raises:
         ValueError: the model does not encode.
@@ -149,8 +152,7 @@ def _of_split(run: runs.Run, examples: Examples, codes: str) -> Split:
         arrays = {"code": mean}
         if codes == "draws" and logvar is not None:
             arrays["deviation"] = np.exp(0.5 * np.asarray(logvar))
-        if "attributes" in chunk:
-            arrays["attributes"] = chunk["attributes"]
+        arrays.update({each: chunk[each] for each in ("attributes", "present/attributes") if each in chunk})
         for name, array in arrays.items():
             parts.setdefault(name, []).append(np.asarray(array, np.float32))
     return Split({name: np.concatenate(arrays) for name, arrays in parts.items()})
@@ -279,6 +281,10 @@ def train(
         )
     codes = encode(workdir, run, examples, config.codes)
     chosen = member(codes, config, seed)
+    begun = folder_of(workdir, run) / config_file.NAME
+    if begun.exists():  # one that an earlier version began kept no rows, and no setting would say so
+        rows = runs.read_settings(begun.parent)["config"]["model"].get("attribute_rows", 0)
+        chosen = dataclasses.replace(chosen, config=dataclasses.replace(chosen.config, attribute_rows=rows))
     options: dict[str, Any] = {"interruption": interruption, "watched": {"observer": observer}}
     return Prior(members.train_when_free(chosen, chosen.plan(codes), codes, folder_of(workdir, run), **options))
 

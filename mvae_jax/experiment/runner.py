@@ -114,16 +114,17 @@ def _run(
             _report(experiment, argv, trained, root / "evaluation" / arguments.phase, notes, stages)
         return
     settings |= _checksums(data, chosen)
-    with session.errors():
-        if (root / "config.json").exists():
-            Workdir(root).configure(settings, may_change=may_change, write=False, **own, **options)
-            members.check_begun(chosen, data, root, may_change=experiment.may_change, **options)
+
+    def check() -> None:
+        members.check_begun(chosen, data, root, may_change=experiment.may_change, **options)
+        members.check_checkpoints(plans, root)
+
     with (
         session.session(
             arguments.workdir,
             provenance.with_start(settings, root, data.provenance),
             may_change,
-            check=lambda: members.check_checkpoints(plans, root),
+            check=check,
             interruption=interruption,
             **own,
             **options,

@@ -93,7 +93,7 @@ def session(
         path: the workdir.
         settings: goes to config.json; a workdir with other settings is refused.
         may_change: dotted names of settings that may differ when a run is resumed.
-        check: refuses a run that cannot go on by raising ValueError, before anything is written.
+        check: refuses a run that has these settings and cannot go on by raising ValueError, before anything is written.
         interruption: whose context lives already; by default a new one.
         **options: further ones of `Workdir.configure`: the Configs in the settings, whether a phase may be longer, ...
     """
@@ -103,7 +103,7 @@ def session(
                 workdir = Workdir(path)
                 stack.enter_context(workdir.lock())
                 if options.get("extend") or not workdir.is_finished:
-                    check()
+                    options["check"] = check
                 workdir.configure(settings, may_change=may_change, **options)
             _end_if_finished(workdir)
         interruption = interruption or stack.enter_context(Interruption())

@@ -57,6 +57,10 @@ class ZooModel(Protocol):
         """
 
     @property
+    def takes_missing(self) -> bool:
+        """Whether values of a batch may be missing, as "present/NAME" says."""
+
+    @property
     def check_data(self) -> Callable[[Any, Mapping[str, Any]], None] | None:
         """(config, examples by name) refuses, by a ValueError, values that it is not for; None if shapes say all."""
 
@@ -71,11 +75,12 @@ class Entry:
     lengths: tuple[str, ...] = ("epochs",)
     from_data: Callable[[Any, Mapping[str, Any]], Mapping[str, Any]] | None = None
     check_data: Callable[[Any, Mapping[str, Any]], None] | None = None
+    takes_missing: bool = False
 
 
 def _of_modalities(config: Callable[..., Any]) -> Entry:
     family = multimodal_vaes
-    return Entry(config, family.build, family.phases, check_data=family.check_data)
+    return Entry(config, family.build, family.phases, check_data=family.check_data, takes_missing=True)
 
 
 ZOO: dict[str, ZooModel] = {
@@ -86,7 +91,11 @@ ZOO: dict[str, ZooModel] = {
         lengths=("unimodal.epochs", "alignment.epochs", "adversarial.epochs"),
     ),
     "attribute_classifier": Entry(attribute_classifier.Config, attribute_classifier.build, attribute_classifier.phases),
-    "latent_flow": Entry(latent_flow.Config, latent_flow.build, latent_flow.phases, from_data=latent_flow.from_data),
+    "latent_flow": Entry(
+        *(latent_flow.Config, latent_flow.build, latent_flow.phases),
+        from_data=latent_flow.from_data,
+        takes_missing=True,
+    ),
     "autoencoder": Entry(autoencoders.AutoencoderConfig, autoencoders.build, autoencoders.phases),
     "vae": Entry(autoencoders.VAEConfig, autoencoders.build, autoencoders.phases),
     "beta_vae": Entry(autoencoders.BetaVAEConfig, autoencoders.build, autoencoders.phases),

@@ -11,8 +11,6 @@ Group: "classifier".
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable
 
 import jax
 import optax
@@ -28,8 +26,9 @@ from mvae_jax.models.checks import (
     check_positive,
     check_widths,
 )
+from mvae_jax.models.common import Training
 from mvae_jax.nets.classifier import ImageClassifier
-from mvae_jax.objective import Batch, Losses, Model, ModelState, Params, Phase, Round
+from mvae_jax.objective import Batch, Model, ModelState, Params, Phase
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,29 +121,17 @@ def init(config: Config, key: jax.Array, batch: Batch) -> tuple[Params, ModelSta
     return {"classifier": params}, {"classifier": stats}
 
 
-def training_losses(
-    config: Config,
-    axis_name: str | None,
-    params: Params,
-    state: ModelState,
-    batch: Batch,
-    key: jax.Array,
-    step: jax.Array,
-) -> Losses:
-    """The objective "classifier" of augmented images, and new batch statistics."""
-    net = config.network(axis_name)
+def training_terms(
+    config: Config, training: Training, params: Params, state: ModelState, batch: Batch, key: jax.Array
+) -> common.Terms:
+    """The terms of augmented images, and new batch statistics."""
+    net = config.network(training.axis_name)
     augmenting, dropping = (
-        random.example_keys(jax.random.fold_in(key, draw), len(batch["image"]), axis_name) for draw in (1, 2)
+        random.example_keys(jax.random.fold_in(key, draw), len(batch["image"]), training.axis_name) for draw in (1, 2)
     )
     x = augmentation.augment(augmenting, images.to_float(batch["image"]), config.augmentation)
     (logits, _), stats = nets.apply(net, params["classifier"], state["classifier"], x, dropping, train=True)
-    means = common.means(terms(logits, batch["attributes"]))
-    return Losses({"classifier": means["loss"]}, means, {"classifier": stats})
-
-
-def rounds(config: Config, phase: Phase, axis_name: str | None = None) -> tuple[Round, ...]:
-    """One round, which moves the classifier."""
-    return (Round({"classifier": ("classifier",)}, functools.partial(training_losses, config, axis_name)),)
+    return terms(logits, batch["attributes"]), {"classifier": stats}
 
 
 def logits(config: Config, params: Params, state: ModelState, x: jax.Array) -> jax.Array:
@@ -157,16 +144,11 @@ def features(config: Config, params: Params, state: ModelState, x: jax.Array) ->
     return nets.evaluate(config.network(), params["classifier"], state["classifier"], x)[1]
 
 
-def evaluation_terms(
-    config: Config, params: Params, state: ModelState, batch: Batch, key: jax.Array
+def evaluate(
+    config: Config, phase: Phase, params: Params, state: ModelState, batch: Batch, key: jax.Array
 ) -> dict[str, jax.Array]:
     """The terms in evaluation mode, of images as they are."""
     return terms(logits(config, params, state, images.to_float(batch["image"])), batch["attributes"])
-
-
-def evaluate(config: Config, phase: Phase) -> Callable[..., dict[str, jax.Array]]:
-    """The function of validation, the same in every phase."""
-    return functools.partial(evaluation_terms, config)
 
 
 def build(config: Config) -> Model:
@@ -180,7 +162,7 @@ def build(config: Config) -> Model:
     return common.bind(
         config,
         init=init,
-        rounds=rounds,
+        rounds=common.one_round("classifier", training_terms),
         optimizers=optimizers,
         evaluate=evaluate,
         functions={"logits": logits, "features": features},

@@ -16,8 +16,6 @@ Groups: "generator", "encoder", "discriminator", all moved at once from the same
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable
 from typing import Any, Self
 
 import jax
@@ -27,6 +25,7 @@ import optax
 from mvae_jax import gaussian, images, losses, nets, random
 from mvae_jax.models import common
 from mvae_jax.models.checks import check_at_least, check_choice, check_compute_dtype, check_positive, check_widths
+from mvae_jax.models.common import Training
 from mvae_jax.nets.bigan import EPSILON, Discriminator, Encoder, Generator
 from mvae_jax.objective import Batch, Losses, Model, ModelState, Params, Phase, Posterior, Round
 from mvae_jax.optimizers import adam_with_l2, constant_then_exponential
@@ -52,6 +51,9 @@ class NetworksConfig(common.SquareImages):
         norm_epsilon: added to the variances of batch norms, as released (AL-12). With a larger one a discriminator,
             whose norms have neither gain nor bias, gives a collapsed batch logits near 0. In bfloat16 the differences
             within such a batch are rounding.
+        mean_errors: the discriminator minimises the mean of its two errors, and so do BiGAN's generator and encoder of
+            theirs, as released; else the sum, as the paper writes it (AL-15). Adam does not mind, but for `l2`, which
+            weighs half as much beside a sum: the discriminator then wins within a few epochs.
         compute_dtype: "float32", or "bfloat16" for the networks' products and activations.
     """
 
@@ -65,6 +67,7 @@ class NetworksConfig(common.SquareImages):
     learning_rate: float = 2e-4
     l2: float = 2.5e-5
     norm_epsilon: float = dataclasses.field(default=EPSILON, metadata={"before": _EARLIER_EPSILON})
+    mean_errors: bool = dataclasses.field(default=True, metadata={"before": False})
     compute_dtype: str = "float32"
 
     def __post_init__(self) -> None:
@@ -92,7 +95,7 @@ class NetworksConfig(common.SquareImages):
 
     @classmethod
     def reference(cls) -> Self:
-        """As the released code, which the defaults are (AL-10, AL-11, AL-12)."""
+        """As the released code, which the defaults are (AL-10, AL-11, AL-12, AL-15)."""
         return cls()
 
     def networks(self, axis_name: str | None = None) -> dict[str, Generator | Encoder | Discriminator]:
@@ -237,16 +240,11 @@ def init(config: NetworksConfig, key: jax.Array, batch: Batch) -> tuple[Params, 
 
 
 def training_losses(
-    config: NetworksConfig,
-    axis_name: str | None,
-    params: Params,
-    state: ModelState,
-    batch: Batch,
-    key: jax.Array,
-    step: jax.Array,
+    config: NetworksConfig, training: Training, params: Params, state: ModelState, batch: Batch, key: jax.Array
 ) -> Losses:
     """The objectives "generator" and "discriminator", a regressor's "encoder", and new batch statistics."""
-    networks, stats = config.networks(axis_name), dict(state)
+    axis_name, stats = training.axis_name, dict(state)
+    networks = config.networks(axis_name)
 
     def run(group: str, *inputs: jax.Array, keep: bool = True) -> Any:
         output, new = nets.apply(networks[group], params[group], stats[group], *inputs, train=True)
@@ -254,6 +252,7 @@ def training_losses(
             stats[group] = new
         return output
 
+    share = 0.5 if config.mean_errors else 1.0
     x = images.to_unit_interval(batch["image"])
     z = 2.0 * random.uniform(jax.random.fold_in(key, 1), (len(x), config.latent_size), axis_name) - 1.0
     fake = jax.nn.sigmoid(run("generator", z))
@@ -263,7 +262,7 @@ def training_losses(
             code = gaussian.sample(jax.random.fold_in(key, 2), code, logvar[0], axis_name)
         real_logits, fake_logits = run("discriminator", x, config.latent(code)), run("discriminator", fake, z)
         means = common.means(joint_terms(real_logits, fake_logits))
-        objectives = {"generator": means.pop("generator/error") + means.pop("encoder/error")}
+        objectives = {"generator": share * (means.pop("generator/error") + means.pop("encoder/error"))}
     else:
         # Statistics of generated images would leave the codes of real ones far outside: hundreds instead of 2 (AL-11).
         (code,) = run("encoder", fake, keep=False)
@@ -275,7 +274,7 @@ def training_losses(
         # Without its weight the regression would still cost the generator a pass backwards.
         if isinstance(config, JointLatentRegressorConfig) and config.regression_weight:
             objectives["generator"] += config.regression_weight * means["encoder/error"]
-    objectives["discriminator"] = means["discriminator/real_error"] + means["discriminator/fake_error"]
+    objectives["discriminator"] = share * (means["discriminator/real_error"] + means["discriminator/fake_error"])
     return Losses(objectives, means, stats)
 
 
@@ -284,7 +283,7 @@ def rounds(config: NetworksConfig, phase: Phase, axis_name: str | None = None) -
     trains: dict[str, tuple[str, ...]] = {group: (group,) for group in GROUPS}
     if config.joint:
         trains = {"generator": ("generator", "encoder"), "discriminator": ("discriminator",)}
-    return (Round(trains, functools.partial(training_losses, config, axis_name)),)
+    return (common.training_round(config, phase, axis_name, training_losses, trains),)
 
 
 # --- the trained model ---------------------------------------------------------------------------------------------
@@ -319,19 +318,14 @@ def discriminate(config: NetworksConfig, params: Params, state: ModelState, x: j
     return _run(config, "discriminator", params, state, x, *codes)
 
 
-def evaluation_terms(
-    config: NetworksConfig, params: Params, state: ModelState, batch: Batch, key: jax.Array
+def evaluate(
+    config: NetworksConfig, phase: Phase, params: Params, state: ModelState, batch: Batch, key: jax.Array
 ) -> dict[str, jax.Array]:
     """Squared errors of reconstructions, means over pixel values in [0, 1], [B]."""
     output = decode(config, params, state, encode(config, params, state, batch["image"]).mean)
     x = images.to_unit_interval(batch["image"])
     error = losses.squared_error(images.to_unit_interval(output), x) / x[0].size
     return {"loss": error, "mean_squared_error": error}
-
-
-def evaluate(config: NetworksConfig, phase: Phase) -> Callable[..., dict[str, jax.Array]]:
-    """The function of validation, the same in every phase."""
-    return functools.partial(evaluation_terms, config)
 
 
 def build(config: NetworksConfig) -> Model:

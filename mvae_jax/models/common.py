@@ -1,17 +1,20 @@
-"""Parts of several models of the zoo: images' shape, the single phase, discriminator metrics, binding of functions."""
+"""Parts of several models of the zoo: images' shape, phases, rounds, discriminator metrics, binding of functions."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from mvae_jax import losses, meshes
-from mvae_jax.objective import Model, Phase, Round, Schedule
+from mvae_jax.objective import Batch, Losses, Model, ModelState, Params, Phase, Round, Schedule
+
+# Terms of a batch, [B] or their means, [], "loss" among them; and the entries of `model_state` that training replaces.
+Terms = tuple[Mapping[str, jax.Array], Mapping[str, Any]]
 
 
 class SquareImages:
@@ -89,6 +92,64 @@ def means(terms: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     return {name: values.mean() for name, values in terms.items()}
 
 
+class Training(NamedTuple):
+    """On what the losses of a round depend besides parameters, batch and key.
+
+    Attributes:
+        phase: of which the round is.
+        axis_name: mapped axis over which the batch is split; None if arrays are the whole batch.
+        step: counted from the phase's start, [].
+    """
+
+    phase: Phase
+    axis_name: str | None
+    step: jax.Array
+
+
+def training_round(
+    first: Any,
+    phase: Phase,
+    axis_name: str | None,
+    losses: Callable[..., Losses],
+    trains: Mapping[str, tuple[str, ...]],
+    gates: Callable[..., Mapping[str, jax.Array]] | None = None,
+) -> Round:
+    """A `Round` of a function (first, training, params, model_state, batch, key) -> `Losses`.
+
+    Args:
+        first: its first argument.
+        phase: see `Training`.
+        axis_name: see `Training`.
+        losses: the function.
+        trains: as of `Round`.
+        gates: as of `Round`.
+    """
+
+    def run(params: Params, state: ModelState, batch: Batch, key: jax.Array, step: jax.Array) -> Losses:
+        return losses(first, Training(phase, axis_name, step), params, state, batch, key)
+
+    return Round(trains, run, gates)
+
+
+def one_round(objective: str, terms: Callable[..., Terms]) -> Callable[..., tuple[Round]]:
+    """`rounds` of a model all of whose groups minimise the mean of one term, "loss".
+
+    Args:
+        objective: its name.
+        terms: (first, training, params, model_state, batch, key) -> `Terms`.
+    """
+
+    def losses(*arguments: Any) -> Losses:
+        values, state = terms(*arguments)
+        averages = means(values)
+        return Losses({objective: averages["loss"]}, averages, state)
+
+    def rounds(first: Any, phase: Phase, axis_name: str | None = None) -> tuple[Round]:
+        return (training_round(first, phase, axis_name, losses, {objective: tuple(phase.learning_rates)}),)
+
+    return rounds
+
+
 def bind(
     first: Any,
     *,
@@ -103,10 +164,11 @@ def bind(
 
     Args:
         first: that argument, such as the model's config.
-        init: as of `Model`; so are `rounds`, `optimizers` and `evaluate`.
+        init: as of `Model`; so are `rounds` and `optimizers`.
         rounds: see `init`.
         optimizers: see `init`.
-        evaluate: see `init`; None where the model has no such function.
+        evaluate: (first, phase, params, model_state, batch, key) -> {name: [B]}; None where the model has no such
+            function.
         functions: the model's further functions by name.
         **fields: the other functions of `Model` by name; None where the model has no such function.
     """
@@ -126,7 +188,7 @@ def bind(
         init=_on_any_mesh(filled(init), of_examples=False),
         rounds=of_phase,
         optimizers=filled(optimizers),
-        evaluate=evaluate and (lambda phase: _on_any_mesh(evaluate(first, phase))),
+        evaluate=evaluate and (lambda phase: _on_any_mesh(functools.partial(evaluate, first, phase))),
         functions={name: _on_any_mesh(filled(function)) for name, function in (functions or {}).items()},
         **{name: _on_any_mesh(filled(function)) for name, function in fields.items() if function},
     )

@@ -10,9 +10,7 @@ Groups: "encoder", "decoder", and "prior" where it is learned.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -31,8 +29,9 @@ from mvae_jax.models.checks import (
     check_positive,
     check_widths,
 )
+from mvae_jax.models.common import Training
 from mvae_jax.nets.conditional import ConditionalDecoder, ConditionalEncoder, ConditionalPrior
-from mvae_jax.objective import Batch, Losses, Model, ModelState, Params, Phase, Posterior, Round
+from mvae_jax.objective import Batch, Model, ModelState, Params, Phase, Posterior
 
 Gaussian = tuple[jax.Array, jax.Array]  # mean and log variance
 
@@ -169,7 +168,7 @@ def init(config: Config, key: jax.Array, batch: Batch) -> tuple[Params, ModelSta
 
 
 def batch_terms(
-    config: Config, axis_name: str | None, params: Params, state: ModelState, batch: Batch, key: jax.Array
+    config: Config, axis_name: str | None, params: Params, batch: Batch, key: jax.Array
 ) -> dict[str, jax.Array]:
     """The terms of a batch, for one sample of each posterior; training and evaluation run the networks alike."""
     x, a = images.to_unit_interval(batch["image"]), batch["attributes"]
@@ -178,28 +177,18 @@ def batch_terms(
     return terms(config, output, x, (mean, logvar), _prior(config, params, a))
 
 
-def training_losses(
-    config: Config,
-    axis_name: str | None,
-    params: Params,
-    state: ModelState,
-    batch: Batch,
-    key: jax.Array,
-    step: jax.Array,
-) -> Losses:
-    """The objective "cvae" with its terms as metrics."""
-    means = common.means(batch_terms(config, axis_name, params, state, batch, jax.random.fold_in(key, 1)))
-    return Losses({"cvae": means["loss"]}, means, {})
+def training_terms(
+    config: Config, training: Training, params: Params, state: ModelState, batch: Batch, key: jax.Array
+) -> common.Terms:
+    """The terms in training."""
+    return batch_terms(config, training.axis_name, params, batch, jax.random.fold_in(key, 1)), {}
 
 
-def rounds(config: Config, phase: Phase, axis_name: str | None = None) -> tuple[Round, ...]:
-    """One round, which moves all groups."""
-    return (Round({"cvae": tuple(phase.learning_rates)}, functools.partial(training_losses, config, axis_name)),)
-
-
-def evaluate(config: Config, phase: Phase) -> Callable[..., dict[str, jax.Array]]:
-    """The function of validation, the same in every phase."""
-    return functools.partial(batch_terms, config, None)
+def evaluate(
+    config: Config, phase: Phase, params: Params, state: ModelState, batch: Batch, key: jax.Array
+) -> dict[str, jax.Array]:
+    """The terms of validation."""
+    return batch_terms(config, None, params, batch, key)
 
 
 # --- the trained model ---------------------------------------------------------------------------------------------
@@ -237,7 +226,7 @@ def build(config: Config) -> Model:
     return common.bind(
         config,
         init=init,
-        rounds=rounds,
+        rounds=common.one_round("cvae", training_terms),
         optimizers=optimizers,
         evaluate=evaluate,
         encode=encode,

@@ -168,11 +168,11 @@ class Checkpoints:
             raise error
         return _best(intact)
 
-    def lowest_loss(self, phase: str) -> float | None:
-        """The lowest validation loss among a phase's checkpoints that can be read; None if none has one."""
+    def lowest(self, phase: str) -> tuple[float, int] | None:
+        """Lowest validation loss among a phase's checkpoints that can be read, and its step; None if none has one."""
         intact, _ = self._manifests(phase)
         best = _best(intact)
-        return None if best is None else intact[best]["validation_loss"]
+        return None if best is None else (intact[best]["validation_loss"], best)
 
     def metadata(self, phase: str, step: int) -> dict[str, Any]:
         """Manifest of a checkpoint: run_id, phase, step, final, validation_loss, skipped, versions, arrays, files.

@@ -428,7 +428,7 @@ class _Run:
         self.progress.start(
             phase.name, phase.end, phase.batch_size, later=functools.partial(self.observer.later, phase)
         )
-        lowest = self._lowest(phase) if done > phase.start else None
+        lowest = self.checkpoints.lowest(phase.name) if done > phase.start else None
         began = saved_at = noted_at = time.monotonic()
 
         def host_signals() -> HostSignals:
@@ -518,11 +518,6 @@ class _Run:
         self._write(phase, step, "validation", **means)
         return means["loss"]
 
-    def _lowest(self, phase: Phase) -> tuple[float, int] | None:
-        """Lowest validation loss of the phase before a resume, of the checkpoints that are kept, and its step."""
-        best = self.checkpoints.best(phase.name)
-        return None if best is None else (self.checkpoints.metadata(phase.name, best)["validation_loss"], best)
-
     def _tell_validation(
         self, phase: Phase, step: int, sums: MetricSums | None, loss: float, lowest: tuple[float, int] | None
     ) -> tuple[float, int]:
@@ -552,8 +547,8 @@ class _Run:
         if loss is None or not np.isfinite(loss):
             return False
         self.checkpoints.wait()
-        lowest = self.checkpoints.lowest_loss(phase.name)  # of those that are kept, among which the best one always is
-        better = lowest is None or loss < lowest
+        lowest = self.checkpoints.lowest(phase.name)  # of those that are kept, among which the best one always is
+        better = lowest is None or loss < lowest[0]
         # One host decides: the others may see a manifest that is about to change.
         return bool(multihost_utils.broadcast_one_to_all(np.array(better)))
 

@@ -166,6 +166,7 @@ class Workdir:
         extend: bool = False,
         ignore_removed: bool = False,
         flag: Callable[[str, Any], str] = lambda name, value: "",
+        check: Callable[[], None] = lambda: None,
         write: bool = True,
     ) -> None:
         """Writes `config.json`, or checks that a resumed run has the settings that it started with.
@@ -184,6 +185,7 @@ class Workdir:
                 by a learning rate that is a schedule over its steps.
             ignore_removed: pass over, with a warning, fields of the file that the Configs do not have.
             flag: (dotted name, value) -> the argument of the command line that sets a field so; "" if none does.
+            check: refuses, by raising, a run that has these settings; called before anything is written.
             write: False only checks, in any process, also while another one trains; it writes neither file nor log.
 
         Raises:
@@ -192,7 +194,7 @@ class Workdir:
         """
         if write and jax.process_index() != 0:
             return
-        path, run, notes = self.path / config_file.NAME, "", list[str]()
+        path, run, notes, growing = self.path / config_file.NAME, "", list[str](), False
         text = json.dumps(config, allow_nan=False)
         if path.exists():
             recorded, run = config_file.read(path)
@@ -210,13 +212,16 @@ class Workdir:
             difference = _Difference(dotted(before), dotted(json.loads(text)), unsaid, free, epochs, extend)
             if difference.refused:
                 raise ValueError(f"{self.path} holds a run with other settings:\n{difference.describe(flag)}")
-            if write and difference.growing:  # the mark first: killed in between, the run is as it was, but may go on
-                self._finished.unlink(missing_ok=True)
-                sync(self.path)
-        if write:
-            for note in () if self.is_finished else notes:
-                _log.warning("%s goes on, but not to the bits of the version that began it: %s", self.path, note)
-            atomic_write(path, config_file.sealed(config, run))
+            growing = bool(difference.growing)
+        check()
+        if not write:
+            return
+        if growing:  # the mark first: killed in between, the run is as it was, but may go on
+            self._finished.unlink(missing_ok=True)
+            sync(self.path)
+        for note in () if self.is_finished else notes:
+            _log.warning("%s goes on, but not to the bits of the version that began it: %s", self.path, note)
+        atomic_write(path, config_file.sealed(config, run))
 
     def finish(self, **results: Any) -> None:
         """Marks the run as finished. Call it last, when all its other files are closed.

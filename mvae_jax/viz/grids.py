@@ -61,11 +61,7 @@ def grid(
     """
     cells = _pictures(images, scale)
     if captions is not None:
-        _check_count("captions", captions, len(cells))
-        cells = [
-            _stack([picture, _paragraph(_words(caption), picture.width)], gap=4)
-            for picture, caption in zip(cells, captions, strict=True)
-        ]
+        cells = _captioned(cells, captions, "captions")
     return _sheet(title, [_beside(row) for row in _chunks(cells, columns)])
 
 
@@ -103,11 +99,7 @@ def comparison(
         _check_count(f"images of {label!r}", row, count)
     width = int(min(_COLUMN, max(load_font(_TEXT).getlength(drawable(label)) for label in pictures) + 1))
     for label, texts in (captions or {}).items():
-        _check_count(f"captions of {label!r}", texts, count)
-        pictures[label] = [
-            _stack([picture, _paragraph(_words(text), picture.width)], gap=4)
-            for picture, text in zip(pictures[label], texts, strict=True)
-        ]
+        pictures[label] = _captioned(pictures[label], texts, f"captions of {label!r}")
     rows = {label: (_paragraph(_words(label), width), row) for label, row in pictures.items()}
     if headings is not None:
         _check_count("headings", headings, count)
@@ -332,6 +324,13 @@ def interpolation(
         texts = _beside([_paragraph(_words(start), half), _paragraph(_words(end), half, right=True)], gap=2 * _GAP)
         blocks.append(_stack([texts, strip], gap=4))
     return _sheet(title, blocks)
+
+
+def _captioned(pictures: Sequence[Image.Image], captions: Sequence[str], name: str) -> list[Image.Image]:
+    """Pictures with texts beneath, as wide as they; `name` says what the texts are if they are not as many."""
+    _check_count(name, captions, len(pictures))
+    texts = _above(captions, pictures)
+    return [_stack([picture, text], gap=4) for picture, text in zip(pictures, texts, strict=True)]
 
 
 def _above(headings: Sequence[str], row: Sequence[Image.Image]) -> list[Image.Image]:

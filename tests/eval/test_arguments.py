@@ -251,7 +251,7 @@ OTHERS_OF_EVAL = {
     # Change the form of their arguments.
     *("batched.in_chunks", "batched.pixels", "batched.to_bytes", "perceptual_path.comparable"),
     *("features.inception_features", "features.Comparison.of", "fid.frechet_distance_of_sets", "fid.too_few"),
-    *("classification.Confusion.rates", "consistency.most_changes"),
+    *("classification.Confusion.rates", "classification.with_interval", "consistency.most_changes"),
     "multimodal.Coherence.by_count",
 }
 # A value that is not finite is what it looks for.

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from mvae_jax.eval import classification
+from mvae_jax.eval import classification, partial_captions
 
 TABLE_1 = classification.Confusion(427, 73, 40, 460)
 MEASURES = {"accuracy", "precision", "recall", "f1", "auroc"}
@@ -58,9 +58,14 @@ def test_wilsons_interval_of_a_share(true, count, low, high):
     assert str(found) == f"{true / count:.3f} ({low:.3f} to {high:.3f})"
 
 
-def test_no_decision_is_no_share():
-    with pytest.raises(ValueError, match="there is no decision; expected at least one"):
-        classification.share([])
+def test_a_share_of_no_example_has_no_value_and_no_interval():
+    nothing = classification.share([])
+    assert dataclasses.astuple(nothing) == (None, None, None, 0)
+    assert str(nothing) == "\N{EM DASH}"
+    assert nothing == partial_captions._mean_share(np.zeros(0), (0,))
+    for wrong in ((0.5, 0.4, 0.6, 0), (None, None, None, 3), (0.5, None, None, 3)):
+        with pytest.raises(ValueError, match=rf"a share of {wrong[-1]} examples has .*; expected numbers, and None of"):
+            classification.Share(*wrong)
 
 
 def test_spreads_by_hand():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from mvae_jax.data.batches import Splits
 from mvae_jax.experiment import classifier
@@ -25,3 +26,9 @@ def test_it_sees_those_images_alone_of_which_the_attributes_are_known():
     (part,) = classifier.parts(masked, classifier.Config(epochs=3), seed=0)
     (same,) = classifier.parts(known, classifier.Config(epochs=3), seed=0)
     assert part.flops == same.flops
+    for hidden, name in ((slice(0, 6), "training"), (slice(6, 9), "validation")):
+        there = np.ones(10, np.float32)
+        there[hidden] = 0
+        none = Splits.cut({**arrays, "present/attributes": there}, 6, 3, ("hat", "smiling"), {})
+        with pytest.raises(ValueError, match=f"no image for {name} has attributes that are known"):
+            classifier.check(none, classifier.Config(epochs=3), seed=0)

@@ -10,6 +10,7 @@ import zoo
 
 from mvae_jax import images, runs
 from mvae_jax.experiment import prior
+from mvae_jax.train.workdir import Workdir
 
 CONFIG = prior.Config(epochs=3)
 FACES = zoo.small_faces(40)
@@ -47,6 +48,15 @@ def test_images_that_are_missing_have_no_codes(workdir):
     np.testing.assert_allclose(codes.train["code"], mean, rtol=1e-4, atol=1e-5)
 
 
+def test_codes_say_which_of_them_have_no_attributes(workdir):
+    run, there = runs.load(workdir / "vae"), np.float32(np.arange(40) % 2)
+    data = runs.split({**FACES, "present/attributes": there}, zoo.CVAE.attributes)
+    codes = prior.encode(workdir / "vae", run, data)
+    for name in ("attributes", "present/attributes"):
+        np.testing.assert_array_equal(codes.train[name], data.train[name])
+    assert 0 < codes.train["present/attributes"].mean() < 1
+
+
 def test_a_deterministic_encoder_has_no_deviations(workdir):
     run, data = runs.load(workdir / "alae"), runs.split({"image": zoo.tiny_faces(24)["image"]})
     codes = prior.encode(workdir / "alae", run, data)
@@ -66,6 +76,17 @@ def test_a_prior_is_trained_once_and_draws_codes_that_the_run_decodes(workdir):
     before = metrics.read_text()
     prior.train(workdir / "vae", data, CONFIG)
     assert metrics.read_text() == before
+
+
+def test_a_prior_that_an_earlier_version_began_goes_on_without_rows(workdir, tmp_path):
+    folder = shutil.copytree(workdir / "cvae", tmp_path / "cvae", ignore=shutil.ignore_patterns("latent_flow"))
+    data, run = zoo.faces(24, zoo.CVAE.image_size), runs.load(folder)
+    codes = prior.encode(folder, run, runs.split(data, zoo.CVAE.attributes))
+    earlier = prior.member(codes, CONFIG, 42)
+    earlier = dataclasses.replace(earlier, config=dataclasses.replace(earlier.config, attribute_rows=0))
+    Workdir(prior.folder_of(folder, run)).configure(earlier.settings(codes))
+    assert prior.train(folder, data, CONFIG).run.config.attribute_rows == 0
+    assert prior.train(workdir / "cvae", data, CONFIG).run.config.attribute_rows == 1000
 
 
 def test_a_conditional_model_is_asked_with_attributes(workdir):

@@ -100,6 +100,13 @@ def test_a_run_that_cannot_go_on_is_refused_before_its_settings_are_written(tmp_
     assert (end.value.code or 0) == 0
 
 
+def test_settings_are_compared_before_it_is_asked_whether_the_run_can_go_on(tmp_path, capsys):
+    enter(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        enter(tmp_path, {"a": 2}, check=lambda: pytest.fail("asked of a run with other settings"))
+    assert (end.value.code, "a: 1 before, 2 now" in capsys.readouterr().err) == (2, True)
+
+
 def test_a_workdir_that_cannot_be_is_refused(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "run", "/proc/run"):

@@ -155,8 +155,8 @@ def test_the_joint_objectives_are_their_transcription(case):
     real_logits, fake_logits = forward.run("discriminator", forward.x, latent), forward.run("discriminator", fake, z)
     out = results(case)
     expected = {
-        "discriminator": (softplus(-real_logits) + softplus(fake_logits)).mean(),
-        "generator": (softplus(real_logits) + softplus(-fake_logits)).mean(),
+        "discriminator": (softplus(-real_logits) + softplus(fake_logits)).mean() / 2,
+        "generator": (softplus(real_logits) + softplus(-fake_logits)).mean() / 2,
     }
     assert_close(dict(out.objectives), expected)
     assert_close(dict(out.metrics), discriminator_metrics(real_logits, fake_logits))
@@ -178,7 +178,7 @@ def test_the_regressors_are_their_transcription(case):
     weight = {"latent_regressor": 0.0, "joint_latent_regressor": 0.7}[case]
     out = results(case)
     expected = {
-        "discriminator": (softplus(-real_logits) + softplus(fake_logits)).mean(),
+        "discriminator": (softplus(-real_logits) + softplus(fake_logits)).mean() / 2,
         "generator": softplus(-fake_logits).mean() + weight * regression,
         "encoder": regression,
     }
@@ -361,6 +361,7 @@ COMMON = {
     "learning_rate": (0.1, {"rates"}),
     "l2": (0.5, {"optimiser"}),
     "norm_epsilon": (1e-3, {"losses"}),
+    "mean_errors": (False, {"losses"}),
     "compute_dtype": ("bfloat16", {"losses"}),
 }
 OWN = {

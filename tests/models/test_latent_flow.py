@@ -1,5 +1,6 @@
 """The rectified flow against closed forms: Gaussian codes, of which velocity, flow and least error are known."""
 
+import dataclasses
 import json
 
 import jax
@@ -93,7 +94,7 @@ def gaussian_codes(count=4000):
 
 @pytest.mark.parametrize("standardise", ["whiten", "scale"])
 def test_training_codes_are_standardised_and_restored(standardise):
-    config = latent_flow.Config(latent_size=3, standardise=standardise)
+    config = latent_flow.Config(latent_size=3, attributes=(), standardise=standardise)
     code = gaussian_codes()["code"]
     state = {"flow": latent_flow.statistics(config, {"code": code})}
     x = np.asarray(flows.standardised(state, code))
@@ -105,16 +106,16 @@ def test_training_codes_are_standardised_and_restored(standardise):
 
 
 def test_statistics_count_what_posteriors_add():
-    code = gaussian_codes()["code"]
-    deviation = np.full_like(code, [0.5, 1.0, 2.0])
-    found = latent_flow.statistics(CONFIG, {"code": code, "deviation": deviation})
+    data = gaussian_codes()
+    code, deviation = data["code"], np.full_like(data["code"], [0.5, 1.0, 2.0])
+    found = latent_flow.statistics(CONFIG, {**data, "deviation": deviation})
     expected = np.cov(code, rowvar=False, bias=True) + np.diag([0.25, 1.0, 4.0])
     np.testing.assert_allclose(found["scale"] @ found["scale"].T, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_dimensions_that_never_vary_stay_finite():
-    code = gaussian_codes()["code"] * np.array([1, 0, 1], np.float32)
-    found = latent_flow.statistics(CONFIG, {"code": code})
+    data = gaussian_codes()
+    found = latent_flow.statistics(CONFIG, {**data, "code": data["code"] * np.array([1, 0, 1], np.float32)})
     assert all(np.isfinite(value).all() for value in found.values())
     assert np.abs(found["inverse"]).max() < 1e4
 
@@ -166,11 +167,84 @@ def test_guidance_of_0_draws_without_the_condition_and_1_with_it():
     built, (params, state) = untrained(gaussian_codes())
     params, ones = with_a_network_that_speaks(params), np.ones((5, 2), np.float32)
     sample, key = jax.jit(built.functions["sample_codes"]), jax.random.key(4)
-    free, given = (sample(params, state, key, ones, known) for known in (0 * ones, ones))
+    given = sample(params, state, key, ones, ones)
+    bare = latent_flow.build(dataclasses.replace(CONFIG, attribute_rows=0)).functions["sample_codes"]
+    free = bare(params, state, key, ones, 0 * ones)
     assert np.abs(free - given).max() > 1e-2
     np.testing.assert_allclose(sample(params, state, key, ones, ones, guidance=0.0), free, atol=1e-5)
     np.testing.assert_allclose(sample(params, state, key, ones, ones, guidance=1.0), given, atol=1e-5)
     assert np.abs(sample(params, state, key, ones, ones, guidance=3.0) - given).max() > 1e-2
+
+
+def completed(kept, attributes, known, count=20_000):
+    """So many completions of one row by a model that keeps such rows."""
+    config = dataclasses.replace(CONFIG, attributes=tuple("abc"), attribute_rows=len(kept))
+    rows = (np.tile(np.float32(row), (count, 1)) for row in (attributes, known))
+    return flows.completed(config, {"flow": {"attributes": np.float32(kept)}}, jax.random.key(8), *rows)
+
+
+def test_unknown_attributes_are_drawn_as_the_training_examples_have_them():
+    kept = [[0, 0, 1], [0, 1, 0], [0, 1, 0], [1, 1, 1], [1, 0, 0]]
+
+    def check(attributes, known, expected):
+        rows, all_known = completed(kept, attributes, known)
+        assert np.all(all_known == 1)
+        shares = {row: float((np.asarray(rows) == row).all(1).mean()) for row in expected}
+        assert shares == pytest.approx(expected, abs=0.02)
+
+    check([1, 1, 1], [0, 0, 0], {(0, 0, 1): 0.2, (0, 1, 0): 0.4, (1, 1, 1): 0.2, (1, 0, 0): 0.2})
+    check([0, 1, 1], [1, 0, 0], {(0, 1, 0): 2 / 3, (0, 0, 1): 1 / 3})
+    check([0, 1, 1], [0, 1, 1], {(1, 1, 1): 1.0})
+    check([0, np.nan, np.nan], [1, 0, 0], {(0, 1, 0): 2 / 3, (0, 0, 1): 1 / 3})
+    check([0, 0, 0], [1, 1, 1], {(0, 0, 0): 1.0})  # what is known stays, though no example has it
+
+
+def test_what_no_training_example_has_is_completed_by_those_that_agree_in_most():
+    rows, _ = completed([[0, 0, 1], [1, 1, 0], [1, 0, 0]], [0, 1, 0], [1, 1, 0], count=4000)
+    np.testing.assert_array_equal(rows[:, :2], np.tile(np.float32([0, 1]), (4000, 1)))
+    np.testing.assert_allclose(
+        rows[:, 2].mean(), 0.5, atol=0.03
+    )  # the first and the second agree in one, the last in none
+
+
+def test_a_model_that_keeps_no_rows_leaves_open_what_is_unknown():
+    rows, known = completed([], [0, 1, 0], [1, 1, 0], count=2)
+    np.testing.assert_array_equal(rows, [[0, 1, 0]] * 2)
+    np.testing.assert_array_equal(known, [[1, 1, 0]] * 2)
+
+
+def test_rows_are_kept_of_the_training_examples_each_alike_often():
+    config = dataclasses.replace(CONFIG, attribute_rows=10)
+    bits = np.float32([[0, 0], [0, 1], [1, 0], [1, 1]])
+    data = {"code": gaussian_codes(4)["code"], "attributes": bits}
+    kept = latent_flow.statistics(config, data)["attributes"]
+    assert kept.shape == (10, 2)
+    assert sorted(int((kept == row).all(1).sum()) for row in bits) == [2, 2, 3, 3]
+
+
+def test_attributes_that_are_missing_are_neither_known_nor_kept():
+    data = gaussian_codes(8)
+    there = np.float32([1, 0] * 4)
+    nothing = {
+        **data,
+        "attributes": np.where(there[:, None] != 0, data["attributes"], np.float32(np.nan)),
+        "present/attributes": there,
+    }
+    kept = latent_flow.statistics(CONFIG, nothing)["attributes"]
+    assert kept.max() == 1
+    _, (params, state) = untrained(data)
+    params, known = with_a_network_that_speaks(params), np.ones((8, 2), np.float32)
+
+    def loss(batch, known):
+        return np.asarray(flows.terms(CONFIG, params, state, batch, jax.random.key(9), known)["loss"])
+
+    expected = np.where(there != 0, loss(data, known), loss(data, 0 * known))
+    np.testing.assert_allclose(loss(nothing, known), expected, rtol=1e-5)
+    assert np.abs(loss(data, known) - expected).max() > 1e-3
+    with pytest.raises(
+        ValueError, match="present/attributes is 0 of all 8 training examples; expected attributes of some"
+    ):
+        latent_flow.statistics(CONFIG, {**nothing, "present/attributes": 0 * there})
 
 
 def test_any_number_of_attributes_is_hidden_alike_often():

@@ -216,6 +216,12 @@ def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(tm
         assert records(tmp_path, split) == records(undisturbed[0], split)
 
 
+def test_an_older_checkpoint_of_which_nobody_knows_the_loss_stops_no_run(tmp_path, undisturbed):
+    crashed(tmp_path)
+    (folder_of(tmp_path, "second", 9) / "manifest.json").write_text("{")
+    assert bits(fit(tmp_path)) == bits(undisturbed[1])
+
+
 def test_a_run_without_an_intact_checkpoint_is_refused_and_left_as_it_is(tmp_path):
     crashed(tmp_path)
     for path in (tmp_path / "checkpoints").glob("*/*"):

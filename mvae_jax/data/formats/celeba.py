@@ -330,10 +330,8 @@ def defects(path: str | Path, *, workers: int | None = None) -> Iterator[str]:
         with _open_images(root) as images:
             try:
                 table, _ = _read_lists(root)
-            except DefectError as error:
-                yield from error.problems
             except (ValueError, FileNotFoundError) as error:
-                yield str(error)
+                yield from DefectError.sentences(error)
             else:
                 yield from (f"There is no file {images.where(name)}." for name in _missing(images, table))
             names = sorted(filter(_IMAGE_NAME.fullmatch, images.files("")))

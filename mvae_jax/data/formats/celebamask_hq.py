@@ -231,10 +231,8 @@ def defects(path: str | Path, *, workers: int | None = None) -> Iterator[str]:
         archive = _part_of(outer)
         try:
             table, _ = _read_annotations(archive)
-        except DefectError as error:
-            yield from error.problems
         except (ValueError, FileNotFoundError) as error:
-            yield str(error)
+            yield from DefectError.sentences(error)
         else:
             yield from (f"There is no file {archive.where(name)}." for name in _missing(archive, table))
         images = sorted(name for name in archive.files(IMAGE_FOLDER) if _IMAGE_NAME.fullmatch(name))

@@ -199,7 +199,7 @@ def defects(path: str | Path, *, workers: int | None = None) -> Iterator[str]:
         try:
             table, _ = _read(archive, outer)
         except (ValueError, FileNotFoundError) as error:
-            yield from error.problems if isinstance(error, DefectError) else [str(error)]
+            yield from DefectError.sentences(error)
             return
         missing = _missing(archive, table)
         yield from (f"There is no file {archive.where(f'{IMAGE_FOLDER}/{file}')}." for file in missing)

@@ -177,7 +177,7 @@ def defects(path: str | Path, settings: Settings | None = None, *, workers: int 
         try:
             table = parse(read_text(archive, settings.csv), settings.attributes, where, missing=True)
         except ValueError as error:
-            yield from error.problems if isinstance(error, DefectError) else [str(error)]
+            yield from DefectError.sentences(error)
             return
         present = [file for file in table.files if archive.has(file)]
         yield from _missing(archive, table, where)
@@ -227,7 +227,7 @@ def parse(text: str, attributes: Sequence[str] | None = None, where: str = CSV, 
         raise DefectError(problems)
     if not rows:
         raise ValueError(f"{where} lists no images, expected a line for each below the names of the columns.")
-    if not problems and not any(known for *_, known in rows.values()):
+    if not any(known for *_, known in rows.values()):
         raise ValueError(f"{where} has attributes of no image, expected 0 and 1 in at least one line.")
     files = sorted(rows)
     return Table(

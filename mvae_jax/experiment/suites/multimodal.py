@@ -18,8 +18,8 @@ from mvae_jax.data import captions
 from mvae_jax.data.batches import Split
 from mvae_jax.eval import consistency, cross_modal, disturbances, partial_captions, reconstruction
 from mvae_jax.eval.batched import in_chunks, pixels, to_bytes
-from mvae_jax.eval.classification import Share, share
-from mvae_jax.experiment import typical
+from mvae_jax.eval.classification import Share, share, with_interval
+from mvae_jax.experiment import prior, typical
 from mvae_jax.experiment.declaration import Figures, Headline, Measure, Number, Results, Trained, plain
 from mvae_jax.experiment.suites import classification, latents
 from mvae_jax.objective import Phase
@@ -39,6 +39,7 @@ PANELS = {
 }
 _SHOWN = 18  # examples of a sheet
 _DRAWS = 6  # pictures of one caption
+_TEXTS = 8  # captions of a sheet
 _NOTICED, _VARIED = 0.5, 0.5  # share and ratio below which a report says what is wrong
 _SLIDERS = 12  # attributes, at most
 _FRACTIONS = np.linspace(0, 1, 8)  # of an interpolation
@@ -351,13 +352,12 @@ def figures(trained: Trained, results: Results) -> Figures:
     x, a, sentences = pixels(shown), shown["attributes"], write(shown["attributes"], names)
     means = {"from image": run.encode_image(x)[0], "from text": run.encode_attributes(a)[0]}
     predicted = run.decode_attributes(means["from image"]) > 0
-    keys = [jax.random.fold_in(jax.random.key(seed), draw) for draw in range(3)]
-    several, texts = _several(run, data.validation["attributes"], keys[2], most=8)
+    texts = cross_modal.distinct_rows(data.validation["attributes"])[:_TEXTS]
     half = max(1, len(texts) // 2)
     ends = texts[:half], texts[-half:]
     start, end = (run.encode_attributes(texts)[0] for texts in ends)
     between = [run.decode_image(gaussian.lerp(start, end, fraction)) for fraction in _FRACTIONS]
-    prior = random.standard_normal(keys[1], (_SHOWN, means["from image"].shape[1]))
+    z = random.standard_normal(jax.random.fold_in(jax.random.key(seed), 1), (_SHOWN, means["from image"].shape[1]))
 
     benchmark = scores.benchmark
     result = benchmark.result
@@ -366,10 +366,7 @@ def figures(trained: Trained, results: Results) -> Figures:
     text_codes = of_texts(data.validation["attributes"])[0]
     confusion = result.confusion
     figures: dict[str, tuple[str, Any]] = {
-        "overview": (
-            f"Faces that the model drew from captions, {_DRAWS} of each: {'; '.join(write(texts[:2], names))}",
-            grids.text_to_image(write(texts[:2], names), to_bytes(several[:2])),
-        ),
+        **drawn_from_captions(trained),
         "sliders": (
             f"{write(_person(names)[None], names)[0].capitalize()}, drawn from a caption with each attribute off and "
             "on: a slider goes from the one to the other, and half as far beyond either",
@@ -384,16 +381,6 @@ def figures(trained: Trained, results: Results) -> Figures:
             "Image to text: held-out faces, their captions and the model's; coloured words are wrong or missing "
             "(figure 6)",
             grids.image_to_text(shown["image"], sentences, write(predicted, names)),
-        ),
-        "text_to_image": (
-            f"Text to image: {_DRAWS} draws from each caption's posterior; all should show what the caption says, and "
-            "differ in what it leaves open (figure 7)",
-            grids.text_to_image(write(texts, names), to_bytes(several)),
-        ),
-        "latent_space": (
-            "Images and texts in the latent space, drawn in two dimensions by t-SNE: lines join an image and its own "
-            "text, and should be short (figure 9)",
-            projections.modalities(image_codes, text_codes, _groups(data.validation["attributes"], names), seed=seed),
         ),
         "reconstructions": (
             "Held-out images, decoded from the image's and from the caption's latent: the second row should be the "
@@ -413,7 +400,7 @@ def figures(trained: Trained, results: Results) -> Figures:
         ),
         "prior": (
             "Images and texts that the model makes up together: each text should fit its image",
-            grids.grid(to_bytes(run.decode_image(prior)), write(run.decode_attributes(prior) > 0, names)),
+            grids.grid(to_bytes(run.decode_image(z)), write(run.decode_attributes(z) > 0, names)),
         ),
         "confusion": (
             "Decisions about all pairs: right ones lie on the diagonal (table 1)",
@@ -451,6 +438,12 @@ def figures(trained: Trained, results: Results) -> Figures:
             ),
         ),
     }
+    if image_codes.shape[1] > 1:  # one dimension has no plane, as the report says
+        figures["latent_space"] = (
+            "Images and texts in the latent space, drawn in two dimensions by t-SNE: lines join an image and its own "
+            "text, and should be short (figure 9)",
+            projections.modalities(image_codes, text_codes, _groups(data.validation["attributes"], names), seed=seed),
+        )
     if any("loss" in record for record in records):  # a run that has just started has none yet
         figures["losses"] = (
             "What is minimised, and its terms: pale lines are training images, dots held-out ones. The weights of the "
@@ -458,6 +451,31 @@ def figures(trained: Trained, results: Results) -> Figures:
             curves.losses(records, PANELS),
         )
     return figures
+
+
+def drawn_from_captions(trained: Trained) -> Figures:
+    """Several images of each of a few captions, drawn by the learned prior where there is one, and of two of them."""
+    run, names, key = trained.run, trained.data.attributes, jax.random.fold_in(jax.random.key(trained.config.seed), 2)
+    texts = cross_modal.distinct_rows(trained.data.validation["attributes"])[:_TEXTS]
+    if learned := trained.priors.get(next(iter(trained.runs))):
+        rows = np.repeat(texts, _DRAWS, axis=0)
+        drawn = run.decode_image(learned.sample(key, rows, np.ones_like(rows), guidance=prior.GUIDANCE))
+        several = drawn.reshape(len(texts), _DRAWS, *drawn.shape[1:])
+        by = f"by the learned prior with guidance {prior.GUIDANCE:g}"
+    else:
+        several, by = _several(run, texts, key)[0], "from the caption's posterior"
+    sentences, pictures = write(texts, names), to_bytes(several)
+    return {
+        "overview": (
+            f"Faces that the model drew from captions, {_DRAWS} of each {by}: {'; '.join(sentences[:2])}",
+            grids.text_to_image(sentences[:2], pictures[:2]),
+        ),
+        "text_to_image": (
+            f"Text to image: {_DRAWS} draws of each caption, {by}; all should show what the caption says, and differ "
+            "in what it leaves open (figure 7)",
+            grids.text_to_image(sentences, pictures),
+        ),
+    }
 
 
 def consistency_sheet(trained: Trained, shown: int = 6) -> Any:
@@ -534,7 +552,7 @@ def headline(trained: Trained, results: Results) -> Headline:
         numbers.append(
             Number(
                 f"{drawn.accuracy:.1%}",
-                "of the attributes in faces drawn from captions are as the caption says, as a classifier reads them",
+                "of the attributes in the mean faces of captions are as the caption says, as a classifier reads them",
                 f"always the more frequent answer: {drawn.majority_accuracy:.1%}; real faces: {real.accuracy:.1%}",
                 drawn.accuracy > drawn.majority_accuracy,
             )
@@ -581,8 +599,8 @@ def problems(trained: Trained, results: Results) -> list[str]:
     ratio = results["diversity"]["pixels"].ratio
     if ratio < _VARIED:
         found.append(
-            f"Images drawn from one caption are much alike: they differ {ratio:.2f} times as much as held-out images "
-            "do."
+            f"Images drawn from a caption's posterior are much alike: they differ {ratio:.2f} times as much as held-out"
+            " images do."
         )
     return found
 
@@ -601,8 +619,7 @@ def consistency_row(label: str, trained: Trained) -> dict[str, Any]:
     row: dict[str, Any] = {"": label, "latent size": trained.run.config.latent_size, "divergence": _divergence(result)}
     row["threshold"] = result.threshold
     for name, value in dataclasses.asdict(result.rates).items():
-        low, high = result.intervals[name]
-        row["F1" if name == "f1" else name] = f"{value:.3f} ({low:.3f} to {high:.3f})"
+        row["F1" if name == "f1" else name] = with_interval(value, *result.intervals[name])
     return row | {"AUROC": result.auroc, "one word, no image": result.blind_accuracy}
 
 
@@ -726,7 +743,7 @@ def _verdict_parts(trained: Trained, result: partial_captions.Result) -> list[Pa
         each = result.curated[verdict]
         row: dict[str, Any] = {"own captions and curated mismatches": word}
         for name, value in dataclasses.asdict(each.rates).items():
-            row[_RATES.get(name, name)] = str(Share(value, *each.intervals[name], 0))
+            row[_RATES.get(name, name)] = with_interval(value, *each.intervals[name])
         curated.append(row)
     return [
         report.table(rows("accepted: true captions", result.true)),
@@ -795,6 +812,11 @@ def _posterior_parts(trained: Trained, posteriors: cross_modal.PosteriorDistance
         f"Of {posteriors.texts} texts, the closest one to an image is its own for {posteriors.recall_at_1:.1%} of the "
         f"images; always the most frequent text would be right for {posteriors.majority_recall_at_1:.1%}. The median "
         f"rank of the own text is {posteriors.median_rank:g}; guessing gives {(posteriors.texts + 1) / 2:g}.",
+        *(
+            []
+            if posteriors.dimensions > 1
+            else [report.note("Image and text share one dimension, of which there is no picture in the plane.")]
+        ),
     ]
 
 

@@ -234,7 +234,13 @@ def explain(trained: Trained, rows: Any) -> str:
 
 def _by_learned(trained: Trained) -> str:
     learned = next(iter(trained.priors.values())).run
-    return f"The learned prior is a rectified flow ({learned.step:,} steps, {learned.config.solver})."
+    free = ""
+    if learned.config.attributes and learned.config.attribute_rows:
+        free = (
+            "; without a caption attributes are drawn first, as the training images have them, then a code of these "
+            f"with guidance {prior.FREE_GUIDANCE:g}"
+        )
+    return f"The learned prior is a rectified flow ({learned.step:,} steps, {learned.config.solver}){free}."
 
 
 MEASURE = Measure(

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -199,19 +198,14 @@ def discriminate(config: Config, params: Params, state: ModelState, x: jax.Array
     return _run(config, "discriminator", params, _run(config, "encoder", params, images.to_unit_interval(x)))
 
 
-def evaluation_terms(
-    config: Config, params: Params, state: ModelState, batch: Batch, key: jax.Array
+def evaluate(
+    config: Config, phase: Phase, params: Params, state: ModelState, batch: Batch, key: jax.Array
 ) -> dict[str, jax.Array]:
     """Errors of reconstructions and of their codes; nothing is random."""
     x = images.to_unit_interval(batch["image"])
     w = _run(config, "encoder", params, x)
     output = _run(config, "generator", params, w)
     return alae_rounds.terms(x, output, w, _run(config, "encoder", params, output))
-
-
-def evaluate(config: Config, phase: Phase) -> Callable[..., dict[str, jax.Array]]:
-    """The function of validation, the same in every phase."""
-    return functools.partial(evaluation_terms, config)
 
 
 def build(config: Config) -> Model:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -284,7 +284,7 @@ def sample(
     return draw(config, params, state, w, random.example_keys(keys[1], count))
 
 
-def evaluation_terms(
+def evaluate(
     config: Config, phase: Phase, params: Params, state: ModelState, batch: Batch, key: jax.Array
 ) -> dict[str, jax.Array]:
     """Errors of reconstructions at the phase's resolution and of their codes; nothing is random."""
@@ -296,11 +296,6 @@ def evaluation_terms(
         return alae_rounds.terms(x, output, w, _to_code(config, params, output), span=2.0)
 
     return alae_rounds.in_parts(of_images, phase.parts, shrunk(images.to_float(batch["image"]), size))
-
-
-def evaluate(config: Config, phase: Phase) -> Callable[..., dict[str, jax.Array]]:
-    """The function of validation in a phase."""
-    return functools.partial(evaluation_terms, config, phase)
 
 
 def build(config: Config) -> Model:

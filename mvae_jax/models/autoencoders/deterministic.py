@@ -9,7 +9,6 @@ Groups: "encoder", "decoder".
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -20,7 +19,8 @@ from mvae_jax.models import common
 from mvae_jax.models.autoencoders import networks
 from mvae_jax.models.autoencoders.networks import NetworksConfig, phases
 from mvae_jax.models.checks import check_choice
-from mvae_jax.objective import Batch, Losses, Model, ModelState, Params, Phase, Posterior, Round
+from mvae_jax.models.common import Training
+from mvae_jax.objective import Batch, Model, ModelState, Params, Phase, Posterior
 
 __all__ = ["AutoencoderConfig", "build", "decode", "encode", "phases", "terms"]
 
@@ -67,32 +67,17 @@ def terms(config: AutoencoderConfig, output: jax.Array, x: jax.Array) -> dict[st
     return {"loss": _ERRORS[config.error](output, x) / config.channels}
 
 
-def training_losses(
-    config: AutoencoderConfig,
-    axis_name: str | None,
-    params: Params,
-    state: ModelState,
-    batch: Batch,
-    key: jax.Array,
-    step: jax.Array,
-) -> Losses:
-    """The objective "autoencoder", and new batch statistics."""
-    encoder, decoder, train = (
-        config.encoder(config.heads, axis_name),
-        config.decoder(axis_name),
-        config.batch_statistics,
-    )
+def training_terms(
+    config: AutoencoderConfig, training: Training, params: Params, state: ModelState, batch: Batch, key: jax.Array
+) -> common.Terms:
+    """The terms in training, and new batch statistics."""
+    encoder, decoder = config.encoder(config.heads, training.axis_name), config.decoder(training.axis_name)
+    train = config.batch_statistics
     x = images.to_unit_interval(batch["image"])
     (z,), encoder_stats = nets.apply(encoder, params["encoder"], state["encoder"], x, train=train)
     output, decoder_stats = nets.apply(decoder, params["decoder"], state["decoder"], z, train=train)
-    loss = terms(config, _OUTPUTS[config.output](output), x)["loss"].mean()
-    return Losses({"autoencoder": loss}, {"loss": loss}, {"encoder": encoder_stats, "decoder": decoder_stats})
-
-
-def rounds(config: AutoencoderConfig, phase: Phase, axis_name: str | None = None) -> tuple[Round, ...]:
-    """One round, which moves both networks."""
-    trains = {"autoencoder": tuple(phase.learning_rates)}
-    return (Round(trains, functools.partial(training_losses, config, axis_name)),)
+    values = terms(config, _OUTPUTS[config.output](output), x)
+    return values, {"encoder": encoder_stats, "decoder": decoder_stats}
 
 
 def encode(config: AutoencoderConfig, params: Params, state: ModelState, x: jax.Array) -> Posterior:
@@ -106,17 +91,12 @@ def decode(config: AutoencoderConfig, params: Params, state: ModelState, z: jax.
     return images.from_unit_interval(_OUTPUTS[config.output](networks.run_decoder(config, params, state, z)))
 
 
-def evaluation_terms(
-    config: AutoencoderConfig, params: Params, state: ModelState, batch: Batch, key: jax.Array
+def evaluate(
+    config: AutoencoderConfig, phase: Phase, params: Params, state: ModelState, batch: Batch, key: jax.Array
 ) -> dict[str, jax.Array]:
     """The terms in evaluation mode, where nothing is random."""
     output = decode(config, params, state, encode(config, params, state, batch["image"]).mean)
     return terms(config, images.to_unit_interval(output), images.to_unit_interval(batch["image"]))
-
-
-def evaluate(config: AutoencoderConfig, phase: Phase) -> Callable[..., dict[str, jax.Array]]:
-    """The function of validation, the same in every phase."""
-    return functools.partial(evaluation_terms, config)
 
 
 def build(config: AutoencoderConfig) -> Model:
@@ -129,7 +109,7 @@ def build(config: AutoencoderConfig) -> Model:
     return common.bind(
         config,
         init=networks.init,
-        rounds=rounds,
+        rounds=common.one_round("autoencoder", training_terms),
         optimizers=networks.optimizers,
         evaluate=evaluate,
         encode=encode,

@@ -21,9 +21,7 @@ Groups: "encoder", "decoder", and "observation", the log scale of the observatio
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
@@ -35,7 +33,8 @@ from mvae_jax.models import common
 from mvae_jax.models.autoencoders import networks
 from mvae_jax.models.autoencoders.networks import NetworksConfig
 from mvae_jax.models.checks import check_at_least, check_choice, check_positive
-from mvae_jax.objective import Batch, Losses, Model, ModelState, Params, Phase, Posterior, Round
+from mvae_jax.models.common import Training
+from mvae_jax.objective import Batch, Model, ModelState, Params, Phase, Posterior
 
 LIKELIHOODS = ("gaussian", "laplace", "bernoulli")
 # Schik's code for probabilistic models (SC-02, SC-04); its constant scale of .01 goes through a softplus.
@@ -316,22 +315,13 @@ def init(config: VariationalConfig, key: jax.Array, batch: Batch) -> tuple[Param
     return params, state
 
 
-def training_losses(
-    config: VariationalConfig,
-    phase: Phase,
-    axis_name: str | None,
-    params: Params,
-    state: ModelState,
-    batch: Batch,
-    key: jax.Array,
-    step: jax.Array,
-) -> Losses:
-    """The objective "vae" with its terms as metrics, and new batch statistics."""
-    encoder, decoder, train = (
-        config.encoder(config.heads, axis_name),
-        config.decoder(axis_name),
-        config.batch_statistics,
-    )
+def training_terms(
+    config: VariationalConfig, training: Training, params: Params, state: ModelState, batch: Batch, key: jax.Array
+) -> common.Terms:
+    """The terms in training, and new batch statistics."""
+    phase, axis_name, step = training
+    encoder, decoder = config.encoder(config.heads, axis_name), config.decoder(axis_name)
+    train = config.batch_statistics
     x = images.to_unit_interval(batch["image"])
     outputs, encoder_stats = nets.apply(encoder, params["encoder"], state["encoder"], x, train=train)
     mean, logvar = _gaussian(config, *outputs)
@@ -347,16 +337,10 @@ def training_losses(
     if warmup := phase.options["warmup_steps"]:
         penalty *= jnp.minimum(1.0, step / warmup)
     loss = values["reconstruction"].mean() + penalty
-    metrics = {"loss": loss, **common.means(values)}
+    values = {"loss": loss, **values}
     if config.learn_scale:
-        metrics["observation_scale"] = jnp.exp(_log_scale(config, params))
-    return Losses({"vae": loss}, metrics, {"encoder": encoder_stats, "decoder": decoder_stats})
-
-
-def rounds(config: VariationalConfig, phase: Phase, axis_name: str | None = None) -> tuple[Round, ...]:
-    """One round, which moves all groups."""
-    trains = {"vae": tuple(phase.learning_rates)}
-    return (Round(trains, functools.partial(training_losses, config, phase, axis_name)),)
+        values["observation_scale"] = jnp.exp(_log_scale(config, params))
+    return values, {"encoder": encoder_stats, "decoder": decoder_stats}
 
 
 def _gaussian(config: VariationalConfig, mean: jax.Array, s: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -394,8 +378,8 @@ def image_log_likelihood(
     return log_likelihood(config, logits, images.to_unit_interval(x), _log_scale(config, params))
 
 
-def evaluation_terms(
-    config: VariationalConfig, params: Params, state: ModelState, batch: Batch, key: jax.Array
+def evaluate(
+    config: VariationalConfig, phase: Phase, params: Params, state: ModelState, batch: Batch, key: jax.Array
 ) -> dict[str, jax.Array]:
     """The terms in evaluation mode; "loss" leaves out what couples examples: free bits, and a beta-TCVAE's parts."""
     mean, logvar = _gaussian(config, *networks.run_encoder(config, params, state, batch["image"]))
@@ -404,11 +388,6 @@ def evaluation_terms(
     kl = divergence(config, z, mean, logvar)
     values = terms(config, logits, images.to_unit_interval(batch["image"]), kl, _log_scale(config, params))
     return {"loss": values["reconstruction"] + config.kl_weight * values["kl"], **values}
-
-
-def evaluate(config: VariationalConfig, phase: Phase) -> Callable[..., dict[str, jax.Array]]:
-    """The function of validation, the same in every phase."""
-    return functools.partial(evaluation_terms, config)
 
 
 def build(config: VariationalConfig) -> Model:
@@ -422,7 +401,7 @@ def build(config: VariationalConfig) -> Model:
     return common.bind(
         config,
         init=init,
-        rounds=rounds,
+        rounds=common.one_round("vae", training_terms),
         optimizers=networks.optimizers,
         evaluate=evaluate,
         encode=encode,

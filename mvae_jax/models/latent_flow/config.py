@@ -29,6 +29,8 @@ class Config:
         blocks: number of residual blocks.
         unconditional: share of the training examples of which no attribute is known. Of each other one every attribute
             is hidden with a probability that is drawn from [0, 1] for that example.
+        attribute_rows: rows of attributes of training examples that the model keeps, from which unknown attributes are
+            drawn, see `model.completed`; 0 keeps none, and codes are drawn given what is known alone.
         solver: "heun" or "euler", how codes are drawn.
         epochs: passes over the training codes.
         batch_size: examples per step.
@@ -45,6 +47,7 @@ class Config:
     width: int = 256
     blocks: int = 3
     unconditional: float = 0.2
+    attribute_rows: int = dataclasses.field(default=1000, metadata={"before": 0})
     solver: str = "heun"
     epochs: int = 40
     batch_size: int = 128
@@ -57,6 +60,7 @@ class Config:
         check_choice(self, "solver", SOLVERS)
         check_compute_dtype(self)
         check_at_least(self, 1, "latent_size", "width", "blocks", "epochs", "batch_size")
+        check_at_least(self, 0, "attribute_rows")
         check_positive(self, "learning_rate")
         for name in ("unconditional", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:

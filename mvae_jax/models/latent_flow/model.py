@@ -3,6 +3,8 @@
 A small network learns the velocity of straight paths from noise to codes (Liu et al., 2023, arXiv:2209.03003; Lipman
 et al., 2023, arXiv:2210.02747). In training each attribute is hidden at random, so that one network draws given any
 subset of them, and without any, on which classifier-free guidance rests (Ho and Salimans, 2022, arXiv:2207.12598).
+Attributes that are unknown when codes are drawn are drawn first, from rows of the training examples: attributes and
+code are then a draw from p(attributes) p(code | attributes), the model of both.
 
 Codes are standardised by statistics of the training codes, which are kept in the model's state. The velocity is that
 of the paths to N(0, I), which is known, and a correction that is learned: with "whiten" the flow begins as that of the
@@ -13,8 +15,7 @@ Group: "flow".
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -24,11 +25,13 @@ import optax
 
 from mvae_jax import images, nets, random
 from mvae_jax.models import common
+from mvae_jax.models.common import Training
 from mvae_jax.models.latent_flow import paths
 from mvae_jax.models.latent_flow.config import Config
-from mvae_jax.objective import Batch, Losses, Model, ModelState, Params, Phase, Round
+from mvae_jax.objective import Batch, Model, ModelState, Params, Phase
 from mvae_jax.optimizers import rise_and_fall
 
+PRESENT = "present/attributes"
 _LEAST_VARIANCE = 1e-6  # of a direction, as a share of the largest one: what never varied is not blown up
 
 # --- statistics of the training codes ------------------------------------------------------------------------------
@@ -39,11 +42,16 @@ def statistics(config: Config, examples: Mapping[str, np.ndarray]) -> dict[str, 
 
     Args:
         config: says which.
-        examples: "code" [N, D], and "deviation" [N, D] where codes are drawn from posteriors.
+        examples: "code" [N, D], "deviation" [N, D] where codes are drawn from posteriors, "attributes" [N, A], and
+            "present/attributes" [N] where some have none.
 
     Returns:
         "mean" [D], and "scale" [D, D]: a code is mean + scale @ its standardised form; "inverse" is that of the scale.
-        With posteriors they are those of the mixture of all of them.
+        With posteriors they are those of the mixture of all of them. "attributes", [R, A], if some are kept: of
+        examples chosen at random, each about as often where there are fewer than `Config.attribute_rows`.
+
+    Raises:
+        ValueError: rows are to be kept, and no example has attributes.
     """
     images.check_batch(examples, code=(config.latent_size,))
     code = np.asarray(examples["code"], np.float64)
@@ -56,8 +64,21 @@ def statistics(config: Config, examples: Mapping[str, np.ndarray]) -> dict[str, 
     else:
         variances, directions = np.linalg.eigh(covariance)
     deviations = np.sqrt(np.maximum(variances, max(_LEAST_VARIANCE * variances.max(), np.finfo(np.float32).tiny)))
-    found = {"mean": mean, "scale": directions * deviations, "inverse": (directions / deviations).T}
-    return {name: value.astype(np.float32) for name, value in found.items()}
+    result = {"mean": mean, "scale": directions * deviations, "inverse": (directions / deviations).T}
+    if _keeps_rows(config):
+        there = np.flatnonzero(examples[PRESENT]) if PRESENT in examples else np.arange(len(code))
+        if not len(there):
+            raise ValueError(
+                f"{PRESENT} is 0 of all {len(code)} training examples; expected attributes of some, or a config "
+                "without any, attributes=()."
+            )
+        order = np.random.default_rng(0).permutation(there)
+        result["attributes"] = np.asarray(examples["attributes"])[np.resize(order, config.attribute_rows)]
+    return {name: value.astype(np.float32) for name, value in result.items()}
+
+
+def _keeps_rows(config: Config) -> bool:
+    return bool(config.attributes and config.attribute_rows)
 
 
 def standardised(state: ModelState, code: jax.Array) -> jax.Array:
@@ -101,7 +122,8 @@ def velocity(
     Returns:
         [B, D].
     """
-    condition = jnp.concatenate([known * (2 * attributes - 1), known], axis=1)
+    values = jnp.where(known != 0, 2 * attributes - 1, 0.0)  # not a product, which NaN would survive
+    condition = jnp.concatenate([values, known], axis=1)
     correction = nets.evaluate(config.network(), params["flow"], {}, x, t, condition)
     return paths.gaussian_velocity(x, t) + correction
 
@@ -135,7 +157,8 @@ def terms(
         config: the model.
         params: its parameters.
         state: its state.
-        batch: "code" [B, D]; "deviation" [B, D] where codes are drawn from posteriors; "attributes" [B, A].
+        batch: "code" [B, D]; "deviation" [B, D] where codes are drawn from posteriors; "attributes" [B, A], and
+            "present/attributes" [B] in {0, 1} where some have none.
         key: a key that serves nothing else.
         known: which attributes are known, [B, A] in {0, 1}.
         axis_name: as in `random.example_keys`.
@@ -151,6 +174,8 @@ def terms(
     code = standardised(state, code)
     noise = random.standard_normal(keys[1], code.shape, axis_name)
     t = random.uniform(keys[2], code.shape[:1], axis_name)
+    if PRESENT in batch:
+        known = known * batch[PRESENT][:, None]
     predicted = velocity(config, params, state, paths.point(noise, code, t), t, _attributes(config, batch), known)
     return {"loss": paths.velocity_error(predicted, noise, code) / config.latent_size}
 
@@ -185,31 +210,21 @@ def init(
     code = batch["code"]
     params, _ = nets.init(config.network(), key, code, code[:, 0], jnp.zeros((len(code), 2 * count)))
     identity = {"mean": jnp.zeros(shape), "scale": jnp.eye(*shape), "inverse": jnp.eye(*shape)}
+    if _keeps_rows(config):
+        identity["attributes"] = jnp.zeros((config.attribute_rows, count))
     return {"flow": params}, {"flow": jax.tree.map(jnp.asarray, dict(statistics or identity))}
 
 
-def training_losses(
-    config: Config,
-    axis_name: str | None,
-    params: Params,
-    state: ModelState,
-    batch: Batch,
-    key: jax.Array,
-    step: jax.Array,
-) -> Losses:
-    """The objective "flow", with attributes hidden at random."""
-    known = hidden_at_random(config, jax.random.fold_in(key, 3), len(batch["code"]), axis_name)
-    means = common.means(terms(config, params, state, batch, key, known, axis_name))
-    return Losses({"flow": means["loss"]}, means, {})
+def training_terms(
+    config: Config, training: Training, params: Params, state: ModelState, batch: Batch, key: jax.Array
+) -> common.Terms:
+    """The term, with attributes hidden at random."""
+    known = hidden_at_random(config, jax.random.fold_in(key, 3), len(batch["code"]), training.axis_name)
+    return terms(config, params, state, batch, key, known, training.axis_name), {}
 
 
-def rounds(config: Config, phase: Phase, axis_name: str | None = None) -> tuple[Round, ...]:
-    """One round, which moves the flow."""
-    return (Round({"flow": ("flow",)}, functools.partial(training_losses, config, axis_name)),)
-
-
-def evaluation_terms(
-    config: Config, params: Params, state: ModelState, batch: Batch, key: jax.Array
+def evaluate(
+    config: Config, phase: Phase, params: Params, state: ModelState, batch: Batch, key: jax.Array
 ) -> dict[str, jax.Array]:
     """The term with attributes hidden at random, and "unconditional", with none known."""
     count = len(batch["code"])
@@ -218,12 +233,35 @@ def evaluation_terms(
     return {**shown, "unconditional": terms(config, params, state, batch, key, jnp.zeros_like(known))["loss"]}
 
 
-def evaluate(config: Config, phase: Phase) -> Callable[..., dict[str, jax.Array]]:
-    """The function of validation, the same in every phase."""
-    return functools.partial(evaluation_terms, config)
-
-
 # --- the trained model ---------------------------------------------------------------------------------------------
+
+
+def completed(
+    config: Config, state: ModelState, key: jax.Array, attributes: jax.Array, known: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Draws what is unknown of rows of attributes from p(unknown | known), as the training examples have it.
+
+    Each row takes it from one of the kept rows, chosen at random of those that agree with it in all that it knows; of
+    those that agree in most where none does so in all.
+
+    Args:
+        config: the model.
+        state: its state.
+        key: a key that serves nothing else.
+        attributes: [B, A] in {0, 1}; the value of one that is unknown does not count.
+        known: which attributes are known, [B, A] in {0, 1}.
+
+    Returns:
+        Attributes and which are known, each [B, A]: all, but as they were given if the model keeps no rows.
+    """
+    if not _keeps_rows(config):
+        return attributes, known
+    kept, said = state["flow"]["attributes"], known != 0
+    has, lacks = (jnp.where(said, value, 0.0) for value in (attributes, 1 - attributes))
+    unlike = _product(has, 1 - kept) + _product(lacks, kept)  # in how many a row differs from a kept one, [B, R]
+    nearest = unlike <= unlike.min(1, keepdims=True) + 0.5
+    chosen = jnp.argmax(jnp.where(nearest, random.uniform(key, unlike.shape), -1.0), axis=1)
+    return jnp.where(said, attributes, kept[chosen]), jnp.ones_like(known)
 
 
 def sample_codes(
@@ -237,15 +275,15 @@ def sample_codes(
     guidance: float | jax.Array = 1.0,
     temperature: float | jax.Array = 1.0,
 ) -> jax.Array:
-    """One code for each row of attributes.
+    """One code for each row of attributes, of which those that are unknown are drawn first, see `completed`.
 
     Args:
         config: the model.
         params: its parameters.
         state: its state.
         key: a key that serves nothing else.
-        attributes: [B, A] in [0, 1]; the value of one that is unknown does not count. A may be 0.
-        known: which attributes are known, [B, A] in {0, 1}; zeros draw without a condition.
+        attributes: [B, A] in {0, 1}; the value of one that is unknown does not count. A may be 0.
+        known: which attributes are known, [B, A] in {0, 1}; the others are drawn at any temperature.
         steps: of the solver, at least 1.
         guidance: see `paths.guided`; another one than 1 takes twice the time.
         temperature: scale of the noise from which the codes are carried.
@@ -253,7 +291,9 @@ def sample_codes(
     Returns:
         Codes [B, D].
     """
-    x = temperature * random.standard_normal(key, (len(attributes), config.latent_size))
+    row_key, noise_key = jax.random.split(key)
+    attributes, known = completed(config, state, row_key, attributes, known)
+    x = temperature * random.standard_normal(noise_key, (len(attributes), config.latent_size))
 
     def given(x: jax.Array, t: jax.Array, known: jax.Array) -> jax.Array:
         return velocity(config, params, state, x, t, attributes, known)
@@ -278,8 +318,9 @@ def build(config: Config, statistics: Mapping[str, np.ndarray] | None = None) ->
 
     Returns:
         A `Model` that trains on batches {"code": float32 [B, D], "attributes": float32 [B, A]}, and "deviation",
-        float32 [B, D], where codes are drawn anew in each step from posteriors with these standard deviations. Further
-        function: sample_codes(params, model_state, key, attributes, known, ...) -> codes [B, D].
+        float32 [B, D], where codes are drawn anew in each step from posteriors with these standard deviations; where
+        some have no attributes, "present/attributes", float32 [B] in {0, 1}, as well. Further function:
+        sample_codes(params, model_state, key, attributes, known, ...) -> codes [B, D].
     """
 
     def init_with_statistics(config: Config, key: jax.Array, batch: Batch) -> tuple[Params, ModelState]:
@@ -288,7 +329,7 @@ def build(config: Config, statistics: Mapping[str, np.ndarray] | None = None) ->
     return common.bind(
         config,
         init=init_with_statistics,
-        rounds=rounds,
+        rounds=common.one_round("flow", training_terms),
         optimizers=optimizers,
         evaluate=evaluate,
         functions={"sample_codes": sample_codes},

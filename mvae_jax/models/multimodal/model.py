@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ import optax
 
 from mvae_jax import gaussian, images, losses, nets, random
 from mvae_jax.models import common
+from mvae_jax.models.common import Training
 from mvae_jax.models.multimodal.config import Config, PhaseConfig
 from mvae_jax.models.multimodal.networks import Networks, Reconstructions, init, reconstruct, training_images
 from mvae_jax.models.multimodal.objective import (
@@ -172,15 +173,10 @@ def optimizers(networks: Networks, phase: Phase) -> dict[str, optax.GradientTran
 
 
 def vae_losses(
-    networks: Networks,
-    weights: Mapping[str, float],
-    params: Params,
-    state: ModelState,
-    batch: Batch,
-    key: jax.Array,
-    step: jax.Array,
+    networks: Networks, training: Training, params: Params, state: ModelState, batch: Batch, key: jax.Array
 ) -> Losses:
     """The objective "vae": the weighted terms."""
+    weights = networks.weights(training.phase)
     values, stats = terms(networks, weights, params, state, batch, key, train=True)
     means = common.means(values)
     weighted = {name: weights[name] * mean for name, mean in means.items()}
@@ -191,17 +187,11 @@ def vae_losses(
 
 
 def discriminator_losses(
-    networks: Networks,
-    weights: Mapping[str, float],
-    phase: Phase,
-    params: Params,
-    state: ModelState,
-    batch: Batch,
-    key: jax.Array,
-    step: jax.Array,
+    networks: Networks, training: Training, params: Params, state: ModelState, batch: Batch, key: jax.Array
 ) -> Losses:
     """The objective "discriminator": real against reconstructed patches, both noisy, and a gradient penalty."""
-    config, axis_name = networks.config, networks.axis_name
+    config, (phase, axis_name, step) = networks.config, training
+    weights = networks.weights(phase)
     real, attributes = training_images(networks, batch, key), batch["attributes"]
     outputs = reconstruct(networks, weights, params["vae"], state["vae"], real, attributes, key, train=True)
     fake = outputs.from_image  # what the other round is about to compute as well
@@ -242,34 +232,27 @@ def discriminator_losses(
 
 def rounds(networks: Networks, phase: Phase, axis_name: str | None = None) -> tuple[Round, ...]:
     """The round of "vae", after that of "discriminator" where the phase has one."""
-    mapped, weights = dataclasses.replace(networks, axis_name=axis_name), networks.weights(phase)
-    vae = Round({"vae": ("vae",)}, functools.partial(vae_losses, mapped, weights))
-    if "adversarial" not in weights:
+    mapped = dataclasses.replace(networks, axis_name=axis_name)
+    round_of = functools.partial(common.training_round, mapped, phase, axis_name)
+    vae = round_of(vae_losses, {"vae": ("vae",)})
+    if "adversarial" not in networks.weights(phase):
         return (vae,)
-    discriminator = functools.partial(discriminator_losses, mapped, weights, phase)
-    return (Round({"discriminator": ("discriminator",)}, discriminator), vae)
+    return (round_of(discriminator_losses, {"discriminator": ("discriminator",)}), vae)
 
 
-def evaluation_terms(
-    networks: Networks,
-    weights: Mapping[str, float],
-    params: Params,
-    state: ModelState,
-    batch: Batch,
-    key: jax.Array,
+def evaluate(
+    networks: Networks, phase: Phase, params: Params, state: ModelState, batch: Batch, key: jax.Array
 ) -> dict[str, jax.Array]:
-    """The terms in evaluation mode; "loss" is their weighted sum."""
+    """The terms in evaluation mode; "loss" is their weighted sum.
+
+    The adversarial term is left out, and every example has a score of its own.
+    """
+    weights = networks.weights(phase)
+    weights.pop("adversarial", None)
+    networks = dataclasses.replace(networks, config=dataclasses.replace(networks.config, score_reduction="example"))
     values, _ = terms(networks, weights, params, state, batch, key, train=False)
     weighted = (weights[name] * value for name, value in values.items())
     return {"loss": sum(weighted, start=jnp.zeros(len(batch["image"]))), **values}
-
-
-def evaluate(networks: Networks, phase: Phase) -> Callable[..., dict[str, jax.Array]]:
-    """The function of validation in a phase: without the adversarial term, and with one score for every example."""
-    weights = networks.weights(phase)
-    weights.pop("adversarial", None)
-    config = dataclasses.replace(networks.config, score_reduction="example")
-    return functools.partial(evaluation_terms, dataclasses.replace(networks, config=config), weights)
 
 
 # --- the trained model ---------------------------------------------------------------------------------------------

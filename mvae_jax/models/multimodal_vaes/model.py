@@ -15,6 +15,7 @@ import optax
 
 from mvae_jax import gaussian, random
 from mvae_jax.models import common
+from mvae_jax.models.common import Training
 from mvae_jax.models.multimodal_vaes import networks, objectives
 from mvae_jax.models.multimodal_vaes.config import (
     Config,
@@ -29,7 +30,7 @@ from mvae_jax.models.multimodal_vaes.config import (
 from mvae_jax.models.multimodal_vaes.modality import Modality
 from mvae_jax.models.multimodal_vaes.networks import Observed, init
 from mvae_jax.models.multimodal_vaes.objectives import Experts, Gaussian
-from mvae_jax.objective import Batch, Losses, Model, ModelState, Params, Phase, Posterior, Round
+from mvae_jax.objective import Batch, Model, ModelState, Params, Phase, Posterior
 
 # --- training ------------------------------------------------------------------------------------------------------
 
@@ -146,39 +147,20 @@ def _draw_subsets(uniform: Callable[..., jax.Array], total: int, count: int) -> 
     return table[order]
 
 
-def training_losses(
-    config: Config,
-    phase: Phase,
-    axis_name: str | None,
-    params: Params,
-    state: ModelState,
-    batch: Batch,
-    key: jax.Array,
-    step: jax.Array,
-) -> Losses:
-    """The objective "bound" with its terms as metrics."""
-    warmup = phase.options["warmup_steps"]
-    warmth = jnp.minimum(1.0, step / warmup) if warmup else 1.0
-    means = common.means(terms(config, axis_name, params, batch, key, warmth))
-    return Losses({"bound": means["loss"]}, means, {})
+def training_terms(
+    config: Config, training: Training, params: Params, state: ModelState, batch: Batch, key: jax.Array
+) -> common.Terms:
+    """The terms in training, whose divergences may be warming up."""
+    warmup = training.phase.options["warmup_steps"]
+    warmth = jnp.minimum(1.0, training.step / warmup) if warmup else 1.0
+    return terms(config, training.axis_name, params, batch, key, warmth), {}
 
 
-def rounds(config: Config, phase: Phase, axis_name: str | None = None) -> tuple[Round, ...]:
-    """One round, which moves all groups."""
-    trains = {"bound": tuple(phase.learning_rates)}
-    return (Round(trains, functools.partial(training_losses, config, phase, axis_name)),)
-
-
-def evaluation_terms(
-    config: Config, params: Params, state: ModelState, batch: Batch, key: jax.Array
+def evaluate(
+    config: Config, phase: Phase, params: Params, state: ModelState, batch: Batch, key: jax.Array
 ) -> dict[str, jax.Array]:
     """The terms, with the divergences at their full weights."""
     return terms(config, None, params, batch, key)
-
-
-def evaluate(config: Config, phase: Phase) -> Callable[..., dict[str, jax.Array]]:
-    """The function of validation, the same in every phase."""
-    return functools.partial(evaluation_terms, config)
 
 
 # --- the trained model ---------------------------------------------------------------------------------------------
@@ -367,7 +349,7 @@ def build(config: Config) -> Model:
     return common.bind(
         config,
         init=init,
-        rounds=rounds,
+        rounds=common.one_round("bound", training_terms),
         optimizers=optimizers,
         evaluate=evaluate,
         encode=functions["encode_image"] if has_image else None,

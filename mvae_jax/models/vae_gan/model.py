@@ -27,7 +27,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -37,6 +37,7 @@ from jax import lax
 
 from mvae_jax import augmentation, gaussian, images, losses, random
 from mvae_jax.models import common
+from mvae_jax.models.common import Training
 from mvae_jax.models.vae_gan.configs import AdversarialConfig, EncodingConfig, GANConfig, VAEDisConfig, VAEGANConfig
 from mvae_jax.models.vae_gan.networks import Networks, init
 from mvae_jax.nets import larsen
@@ -198,16 +199,10 @@ def training_images(config: AdversarialConfig, batch: Batch, key: jax.Array, axi
 
 
 def gan_losses(
-    config: AdversarialConfig,
-    phase: Phase,
-    axis_name: str | None,
-    params: Params,
-    state: ModelState,
-    batch: Batch,
-    key: jax.Array,
-    step: jax.Array,
+    config: AdversarialConfig, training: Training, params: Params, state: ModelState, batch: Batch, key: jax.Array
 ) -> Losses:
     """The objectives "decoder" and "discriminator" of samples against images."""
+    phase, axis_name, _ = training
     networks = Networks(config, params, state, train=True, axis_name=axis_name)
     x = training_images(config, batch, key, axis_name)
     z = random.standard_normal(jax.random.fold_in(key, 4), (len(x), config.latent_size), axis_name)
@@ -222,16 +217,10 @@ def gan_losses(
 
 
 def similarity_losses(
-    config: VAEDisConfig,
-    phase: Phase,
-    axis_name: str | None,
-    params: Params,
-    state: ModelState,
-    batch: Batch,
-    key: jax.Array,
-    step: jax.Array,
+    config: VAEDisConfig, training: Training, params: Params, state: ModelState, batch: Batch, key: jax.Array
 ) -> Losses:
     """The objective "vae", measured by the frozen discriminator."""
+    phase, axis_name, _ = training
     networks = Networks(config, params, state, train=True, axis_name=axis_name)
     x = training_images(config, batch, key, axis_name)
     (mean, logvar), encoder_stats = networks.encode(x)
@@ -248,16 +237,10 @@ def similarity_losses(
 
 
 def vae_gan_losses(
-    config: VAEGANConfig,
-    phase: Phase,
-    axis_name: str | None,
-    params: Params,
-    state: ModelState,
-    batch: Batch,
-    key: jax.Array,
-    step: jax.Array,
+    config: VAEGANConfig, training: Training, params: Params, state: ModelState, batch: Batch, key: jax.Array
 ) -> Losses:
     """The objectives "encoder", "decoder" and "discriminator" from one forward pass."""
+    phase, axis_name, _ = training
     networks = Networks(config, params, state, train=True, axis_name=axis_name)
     x = training_images(config, batch, key, axis_name)
     (mean, logvar), encoder_stats = networks.encode(x)
@@ -294,11 +277,12 @@ def rounds(config: AdversarialConfig, phase: Phase, axis_name: str | None = None
     """One round: of the GAN, of the learned similarity, or of VAE/GAN."""
     trains = {group: (group,) for group in phase.learning_rates}
     gated = functools.partial(gates, config) if config.gating else None
+    round_of = functools.partial(common.training_round, config, phase, axis_name)
     if isinstance(config, VAEGANConfig):
-        return (Round(trains, functools.partial(vae_gan_losses, config, phase, axis_name), gated),)
+        return (round_of(vae_gan_losses, trains, gated),)
     if isinstance(config, VAEDisConfig) and phase.name == "similarity":
-        return (Round({"vae": tuple(trains)}, functools.partial(similarity_losses, config, phase, axis_name)),)
-    return (Round(trains, functools.partial(gan_losses, config, phase, axis_name), gated),)
+        return (round_of(similarity_losses, {"vae": tuple(trains)}),)
+    return (round_of(gan_losses, trains, gated),)
 
 
 def _reduced(config: AdversarialConfig, phase: Phase, objectives: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
@@ -356,11 +340,12 @@ def evaluation_terms(
     return {"loss": values["similarity"] + values["kl"], **values}
 
 
-def evaluate(config: AdversarialConfig, phase: Phase) -> Callable[..., dict[str, jax.Array]]:
-    """The function of validation in a phase."""
-    if isinstance(config, GANConfig) or phase.name == "adversarial":
-        return functools.partial(adversarial_evaluation_terms, config)
-    return functools.partial(evaluation_terms, config)
+def evaluate(
+    config: AdversarialConfig, phase: Phase, params: Params, state: ModelState, batch: Batch, key: jax.Array
+) -> dict[str, jax.Array]:
+    """The terms of validation in a phase."""
+    adversarial = isinstance(config, GANConfig) or phase.name == "adversarial"
+    return (adversarial_evaluation_terms if adversarial else evaluation_terms)(config, params, state, batch, key)
 
 
 def build(config: AdversarialConfig) -> Model:

@@ -252,6 +252,16 @@ def test_verdicts_and_disturbances_are_tables_of_the_report(workdir, data):
         assert ("mustache" in text) == (name == "verdicts")
 
 
+def test_a_model_whose_image_and_text_share_one_dimension_is_trained_and_reported(tmp_path, data):
+    none = dataclasses.replace(MODEL.unimodal, epochs=0)
+    run = runs.train(tmp_path, "multimodal", dataclasses.replace(MODEL, latent_size=1, unimodal=none), data)
+    measured = trained(run, data)
+    assert not {"latent_space"} & suite.figures(measured, {}).keys()
+    declared = next(each for each in EXPERIMENT.measures if each.name == "posteriors")
+    text = "".join(getattr(part, "html", part) for part in declared.parts(measured, declared.measure(measured)))
+    assert "Image and text share one dimension, of which there is no picture in the plane." in text
+
+
 @pytest.mark.parametrize(
     ("rejected", "ratio", "said"),
     [
@@ -260,7 +270,7 @@ def test_verdicts_and_disturbances_are_tables_of_the_report(workdir, data):
             0.35,
             ["with one attribute wrong, 30% are called a mismatch", "differ 0.35 times"],
         ),
-        ((0.2, 0.9), 0.35, ["Images drawn from one caption are much alike"]),
+        ((0.2, 0.9), 0.35, ["Images drawn from a caption's posterior are much alike"]),
         ((0.2, 0.9), 0.6, []),
     ],
 )

@@ -12,6 +12,7 @@ from mvae_jax import runs
 from mvae_jax.data.batches import Split
 from mvae_jax.experiment import classifier, prior
 from mvae_jax.experiment.declaration import Trained
+from mvae_jax.experiment.suites import multimodal
 from mvae_jax.experiment.suites import priors as suite
 
 READER = dataclasses.replace(zoo.ATTRIBUTE_CLASSIFIER, epochs=20, hidden=32)
@@ -52,6 +53,20 @@ def test_every_prior_is_measured_with_as_many_samples(trained):
 def test_sheets_show_captions_in_rows(trained):
     drawn = suite.figures(trained, {})
     assert list(drawn) == ["priors_text_posterior", "priors_flow_captions", "priors_flow_captions_guided"]
+
+
+def test_the_first_picture_of_a_multimodal_run_is_drawn_by_its_learned_prior_where_it_has_one(trained):
+    learned = multimodal.drawn_from_captions(trained)
+    without = multimodal.drawn_from_captions(dataclasses.replace(trained, priors={}))
+    assert list(learned) == list(without) == ["overview", "text_to_image"]
+    for name, (caption, picture) in learned.items():
+        other_caption, other = without[name]
+        assert "by the learned prior with guidance 2" in caption
+        assert "from the caption's posterior" in other_caption
+        assert picture.size == other.size
+        assert np.abs(np.asarray(picture, int) - np.asarray(other, int)).max() > 0
+        # The words are the same: all but the pictures.
+        np.testing.assert_array_equal(np.asarray(picture)[:10], np.asarray(other)[:10])
 
 
 def test_without_a_classifier_or_a_prior_nothing_is_measured(trained):
