@@ -5,12 +5,12 @@
     python experiments/multimodal_family.py --preset=digits --config.data.digits=MNIST --workdir=runs/digits
     python experiments/multimodal_family.py --config.models=mopoe,jmvae --config.hidden=0.0,0.9,0.99 --workdir=runs/two
 
-Trains MVAE, MMVAE, MoPoE-VAE, MVTCAE, MMVAE+, JMVAE and Kim's model on images with attributes, under one budget: the
-same latent size, networks, batch size, learning rate and number of steps. A share of the training examples loses its
-attributes, another one in each row; held-out examples keep all. Then reads attributes from images, draws images from
-attributes, tells fitting from unfitting pairs, and measures likelihoods, Frechet distances of images and what a linear
-probe reads from codes. Of digits there are five views, of which each but the first is hidden of such a share, and their
-coherence is measured. The same command resumes a run that was stopped.
+Trains MVAE, MMVAE, MoPoE-VAE, MVTCAE, MMVAE+, JMVAE, CADA-VAE and Kim's model on images with attributes, under one
+budget: the same latent size, networks, batch size, learning rate and number of steps. A share of the training examples
+loses its attributes, another one in each row; held-out examples keep all. Then reads attributes from images, draws
+images from attributes, tells fitting from unfitting pairs, and measures likelihoods, Frechet distances of images and
+what a linear probe reads from codes. Of digits there are five views, of which each but the first is hidden of such a
+share, and their coherence is measured. The same command resumes a run that was stopped.
 
 Kim's model needs both modalities of every example: where attributes are hidden, it trains on the other examples alone,
 which stand again and again, so that it has as many steps as the others. Its decoders and phases are its own.
@@ -47,7 +47,7 @@ class Shared:
         scale: standard deviation of the Gaussian likelihood of pixel values in [0, 1]; Kim's model has none.
         pose_scale: standard deviation of the Gaussian likelihood of the pose, in units of 30 degrees.
         samples: K of MMVAE and MMVAE+.
-        warmup_epochs: over which the weights of the divergences rise, of MVAE, MoPoE-VAE, MVTCAE and JMVAE.
+        warmup_epochs: over which the weights of the divergences rise, of MVAE, MoPoE-VAE, MVTCAE, JMVAE and CADA-VAE.
         epochs: passes over the training examples; of Kim's model a third for each of its phases, the rest for the last.
         batch_size: examples per step.
         learning_rate: Adam's rate; of Kim's discriminator a tenth.
@@ -135,6 +135,7 @@ def config_of(name: str, shared: Shared, data: Any) -> Any:
         "mvtcae": multimodal_vaes.MVTCAEConfig,
         "mmvae_plus": multimodal_vaes.MMVAEPlusConfig,
         "jmvae": multimodal_vaes.JMVAEConfig,
+        "cada_vae": multimodal_vaes.CADAVAEConfig,
     }
     kind: Any = kinds[name]
     known = {field.name for field in dataclasses.fields(kind)}

@@ -78,6 +78,32 @@ def kl_divergence(
     return 0.5 * (jnp.expm1(log_ratio) - log_ratio + _squared_deviation(mean_p - mean_q, logvar_q))
 
 
+@numerics.in_float32
+def wasserstein_distance(mean_p: jax.Array, logvar_p: jax.Array, mean_q: jax.Array, logvar_q: jax.Array) -> jax.Array:
+    """2-Wasserstein distance of Gaussians p and q with diagonal covariances, with gradient zero where they are equal.
+
+    It is sqrt(|mean_p - mean_q|^2 + |s_p - s_q|^2) with the standard deviations s, over the last axis.
+
+    Args:
+        mean_p: means of p, [..., D].
+        logvar_p: log variances of p, [..., D].
+        mean_q: means of q, broadcastable against `mean_p`.
+        logvar_q: log variances of q, broadcastable against `logvar_p`.
+
+    Returns:
+        Distances, [...], in the units of the means.
+
+    Reference:
+        Dowson and Landau, 1982, The Fréchet distance between multivariate normal distributions.
+    """
+    deviations = jnp.exp(0.5 * logvar_p) - jnp.exp(0.5 * logvar_q)
+    apart = jnp.stack(jnp.broadcast_arrays(mean_p - mean_q, deviations))
+    # Squares of small deviations would vanish, were they not scaled.
+    largest = jax.lax.stop_gradient(jnp.abs(apart).max((0, -1), keepdims=True))
+    scale = jnp.where(largest > 0, largest, 1.0)
+    return scale[0, ..., 0] * numerics.norm(apart / scale, (0, -1))
+
+
 def _squared_deviation(difference: jax.Array, logvar: jax.Array | float) -> jax.Array:
     """difference^2 / exp(logvar), in squared standard deviations."""
     # Scaled before it is squared: below a log variance of -88.7 its inverse is infinite, and 0 * inf is NaN.

@@ -95,6 +95,11 @@ def kl_terms(z, mean, logvar):
     return own - joint, joint - marginals, marginals - prior
 
 
+def wasserstein(mean_p, logvar_p, mean_q, logvar_q):
+    apart = jnp.stack([mean_p - mean_q, jnp.exp(logvar_p / 2) - jnp.exp(logvar_q / 2)], -1)
+    return length(apart.reshape(*mean_p.shape[:-1], -1))
+
+
 def product_of_experts(means, logvars):
     precisions = [jnp.ones_like(means[0]), *(jnp.exp(-logvar) for logvar in logvars)]
     total = sum(precisions)
@@ -174,6 +179,7 @@ REFERENCES = {
         "product_of_experts": lambda *arrays: product_of_experts(arrays[:2], arrays[2:]),
         "sample": lambda mean, logvar: mean + jnp.exp(logvar / 2) * noise(mean),
         "slerp": slerp,
+        "wasserstein_distance": wasserstein,
     },
 }
 NAMES = [(module, name) for module, references in REFERENCES.items() for name in references]

@@ -66,6 +66,25 @@ def test_kl_divergence_keeps_its_digits_near_equality():
     assert gaussian.kl_divergence(jnp.float32(0), logvar, 0.0, 0.0) == pytest.approx(2.5008e-7, rel=1e-3)
 
 
+def test_wasserstein_distance_is_that_of_quantile_functions():
+    """In one dimension its square is the integral of the squared difference of these; dimensions add up."""
+    mean_p, logvar_p, mean_q, logvar_q = np.float32([[0.3, -1.0], [-0.7, 0.4], [-0.4, -1.0], [0.5, -2.0]])
+    shares = (np.arange(200_000) + 0.5) / 200_000
+    squared = sum(
+        np.square(
+            scipy.stats.norm.ppf(shares, mean_p[d], np.exp(logvar_p[d] / 2))
+            - scipy.stats.norm.ppf(shares, mean_q[d], np.exp(logvar_q[d] / 2))
+        ).mean()
+        for d in range(2)
+    )
+    distance = gaussian.wasserstein_distance(mean_p, logvar_p, mean_q, logvar_q)
+    assert distance == pytest.approx(math.sqrt(squared), rel=1e-4)
+    tight = gaussian.wasserstein_distance(mean_p, np.float32([-99, -99]), mean_p, np.float32([-97, -99]))
+    assert tight == pytest.approx(math.exp(-48.5) - math.exp(-49.5), rel=1e-5)  # whose square float32 does not hold
+    gradient = jax.grad(gaussian.wasserstein_distance, (0, 1))(mean_p, logvar_p, mean_p, logvar_p)
+    np.testing.assert_array_equal(gradient, 0)
+
+
 @pytest.mark.parametrize("prior", [True, False])
 def test_product_of_experts_equals_the_normalised_product_of_densities(prior):
     means, logvars = [0.8, -1.5], [-0.3, 0.9]

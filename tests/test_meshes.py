@@ -106,6 +106,7 @@ FUNCTIONS_OF_ARRAYS = {
     "gaussian.product_of_experts": (named(lambda *x: gaussian.product_of_experts(x[:2], x[2:])), X, Y, Z, X),
     "gaussian.lerp": (named(gaussian.lerp), X, Y, T),
     "gaussian.slerp": (named(gaussian.slerp), X, Y, T),
+    "gaussian.wasserstein_distance": (named(gaussian.wasserstein_distance), X, Y, Z, X),
 }
 
 

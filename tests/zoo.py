@@ -98,6 +98,7 @@ MOPOE = multimodal_vaes.MoPoEConfig(**FAMILY)
 MVTCAE = multimodal_vaes.MVTCAEConfig(**FAMILY)
 MMVAE_PLUS = multimodal_vaes.MMVAEPlusConfig(**{**FAMILY, "modalities": WITH_PRIVATE}, samples=3)
 JMVAE = multimodal_vaes.JMVAEConfig(**FAMILY, joint_widths=(8,))
+CADA_VAE = multimodal_vaes.CADAVAEConfig(**FAMILY)
 
 LARSEN = {
     "image_size": 8,
@@ -184,6 +185,7 @@ TABLE = {
         ("mvtcae", MVTCAE, posed_faces),
         ("mmvae_plus", MMVAE_PLUS, posed_faces),
         ("jmvae", JMVAE, posed_faces),
+        ("cada_vae", CADA_VAE, posed_faces),
         ("alae", ALAE, tiny_faces),
         ("bigan", BIGAN, tiny_faces),
         ("latent_regressor", LATENT_REGRESSOR, tiny_faces),

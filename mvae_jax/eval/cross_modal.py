@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from mvae_jax import gaussian
+from mvae_jax import gaussian, numerics
 from mvae_jax.eval import _results
 from mvae_jax.eval._arguments import device_measure, measure
 from mvae_jax.eval.classification import Confusion, auroc
@@ -361,14 +361,12 @@ def posterior_distance(
 def _distances(image: tuple[jax.Array, ...], texts: tuple[jax.Array, ...]) -> jax.Array:
     """Both KL, Wasserstein distance and distance of means between one posterior, [D], and those of T texts; [4, T]."""
     image = tuple(values[None] for values in image)
-    means = jnp.square(image[0] - texts[0]).sum(axis=-1)
-    deviations = jnp.square(jnp.exp(0.5 * image[1]) - jnp.exp(0.5 * texts[1])).sum(axis=-1)
     return jnp.stack(
         [
             gaussian.kl_divergence(*image, *texts).sum(axis=-1),
             gaussian.kl_divergence(*texts, *image).sum(axis=-1),
-            jnp.sqrt(means + deviations),
-            jnp.sqrt(means),
+            gaussian.wasserstein_distance(*image, *texts),
+            numerics.norm(image[0] - texts[0], -1),
         ]
     )
 

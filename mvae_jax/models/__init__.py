@@ -107,6 +107,7 @@ ZOO: dict[str, ZooModel] = {
     "mvtcae": _of_modalities(multimodal_vaes.MVTCAEConfig),
     "mmvae_plus": _of_modalities(multimodal_vaes.MMVAEPlusConfig),
     "jmvae": _of_modalities(multimodal_vaes.JMVAEConfig),
+    "cada_vae": _of_modalities(multimodal_vaes.CADAVAEConfig),
     "alae": Entry(alae.ALAEConfig, alae.mlp.build, alae.mlp.phases),
     "style_alae": Entry(alae.StyleALAEConfig, alae.style.build, alae.style.phases, lengths=("last_images",)),
     "bigan": Entry(bigan.BiGANConfig, bigan.build, bigan.phases),

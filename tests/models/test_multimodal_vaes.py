@@ -199,6 +199,33 @@ def test_jmvae_is_its_equation_and_with_the_exact_posterior_the_evidence():
     assert float(terms(GUESS, exact((0, 1, 2)), 0.0)["loss"]) == pytest.approx(-log_evidence((0, 1, 2)), rel=1e-5)
 
 
+@pytest.mark.parametrize("members", [(0, 1, 2), (0, 2), (1,)])
+def test_cada_vae_is_its_equations_of_what_is_there(members):
+    """Of one modality alone it is that VAE's; of exact encoders alone its negative evidence."""
+    present = np.isin(range(3), members)
+
+    def got(said, beta=0.3, gamma=0.7, delta=2.0):
+        noise = jnp.broadcast_to(NODES[:, None, None], (len(NODES), 3, 1))
+        of = experts(said, present), log_likelihoods(present), noise
+        return averaged(objectives.cada_vae(*of, weights=WEIGHTS, beta=beta, gamma=gamma, delta=delta))
+
+    def expected(said):
+        posterior = {m: (said["means"][m], jnp.exp(said["logvars"][m])) for m in members}
+        loss = sum(
+            (1.0 if m == n else 0.7) * WEIGHTS[NAMES[n]] * error(n, *posterior[m]) for m in members for n in members
+        )
+        for m, n in itertools.combinations(members, 2):
+            deviations = jnp.sqrt(posterior[m][1]) - jnp.sqrt(posterior[n][1])
+            loss += 2.0 * jnp.hypot(posterior[m][0] - posterior[n][0], deviations)
+        return loss + 0.3 * sum(kl(*posterior[m]) for m in members)
+
+    assert_same_with_gradients(lambda said: got(said)["loss"], expected)
+    mean, variance = zip(*(exact((m,)) for m in range(3)), strict=True)
+    terms = got({"means": np.float32(mean), "logvars": np.float32(np.log(variance))})
+    bounds = sum(float(terms[f"reconstruction/{NAMES[m]}"]) for m in members) + float(terms["kl"])
+    assert bounds == pytest.approx(-sum(log_evidence((m,)) for m in members), rel=1e-5)
+
+
 NOISE = np.random.default_rng(0).normal(size=(2, 3, 4, 1)).astype(np.float32)
 
 
@@ -328,6 +355,7 @@ CONFIGS = {
     "mopoe": multimodal_vaes.MoPoEConfig(**SETTINGS),
     "mvtcae": multimodal_vaes.MVTCAEConfig(**SETTINGS),
     "jmvae": multimodal_vaes.JMVAEConfig(**SETTINGS, joint_widths=(5,)),
+    "cada_vae": multimodal_vaes.CADAVAEConfig(**SETTINGS),
     "mmvae": multimodal_vaes.MMVAEConfig(**SETTINGS, samples=2),
     "mmvae_plus": multimodal_vaes.MMVAEPlusConfig(
         **{**SETTINGS, "modalities": (dataclasses.replace(DENSE[0], private_size=2), *DENSE[1:])}, samples=2
@@ -405,7 +433,7 @@ def test_any_subset_is_encoded_and_every_modality_decoded(name):
     assert model.encode is model.decode is model.sample is None
 
 
-@pytest.mark.parametrize("name", ["mvae", "mmvae", "mmvae_plus"])
+@pytest.mark.parametrize("name", ["mvae", "mmvae", "mmvae_plus", "cada_vae"])
 def test_draws_have_the_moments_of_the_posterior(name):
     model, params, _ = prepared(name)
     many = {n: jnp.tile(batch()[n][:1], (4000, 1)) for n in ("left", "kind")}
@@ -478,6 +506,7 @@ def test_modalities_refuse(change, message):
         ("mopoe", {"modalities": CONFIGS["mmvae_plus"].modalities}, "private_size of left is not 0"),
         ("mmvae_plus", {"modalities": DENSE}, "expected private dimensions"),
         ("mvtcae", {"alpha": 1.5}, "alpha is 1.5"),
+        ("cada_vae", {"delta": -1.0}, "delta is -1.0"),
         ("mmvae", {"estimator": "reinforce"}, "choose one of 'dreg', 'iwae'"),
     ],
 )

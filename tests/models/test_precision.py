@@ -19,6 +19,7 @@ from zoo import (
     BETA_TCVAE,
     BETA_VAE,
     BIGAN,
+    CADA_VAE,
     CVAE,
     GAN,
     JMVAE,
@@ -73,6 +74,7 @@ CONFIGS = {
     "mvtcae": MVTCAE,
     "mmvae_plus": MMVAE_PLUS,
     "jmvae": dataclasses.replace(JMVAE, warmup_epochs=0),  # in whose first step encoders have no gradient
+    "cada_vae": CADA_VAE,
     "alae": dataclasses.replace(ALAE, widths=(32, 24)),
     "style_alae": dataclasses.replace(STYLE_ALAE, first_width=32, most_width=32, latent_size=64),
     "bigan": dataclasses.replace(BIGAN, widths=(32, 24)),
@@ -224,7 +226,7 @@ COSINES = {
     "cvae": {"encoder": 0.99, "decoder": 0.999, "prior": 0.99},
     **{
         name: {"encoders": 0.99, "decoders": 0.99}
-        for name in ("mvae", "mmvae", "mopoe", "mvtcae", "mmvae_plus", "jmvae")
+        for name in ("mvae", "mmvae", "mopoe", "mvtcae", "mmvae_plus", "jmvae", "cada_vae")
     },
 }
 

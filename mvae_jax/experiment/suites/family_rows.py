@@ -28,6 +28,7 @@ MODELS = {
     "mvtcae": "MVTCAE",
     "mmvae_plus": "MMVAE+",
     "jmvae": "JMVAE",
+    "cada_vae": "CADA-VAE",
     KIM: "Kim's model",
 }
 WORDS = {

@@ -126,8 +126,9 @@ def explain_likelihoods(trained: Trained, comparison: Comparison) -> str:
     return (
         f"{_seeds(trained)}, in nats for each of {count} examples. Importance-weighted bounds of "
         f"{settings.likelihood_samples} samples of the posterior of what is there; a conditional one is the difference "
-        "of two bounds, and may be too high or too low. MMVAE and MMVAE+ are sampled by one Gaussian with the moments "
-        "of their mixture, which bounds them loosely: their numbers are too low, and do not compare with the others. "
+        "of two bounds, and may be too high or too low. MMVAE, MMVAE+ and CADA-VAE are sampled by one Gaussian with "
+        "the moments of their mixture, which bounds them loosely: their numbers are too low, and do not compare with "
+        "the others. "
         "Images have a Gaussian likelihood of the scale in the settings. Kim's model has no likelihood."
     )
 
@@ -255,7 +256,7 @@ MEASURES = (
         "likelihoods",
         lambda trained: evaluate(trained).of("likelihoods"),
         title="Likelihoods",
-        reading="Log-likelihoods in nats: higher is better, but those of MMVAE and MMVAE+ are loose bounds.",
+        reading="Log-likelihoods in nats: higher is better, but those of MMVAE, MMVAE+ and CADA-VAE are loose bounds.",
         text=explain_likelihoods,
         parts=parts,
         lines=lines,

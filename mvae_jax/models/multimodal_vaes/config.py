@@ -184,6 +184,28 @@ class JMVAEConfig(DivergenceConfig):
 
 
 @dataclasses.dataclass(frozen=True)
+class CADAVAEConfig(DivergenceConfig):
+    """The CADA-VAE of Schönfeld et al. (2019): a VAE of each modality, whose latent spaces are aligned.
+
+    Defaults of the weights are those of the released code.
+
+    Attributes:
+        gamma: weight of the errors with which each modality is decoded from the latents of each other one.
+        delta: weight of the 2-Wasserstein distances of the modalities' posteriors.
+        warmup_epochs: epochs over which all three weights rise; the released code has a rise for each (MF-10).
+    """
+
+    beta: float = 0.25
+    gamma: float = 2.37
+    delta: float = 8.13
+    warmup_epochs: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, 0, "gamma", "delta")
+
+
+@dataclasses.dataclass(frozen=True)
 class MMVAEConfig(Config):
     """The MMVAE of Shi et al. (2019): a mixture of experts; here with Gaussians and the prior N(0, I), see MF-05.
 

@@ -18,6 +18,7 @@ from mvae_jax.models import common
 from mvae_jax.models.common import Training
 from mvae_jax.models.multimodal_vaes import networks, objectives
 from mvae_jax.models.multimodal_vaes.config import (
+    CADAVAEConfig,
     Config,
     DivergenceConfig,
     JMVAEConfig,
@@ -116,6 +117,16 @@ def terms(
                 alpha=warmth * config.alpha,
                 beta=warmth * config.beta,
             )
+        case CADAVAEConfig():
+            return objectives.cada_vae(
+                experts,
+                log_likelihoods,
+                noise(0, total, config.latent_size),
+                weights=config.weights,
+                beta=warmth * config.beta,
+                gamma=warmth * config.gamma,
+                delta=warmth * config.delta,
+            )
         case MMVAEPlusConfig():
             private = {m.name: m.private_size for m in config.modalities if m.private_size}
             return objectives.mmvae_plus(
@@ -181,7 +192,7 @@ def encode_subset(
       that is every modality (MF-04). `draw_subset` draws from it as well.
     - jmvae: the joint encoder's where all are there, else the product of the encoders of single modalities;
       each of those is a posterior, so that the product has the prior more than once (MF-07).
-    - mmvae, mmvae_plus: mean and variance of the mixture; `draw_subset` draws from the mixture itself.
+    - mmvae, mmvae_plus, cada_vae: mean and variance of the mixture; `draw_subset` draws from the mixture itself.
 
     Args:
         config: the model.
@@ -214,7 +225,7 @@ def draw_subset(
     """One draw from q(z | values) for each example, [B, code_size]; arguments as of `encode_subset`."""
     seen = networks.observe(config, values, present or {})
     experts = networks.encode(config, params, seen)
-    if isinstance(config, MMVAEConfig):
+    if isinstance(config, MMVAEConfig | CADAVAEConfig):
         there = experts.present != 0
         share = random.uniform(jax.random.fold_in(key, 1), (len(there),))
         wanted = jnp.floor(share * there.sum(1)).astype(jnp.int32)[:, None]

@@ -2,9 +2,10 @@
 
 `log_likelihoods` gives log p(x_m | z) of latents by name, [B, K, D], by name, [B, K] in nats, 0 where the modality is
 missing. Noise is from N(0, I). `weights` are by name, in the order of the experts. Each objective returns terms [B]:
-"loss", which is minimised, "kl" and what else diverges, in nats, and for each modality "reconstruction/NAME",
--log p(x_m | z) without its weight, of those latents that stand for the whole example. That of a missing modality is 0,
-and an example of which nothing is there has zeros: means over examples shrink with the share that is missing.
+"loss", which is minimised, "kl" and what else diverges, in nats but for distances, and for each modality
+"reconstruction/NAME", -log p(x_m | z) without its weight, of those latents that stand for the whole example. That of a
+missing modality is 0, and an example of which nothing is there has zeros: means over examples shrink with the share
+that is missing.
 """
 
 from __future__ import annotations
@@ -248,6 +249,49 @@ def jmvae(
     conditional = _kl_to_experts(joint, experts)
     loss = _weighted(weights, errors) + beta * kl + alpha * conditional
     return {"loss": loss, "kl": kl, "conditional_kl": conditional, **_reconstructions(errors)}
+
+
+def cada_vae(
+    experts: Experts,
+    log_likelihoods: LogLikelihoods,
+    noise: jax.Array,
+    *,
+    weights: Mapping[str, float],
+    beta: jax.Array | float,
+    gamma: jax.Array | float,
+    delta: jax.Array | float,
+) -> dict[str, jax.Array]:
+    """The CADA-VAE's objective: a VAE of each modality, and what draws their latent spaces together.
+
+    With e_mn = -weight_n log p(x_n | z_m), z_m from expert m, over the modalities that are there:
+    sum_m (e_mm + beta KL(q_m || p)) + gamma sum_{m != n} e_mn + delta sum_{m < n} W(q_m, q_n), where W is the
+    2-Wasserstein distance. "kl" and "wasserstein" are these sums; "reconstruction/NAME" is that of its own latents.
+
+    Args:
+        experts: what the encoders say.
+        log_likelihoods: see the module.
+        noise: [B, M, D] (MF-08).
+        weights: of the modalities by name.
+        beta: weight of the divergences.
+        gamma: weight of the errors from the latents of other modalities.
+        delta: weight of the distances, each of which counts once (MF-09).
+
+    Reference:
+        Schönfeld et al., 2019, arXiv:1812.01784 (equations 2 to 7).
+    """
+    there, total = experts.present != 0, experts.present.shape[1]
+    z = _drawn(experts.means, experts.logvars, noise)
+    errors = {name: jnp.where(there, -value, 0.0) for name, value in log_likelihoods(dict.fromkeys(weights, z)).items()}
+    own = {name: error[:, m] for m, (name, error) in enumerate(errors.items())}
+    crossed = {name: error.sum(1) - own[name] for name, error in errors.items()}
+    kl = jnp.where(there, standard_kl(experts.means, experts.logvars), 0.0).sum(1)
+    first, second = np.triu_indices(total, 1)
+    apart = gaussian.wasserstein_distance(
+        *(part[:, numbers] for numbers in (first, second) for part in (experts.means, experts.logvars))
+    )
+    distance = jnp.where(there[:, first] & there[:, second], apart, 0.0).sum(1)
+    loss = _weighted(weights, own) + beta * kl + gamma * _weighted(weights, crossed) + delta * distance
+    return {"loss": loss, "kl": kl, "wasserstein": distance, **_reconstructions(own)}
 
 
 def _kl_to_experts(joint: Gaussian, experts: Experts) -> jax.Array:
