@@ -13,7 +13,8 @@ what a linear probe reads from codes. Of digits there are five views, of which e
 share, and their coherence is measured. The same command resumes a run that was stopped.
 
 Kim's model needs both modalities of every example: where attributes are hidden, it trains on the other examples alone,
-which stand again and again, so that it has as many steps as the others. Its decoders and phases are its own.
+which stand again and again, so that it has as many steps as the others. Its decoders and phases are its own. The last
+row is a VAE of images alone, whose codes a flow learns to draw by attributes, as far as examples have them.
 """
 
 from __future__ import annotations
@@ -26,11 +27,13 @@ from mvae_jax import experiment
 from mvae_jax.data import sources
 from mvae_jax.data.formats import celebamask_hq, five_views, folder
 from mvae_jax.data.rendered import faces
-from mvae_jax.experiment import ClassifierConfig, Member
+from mvae_jax.experiment import ClassifierConfig, Member, PriorConfig, sheets
 from mvae_jax.experiment.suites import family_figures, family_rows, modalities, trials
 from mvae_jax.experiment.suites import multimodal_family as suite
 from mvae_jax.models import multimodal, multimodal_vaes
 from mvae_jax.models.multimodal_vaes import Modality
+
+OF_FACES = (modalities.KIM, modalities.UNIMODAL)  # need attributes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +86,7 @@ class Config(experiment.Config):
         pose: whether the pose of heads is a third modality, of all but Kim's model.
         model: what all models share.
         classifier: what reads drawn images, and in whose features they are compared.
+        prior: the learned prior of "unimodal", by which that draws.
         evaluation: how the models are scored.
     """
 
@@ -93,6 +97,7 @@ class Config(experiment.Config):
     pose: bool = False
     model: Shared = Shared()
     classifier: ClassifierConfig = ClassifierConfig()
+    prior: PriorConfig = PriorConfig()
     evaluation: modalities.Evaluation = modalities.Evaluation()
 
     def __post_init__(self) -> None:
@@ -104,6 +109,11 @@ class Config(experiment.Config):
             raise ValueError(f"models has {unknown[0]!r}; choose from {', '.join(family_rows.MODELS)}.")
         if not all(0 <= share < 1 for share in self.hidden):
             raise ValueError(f"hidden are {self.hidden}; expected shares from 0 to below 1, such as 0.9.")
+        if modalities.UNIMODAL in self.models and not self.prior.epochs:
+            raise ValueError(
+                f"prior.epochs is 0, and {modalities.UNIMODAL!r} draws by a learned prior; expected at least 1, or "
+                "models without it."
+            )
 
 
 def modalities_of(shared: Shared, data: Any, private_size: int = 0) -> tuple[Modality, ...]:
@@ -136,6 +146,7 @@ def config_of(name: str, shared: Shared, data: Any) -> Any:
         "mmvae_plus": multimodal_vaes.MMVAEPlusConfig,
         "jmvae": multimodal_vaes.JMVAEConfig,
         "cada_vae": multimodal_vaes.CADAVAEConfig,
+        modalities.UNIMODAL: multimodal_vaes.CADAVAEConfig,
     }
     kind: Any = kinds[name]
     known = {field.name for field in dataclasses.fields(kind)}
@@ -143,6 +154,8 @@ def config_of(name: str, shared: Shared, data: Any) -> Any:
     common["modalities"] = modalities_of(shared, data, shared.private_size * (name == "mmvae_plus"))
     if name == "jmvae":
         common["joint_widths"] = (shared.units,) * 2
+    if name == modalities.UNIMODAL:
+        common |= {"beta": 1.0, "gamma": 0.0, "delta": 0.0}
     return kind(**common)
 
 
@@ -172,12 +185,12 @@ def kim(shared: Shared, data: Any) -> multimodal.Config:
 
 
 def members(config: Config, data: Any) -> dict[str, Member]:
-    """A model per row, share and seed, by folder; of digits all but Kim's model, which has image and attributes."""
-    names = [name for name in config.models if data.attributes or name != modalities.KIM]
+    """A model per row, share and seed, by folder; of digits those alone that need no attributes."""
+    names = [name for name in config.models if data.attributes or name not in OF_FACES]
     if not names:
         raise ValueError(
-            f"models are {', '.join(config.models)}, and the data have no attributes, which Kim's model needs; "
-            "expected other models besides, or images with attributes."
+            f"models are {', '.join(config.models)}, and the data have no attributes, which they need; expected other "
+            "models besides, or images with attributes."
         )
     hidden = ("attributes",) if data.attributes else modalities.view_names(data)[1:]
     found = {}
@@ -187,8 +200,8 @@ def members(config: Config, data: Any) -> dict[str, Member]:
         for share in config.hidden:
             for seed in config.seeds:
                 found[family_rows.folder(name, share, seed)] = Member(
-                    *(name, model, seed),
-                    sheet=family_figures.sheet,
+                    *("cada_vae" if name == modalities.UNIMODAL else name, model, seed),
+                    sheet=sheets.reconstructions_and_samples if name == modalities.UNIMODAL else family_figures.sheet,
                     hidden=dict.fromkeys(hidden, share),
                     needs=needs,
                 )
@@ -196,12 +209,11 @@ def members(config: Config, data: Any) -> dict[str, Member]:
 
 
 def notes(config: Config) -> list[str]:
-    """What is special of Kim's model."""
-    if modalities.KIM not in config.models:
-        return []
+    """What is special of the models that need attributes."""
     if isinstance(config.data, five_views.Config):
-        return ["Kim's model has image and attributes alone, and is left out of the comparison of digits."]
-    return [suite.KIM_ALONE] if any(config.hidden) else []
+        left_out = [family_rows.MODELS[name] for name in config.models if name in OF_FACES]
+        return [f"Left out of the comparison of digits, which have no attributes: {name}." for name in left_out]
+    return [suite.KIM_ALONE] if modalities.KIM in config.models and any(config.hidden) else []
 
 
 def request(config: Config) -> sources.Request:
@@ -230,7 +242,7 @@ _LAPTOP = Config(
 # Five views of each digit. A model that mixes its modalities' posteriors decodes every view from each: few samples.
 _DIGITS = Config(
     data=five_views.Config(),
-    models=tuple(name for name in family_rows.MODELS if name != modalities.KIM),
+    models=tuple(name for name in family_rows.MODELS if name not in OF_FACES),
     model=Shared(widths=(32, 64, 128), samples=2, epochs=30, warmup_epochs=5),
 )
 
@@ -255,6 +267,7 @@ EXPERIMENT = experiment.Experiment(
     measures=suite.MEASURES,
     figures=(family_figures.figures,),
     problems=suite.problems,
+    learns_prior=lambda folder: folder.startswith(f"{modalities.UNIMODAL}/"),
 )
 
 if __name__ == "__main__":

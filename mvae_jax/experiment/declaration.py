@@ -175,6 +175,7 @@ class Experiment:
         problems: (trained, results) -> likewise, of the trained models.
         may_change: dotted names of settings that may differ when a run is resumed, besides `runner.MAY_CHANGE`.
         stages: measure the model at the end of every phase too.
+        learns_prior: folder of a model -> whether a prior of its codes is learned, if the config has the field `prior`.
         comparison: (label -> trained, label -> results) -> parts and figures of a page that compares runs, in place of
             tables of all results.
     """
@@ -198,6 +199,7 @@ class Experiment:
     problems: Callable[[Trained, Results], Sequence[str]] = lambda trained, results: ()
     may_change: Sequence[str] = ()
     stages: bool = False
+    learns_prior: Callable[[str], bool] = lambda folder: True
     comparison: (
         Callable[[Mapping[str, Trained], Mapping[str, Results]], tuple[Sequence[Part | str], Figures]] | None
     ) = None

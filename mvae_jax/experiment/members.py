@@ -65,15 +65,7 @@ class Member:
         Raises:
             ValueError: they are not in memory, or have no such modality, or no example is left.
         """
-        if not self.view:
-            return data
-        if not isinstance(data, Splits):
-            raise ValueError(
-                f"{self.model} is to train on a part of {type(data).__name__}; expected data that are in memory."
-            )
-        part = missing.hide(data, self.hidden, self.seed) if self.hidden else data
-        part = missing.complete(part, self.needs) if self.needs else part
-        return dataclasses.replace(part, provenance={**data.provenance, **self.view})
+        return part_of(data, self.view, self.seed)
 
     def plan(self, data: Dataset, training: loop.Settings | None = None) -> runs.Plan:
         """The training on what it sees of such images; refuses what cannot be trained, see `runs.plan`."""
@@ -99,6 +91,27 @@ class Member:
         configs, epochs = {"config.model": self.config}, runs.lengths_of(self.model)
         settings = provenance.with_start(self.settings(data), workdir.path, data.provenance)
         workdir.configure(settings, configs=configs, epochs=epochs, **options)
+
+
+def part_of(data: Any, view: Mapping[str, Any], seed: int) -> Any:
+    """The part of a data set that a model sees.
+
+    Args:
+        data: the whole.
+        view: what config.json says of the part: "hidden" and "needs", see `Member`.
+        seed: of the model.
+
+    Raises:
+        ValueError: the data are not in memory, or have no such modality, or no example is left.
+    """
+    chosen = {name: view[name] for name in ("hidden", "needs") if name in view}
+    if not chosen:
+        return data
+    if not isinstance(data, Splits):
+        raise ValueError(f"a model is to see a part of {type(data).__name__}; expected data that are in memory.")
+    part = missing.hide(data, chosen["hidden"], seed) if "hidden" in chosen else data
+    part = missing.complete(part, chosen["needs"]) if "needs" in chosen else part
+    return dataclasses.replace(part, provenance={**data.provenance, **chosen})
 
 
 def plan(members: Mapping[str, Member], data: Dataset, training: loop.Settings) -> dict[str, runs.Plan]:

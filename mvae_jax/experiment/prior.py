@@ -251,6 +251,8 @@ def train(
 ) -> Prior:
     """Trains the prior of a run's checkpoint in the run's folder, or goes on there; loads one that is complete.
 
+    Of a run that saw a part of the data it learns that part, such as no attributes that were hidden.
+
     Args:
         workdir: of the run.
         data: the images that the run was trained on, as `runs.train` takes them.
@@ -279,7 +281,7 @@ def train(
             f"{workdir} was trained on other images than these; give those that it was trained on, whose codes the "
             "prior is to learn."
         )
-    codes = encode(workdir, run, examples, config.codes)
+    codes = encode(workdir, run, members.part_of(examples, run.settings, run.settings["config"]["seed"]), config.codes)
     chosen = member(codes, config, seed)
     begun = folder_of(workdir, run) / config_file.NAME
     if begun.exists():  # one that an earlier version began kept no rows, and no setting would say so

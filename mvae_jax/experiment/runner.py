@@ -156,7 +156,8 @@ def _live(
     if hasattr(config, "classifier") and data.attributes:
         parts += classifier.parts(data, config.classifier, config.seed)
     if hasattr(config, "prior"):
-        parts += prior.parts(plans, config.prior)
+        having = {folder: planned for folder, planned in plans.items() if experiment.learns_prior(folder)}
+        parts += prior.parts(having, config.prior)
     title = pages.title(experiment, workdir)
     lead = pages.plan(experiment, {folder: planned.config for folder, planned in plans.items()}, data)
     share = config.training.drawing_share
@@ -299,7 +300,8 @@ def gather(
     priors = {}
     if hasattr(config, "prior") and config.prior.epochs:
         with stages.stage("learned prior", "the learned prior over codes, by which images are drawn"):
-            priors = _priors(config, fitted, data, workdir, interruption, observe if learn_priors else None)
+            having = {folder: run for folder, run in fitted.items() if experiment.learns_prior(folder)}
+            priors = _priors(config, having, data, workdir, interruption, observe if learn_priors else None)
     earlier = {}
     if experiment.stages:
         earlier = {folder: _stages(run, workdir / folder) for folder, run in fitted.items()}

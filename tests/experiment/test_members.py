@@ -108,7 +108,7 @@ def test_a_part_of_what_is_not_in_memory_is_refused():
     class Streamed:
         train = None
 
-    with pytest.raises(ValueError, match=r"mvae is to train on a part of Streamed; expected data that are in memory"):
+    with pytest.raises(ValueError, match=r"a model is to see a part of Streamed; expected data that are in memory"):
         HALF.seen(Streamed())
     with pytest.raises(ValueError, match=r"shares say voice: 0\.5"):
         dataclasses.replace(HALF, hidden={"voice": 0.5}).seen(DATA)

@@ -1,5 +1,6 @@
 """The comparison of multimodal VAEs: which models are trained on what, and a whole run on small faces."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -31,7 +32,8 @@ SMALL = [
 ]
 TINY = [
     *SMALL,
-    "--config.models=mmvae_plus,multimodal",
+    "--config.models=mmvae_plus,multimodal,unimodal",
+    "--config.prior.epochs=1",
     "--config.hidden=0.0,0.5",
     "--config.seeds=3",
     "--config.data.subset_size=32",
@@ -57,7 +59,7 @@ def members_of(data, size=32, **fields):
 def test_all_models_have_one_budget_and_their_own_part_of_the_data():
     chosen, data = members_of(DATA, seeds=(3, 4), hidden=(0.0, 0.5))
     assert list(chosen)[:3] == ["mvae/hidden_0/seed_3", "mvae/hidden_0/seed_4", "mvae/hidden_0.5/seed_3"]
-    assert len(chosen) == 8 * 2 * 2
+    assert len(chosen) == 9 * 2 * 2
     plans = members.plan(chosen, data, loop.Settings())
     assert {plan.phases[-1].end for plan in plans.values()} == {5 * 24 // 8}  # of Kim's model in three phases
     assert {phase.batch_size for plan in plans.values() for phase in plan.phases} == {8}
@@ -76,6 +78,15 @@ def test_all_models_have_one_budget_and_their_own_part_of_the_data():
     assert [m.private_size for m in plans["mvae/hidden_0/seed_3"].config.modalities] == [0, 0]
 
 
+def test_vaes_that_nothing_aligns_are_those_of_single_modalities():
+    chosen, _ = members_of(DATA, seeds=(3,), hidden=(0.5,))
+    aligned, alone = chosen["cada_vae/hidden_0.5/seed_3"], chosen["unimodal/hidden_0.5/seed_3"]
+    assert (aligned.model, alone.model) == ("cada_vae", "cada_vae")
+    assert alone.config == dataclasses.replace(aligned.config, beta=1.0, gamma=0.0, delta=0.0)
+    learns = listing.load("multimodal_family").learns_prior
+    assert [folder for folder in chosen if learns(folder)] == ["unimodal/hidden_0.5/seed_3"]
+
+
 def test_the_pose_is_a_third_modality_of_all_but_kims_model():
     chosen, _ = members_of(DATA, seeds=(3,), hidden=(0.0,), pose=True)
     assert chosen["jmvae/hidden_0/seed_3"].config.names == ("image", "attributes", "pose")
@@ -84,16 +95,17 @@ def test_the_pose_is_a_third_modality_of_all_but_kims_model():
 
 def test_each_view_of_digits_but_the_first_is_hidden():
     chosen, data = members_of(five_views.Config(), size=8, seeds=(3,), hidden=(0.9,))
-    assert len(chosen) == 7  # without Kim's model
+    assert len(chosen) == 7  # without those that need attributes
     part = chosen["mopoe/hidden_0.9/seed_3"].seen(data).train
     there = {name: part.present(name).mean() for name in ("image", "stripes", "checks", "inverted", "rotated")}
     assert there == pytest.approx({"image": 1.0, **dict.fromkeys(("stripes", "checks", "inverted", "rotated"), 0.1)})
     assert chosen["mmvae_plus/hidden_0.9/seed_3"].config.code_size == 3 + 5 * 2
     config = SCRIPT.Config(data=five_views.Config())
     assert SCRIPT.notes(config) == [
-        "Kim's model has image and attributes alone, and is left out of the comparison of digits."
+        "Left out of the comparison of digits, which have no attributes: Kim's model.",
+        "Left out of the comparison of digits, which have no attributes: VAE and flow.",
     ]
-    with pytest.raises(ValueError, match="the data have no attributes, which Kim's model needs"):
+    with pytest.raises(ValueError, match="models are multimodal, and the data have no attributes, which they need"):
         SCRIPT.members(SCRIPT.Config(data=five_views.Config(), models=("multimodal",)), data)
 
 
@@ -102,6 +114,7 @@ def test_each_view_of_digits_but_the_first_is_hidden():
     [
         (["models=mvae,vae"], "models has 'vae'; choose from mvae, mmvae"),
         (["models=mvae,mvae"], "expected at least one, and none twice"),
+        (["prior.epochs=0"], "prior.epochs is 0, and 'unimodal' draws by a learned prior"),
         (["hidden=0.5,1.0"], "hidden are (0.5, 1.0); expected shares from 0 to below 1"),
         (["hidden=0.5,0.5000001"], "expected at least one, and none twice"),
         (["seeds=-1"], "expected numbers from 0 to 2**32 - 1"),
@@ -124,7 +137,7 @@ def test_mistakes_end_with_a_message_before_anything_is_made(tmp_path, capsys, a
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    """Two models at two shares, on faces."""
+    """Three models at two shares, on faces."""
     folder = tmp_path_factory.mktemp("family") / "run"
     run(*TINY, f"--workdir={folder}")
     return folder
@@ -145,7 +158,15 @@ def test_scores_are_those_of_the_models(workdir):
     data = sources.load(DATA, image_size=32)
     x, a = pixels(data.validation), data.validation["attributes"]
     labels = [f"{name}/hidden_{share}" for name in ("mmvae_plus", "multimodal") for share in ("0", "0.5")]
-    assert list(scores["agreement"]["rows"]) == labels
+    by_flow = ["unimodal/hidden_0", "unimodal/hidden_0.5"]
+    assert list(scores["agreement"]["rows"]) == labels + by_flow
+    distances = ["frechet_given_0", "frechet_given_1", "frechet_given_image"]
+    for label in by_flow:
+        assert list(scores["agreement"]["trials"][label]["3"]) == ["text_to_image"]
+        assert list(scores["distances"]["trials"][label]["3"]) == distances
+    flows = {path.parents[3].name for path in workdir.rglob("latent_flow/*/metrics.jsonl")}
+    assert flows == {"hidden_0", "hidden_0.5"}
+    assert not list((workdir / "mmvae_plus").rglob("latent_flow"))
     for label in labels:
         trained = runs.load(workdir / label / "seed_3")
         read = cross_modal.score_attributes(trained.decode_attributes(trained.encode_image(x)[0]), a, data.attributes)
@@ -157,8 +178,7 @@ def test_scores_are_those_of_the_models(workdir):
         likelihoods = scores["likelihoods"]["trials"][label]["3"]
         assert bool(likelihoods) == label.startswith("mmvae_plus")
         assert np.isfinite(list(likelihoods.values())).all()
-        distances = scores["distances"]["trials"][label]["3"]
-        assert list(distances) == ["frechet_given_0", "frechet_given_1", "frechet_given_image"]
+        assert list(scores["distances"]["trials"][label]["3"]) == distances
         assert 0 <= scores["probes"]["trials"][label]["3"]["probe"] <= 1
     majority = np.maximum(a.mean(0), 1 - a.mean(0)).mean()
     known = scores["agreement"]["references"]["always the more frequent answer"]
@@ -167,11 +187,16 @@ def test_scores_are_those_of_the_models(workdir):
 
 @pytest.mark.slow  # likewise
 def test_the_report_shows_curves_sheets_and_tables(workdir):
-    check_pictures(workdir, 3)
+    check_pictures(workdir, 4)
     names = sorted(path.stem for path in (workdir / "figures").iterdir())
-    assert names == ["over_hidden_share", "sheet_mmvae_plus", "sheet_multimodal"]
+    assert names == ["over_hidden_share", "sheet_mmvae_plus", "sheet_multimodal", "sheet_unimodal"]
     html = (workdir / "report.html").read_text()
-    for text in ("Attributes 0% hidden in training", "Attributes 50% hidden in training", SCRIPT.suite.KIM_ALONE):
+    for text in (
+        "Attributes 0% hidden in training",
+        "Attributes 50% hidden in training",
+        SCRIPT.suite.KIM_ALONE,
+        SCRIPT.suite.FLOW,
+    ):
         assert text.replace("'", "&#x27;") in html
     assert "other images than those of the run" not in html
     assert family_rows.MODELS["mmvae_plus"] in html

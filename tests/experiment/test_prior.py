@@ -9,7 +9,8 @@ import pytest
 import zoo
 
 from mvae_jax import images, runs
-from mvae_jax.experiment import prior
+from mvae_jax.experiment import Member, members, prior
+from mvae_jax.train import loop
 from mvae_jax.train.workdir import Workdir
 
 CONFIG = prior.Config(epochs=3)
@@ -62,6 +63,18 @@ def test_a_deterministic_encoder_has_no_deviations(workdir):
     codes = prior.encode(workdir / "alae", run, data)
     assert set(codes.train.arrays) == {"code"}
     np.testing.assert_allclose(codes.train["code"], run.encode(images.to_float(data.train["image"])).mean, atol=1e-5)
+
+
+def test_of_a_run_that_saw_a_part_of_the_data_it_learns_that_part(tmp_path):
+    each_its_own = np.float32(np.arange(40)[:, None] >> np.arange(6) & 1)
+    data = runs.split({**FACES, "attributes": each_its_own}, zoo.CVAE.attributes[:6])
+    half = Member("vae", zoo.VAE, 3, hidden={"attributes": 0.5})
+    members.train_in_folder(half, members.plan({"": half}, data, loop.Settings())[""], data, tmp_path)
+    learned = prior.train(tmp_path, data, CONFIG)
+    kept = np.unique(learned.run.model_state["flow"]["attributes"], axis=0)
+    seen = half.seen(data).train
+    np.testing.assert_array_equal(kept, np.unique(seen["attributes"][seen.present("attributes")], axis=0))
+    assert len(kept) == len(seen) // 2
 
 
 def test_a_prior_is_trained_once_and_draws_codes_that_the_run_decodes(workdir):

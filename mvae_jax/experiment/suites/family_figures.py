@@ -78,8 +78,8 @@ def drawn_sheet(trained: Trained, comparison: Comparison, model: str) -> tuple[s
         captions["held-out"] = faces.write(shown[ATTRIBUTES], names)
     found = {row.hidden: row for row in comparison.rows.values() if row.model == model}
     for share in dict.fromkeys((min(found), max(found))):
-        run = trained.runs[folder(model, share, next(iter(found[share].trials)))]
-        drawn = Modalities.of(run)
+        trial = folder(model, share, next(iter(found[share].trials)))
+        drawn = Modalities.of(trained.runs[trial], trained.priors.get(trial))
         values = modalities.values_of(shown, drawn.names)
         targets = (IMAGE,) if names else drawn.names
         given_sets = [(IMAGE,), *((name,) for name in drawn.others if names), *([] if names else [drawn.others]), ()]
@@ -89,7 +89,7 @@ def drawn_sheet(trained: Trained, comparison: Comparison, model: str) -> tuple[s
             for target in targets if len(given) < 2 else (IMAGE,):
                 row = _row_words(given, target if not names else "", share)
                 versions[row] = to_bytes(drawn.decode[target](codes))
-            if names and ATTRIBUTES not in given:
+            if ATTRIBUTES in drawn.decode and ATTRIBUTES not in given:
                 captions[row] = faces.write(drawn.decode[ATTRIBUTES](codes) > 0, names)
     caption = (
         f"{MODELS[model]}: what it draws given one modality of held-out examples, or nothing"

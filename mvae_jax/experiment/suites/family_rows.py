@@ -16,11 +16,11 @@ import numpy as np
 
 from mvae_jax.experiment.declaration import Trained, plain
 from mvae_jax.experiment.suites import modalities, trials
-from mvae_jax.experiment.suites.modalities import KIM, Modalities
+from mvae_jax.experiment.suites.modalities import KIM, UNIMODAL, Modalities
 
 _log = logging.getLogger("experiment")
 
-# Rows of the tables: name in the zoo -> name for people.
+# Rows of the tables: name in the zoo, but for that of a VAE and a flow -> name for people.
 MODELS = {
     "mvae": "MVAE",
     "mmvae": "MMVAE",
@@ -30,6 +30,7 @@ MODELS = {
     "jmvae": "JMVAE",
     "cada_vae": "CADA-VAE",
     KIM: "Kim's model",
+    UNIMODAL: "VAE and flow",
 }
 WORDS = {
     "image_to_text": "image to text, accuracy",
@@ -107,7 +108,7 @@ class Row:
     """A model at a share, trained from several seeds.
 
     Attributes:
-        model: name in the zoo.
+        model: key of `MODELS`.
         hidden: share of the training examples that lost a modality.
         trials: seed -> scores by key.
     """
@@ -217,15 +218,21 @@ def evaluate(trained: Trained) -> Comparison:
     compiled: dict[Any, Any] = {}  # trials that differ in what was hidden have the same functions
     references = modalities.references(trained)
     for label, by_seed in trials.by_name(trained.runs).items():
-        scored = {}
+        scored, name = {}, label.partition("/")[0]
+        share = max(next(iter(by_seed.values())).settings["hidden"].values())
         for seed, run in by_seed.items():
             model = compiled.setdefault((run.settings["model"], run.config), run.model)
-            numbers = modalities.scores(Modalities.of(dataclasses.replace(run, model=model)), trained)
+            learned = trained.priors.get(folder(name, share, seed))
+            if name == UNIMODAL and learned is None:
+                _log.warning("left out: %s, seed %d, whose prior is not learned yet", title_of(label), seed)
+                continue
+            numbers = modalities.scores(Modalities.of(dataclasses.replace(run, model=model), learned), trained)
             if "consistency_blind" in numbers:  # of the pairs, not of the model
                 blind = {"consistency_accuracy": numbers.pop("consistency_blind")}
                 references.setdefault("one word, no image", blind)
             scored[seed] = numbers
             _log.info("measured: %s, seed %d", title_of(label), seed)
             trained.interruption.check()
-        found[label] = Row(run.settings["model"], max(run.settings["hidden"].values()), scored)
+        if scored:
+            found[label] = Row(name, share, scored)
     return Comparison(found, references)

@@ -24,11 +24,13 @@ from mvae_jax.eval.batched import in_chunks
 from mvae_jax.experiment import classifier as classifiers
 from mvae_jax.experiment.classifier import Classifier
 from mvae_jax.experiment.declaration import Trained
+from mvae_jax.experiment.prior import GUIDANCE, Prior
 from mvae_jax.experiment.suites.multimodal import least_changes
 from mvae_jax.models import multimodal as kim
 from mvae_jax.objective import Posterior
 
 KIM = "multimodal"  # its name in the zoo
+UNIMODAL = "unimodal"  # VAEs that nothing aligns, of which that of images has a flow
 IMAGE, ATTRIBUTES, POSE = "image", "attributes", "pose"
 _CHUNK = 250  # examples at a time
 _CLASSES = 10  # of digits
@@ -73,6 +75,7 @@ class Modalities:
         shared: a posterior -> the dimensions of it that all modalities share.
         code_size: D.
         log_likelihood: values and codes -> {name: [B]}; None of a model that has no likelihood.
+        draw_freely: a key and a number -> as many codes given nothing; None for those of N(0, I).
     """
 
     names: tuple[str, ...]
@@ -82,10 +85,13 @@ class Modalities:
     shared: Callable[[Any], Posterior]
     code_size: int
     log_likelihood: Callable[[Values, jax.Array], Mapping[str, jax.Array]] | None = None
+    draw_freely: Callable[[jax.Array, int], jax.Array] | None = None
 
     @classmethod
-    def of(cls, run: runs.Run) -> Modalities:
-        """The functions of a run of a model of `models.multimodal_vaes`, or of Kim's."""
+    def of(cls, run: runs.Run, learned: Prior | None = None) -> Modalities:
+        """The functions of a run of a model of `models.multimodal_vaes`, or of Kim's; with a learned prior, by that."""
+        if learned:
+            return _by_flow(run, learned)
         if isinstance(run.config, kim.Config):
             return _kim(run)
         names = run.config.names
@@ -114,6 +120,8 @@ class Modalities:
 
     def codes(self, key: jax.Array, values: Values, count: int) -> np.ndarray:
         """One code for each of `count` examples given some of their values, or from the prior given none; [N, D]."""
+        if not values and self.draw_freely:
+            return np.asarray(self.draw_freely(key, count))
         if not values:
             return np.asarray(random.standard_normal(key, (count, self.code_size)))
         parts = [
@@ -144,6 +152,31 @@ def _kim(run: runs.Run) -> Modalities:
 
     decode = {IMAGE: run.decode_image, ATTRIBUTES: run.decode_attributes}
     return Modalities((IMAGE, ATTRIBUTES), encode, draw, decode, run.shared, run.config.latent_size)
+
+
+def _by_flow(run: runs.Run, learned: Prior) -> Modalities:
+    """A VAE of images, and a flow over its codes that knows the attributes: it draws by them and reads none."""
+
+    def encode(values: Values) -> Posterior:
+        return run.encode(values[IMAGE])
+
+    def draw(key: jax.Array, values: Values) -> jax.Array:
+        if IMAGE in values:
+            mean, logvar = encode(values)
+            assert logvar is not None
+            return gaussian.sample(key, mean, logvar)
+        attributes = values[ATTRIBUTES]
+        return learned.sample(key, attributes, jnp.ones_like(attributes), guidance=GUIDANCE)
+
+    return Modalities(
+        (IMAGE, ATTRIBUTES),
+        encode,
+        draw,
+        {IMAGE: run.decode},
+        run.shared,
+        run.config.code_size,
+        draw_freely=learned.sample_freely,
+    )
 
 
 @functools.lru_cache(maxsize=4)
@@ -225,13 +258,13 @@ def scores(model: Modalities, trained: Trained) -> dict[str, float]:
     held_out, key = data.validation.first(settings.images), jax.random.key(trained.config.seed)
     values = values_of(held_out, model.names)
     found: dict[str, float] = {}
-    if ATTRIBUTES in model.names:
+    if ATTRIBUTES in model.decode:
         found |= read_from_images(model, values, data.attributes)
-    else:
+    if not data.attributes:
         found |= coherences(model, values, held_out["label"], readers(trained), jax.random.fold_in(key, 0))
     trained.interruption.check()
     found |= drawn_images(model, values, data, readers(trained), jax.random.fold_in(key, 1))
-    if ATTRIBUTES in model.names:
+    if ATTRIBUTES in model.decode:
         found |= pairs(model, data, held_out, trained.config.seed)
     trained.interruption.check()
     if model.log_likelihood:

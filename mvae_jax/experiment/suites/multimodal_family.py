@@ -13,12 +13,17 @@ from mvae_jax.experiment.declaration import Headline, Measure, Number, Results, 
 from mvae_jax.experiment.suites import modalities
 from mvae_jax.experiment.suites import multimodal as faces
 from mvae_jax.experiment.suites.family_rows import MODELS, Comparison, evaluate, share_words, title_of, word
-from mvae_jax.experiment.suites.modalities import IMAGE, KIM
+from mvae_jax.experiment.suites.modalities import IMAGE, KIM, UNIMODAL
 from mvae_jax.viz import report
 
 KIM_ALONE = (
     "Kim's model needs image and attributes of every example: where some lack them, it is trained on the others alone, "
     "again and again, for as many steps as the other models."
+)
+
+FLOW = (
+    "VAE and flow: a VAE of the images alone, on the same networks, and a learned prior of its codes, which knows the "
+    "attributes of the examples that have them. It draws by attributes, and reads none."
 )
 
 
@@ -100,7 +105,8 @@ def explain_agreement(trained: Trained, comparison: Comparison) -> str:
         "the model's posteriors given the image and given the attributes, of the dimensions that both share; the "
         "threshold is from calibration images."
     )
-    return text + f" {KIM_ALONE}" * (KIM in trained.config.models)
+    models = trained.config.models
+    return " ".join([text, *[KIM_ALONE] * (KIM in models), *[FLOW] * (UNIMODAL in models)])
 
 
 def _rate(trained: Trained, name: str) -> float:
