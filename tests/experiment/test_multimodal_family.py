@@ -22,8 +22,6 @@ SMALL = [
     "--compilation-cache=",
     "--config.model.widths=4",
     "--config.model.latent_size=3",
-    "--config.model.private_size=2",
-    "--config.model.units=8",
     "--config.model.epochs=1",
     "--config.model.batch_size=8",
     "--config.evaluation.likelihood_samples=2",
@@ -32,6 +30,8 @@ SMALL = [
 ]
 TINY = [
     *SMALL,
+    "--config.model.private_size=2",
+    "--config.model.units=8",
     "--config.models=mmvae_plus,multimodal,unimodal",
     "--config.prior.epochs=1",
     "--config.hidden=0.0,0.5",
