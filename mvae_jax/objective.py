@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 Params = Mapping[str, Any]  # {group: tree}
@@ -33,17 +34,36 @@ class Posterior(NamedTuple):
     logvar: jax.Array | None
 
 
+class Partial(NamedTuple):
+    """Numbers of the examples of a batch, of which some have none.
+
+    Attributes:
+        values: [B]; where there is none, anything.
+        there: [B], bool, which examples have one.
+    """
+
+    values: jax.Array
+    there: jax.Array
+
+    def mean(self) -> Partial:
+        """Means over the batch, []: of the values, 0 where there is none, and of `there`.
+
+        Both may be averaged over devices and added over batches; their quotient is the mean of what is there.
+        """
+        return Partial(jnp.where(self.there, self.values, 0.0).mean(), self.there.mean(dtype=jnp.float32))
+
+
 class Losses(NamedTuple):
     """Result of one forward pass of a round.
 
     Attributes:
         objectives: objective name -> scalar to minimise.
-        metrics: flat dict of batch means, such as "discriminator/r1".
+        metrics: flat dict of batch means, such as "discriminator/r1"; of a `Partial` its `mean()`.
         state: entries of `model_state` that this round replaces, only of groups that it trains.
     """
 
     objectives: Mapping[str, jax.Array]
-    metrics: Mapping[str, jax.Array]
+    metrics: Mapping[str, jax.Array | Partial]
     state: Mapping[str, Any]
 
 
@@ -62,7 +82,7 @@ class Round:
 
     trains: Mapping[str, tuple[str, ...]]
     losses: Callable[[Params, ModelState, Batch, jax.Array, jax.Array], Losses]
-    gates: Callable[[Mapping[str, jax.Array]], Mapping[str, jax.Array]] | None = None
+    gates: Callable[[Mapping[str, Any]], Mapping[str, jax.Array]] | None = None
     every: int = 1
 
     def __post_init__(self) -> None:
@@ -129,7 +149,7 @@ class Model:
         optimizers: (phase) -> {group: optax transformation with unit learning rate}. A group without one is
             frozen: it is kept with the parameters and not trained.
         evaluate: (phase) -> function (params, model_state, batch, key) -> {name: [B]}, one number per example in
-            evaluation mode, "loss" among them: what validation reports.
+            evaluation mode, "loss" among them, or `Partial`: what validation reports.
         encode: (params, model_state, images [B, H, W, C] in [-1, 1]) -> `Posterior`.
         decode: (params, model_state, z) -> images [B, H, W, C] in [-1, 1].
         sample: (params, model_state, key, count) -> images of latents from the prior.
@@ -139,7 +159,7 @@ class Model:
     init: Callable[[jax.Array, Batch], tuple[Params, ModelState]]
     rounds: Callable[..., tuple[Round, ...]]
     optimizers: Callable[[Phase], Mapping[str, optax.GradientTransformation]]
-    evaluate: Callable[[Phase], Callable[..., Mapping[str, jax.Array]]] | None = None
+    evaluate: Callable[[Phase], Callable[..., Mapping[str, jax.Array | Partial]]] | None = None
     encode: Callable[..., Posterior] | None = None
     decode: Callable[..., jax.Array] | None = None
     sample: Callable[..., jax.Array] | None = None

@@ -224,7 +224,7 @@ def prepared(name):
 
 FAMILIES = (
     *("multimodal", "attribute_classifier", "beta_tcvae", "cvae", "alae", "style_alae", "bigan", "vae_gan"),
-    *("mvae", "mmvae_plus"),
+    *("mvae", "mopoe", "mmvae_plus", "jmvae"),
 )
 QUICK = ("beta_tcvae", "four_devices")  # it draws, and compares the examples of a batch
 

@@ -41,8 +41,9 @@ def subset_log_likelihood(
     to their limit from below, and equal it for any number of samples where the posteriors are exact. Without `given`
     the result is itself a bound; with it, it may be too high or too low.
 
-    Samples are from one Gaussian. That of MMVAE and MMVAE+ has the moments of their mixture, which lies elsewhere if
-    the experts disagree: with few samples the bound is then far too low, and does not compare with other models'.
+    Samples are from one Gaussian. That of MMVAE, MMVAE+ and CADA-VAE has the moments of their mixture; with samples of
+    the mixture itself the bound has the same limit, and with few it is lower on some models and higher on others. Where
+    experts disagree both are then far too low: compare models at a number beyond which the bounds no longer rise.
 
     Args:
         encode_subset: {name: [B, ...]} of any modalities -> mean and log variance of q(z | x), each [B, D].

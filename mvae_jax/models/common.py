@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from mvae_jax import losses, meshes
 from mvae_jax.objective import Batch, Losses, Model, ModelState, Params, Phase, Round, Schedule
 
-# Terms of a batch, [B] or their means, [], "loss" among them; and the entries of `model_state` that training replaces.
-Terms = tuple[Mapping[str, jax.Array], Mapping[str, Any]]
+# Terms of a batch, [B] or `Partial`, or their means, [], "loss" among them; and the entries of `model_state` that
+# training replaces.
+Terms = tuple[Mapping[str, Any], Mapping[str, Any]]
 
 
 class SquareImages:
@@ -87,8 +88,8 @@ def discriminator_terms(
     }
 
 
-def means(terms: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """Means over the batch of terms, [B] to []."""
+def means(terms: Mapping[str, Any]) -> dict[str, Any]:
+    """Means over the batch of terms, [B] to []; of a `Partial` as it has them."""
     return {name: values.mean() for name, values in terms.items()}
 
 
@@ -167,8 +168,8 @@ def bind(
         init: as of `Model`; so are `rounds` and `optimizers`.
         rounds: see `init`.
         optimizers: see `init`.
-        evaluate: (first, phase, params, model_state, batch, key) -> {name: [B]}; None where the model has no such
-            function.
+        evaluate: (first, phase, params, model_state, batch, key) -> {name: [B] or `Partial`}; None where the model has
+            no such function.
         functions: the model's further functions by name.
         **fields: the other functions of `Model` by name; None where the model has no such function.
     """

@@ -13,6 +13,7 @@ import numpy as np
 from jax import lax
 
 from mvae_jax.cpu import xla
+from mvae_jax.objective import Partial
 from mvae_jax.train.devices import DATA_AXIS, Placement
 from mvae_jax.train.state import TrainState
 from mvae_jax.train.step import Metrics, Step
@@ -27,7 +28,7 @@ class MetricSums:
     Attributes:
         names: the M metrics.
         sums: sum of the finite values of each, float32 [M].
-        counts: how many values were finite, int32 [M].
+        counts: how many values were finite, float32 [M]; of a `Partial` the sum of the shares of the batches.
     """
 
     names: tuple[str, ...]
@@ -37,18 +38,20 @@ class MetricSums:
     @classmethod
     def zeros(cls, names: tuple[str, ...]) -> MetricSums:
         """The sums of no steps, on the host."""
-        return cls(names, np.zeros(len(names), np.float32), np.zeros(len(names), np.int32))
+        return cls(names, *np.zeros((2, len(names)), np.float32))
 
     def add(self, metrics: Metrics) -> MetricSums:
         """Adds one step's metrics; a value that is not finite counts for nothing."""
-        values = jnp.stack([metrics[name].astype(jnp.float32) for name in self.names])
-        finite = jnp.isfinite(values)
-        return MetricSums(self.names, self.sums + jnp.where(finite, values, 0.0), self.counts + finite)
+        given = [metrics[name] for name in self.names]
+        pairs = [metric if isinstance(metric, Partial) else Partial(metric, jnp.ones(())) for metric in given]
+        values, counts = (jnp.stack([x.astype(jnp.float32) for x in part]) for part in zip(*pairs, strict=True))
+        sums, counts = (jnp.where(jnp.isfinite(values), part, 0.0) for part in (values, counts))
+        return MetricSums(self.names, self.sums + sums, self.counts + counts)
 
     def means(self) -> dict[str, float]:
         """Fetches the means, "loss" first; a metric without any finite value is left out."""
         sums, counts = jax.device_get((self.sums, self.counts))
-        means = {name: float(s / c) for name, s, c in zip(self.names, sums, counts, strict=True) if c}
+        means = {name: float(s) / float(c) for name, s, c in zip(self.names, sums, counts, strict=True) if c}
         return dict(sorted(means.items(), key=lambda item: (item[0] != "loss", item[0])))
 
 
@@ -206,13 +209,13 @@ Evaluation = Callable[[TrainState, Mapping[str, jax.Array]], dict[str, float]]
 
 
 def compile_evaluation(
-    terms: Callable[..., Mapping[str, jax.Array]],
+    terms: Callable[..., Mapping[str, jax.Array | Partial]],
     placement: Placement,
     state: Any,
     examples: Mapping[str, Any],
     batch_size: int,
 ) -> Evaluation:
-    """Compiles the mean of a model's terms over all examples, each of which counts once.
+    """Compiles the mean of a model's terms over all examples that have them, each of which counts once.
 
     Args:
         terms: the function that `Model.evaluate` returned.
@@ -223,12 +226,14 @@ def compile_evaluation(
 
     Returns:
         A function of the state and of the examples as `Placement.spread` lays them out -> {name: mean}. It takes the
-        moving average of the parameters where there is one.
+        moving average of the parameters where there is one. A `Partial` that no example has is left out.
     """
     placement = dataclasses.replace(placement, transform="jit")
     count = next(iter(examples.values())).shape[0]
 
-    def of_batch(state: TrainState, arrays: Mapping[str, jax.Array], indices: jax.Array) -> Mapping[str, jax.Array]:
+    def of_batch(
+        state: TrainState, arrays: Mapping[str, jax.Array], indices: jax.Array
+    ) -> Mapping[str, jax.Array | Partial]:
         # By the first index of a batch: validation draws the same numbers whenever it is done.
         key = jax.random.fold_in(jax.random.fold_in(state.key, _VALIDATION_DRAWS), indices[0])
         params = {**state.params, **(state.ema or {})}
@@ -246,9 +251,11 @@ def compile_evaluation(
             # One shape for all: the last batch is filled up, and what fills it is dropped.
             indices = np.minimum(np.arange(begin, begin + batch_size, dtype=np.int32), count - 1)
             out = compiled(state, arrays, placement.replicate(indices))
-            parts.append({name: values[: count - begin] for name, values in out.items()})
+            parts.append(jax.tree.map(lambda values, left=count - begin: values[:left], out))
         parts = jax.device_get(parts)  # at once: until here the batches followed one another without the host
-        return {name: float(np.concatenate([part[name] for part in parts]).mean()) for name in parts[0]}
+        whole = jax.tree.map(lambda *values: np.concatenate(values), *parts)
+        there = {name: x.values[x.there] if isinstance(x, Partial) else x for name, x in whole.items()}
+        return {name: float(values.mean()) for name, values in there.items() if len(values)}
 
     return means
 

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from mvae_jax.objective import Batch, Losses, Params, Phase, Round
+from mvae_jax.objective import Batch, Losses, Params, Partial, Phase, Round
 from mvae_jax.train.sharing import merge_repeated
 from mvae_jax.train.state import TrainState
 
-Metrics = dict[str, jax.Array]
+Metrics = dict[str, jax.Array | Partial]
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
@@ -42,8 +42,9 @@ def make_train_step(
             `jit` with sharded arrays.
 
     Returns:
-        A function (state, batch) -> (state, metrics). Metrics are flat scalars; those of a round that was not
-        due (`Round.every`) are NaN. "step/finite" is 1 if the step was taken and 0 if it was refused.
+        A function (state, batch) -> (state, metrics). Metrics are scalars, or the means of a `Partial`; those of a
+        round that was not due (`Round.every`) are NaN. "step/finite" is 1 if the step was taken and 0 if it was
+        refused.
 
     Raises:
         ValueError: a trained group has no optimiser or no learning rate.
@@ -112,12 +113,12 @@ def _when_due(
     due = since_start % every == 0
     if axis_name is not None:  # a collective inside `cond` is not portable: compute, then choose
         new, metrics, finite = apply(carry)
-        metrics = {name: jnp.where(due, value, jnp.nan) for name, value in metrics.items()}
+        metrics = jax.tree.map(lambda value: jnp.where(due, value, jnp.nan), metrics)
         return _select(due, new, carry), metrics, finite | ~due
 
     def skip(carry: _Carry) -> tuple[_Carry, Metrics, jax.Array]:
         metrics = jax.eval_shape(apply, carry)[1]
-        return carry, {name: jnp.full(m.shape, jnp.nan, m.dtype) for name, m in metrics.items()}, jnp.array(True)
+        return carry, jax.tree.map(lambda m: jnp.full(m.shape, jnp.nan, m.dtype), metrics), jnp.array(True)
 
     return lax.cond(due, apply, skip, carry)
 

@@ -15,7 +15,7 @@ import pytest
 import scipy.stats
 from zoo import MMVAE_PLUS, MODALITIES
 
-from mvae_jax import gaussian, runs
+from mvae_jax import gaussian, objective, runs
 from mvae_jax.models import ZOO, multimodal_vaes
 from mvae_jax.models.multimodal_vaes import Modality, networks, objectives
 from mvae_jax.models.multimodal_vaes.objectives import Experts
@@ -385,7 +385,8 @@ def prepared(name):
     evaluate = model.evaluate(ZOO[name].phases(CONFIGS[name], 1)[0])
 
     def loss(params, batch):
-        terms = evaluate(params, {}, batch, jax.random.key(1))
+        found = evaluate(params, {}, batch, jax.random.key(1))
+        terms = {name: x.values if isinstance(x, objective.Partial) else x for name, x in found.items()}
         return terms["loss"].mean(), terms
 
     return model, params, jax.jit(jax.grad(loss, has_aux=True))
@@ -406,6 +407,36 @@ def test_what_is_missing_is_not_looked_at_and_an_example_without_anything_counts
     empty = {n: np.zeros_like(v) if n.startswith("present") else v for n, v in batch().items()}
     for leaf in jax.tree.leaves(gradient_and_terms(params, empty)):
         np.testing.assert_array_equal(leaf, 0)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_metrics_of_a_modality_are_means_over_the_examples_that_have_it(name):
+    """Whatever share of them lacks it, and however the batch is spread over devices."""
+    model, params, _ = prepared(name)
+    phase = ZOO[name].phases(CONFIGS[name], 1)[0]
+    whole = {f"present/{m.name}": np.ones(8, np.float32) for m in DENSE}
+    whole |= {m.name: np.concatenate([batch(seed)[m.name] for seed in (0, 1)]) for m in DENSE}
+    # Of each half another part has it.
+    half = {**whole, "present/left": np.float32([1, 1, 1, 0, 0, 0, 1, 0])}
+
+    def metrics(batch, axis_name=None):
+        (round_,) = model.rounds(phase, axis_name)
+        return round_.losses(params, {}, batch, jax.random.key(1), jnp.int32(99)).metrics
+
+    def per_example(batch):
+        return model.evaluate(phase)(params, {}, batch, jax.random.key(1))
+
+    got, terms = jax.jit(metrics)(half), jax.jit(per_example)(half)
+    errors = terms["reconstruction/left"].values[np.array([0, 1, 2, 6])]
+    assert errors.min() > 0
+    left = got["reconstruction/left"]
+    np.testing.assert_allclose(left.values / left.there, errors.mean(), rtol=1e-5)
+    np.testing.assert_allclose(got["loss"], terms["loss"].mean(), rtol=1e-5)
+    halves = jax.tree.map(lambda x: x.reshape(2, 4, *x.shape[1:]), half)
+    spread = jax.jit(jax.vmap(lambda part: metrics(part, "data"), axis_name="data"))(halves)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a.mean(), b, rtol=1e-5, atol=1e-6), spread, got)
+    none = jax.jit(metrics)({**whole, "present/left": np.zeros(8, np.float32)})
+    assert none["reconstruction/left"] == (0, 0)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -160,6 +160,7 @@ def test_evaluation_gives_one_number_per_example_that_ignores_its_neighbours(nam
     others = jax.tree.map(lambda x: x.at[BATCH // 2 :].set(x[0]), batch)
     half = evaluate(state.params, state.model_state, others, jax.random.key(0))
     assert "loss" in whole
-    for term, values in whole.items():
+    for (path, values), others in zip(jax.tree.leaves_with_path(whole), jax.tree.leaves(half), strict=True):
         assert values.shape == (BATCH,)
-        np.testing.assert_allclose(values[: BATCH // 2], half[term][: BATCH // 2], rtol=1e-5, atol=1e-6, err_msg=term)
+        first, again = values[: BATCH // 2], others[: BATCH // 2]
+        np.testing.assert_allclose(first, again, rtol=1e-5, atol=1e-6, err_msg=jax.tree_util.keystr(path))

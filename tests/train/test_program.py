@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import toy
 
+from mvae_jax.objective import Partial
 from mvae_jax.train import state as states
 from mvae_jax.train.devices import place
 from mvae_jax.train.program import MetricSums, compile_evaluation, compile_step
@@ -75,6 +76,30 @@ def test_sums_leave_out_what_is_not_finite():
     for loss, kl in ((1.0, 2.0), (jnp.nan, 4.0), (3.0, jnp.inf)):
         sums = sums.add({"loss": jnp.float32(loss), "kl": jnp.float32(kl), "never": jnp.float32(jnp.nan)})
     assert list(sums.means().items()) == [("loss", 2.0), ("kl", 3.0)]
+
+
+def test_sums_are_means_over_the_examples_that_have_a_value():
+    """However they are spread over batches, of which some have none."""
+    numbers, there = np.float32([1, 2, 3, np.nan, np.nan, 5]), np.bool_([True, True, True, False, False, True])
+    sums = MetricSums.zeros(("never", "part"))
+    for rows in (slice(0, 2), slice(3, 5), slice(2, 5, 2), slice(4, 6)):
+        part, nothing = Partial(numbers[rows], there[rows]), np.zeros(2, bool)
+        sums = sums.add({"part": part.mean(), "never": Partial(numbers[rows], nothing).mean()})
+    assert sums.means() == {"part": 11 / 4}
+
+
+def test_an_evaluation_is_the_mean_over_the_examples_that_have_a_value():
+    numbers = np.arange(10, dtype=np.float32)
+    examples = {"x": numbers, "there": numbers > 6}
+
+    def terms(params, state, batch, key):
+        hidden = Partial(jnp.where(batch["there"], batch["x"], jnp.nan), batch["there"])
+        return {"loss": batch["x"], "part": hidden, "none": Partial(batch["x"], batch["x"] < 0)}
+
+    placement = place(jax.devices()[:1])
+    state = placement.replicate(states.create(toy.build(), PHASE, jax.random.key(0), dict(toy.TRAIN.arrays)))
+    means = compile_evaluation(terms, placement, state, examples, 4)(state, placement.spread(examples))
+    assert means == {"loss": 4.5, "part": 8.0}
 
 
 @pytest.mark.parametrize("count", [1, 4])

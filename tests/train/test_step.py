@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from mvae_jax.objective import Losses, Phase, Round
+from mvae_jax.objective import Losses, Partial, Phase, Round
 from mvae_jax.train import step as steps
 from mvae_jax.train.state import TrainState
 
@@ -97,16 +97,21 @@ def test_a_closed_gate_freezes_parameters_statistics_and_optimiser(open_):
 
 
 def test_every_second_step():
-    lazy = Round(BOTH.trains, players, every=2)
+    def losses(params, state, batch, *rest):
+        out = players(params, state, batch, *rest)
+        return out._replace(metrics={**out.metrics, "large": Partial(batch["x"], batch["x"] > 2).mean()})
+
+    lazy = Round(BOTH.trains, losses, every=2)
     step = jax.jit(steps.make_train_step([lazy], SGD, PHASE))
     zero, one = make_state(), make_state(step=1)
     moved, metrics = step(zero, BATCH)
     assert moved.params["a"]["w"] != zero.params["a"]["w"]
     assert np.isfinite(metrics["product"])
+    assert metrics["large"] == (1.5, 0.5)
     kept, metrics = step(one, BATCH)
     assert kept.params["a"]["w"] == one.params["a"]["w"]
     assert kept.step == 2
-    assert np.isnan(metrics["product"])
+    assert np.isnan([metrics["product"], *metrics["large"]]).all()
     assert metrics["step/finite"] == 1.0
 
 

@@ -133,8 +133,7 @@ def explain_likelihoods(trained: Trained, comparison: Comparison) -> str:
         f"{_seeds(trained)}, in nats for each of {count} examples. Importance-weighted bounds of "
         f"{settings.likelihood_samples} samples of the posterior of what is there; a conditional one is the difference "
         "of two bounds, and may be too high or too low. MMVAE, MMVAE+ and CADA-VAE are sampled by one Gaussian with "
-        "the moments of their mixture, which bounds them loosely: their numbers are too low, and do not compare with "
-        "the others. "
+        "the moments of their mixture: where experts disagree, that bounds loosely, and does not compare with others. "
         "Images have a Gaussian likelihood of the scale in the settings. Kim's model has no likelihood."
     )
 
@@ -262,7 +261,7 @@ MEASURES = (
         "likelihoods",
         lambda trained: evaluate(trained).of("likelihoods"),
         title="Likelihoods",
-        reading="Log-likelihoods in nats: higher is better, but those of MMVAE, MMVAE+ and CADA-VAE are loose bounds.",
+        reading="Log-likelihoods in nats: higher is better, but those of MMVAE, MMVAE+ and CADA-VAE may be loose.",
         text=explain_likelihoods,
         parts=parts,
         lines=lines,

@@ -29,9 +29,9 @@ from mvae_jax.models.multimodal_vaes.config import (
     MVTCAEConfig,
 )
 from mvae_jax.models.multimodal_vaes.modality import Modality
-from mvae_jax.models.multimodal_vaes.networks import Observed, init
+from mvae_jax.models.multimodal_vaes.networks import PRESENT, Observed, init
 from mvae_jax.models.multimodal_vaes.objectives import Experts, Gaussian
-from mvae_jax.objective import Batch, Model, ModelState, Params, Phase, Posterior
+from mvae_jax.objective import Batch, Model, ModelState, Params, Partial, Phase, Posterior
 
 # --- training ------------------------------------------------------------------------------------------------------
 
@@ -164,14 +164,20 @@ def training_terms(
     """The terms in training, whose divergences may be warming up."""
     warmup = training.phase.options["warmup_steps"]
     warmth = jnp.minimum(1.0, training.step / warmup) if warmup else 1.0
-    return terms(config, training.axis_name, params, batch, key, warmth), {}
+    return _where_there(config, batch, terms(config, training.axis_name, params, batch, key, warmth)), {}
 
 
 def evaluate(
     config: Config, phase: Phase, params: Params, state: ModelState, batch: Batch, key: jax.Array
-) -> dict[str, jax.Array]:
+) -> dict[str, jax.Array | Partial]:
     """The terms, with the divergences at their full weights."""
-    return terms(config, None, params, batch, key)
+    return _where_there(config, batch, terms(config, None, params, batch, key))
+
+
+def _where_there(config: Config, batch: Batch, values: dict[str, jax.Array]) -> dict[str, jax.Array | Partial]:
+    """Terms that say which examples have a modality, so that what is missing does not count as an error of 0."""
+    masks = {f"reconstruction/{name}": batch[PRESENT + name] for name in config.names if PRESENT + name in batch}
+    return values | {name: Partial(values[name], mask != 0) for name, mask in masks.items()}
 
 
 # --- the trained model ---------------------------------------------------------------------------------------------
@@ -226,12 +232,8 @@ def draw_subset(
     seen = networks.observe(config, values, present or {})
     experts = networks.encode(config, params, seen)
     if isinstance(config, MMVAEConfig | CADAVAEConfig):
-        there = experts.present != 0
-        share = random.uniform(jax.random.fold_in(key, 1), (len(there),))
-        wanted = jnp.floor(share * there.sum(1)).astype(jnp.int32)[:, None]
-        chosen = (there & (jnp.cumsum(there, axis=1) - 1 == wanted))[..., None]
-        # Of nothing it is the prior.
-        shared = tuple(jnp.where(chosen, part, 0.0).sum(1) for part in (experts.means, experts.logvars))
+        share = random.uniform(jax.random.fold_in(key, 1), (len(experts.present),))
+        shared = objectives.one_of(experts.present != 0, share, experts.means, experts.logvars)
     else:
         shared = _shared(config, params, seen, experts)
     parts = [shared, *_private(config, experts)]

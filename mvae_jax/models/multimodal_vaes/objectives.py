@@ -4,8 +4,8 @@
 missing. Noise is from N(0, I). `weights` are by name, in the order of the experts. Each objective returns terms [B]:
 "loss", which is minimised, "kl" and what else diverges, in nats but for distances, and for each modality
 "reconstruction/NAME", -log p(x_m | z) without its weight, of those latents that stand for the whole example. That of a
-missing modality is 0, and an example of which nothing is there has zeros: means over examples shrink with the share
-that is missing.
+missing modality is 0, and an example of which nothing is there has zeros. Objectives are means over all examples; what
+is reported of a modality is the mean over those that have it.
 """
 
 from __future__ import annotations
@@ -67,6 +67,24 @@ class Experts(NamedTuple):
 def subsets(count: int) -> tuple[tuple[int, ...], ...]:
     """All sets of modalities but the empty one, small ones first."""
     return tuple(itertools.chain(*(itertools.combinations(range(count), size) for size in range(1, count + 1))))
+
+
+def one_of(there: jax.Array, share: jax.Array, means: jax.Array, logvars: jax.Array) -> Gaussian:
+    """One of the Gaussians that are there for each example, each as likely.
+
+    Args:
+        there: [B, S], bool.
+        share: [B] in [0, 1), uniform: which of them.
+        means: [B, S, D].
+        logvars: their log variances, [B, S, D].
+
+    Returns:
+        Mean and log variance, each [B, D]; those of N(0, I) where there is none.
+    """
+    number = jnp.cumsum(there, axis=1) - 1
+    chosen = there & (number == jnp.floor(share * there.sum(1)).astype(number.dtype)[:, None])
+    mean, logvar = (jnp.where(chosen[..., None], part, 0.0).sum(1) for part in (means, logvars))
+    return mean, logvar
 
 
 def standard_kl(mean: jax.Array, logvar: jax.Array) -> jax.Array:
@@ -173,13 +191,10 @@ def mopoe(
     products = [experts.product(members, prior=len(members) == total) for members in sets]
     means, logvars = (jnp.stack(parts, axis=1) for parts in zip(*products, strict=True))  # [B, S, D]
     there = jnp.stack([experts.present[:, np.array(members)].all(1) for members in sets], axis=1)  # [B, S]
-    number = jnp.cumsum(there, axis=1) - 1
-    available = there.sum(1)
-    chosen = there & (number == jnp.floor(share * available).astype(number.dtype)[:, None])
-    mean, logvar = (jnp.where(chosen[..., None], part, 0.0).sum(1) for part in (means, logvars))
+    mean, logvar = one_of(there, share, means, logvars)
     z = _drawn(mean, logvar, noise)[:, None]
     errors = {name: -value[:, 0] for name, value in log_likelihoods(dict.fromkeys(weights, z)).items()}
-    kl = jnp.where(there, standard_kl(means, logvars), 0.0).sum(1) / jnp.maximum(available, 1).astype(jnp.float32)
+    kl = jnp.where(there, standard_kl(means, logvars), 0.0).sum(1) / jnp.maximum(there.sum(1), 1).astype(jnp.float32)
     return {"loss": _weighted(weights, errors) + beta * kl, "kl": kl, **_reconstructions(errors)}
 
 
