@@ -44,6 +44,7 @@ from mvae_jax.cpu import convolution
 from mvae_jax.models import ZOO
 from mvae_jax.nets import vgg
 from mvae_jax.train import state as states
+from mvae_jax.train.program import MetricSums
 from mvae_jax.train.step import make_train_step
 
 pytestmark = pytest.mark.slow  # compiles every model twice
@@ -197,7 +198,7 @@ def first_step(name, dtype):
     state, metrics = jax.jit(step)(state.replace(params=TABLE[name].start(state.params)), batch(name))
     assert metrics["step/finite"] == 1.0
     moments = {group: optax.tree.get(opt_state, "mu") for group, opt_state in state.opt_state.items()}
-    return {key: float(value) for key, value in metrics.items()}, moments, state.model_state
+    return MetricSums.zeros(tuple(metrics)).add(metrics).means(), moments, state.model_state
 
 
 def flat(tree):
