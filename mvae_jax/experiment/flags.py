@@ -26,7 +26,7 @@ from mvae_jax import runs, terminal
 from mvae_jax.cpu.memory import keep_freed_memory
 from mvae_jax.data import sources
 from mvae_jax.data.formats import catalogue, folder
-from mvae_jax.exits import fail
+from mvae_jax.exits import fail, message
 from mvae_jax.experiment import processes, session
 from mvae_jax.fields import as_now, leaves, meanings, renamed
 from mvae_jax.train.workdir import resolved
@@ -178,7 +178,7 @@ def parse(
     except BrokenPipeError:  # of --help, to a reader who has gone
         raise
     except (flags.Error, ValueError, TypeError, KeyError, AttributeError, OSError) as error:
-        fail(str(error.args[0]) if isinstance(error, KeyError) else str(error))
+        fail(str(error.args[0]) if isinstance(error, KeyError) else message(error))
     session.start_logging(values.verbose)
     if values.compilation_cache:
         kept = runs.keep_compiled_programs(values.compilation_cache)
