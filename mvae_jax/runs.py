@@ -36,7 +36,7 @@ from mvae_jax.train.feed import Source
 from mvae_jax.train.observer import Observer
 from mvae_jax.train.signals import Interruption
 from mvae_jax.train.state import TrainState
-from mvae_jax.train.workdir import PROVENANCE, Workdir, check_format
+from mvae_jax.train.workdir import PROVENANCE, Workdir, check_format, folder_of
 
 ConfigT = TypeVar("ConfigT")
 FORMAT = 2  # of config.json; files without a number are of the first
@@ -131,7 +131,7 @@ class Run:
                 f"{self.config.image_size} px: export a later phase, or weights alone (--weights-only; from Python "
                 "with_functions=False)."
             )
-        return export.write(self, Path(folder).expanduser(), **options)
+        return export.write(self, folder, **options)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name.startswith("_") or name not in self.functions:
@@ -197,7 +197,7 @@ def load(
         ValueError: the run's model, a setting of it or the phase is unknown, a file is damaged, or JAX finds no device.
     """
     devices.check()
-    folder = Path(workdir).expanduser().resolve()
+    folder = folder_of(workdir)
     settings = read_settings(folder)
     entry = ZOO[settings["model"]]
     default, recorded, file = entry.config(), settings["config"]["model"], folder / config_file.NAME

@@ -125,7 +125,7 @@ def read_image(path: str | os.PathLike[str], size: int | tuple[int, int]) -> tup
         FileNotFoundError: there is no such file.
         ValueError: the file is no JPEG, PNG or WebP, damaged or too large.
     """
-    path = Path(path).expanduser()
+    path = files.expanded(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}: give the path of a JPEG, PNG or WebP image.")
     check_size(str(path), path.stat().st_size)
@@ -289,7 +289,7 @@ def cached_images(
     Returns:
         Images, uint8 [N, H, W, 3], and the width and height of their files, int32 [N, 2].
     """
-    file = (Path(folder).expanduser() if folder else default_cache_folder()) / name
+    file = (files.expanded(folder) if folder else default_cache_folder()) / name
     if file.exists():
         try:
             cached = _read_cache(file, count)

@@ -296,7 +296,7 @@ def test_the_suffix_of_a_preview_says_its_format(suffix, kind, run, sources, tmp
         ("sheet.png.part", "sheet.png.part' does not end with .png"),
         ("file/sheet.png", "{root}/file/sheet.png cannot be written, for {root}/file is no folder"),
         ("file/deep/sheet.png", "{root}/file/deep/sheet.png cannot be written, for {root}/file is no folder"),
-        ("folder.png", "{root}/folder.png is a folder, expected the name of a picture"),
+        ("folder.png", "{root}/folder.png is a folder, expected a file to write: choose another name"),
     ],
 )
 def test_a_preview_that_cannot_be_written_is_refused_before_anything_is_decoded(
