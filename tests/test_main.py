@@ -1,6 +1,7 @@
 """The table of commands behind `mvae-jax`."""
 
 import importlib
+import json
 import re
 import subprocess
 import sys
@@ -113,6 +114,19 @@ def test_an_input_that_leads_nowhere_is_refused_in_a_sentence(arguments, path, c
     assert re.search(
         rf"{path} leads nowhere \(.*\): choose another path" if path else "is empty(: give|; expected)", err
     )
+
+
+def test_a_comparison_of_one_model_names_the_run_of_its_experiment(command, tmp_path):
+    root = tmp_path / "root"
+    for folder, of in ((root, {"experiment": "celeba_vae"}), (root / "models/vae", {})):
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps({"format": 2, "model": "vae", "config": {"model": {}}, **of}))
+    status, _, err = command("compare", str(root / "models/vae"))
+    assert status == 2
+    assert f"is a run of one model, and runs of experiments are compared: give {root}, with all of its models" in err
+    status, _, err = command("compare", str(root / "models"))
+    assert status == 2
+    assert f"It holds runs of its own: vae. Give one of them, such as {root}/models/vae." in err
 
 
 QUICK = """

@@ -52,6 +52,7 @@ from mvae_jax.viz import grids
 
 Posterior = tuple[jax.Array, jax.Array]
 _MOST = 256  # pictures of one sheet
+_MOST_SCALE = 1000  # of the draws' deviation, or of their guidance: far above all that give a picture
 
 
 def generate(arguments: argparse.Namespace) -> int:
@@ -64,8 +65,8 @@ def generate(arguments: argparse.Namespace) -> int:
     least = {"temperature": "the mean of what is said", "guidance": "no regard to the caption"}
     for flag, meaning in least.items():
         value = getattr(arguments, flag)
-        if value is not None and not 0 <= value < float("inf"):
-            raise ValueError(f"--{flag} is {value}; expected 0 ({meaning}) or more.")
+        if value is not None and not 0 <= value <= _MOST_SCALE:
+            raise ValueError(f"--{flag} is {value}; expected 0 ({meaning}) to {_MOST_SCALE}.")
     z = _codes(run, arguments, *(np.repeat(part, arguments.count, axis=0) for part in (attributes, said)))
     conditional = run.settings["model"] == "cvae"
     samples = run.decode(z, np.repeat(attributes, len(z), axis=0)) if conditional else run.decode_image(z)
