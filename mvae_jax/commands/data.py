@@ -158,7 +158,8 @@ def preview(arguments: argparse.Namespace) -> int:
     splits = _load(arguments)
     split = dict(splits)[arguments.split]
     if not len(split):
-        raise ValueError(f"the {arguments.split} split is empty.")
+        others = " or ".join(f"--split={name}" for name, other in splits if len(other))
+        raise ValueError(f"the {arguments.split} split of {arguments.source} is empty, expected images: give {others}.")
     shown = split.first(arguments.count)
     numbers = shown.arrays.get("index", np.arange(len(shown)))
     rows = shown.arrays.get("attributes", np.zeros((len(shown), 0)))

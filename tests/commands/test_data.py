@@ -462,6 +462,10 @@ def test_cache_shows_its_size_and_is_emptied(run, sources, tmp_path):
         (["statistics", "{root}/published"], "women and"),
         (["statistics", "{root}/own", "--seed=-1"], "data.seed is -1"),
         (["statistics", "{root}/own", "--seed=one"], "argument --seed: invalid int value: 'one'"),
+        (
+            ["preview", "five_views", "--split=calibration", "-o", "x.png"],
+            "the calibration split of five_views is empty, expected images: give --split=train or --split=validation.",
+        ),
         (["preview", "{root}/own"], "the following arguments are required: -o/--output"),
         (["preview", "rendered", "-o", "x.png", "--image-size=48"], "image_size is 48"),
         (["catalogue", "{root}/own", "{root}/data"], "does not hold CelebAMask-HQ"),
