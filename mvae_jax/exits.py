@@ -16,6 +16,8 @@ from typing import NoReturn
 
 from mvae_jax import terminal
 
+MISTAKES = (ValueError, OSError, MemoryError)  # what a user can mend before anything is trained
+
 
 def fail(message: str) -> NoReturn:
     """Ends the program with one line on standard error and status 2."""
@@ -23,8 +25,22 @@ def fail(message: str) -> NoReturn:
     sys.exit(2)
 
 
+def message(error: Exception) -> str:
+    """What to tell a user of an error, with its notes.
+
+    The system's own words name a number, and no remedy; an error of memory has often no word at all.
+    """
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        remedy = "Check this path and its permissions, or choose another one."
+        text = f"{error.filename} cannot be used: {error.strerror}. {remedy}"
+    elif isinstance(error, MemoryError):
+        text = f"there is too little memory for this: ask for fewer or smaller images. {text}".rstrip()
+    return " ".join([text, *getattr(error, "__notes__", ())])
+
+
 @contextlib.contextmanager
-def errors(kinds: tuple[type[Exception], ...] = (ValueError, OSError), status: int = 2) -> Iterator[None]:
+def errors(kinds: tuple[type[Exception], ...] = MISTAKES, status: int = 2) -> Iterator[None]:
     """What a user can mend ends the program with its message, its notes and a status, without traceback.
 
     Args:
@@ -36,7 +52,7 @@ def errors(kinds: tuple[type[Exception], ...] = (ValueError, OSError), status: i
     except BrokenPipeError:
         raise
     except kinds as error:
-        terminal.echo(" ".join(["error:", str(error), *getattr(error, "__notes__", ())]), stream=sys.stderr)
+        terminal.echo(f"error: {message(error)}", stream=sys.stderr)
         sys.exit(status)
 
 

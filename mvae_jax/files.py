@@ -77,6 +77,48 @@ def _usage(path: str | os.PathLike[str]) -> Any:
     return shutil.disk_usage(next(folder for folder in Path(path).absolute().parents if folder.is_dir()))
 
 
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """A path that somebody has typed, with the home folder that a "~" stands for.
+
+    Args:
+        path: of a file or folder, which need not exist.
+
+    Raises:
+        ValueError: it is empty, has a null byte, or begins with the home of a user whom nobody knows.
+    """
+    text = os.fsdecode(path)
+    if not text or "\0" in text:
+        defect = "has a null byte" if text else "is empty"
+        raise ValueError(f"the path {text!a} {defect}: give that of a file or folder.")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{text} leads nowhere ({str(error).rstrip('.')}): choose another path.") from error
+
+
+def check_output(path: Path, *, folder: bool = False) -> None:
+    """Refuses what cannot be written, before there is any work for it; makes nothing.
+
+    Args:
+        path: file or folder to write; neither it nor the folders above it need exist.
+        folder: it is a folder.
+
+    Raises:
+        ValueError: a folder has the name of the file, or a file that of the folder or of one above it; or the user
+            may not write there.
+    """
+    kind, other = ("folder", "file") if folder else ("file", "folder")
+    path = path.absolute()
+    if path.exists() and path.is_dir() != folder:
+        raise ValueError(f"{path} is a {other}, expected a {kind} to write: choose another name.")
+    # A file is replaced as a whole: whether its folder may be written decides.
+    place = next(place for place in ((path, *path.parents) if folder else path.parents) if os.path.exists(place))
+    if not place.is_dir():
+        raise ValueError(f"{path} cannot be written, for {place} is no folder: choose another place.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ValueError(f"{path} cannot be written, for {place} is read-only here: choose another place.")
+
+
 @contextlib.contextmanager
 def noting(note: Callable[[], str]) -> Iterator[None]:
     """Adds to the errors of disks what is safe, whatever has failed."""

@@ -36,10 +36,11 @@ from mvae_jax.train.feed import Source
 from mvae_jax.train.observer import Observer
 from mvae_jax.train.signals import Interruption
 from mvae_jax.train.state import TrainState
-from mvae_jax.train.workdir import PROVENANCE, Workdir, check_format
+from mvae_jax.train.workdir import PROVENANCE, Workdir, check_format, folder_of
 
 ConfigT = TypeVar("ConfigT")
 FORMAT = 2  # of config.json; files without a number are of the first
+_NAMED = 8  # most runs that a message names
 _SHAPES = ("count", "size")  # arguments of a model's functions that are shapes: each value compiles anew
 
 
@@ -131,7 +132,7 @@ class Run:
                 f"{self.config.image_size} px: export a later phase, or weights alone (--weights-only; from Python "
                 "with_functions=False)."
             )
-        return export.write(self, Path(folder).expanduser(), **options)
+        return export.write(self, folder, **options)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name.startswith("_") or name not in self.functions:
@@ -197,7 +198,7 @@ def load(
         ValueError: the run's model, a setting of it or the phase is unknown, a file is damaged, or JAX finds no device.
     """
     devices.check()
-    folder = Path(workdir).expanduser().resolve()
+    folder = folder_of(workdir)
     settings = read_settings(folder)
     entry = ZOO[settings["model"]]
     default, recorded, file = entry.config(), settings["config"]["model"], folder / config_file.NAME
@@ -240,19 +241,30 @@ def read_settings(workdir: str | os.PathLike[str]) -> dict[str, Any]:
         ValueError: the file is damaged, was changed since it was written, is of a later format, or of a model that
             this version does not have.
     """
-    path = Path(workdir).expanduser().resolve() / config_file.NAME
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; expected the workdir of a run.")
+    path = folder_of(workdir) / config_file.NAME
+    if not path.is_file():
+        remedy = _within(path.parent) or "Give the folder that a training wrote (--workdir), or an export."
+        raise FileNotFoundError(f"{path} does not exist; expected the workdir of a run. {remedy}")
     try:
         settings = _json.load(path)
         model, _ = settings["model"], settings["config"]["model"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not that of a run of a model of the zoo ({error!r}).") from error
+        raise ValueError(
+            f"{path} is not that of a run of a model of the zoo ({error!r}): give that of a run."
+        ) from error
     check_format(path, settings, FORMAT)
     settings, _ = config_file.opened(path, settings)
     if model not in list(ZOO):
         raise ValueError(f"{path} is of the model {model!r}; this version has {', '.join(ZOO)}.")
     return settings
+
+
+def _within(folder: Path) -> str:
+    """A sentence that names the runs in a folder which holds no model itself, as an experiment's; "" for none."""
+    found = sorted(path.parent for pattern in ("*", "*/*") for path in folder.glob(f"{pattern}/{config_file.NAME}"))
+    names = ", ".join(str(path.relative_to(folder)) for path in found[:_NAMED])
+    more = f" and {len(found) - _NAMED} more" if found[_NAMED:] else ""
+    return f"It holds runs of its own: {names}{more}. Give one of them, such as {found[0]}." if found else ""
 
 
 def _restore(folder: Path, checkpoints: Checkpoints, phase: str | None, best: bool) -> tuple[str, int, Any]:
@@ -262,9 +274,8 @@ def _restore(folder: Path, checkpoints: Checkpoints, phase: str | None, best: bo
         name = phase or (checkpoints.latest() or ("any phase", 0))[0]
         step = checkpoints.best(name) if best else max(checkpoints.steps(name), default=None)
         if step is None:
-            within = sorted(str(path.parent.relative_to(folder)) for path in folder.glob("*/**/config.json"))
-            hint = f" It holds runs of its own: {', '.join(within)}." if within else ""
-            raise FileNotFoundError(f"{folder} has no {'best ' if best else ''}checkpoint of {name} yet.{hint}")
+            remedy = _within(folder) or "Wait until the training has saved one, or choose another run or phase."
+            raise FileNotFoundError(f"{folder} has no {'best ' if best else ''}checkpoint of {name} yet. {remedy}")
         try:
             return name, step, checkpoints.restore(name, step, parts=("params", "ema", "model_state"))
         except Exception:

@@ -1,6 +1,8 @@
 """The table of commands behind `mvae-jax`."""
 
 import importlib
+import json
+import re
 import subprocess
 import sys
 
@@ -55,6 +57,76 @@ def test_mistakes_end_with_one_line(arguments, message, command):
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert "mvae-jax" in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["use", "generate", "none", "a man", "-o"],
+        ["data", "preview", "none", "-o"],
+        ["data", "catalogue", "none"],
+        ["data", "pyramid", "none"],
+        ["compare", "none", "--output"],
+        ["export", "none"],
+        ["pull", "owner/none"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (
+            "file.png/within.png",
+            "{root}/file.png/within.png cannot be written, for {root}/file.png is no folder: choose",
+        ),
+        ("~nobody-of-this-name/a.png", "~nobody-of-this-name/a.png leads nowhere"),
+        ("\0.png", "has a null byte: give that of a file or folder"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_refused_before_what_is_read(
+    arguments, output, message, command, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file.png").write_text("mine")
+    status, out, err = command(*arguments, output)
+    assert (status, out) == (2, "")
+    assert message.format(root=tmp_path) in err
+    assert "none" not in err.replace(output, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["file.png"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["use", "caption", "{path}", "face.png"],
+        ["data", "verify", "{path}"],
+        ["compare", "{path}"],
+        ["export", "{path}", "taken"],
+        ["push", "{path}", "owner/name"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("path", ["", "~nobody-of-this-name/run"])
+def test_an_input_that_leads_nowhere_is_refused_in_a_sentence(arguments, path, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = command(*(argument.format(path=path) for argument in arguments))
+    assert (status, out) == (2, "")
+    assert re.search(
+        rf"{path} leads nowhere \(.*\): choose another path" if path else "is empty(: give|; expected)", err
+    )
+
+
+def test_a_comparison_of_one_model_names_the_run_of_its_experiment(command, tmp_path):
+    root = tmp_path / "root"
+    for folder, of in ((root, {"experiment": "celeba_vae"}), (root / "models/vae", {})):
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps({"format": 2, "model": "vae", "config": {"model": {}}, **of}))
+    status, _, err = command("compare", str(root / "models/vae"))
+    assert status == 2
+    assert f"is a run of one model, and runs of experiments are compared: give {root}, with all of its models" in err
+    status, _, err = command("compare", str(root / "models"))
+    assert status == 2
+    assert f"It holds runs of its own: vae. Give one of them, such as {root}/models/vae." in err
 
 
 QUICK = """

@@ -213,7 +213,7 @@ def settings(**changes):
     ("change", "arguments", "kind", "message"),
     [
         (shutil.rmtree, {}, FileNotFoundError, r"run/config\.json does not exist; expected the workdir of a run"),
-        (no_checkpoint, {}, FileNotFoundError, "run has no checkpoint of any phase yet"),
+        (no_checkpoint, {}, FileNotFoundError, "run has no checkpoint of any phase yet. Wait until"),
         (None, {"phase": "adversarial"}, FileNotFoundError, "run has no checkpoint of adversarial yet"),
         (None, {"phase": "unimodal", "best": True}, FileNotFoundError, "run has no best checkpoint of unimodal yet"),
         (None, {"phase": "alignement"}, ValueError, "no phase 'alignement'; its phases are unimodal, alignment, adv"),

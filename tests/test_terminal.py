@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from pathlib import Path
 
 import pytest
 from command_lines import script
@@ -51,6 +52,20 @@ def test_messages_logs_and_tracebacks_are_plain(capsys):
     assert err.endswith("error: no file \\x1b[31mred\n")
     assert err.count("Traceback (most recent call last)") == 2
     assert "\x1b" not in err
+
+
+@pytest.mark.parametrize(
+    ("fails", "said"),
+    [
+        (Path("/none/file").read_text, "/none/file cannot be used: No such file or directory. Check this path and its"),
+        (lambda: bytearray(2**62), "there is too little memory for this: ask for fewer or smaller images."),
+    ],
+)
+def test_errors_of_the_system_say_what_to_do(fails, said, capsys):
+    with pytest.raises(SystemExit) as end, exits.errors():
+        fails()
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {said}")
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from PIL import Image
 
 from mvae_jax import files, terminal
+from mvae_jax.commands._parser import output_file
 from mvae_jax.viz import report
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -16,22 +16,10 @@ _QUALITY = 95  # of JPEG and WebP
 
 
 def path(text: str) -> Path:
-    """The name of a picture, as an argument of a command."""
-    name = Path(text).expanduser()
-    if name.suffix.lower() not in _FORMATS:
+    """The name of a picture to write, as an argument of a command."""
+    if Path(text).suffix.lower() not in _FORMATS:
         raise argparse.ArgumentTypeError(f"{text!r} does not end with {', '.join(_FORMATS)}, which say the format")
-    return name
-
-
-def check(name: Path) -> None:
-    """Raises OSError if a picture of this name cannot be written; its folder need not exist."""
-    if name.is_dir():
-        raise IsADirectoryError(f"{name} is a folder, expected the name of a picture.")
-    place = next(folder for folder in name.absolute().parents if folder.exists())
-    if not place.is_dir():
-        raise NotADirectoryError(f"{name} cannot be written, for {place} is no folder.")
-    if not os.access(name if name.exists() else place, os.W_OK):
-        raise PermissionError(f"{name} cannot be written, for want of a permission.")
+    return output_file(text)
 
 
 def write(name: Path, picture: Image.Image) -> None:

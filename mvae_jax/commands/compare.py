@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 
-from mvae_jax.commands._parser import Parser
+from mvae_jax.commands._parser import Parser, output_folder, typed_path
 from mvae_jax.experiment import compare, session
 from mvae_jax.experiment.session import Interruption
 
@@ -20,8 +19,8 @@ from mvae_jax.experiment.session import Interruption
 def main(arguments: Sequence[str]) -> int:
     """Measures the runs and writes the page; returns the exit status."""
     parser = Parser(prog="mvae-jax compare", description=__doc__)
-    parser.add_argument("workdirs", nargs="+", type=Path, help="folders of the runs, in the order of the page")
-    parser.add_argument("--output", type=Path, default=Path("runs/comparison"), help="folder of the page")
+    parser.add_argument("workdirs", nargs="+", type=typed_path, help="folders of the runs, in the order of the page")
+    parser.add_argument("--output", type=output_folder, default="runs/comparison", help="folder of the page")
     parser.add_argument("--source", default="", help="images to measure on; by default those of the first run")
     text = "pass over settings of the runs that this version does not have"
     parser.add_argument("--ignore-removed", action="store_true", help=text)

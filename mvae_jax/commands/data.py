@@ -29,14 +29,13 @@ import logging
 import textwrap
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mvae_jax import exits
 from mvae_jax.commands import _pictures
-from mvae_jax.commands._parser import Parser
+from mvae_jax.commands._parser import Parser, output_folder
 from mvae_jax.data import captions, decode, pyramid, sources
 from mvae_jax.data.batches import Split, Splits
 from mvae_jax.data.formats import catalogue, celeba, folder
@@ -156,11 +155,11 @@ def preview(arguments: argparse.Namespace) -> int:
     """Writes a sheet of images with the captions of their attributes."""
     if arguments.count < 1:
         raise ValueError(f"count is {arguments.count}, expected at least 1.")
-    _pictures.check(arguments.output)
     splits = _load(arguments)
     split = dict(splits)[arguments.split]
     if not len(split):
-        raise ValueError(f"the {arguments.split} split is empty.")
+        others = " or ".join(f"--split={name}" for name, other in splits if len(other))
+        raise ValueError(f"the {arguments.split} split of {arguments.source} is empty, expected images: give {others}.")
     shown = split.first(arguments.count)
     numbers = shown.arrays.get("index", np.arange(len(shown)))
     rows = shown.arrays.get("attributes", np.zeros((len(shown), 0)))
@@ -347,12 +346,14 @@ def _parser() -> argparse.ArgumentParser:
     selection(one)
     one = command("catalogue", prepare, "Prepare CelebAMask-HQ or CelebA for TFDS: decoded once.")
     one.add_argument(
-        "data_dir", metavar="DATA_DIR", type=Path, help="folder of the catalogue; made where there is none"
+        "data_dir", metavar="DATA_DIR", type=output_folder, help="folder of the catalogue; made where there is none"
     )
     option(one, "image_size", 64, "height and width of the images in pixels")
     option(one, "crop", celeba.Settings.crop, f"CelebA: part of the picture, one of {', '.join(celeba.CROPS)}")
     one = command("pyramid", grow, "Prepare images at every resolution from 4 pixels on, for models that grow.")
-    one.add_argument("folder", metavar="FOLDER", type=Path, help="where to; a folder that was begun is gone on with")
+    one.add_argument(
+        "folder", metavar="FOLDER", type=output_folder, help="where to; a folder that was begun is gone on with"
+    )
     option(one, "most_skipped", 0, "damaged files that may be left out (default: 0)")
     of_pyramids = meanings(pyramid.Settings)
     for field in dataclasses.fields(pyramid.Settings):

@@ -12,12 +12,11 @@ trained: look at config.json before you pass a folder on.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from mvae_jax import exits, runs
-from mvae_jax.commands._parser import Parser
+from mvae_jax.commands._parser import Parser, output_folder, typed_path
 from mvae_jax.experiment import evaluations, prior
-from mvae_jax.export import is_export
+from mvae_jax.export import check_replaceable, is_export
 from mvae_jax.files import readable
 from mvae_jax.terminal import echo
 
@@ -25,8 +24,8 @@ from mvae_jax.terminal import echo
 def main(arguments: Sequence[str]) -> int:
     """Exports a run; returns the exit status."""
     parser = Parser(prog="mvae-jax export", description=__doc__)
-    parser.add_argument("run", help="folder of a run, finished or still training")
-    parser.add_argument("folder", type=Path, help="folder to write; an export that nobody changed is replaced")
+    parser.add_argument("run", type=typed_path, help="folder of a run, finished or still training")
+    parser.add_argument("folder", type=output_folder, help="folder to write; an export that nobody changed is replaced")
     parser.add_argument("--phase", help="take this phase's checkpoint; by default the newest")
     parser.add_argument("--best", action="store_true", help="the checkpoint with the lowest validation loss")
     parser.add_argument("--license", default="", help="of the weights, such as apache-2.0; by default none is stated")
@@ -35,6 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--ignore-removed", action="store_true", help=text)
     parsed = parser.parse_args(arguments)
     with exits.errors():
+        check_replaceable(parsed.folder)
         options = {"phase": parsed.phase, "best": parsed.best, "ignore_removed": parsed.ignore_removed}
         run = runs.load(parsed.run, **options)
         member, scores = next(evaluations.of_checkpoint(run, parsed.run), ("", None))
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
         for path in sorted(folder.rglob("*")):
             if path.is_file():
                 echo(f"{path}: {readable(path.stat().st_size)}")
-        learned = prior.folder_of(Path(parsed.run).expanduser().resolve(), run)
-        if learned.is_dir() and not is_export(Path(parsed.run).expanduser()):
+        learned = prior.folder_of(parsed.run.resolve(), run)
+        if learned.is_dir() and not is_export(parsed.run):
             echo(f"The run's learned prior is a run of its own and is not exported: it stays in {learned}.")
     return 0

@@ -11,10 +11,9 @@ taken. Settings and provenance name commands and paths of the machine that train
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from mvae_jax import exits
-from mvae_jax.commands._parser import Parser
+from mvae_jax.commands._parser import Parser, typed_path
 from mvae_jax.export import hub
 from mvae_jax.terminal import echo
 
@@ -22,7 +21,7 @@ from mvae_jax.terminal import echo
 def main(arguments: Sequence[str]) -> int:
     """Uploads an export; returns the exit status."""
     parser = Parser(prog="mvae-jax push", description=__doc__)
-    parser.add_argument("folder", type=Path, help="folder that `mvae-jax export` wrote")
+    parser.add_argument("folder", type=typed_path, help="folder that `mvae-jax export` wrote")
     parser.add_argument("repository", metavar="OWNER/NAME", help="made if there is none")
     parser.add_argument("--public", action="store_true", help="all may see the model")
     parser.add_argument("--revision", help="branch (default: the main one)")

@@ -42,15 +42,17 @@ from PIL import Image
 
 from mvae_jax import exits, gaussian, images, random, runs
 from mvae_jax.commands import _pictures
-from mvae_jax.commands._parser import Parser
+from mvae_jax.commands._parser import Parser, output_folder, typed_path
 from mvae_jax.data import captions, decode
 from mvae_jax.eval import consistency, cross_modal, partial_captions
 from mvae_jax.experiment import evaluations, prior, provenance, typical
+from mvae_jax.files import expanded
 from mvae_jax.terminal import echo
 from mvae_jax.viz import grids
 
 Posterior = tuple[jax.Array, jax.Array]
 _MOST = 256  # pictures of one sheet
+_MOST_SCALE = 1000  # of the draws' deviation, or of their guidance: far above all that give a picture
 
 
 def generate(arguments: argparse.Namespace) -> int:
@@ -63,8 +65,8 @@ def generate(arguments: argparse.Namespace) -> int:
     least = {"temperature": "the mean of what is said", "guidance": "no regard to the caption"}
     for flag, meaning in least.items():
         value = getattr(arguments, flag)
-        if value is not None and not 0 <= value < float("inf"):
-            raise ValueError(f"--{flag} is {value}; expected 0 ({meaning}) or more.")
+        if value is not None and not 0 <= value <= _MOST_SCALE:
+            raise ValueError(f"--{flag} is {value}; expected 0 ({meaning}) to {_MOST_SCALE}.")
     z = _codes(run, arguments, *(np.repeat(part, arguments.count, axis=0) for part in (attributes, said)))
     conditional = run.settings["model"] == "cvae"
     samples = run.decode(z, np.repeat(attributes, len(z), axis=0)) if conditional else run.decode_image(z)
@@ -222,11 +224,8 @@ def fuse(arguments: argparse.Namespace) -> int:
 
 def _load(arguments: argparse.Namespace, *models: str) -> runs.Run:
     """The run, of one of the models, by default of the multimodal VAE."""
-    try:
-        options = {"best": arguments.best, "ignore_removed": arguments.ignore_removed}
-        run = runs.load(arguments.workdir, phase=arguments.phase, **options)
-    except RuntimeError as error:  # "~someone" whom nobody knows
-        raise ValueError(f"{arguments.workdir}: {error}") from error
+    options = {"best": arguments.best, "ignore_removed": arguments.ignore_removed}
+    run = runs.load(arguments.workdir, phase=arguments.phase, **options)
     models = models or ("multimodal",)
     if run.settings["model"] not in models:
         raise ValueError(
@@ -347,7 +346,7 @@ def _decision(run: runs.Run, arguments: argparse.Namespace) -> tuple[float, floa
 
     The words' may be given. Where the checkpoint was never evaluated, the score has none and the default divergence.
     """
-    given, folder = arguments.threshold, Path(arguments.workdir).expanduser()
+    given, folder = arguments.threshold, expanded(arguments.workdir)
     if given is not None and not 0 <= given <= 1:
         raise ValueError(f"--threshold is {given}; expected 0 to 1, as probabilities are.")
     words, of_score, divergence = given, None, {}
@@ -393,19 +392,16 @@ def _check_count(flag: str, value: int, least: int = 1) -> None:
 
 
 def _check_output(arguments: argparse.Namespace) -> None:
-    """Refuses an output that would replace an input, or that cannot be written."""
+    """Refuses an output that would replace an input."""
     output = getattr(arguments, "output", None)
     for name in ("image", "start", "end"):
         given = getattr(arguments, name, None)
         if given and output and os.path.isfile(given) and Path(given).resolve() == output.resolve():
             raise ValueError(f"--output is {output}, an input; choose another file.")
-    if output:
-        _pictures.check(output / "000.png" if _is_folder(output) else output)
 
 
 def _output(text: str) -> Path:
-    path = Path(text).expanduser()
-    return path if _is_folder(path) else _pictures.path(text)
+    return output_folder(text) if _is_folder(typed_path(text)) else _pictures.path(text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -425,7 +421,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(name, help=text)
         if output:
             text = "a .png, .jpg or .webp for a sheet, or a folder for single pictures (default: %(default)s)"
-            command.add_argument("-o", "--output", type=_output, default=Path(output), help=text)
+            command.add_argument("-o", "--output", type=_output, default=output, help=text)
         command.set_defaults(function=function)
         return command
 

@@ -20,6 +20,7 @@ from typing import IO, Any, Protocol
 from mvae_jax.data import names
 from mvae_jax.data.names import leads_outside
 from mvae_jax.data.packed import Contents, open_packed
+from mvae_jax.files import expanded
 
 # No file of the data sets is larger; a member that claims to be would fill the memory.
 MAX_BYTES = 2**28
@@ -255,7 +256,7 @@ def open_archive(path: str | Path) -> Iterator[Archive]:
         ValueError: the file is neither zip nor tar, is damaged or encrypted, or has members that lead outside it or
             are links.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if path.is_dir():
         yield Folder(path)
         return

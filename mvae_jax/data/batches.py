@@ -75,6 +75,14 @@ class Split:
         """Which examples have a value of that name, bool [N], as "present/NAME" says; all without it."""
         return np.asarray(self.arrays.get(f"present/{name}", np.ones(len(self)))) != 0
 
+    def having(self, *names: str) -> Split:
+        """The examples that have a value of each of these names, without the masks that say so."""
+        masks = {f"present/{name}" for name in names}
+        if not masks & self.arrays.keys():
+            return self
+        rows = np.flatnonzero(np.all([self.present(name) for name in names], axis=0))
+        return Split({name: array for name, array in self.take(rows).items() if name not in masks})
+
     def take(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """Returns the examples at `indices`, int [B], as name -> array [B, ...]."""
         return {name: array[indices] for name, array in self.arrays.items()}

@@ -113,6 +113,7 @@ _FILLERS = frozenset({"and", "both", "also", "are", "do", "does", "of", "this", 
 }
 _PAUSES = frozenset(",–—")
 _STOPS = frozenset(".;:!")
+_EMPTY = "it is empty"
 _GRAMMAR = _NEUTRAL | _NEGATORS | _PASSED | _RESTARTS | _FILLERS | _PAUSES | _STOPS | {"or"}
 
 
@@ -281,7 +282,7 @@ def read(sentence: str, attributes: Sequence[str]) -> Caption:
     """
     reader = _follow(_words(sentence), _language(tuple(attributes)))
     problems = list(reader.problems)
-    unknown = any(problem.startswith("unknown word") for problem in problems)
+    unknown = any(problem.startswith(("unknown word", _EMPTY)) for problem in problems)
     stated: dict[str, bool] = {}
     for name, value, phrase in reader.statements:
         other = _OTHER_GENDER.get(name, name)
@@ -407,7 +408,7 @@ class _Reader:
 
 
 def _follow(words: list[str], language: _Language) -> _Reader:
-    reader = _Reader(language, problems=[] if words else ["it is empty"])
+    reader = _Reader(language, problems=[] if set(words) - _PAUSES - _STOPS else [_EMPTY])
     while words:
         length = next((n for n in range(language.longest, 0, -1) if tuple(words[:n]) in language.lexicon), 0)
         if length:

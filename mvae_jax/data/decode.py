@@ -122,16 +122,22 @@ def read_image(path: str | os.PathLike[str], size: int | tuple[int, int]) -> tup
         resized to 64 x 64", width first; "" for nothing.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: there is no such file, or it is a folder.
         ValueError: the file is no JPEG, PNG or WebP, damaged or too large.
     """
-    path = Path(path).expanduser()
+    path = files.expanded(path)
+    expected = "give the path of a JPEG, PNG or WebP image"
+    if path.is_dir():
+        raise FileNotFoundError(f"{path} is a folder, expected a file: {expected}, such as one in it.")
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}: give the path of a JPEG, PNG or WebP image.")
+        raise FileNotFoundError(f"There is no file {path}: {expected}.")
     check_size(str(path), path.stat().st_size)
     sides = height_and_width(size)
-    with _opened(path.read_bytes(), str(path)) as image:
-        return np.asarray(central(image, sides)), ", ".join(_changes(image, sides))
+    try:
+        with _opened(path.read_bytes(), str(path)) as image:
+            return np.asarray(central(image, sides)), ", ".join(_changes(image, sides))
+    except ValueError as error:
+        raise ValueError(f"{str(error).rstrip('.')}: {expected} that is whole.") from error
 
 
 def _changes(image: Image.Image, size: tuple[int, int]) -> Iterator[str]:
@@ -289,7 +295,7 @@ def cached_images(
     Returns:
         Images, uint8 [N, H, W, 3], and the width and height of their files, int32 [N, 2].
     """
-    file = (Path(folder).expanduser() if folder else default_cache_folder()) / name
+    file = (files.expanded(folder) if folder else default_cache_folder()) / name
     if file.exists():
         try:
             cached = _read_cache(file, count)

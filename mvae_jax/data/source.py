@@ -13,6 +13,8 @@ from typing import Any
 from mvae_jax.data.archive import DEPTH, Archive
 from mvae_jax.data.batches import Dataset
 
+_MOST_IMAGES = 2**22
+
 # --- settings ------------------------------------------------------------------------------------------------------
 
 
@@ -31,6 +33,15 @@ class Config:
     def __post_init__(self) -> None:
         if not self.source:
             raise ValueError("data.source is empty; expected the name or the path of a data set.")
+
+
+def check_counts(**counts: int) -> None:
+    """Raises ValueError if a setting asks for more images than a memory holds."""
+    for name, count in counts.items():
+        if count > _MOST_IMAGES:
+            raise ValueError(
+                f"data.{name} is {count}; expected at most {_MOST_IMAGES} images, which a memory may hold."
+            )
 
 
 def check_seed(seed: int) -> None:
@@ -68,6 +79,7 @@ class Split(Config):
         super().__post_init__()
         if self.calibration_size < 1:
             raise ValueError(f"calibration_size is {self.calibration_size}; expected at least 1, for the threshold.")
+        check_counts(calibration_size=self.calibration_size)
         check_seed(self.seed)
 
 
@@ -83,7 +95,9 @@ class Subset(Split):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.subset_size and not 1 <= self.validation_size < self.subset_size:
+        check_counts(subset_size=self.subset_size)
+        is_part = 0 <= self.validation_fraction <= 1  # no infinity, which has no whole number near it
+        if self.subset_size and not (is_part and 1 <= self.validation_size < self.subset_size):
             raise ValueError(
                 f"validation_fraction is {self.validation_fraction} of subset_size {self.subset_size}; expected to "
                 "leave images for training and for validation."
@@ -124,6 +138,7 @@ class Factors(Config):
                 f"data.train_size is {self.train_size} and data.validation_size {self.validation_size}; expected at "
                 "least 1, and 100 to take scores from."
             )
+        check_counts(train_size=self.train_size, validation_size=self.validation_size)
         check_seed(self.seed)
 
 

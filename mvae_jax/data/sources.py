@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, overload
 
 from mvae_jax.data.archive import levels, open_archive
@@ -20,6 +19,7 @@ from mvae_jax.data.formats import catalogue, celeba, celebamask_hq, cub, five_vi
 from mvae_jax.data.pyramid import dataset as pyramids
 from mvae_jax.data.rendered import binned_faces, faces, shapes
 from mvae_jax.data.source import Config, Request, Source
+from mvae_jax.files import expanded
 
 __all__ = [
     *("SOURCES", "Config", "Request", "Source", "fields_of", "load", "looked_for", "of", "recognise", "recorded"),
@@ -93,7 +93,7 @@ def recognise(source: str, *, csv: str = folder.CSV) -> Source:
     expected = f"the path of a data set on this machine, or {', '.join(names[:-1])} or {names[-1]}."
     if not source:
         raise ValueError(f"data.source is empty; expected {expected}")
-    if not Path(source).expanduser().exists():
+    if not expanded(source).exists():
         raise FileNotFoundError(f"There is no folder or zip {source}: give {expected}")
     several = ""
     kinds = [entry for entry in SOURCES.values() if not entry.fallback]

@@ -150,15 +150,10 @@ def _check_run(run: runs.Run, data: Splits, config: Config) -> None:
 
 
 def described(data: Splits) -> Splits:
-    """Those examples of which the attributes are known, without a mask; the data as they are where all are."""
-    if all("present/attributes" not in split.arrays for _, split in data):
+    """Those examples of which image and attributes are known, without masks; the data as they are where all are."""
+    train, validation, calibration = (split.having("image", "attributes") for _, split in data)
+    if (train, validation, calibration) == (data.train, data.validation, data.calibration):
         return data
-
-    def known(split: Split) -> Split:
-        arrays = split.take(np.flatnonzero(split.present("attributes")))
-        return Split({name: array for name, array in arrays.items() if name != "present/attributes"})
-
-    train, validation, calibration = (known(split) for _, split in data)
     for name, left in (("training", train), ("validation", validation)):
         if not len(left):
             raise ValueError(

@@ -45,6 +45,10 @@ def load(
         raise ValueError(f"a run is named twice among {', '.join(map(str, workdirs))}; name each once.")
     names = {path: runs.read_settings(path).get("experiment", "") for path in workdirs}
     for path, name in names.items():
+        if not name:
+            parents = (parent for parent in path.resolve().parents if _experiment(parent))
+            whole = f"{next(parents, 'the --workdir of its command')}, with all of its models"
+            raise ValueError(f"{path} is a run of one model, and runs of experiments are compared: give {whole}.")
         if name != names[workdirs[0]]:
             raise ValueError(
                 f"{path} is a run of the experiment {name!r}, {workdirs[0]} of {names[workdirs[0]]!r}; expected runs "
@@ -72,6 +76,14 @@ def load(
     # One classifier reads the images of all.
     reader = next(iter(trained.values())).classifier
     return experiment, {label: dataclasses.replace(each, classifier=reader) for label, each in trained.items()}
+
+
+def _experiment(folder: Path) -> str:
+    """Name of the experiment whose workdir a folder is, "" of any other folder."""
+    try:
+        return str(runs.read_settings(folder).get("experiment", ""))
+    except (OSError, ValueError):
+        return ""
 
 
 def _label(path: Path, others: Sequence[Path]) -> str:

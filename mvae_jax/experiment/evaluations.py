@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mvae_jax import _json, export, runs
+from mvae_jax.files import expanded
 
 
 def of_checkpoint(run: runs.Run, workdir: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -24,7 +25,7 @@ def of_checkpoint(run: runs.Run, workdir: str | os.PathLike[str]) -> Iterator[tu
         FileNotFoundError: a file of the export is missing.
         ValueError: a file of the export is not as it was exported.
     """
-    folder = Path(workdir).expanduser().resolve()
+    folder = expanded(workdir).resolve()
     for key, path in _exported(folder) if export.is_export(folder) else _evaluated(folder, run.phase):
         try:
             content = _json.load(path)

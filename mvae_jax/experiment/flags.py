@@ -26,8 +26,8 @@ from mvae_jax import runs, terminal
 from mvae_jax.cpu.memory import keep_freed_memory
 from mvae_jax.data import sources
 from mvae_jax.data.formats import catalogue, folder
-from mvae_jax.exits import fail
-from mvae_jax.experiment import processes, session
+from mvae_jax.exits import fail, message
+from mvae_jax.experiment import listing, processes, session
 from mvae_jax.fields import as_now, leaves, meanings, renamed
 from mvae_jax.train.workdir import resolved
 
@@ -71,6 +71,7 @@ def parse(
     workdir: str,
     description: str,
     data: Sequence[sources.Config] = (),
+    experiment: str = "",
 ) -> tuple[ConfigT, Arguments]:
     """Reads a command line; the first preset is the default, and with `--evaluate` the workdir's config.json.
 
@@ -83,6 +84,7 @@ def parse(
         workdir: default of `--workdir`.
         description: first lines of `--help`.
         data: the kinds of data that the config's field `data` may be, with the defaults of this experiment.
+        experiment: its name; "" for an experiment that has none, and takes any run.
     """
     keep_freed_memory()
     arguments = [re.sub(r"^--?(dry|compilation|ignore)-", r"--\1_", argument) for argument in argv[1:]]
@@ -170,7 +172,7 @@ def parse(
                     raise ValueError(
                         f"--{flag} cannot go with --evaluate: the workdir's config counts, nothing is trained."
                     )
-            default = config_of(values.workdir, default, ignore_removed=values.ignore_removed)
+            default = config_of(values.workdir, default, experiment=experiment, ignore_removed=values.ignore_removed)
         resolved(values.workdir)
         base = _with_source(default, settings, data)
         config = _override(base, settings)
@@ -178,7 +180,7 @@ def parse(
     except BrokenPipeError:  # of --help, to a reader who has gone
         raise
     except (flags.Error, ValueError, TypeError, KeyError, AttributeError, OSError) as error:
-        fail(str(error.args[0]) if isinstance(error, KeyError) else str(error))
+        fail(str(error.args[0]) if isinstance(error, KeyError) else message(error))
     session.start_logging(values.verbose)
     if values.compilation_cache:
         kept = runs.keep_compiled_programs(values.compilation_cache)
@@ -293,19 +295,26 @@ def data_at(source: str, choices: Sequence[sources.Config], csv: str = folder.CS
     )
 
 
-def config_of(workdir: str | os.PathLike[str], default: ConfigT, *, ignore_removed: bool = False) -> ConfigT:
+def config_of(
+    workdir: str | os.PathLike[str], default: ConfigT, *, experiment: str = "", ignore_removed: bool = False
+) -> ConfigT:
     """The config of the run in a workdir; what config.json does not say counts as `fields.as_now` says.
 
     Args:
         workdir: of the run.
         default: a config of the experiment, which tells the fields.
+        experiment: its name; "" for any run.
         ignore_removed: pass over, with a warning, settings that this version does not have.
 
     Raises:
         FileNotFoundError: there is no run in that folder.
         ValueError: it is a run of another experiment, or has settings that this version does not have.
     """
-    recorded = runs.read_settings(workdir)["config"]
+    settings = runs.read_settings(workdir)
+    recorded, of = settings["config"], listing.current(settings.get("experiment", ""))
+    if experiment and of != experiment and "format" in settings:  # the first format did not name experiments
+        whose = f"the experiment {of!r}" if of else "one model"
+        raise ValueError(f"{workdir} is a run of {whose}, expected one of the experiment {experiment!r}: give another.")
     data = recorded.get("data") if hasattr(default, "data") else None
     with _of_this_experiment(workdir):
         if isinstance(data, Mapping):

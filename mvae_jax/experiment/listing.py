@@ -27,13 +27,18 @@ def names() -> list[str]:
     return sorted(path.stem for path in folder().glob("*.py") if not path.stem.startswith("_"))
 
 
+def current(name: str) -> str:
+    """The name by which this version knows an experiment that a run names."""
+    return _RENAMED.get(name, name)
+
+
 def load(name: str) -> Experiment:
     """The experiment of a name.
 
     Raises:
         ValueError: there is none of that name.
     """
-    name = _RENAMED.get(name, name)
+    name = current(name)
     if name not in names():
         close = difflib.get_close_matches(name, names(), n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(names())}."

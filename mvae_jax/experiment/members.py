@@ -14,6 +14,7 @@ from mvae_jax import runs
 from mvae_jax.data import missing
 from mvae_jax.data.batches import Dataset, Splits
 from mvae_jax.experiment import provenance, sheets
+from mvae_jax.files import expanded
 from mvae_jax.models import ZOO
 from mvae_jax.objective import Model
 from mvae_jax.train import loop
@@ -138,8 +139,8 @@ def plan(members: Mapping[str, Member], data: Dataset, training: loop.Settings) 
 
 def start_of(start_from: str, folder: str) -> str:
     """Where a member finds its first parameters: its folder in another run's workdir, or that workdir itself."""
-    within = Path(start_from).expanduser() / folder
-    return str(within if start_from and within.is_dir() else start_from)
+    within = start_from and expanded(start_from) / folder
+    return str(within if within and within.is_dir() else start_from)
 
 
 def starts(plans: Mapping[str, runs.Plan], start_from: str, workdir: Path) -> dict[str, Path | None]:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mvae_jax.files import expanded
+
 # Metadata of the field of a config that holds a path, "" for none: what is to be there, and words for it.
 WEIGHTS = {"is_there": os.path.isfile, "expected": "a file of weights, .pth or .safetensors"}
 RUN = {"is_there": os.path.isdir, "expected": "the workdir of a run"}
@@ -25,7 +27,7 @@ def check(config: Any, *, but: Collection[str] = ()) -> None:
     """
     wrong = []
     for name, meaning, path in _named(config):
-        defect = "" if name in but else _defect(Path(path).expanduser(), meaning["is_there"])
+        defect = "" if name in but else _defect(expanded(path), meaning["is_there"])
         if defect:
             wrong.append(f"--config.{name}: {path} {defect}; expected {meaning['expected']}.")
     if wrong:

@@ -25,6 +25,7 @@ from mvae_jax.experiment import forecast, members
 from mvae_jax.experiment.forecast import Part
 from mvae_jax.experiment.members import Member
 from mvae_jax.experiment.sheets import given_attributes
+from mvae_jax.files import expanded
 from mvae_jax.models import ZOO, latent_flow
 from mvae_jax.train import config_file
 from mvae_jax.train.checkpoint import Checkpoints
@@ -188,7 +189,7 @@ def load(workdir: str | os.PathLike[str], run: runs.Run) -> Prior | None:
     Raises:
         ValueError: what lies in its place was learned from other codes, or is damaged.
     """
-    workdir = Path(workdir).expanduser().resolve()
+    workdir = expanded(workdir).resolve()
     if export.is_export(workdir):  # what lies in it besides is no part of it
         return None
     folder = folder_of(workdir, run)
@@ -267,7 +268,7 @@ def train(
             other settings.
         FileNotFoundError: there is no run in that folder.
     """
-    workdir, config = Path(workdir).expanduser().resolve(), config or Config()
+    workdir, config = expanded(workdir).resolve(), config or Config()
     run = run or runs.load(workdir)
     examples: Any = data  # a protocol has no hash for `encode`
     if isinstance(data, Mapping):

@@ -58,6 +58,7 @@ def run(experiment: Experiment, argv: Sequence[str]) -> None:
             workdir=f"runs/{experiment.name}",
             description=experiment.description,
             data=experiment.data,
+            experiment=experiment.name,
         )
         with processes.together(), Interruption() as interruption:
             _run(experiment, argv, config, arguments, interruption)

@@ -61,7 +61,7 @@ def _unraisable(error: Any) -> None:
 
 def errors() -> contextlib.AbstractContextManager[None]:
     """While a run is prepared: what a user can mend ends the program with its message and status 2, no traceback."""
-    return exits.errors((ValueError, OSError, WorkdirBusy))
+    return exits.errors((*exits.MISTAKES, WorkdirBusy))
 
 
 @contextlib.contextmanager

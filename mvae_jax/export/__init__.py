@@ -11,6 +11,6 @@
 never the functions. Those are for programs that have JAX and not this package.
 """
 
-from mvae_jax.export.folder import MANIFEST, Export, check_weights, is_export, read, scores, write
+from mvae_jax.export.folder import MANIFEST, Export, check_replaceable, check_weights, is_export, read, scores, write
 
-__all__ = ["MANIFEST", "Export", "check_weights", "is_export", "read", "scores", "write"]
+__all__ = ["MANIFEST", "Export", "check_replaceable", "check_weights", "is_export", "read", "scores", "write"]

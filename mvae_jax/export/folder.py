@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -83,7 +84,7 @@ def is_export(folder: Path) -> bool:
 
 def write(
     run: Run,
-    folder: Path,
+    folder: str | os.PathLike[str],
     *,
     scores: Mapping[str, Any] | None = None,
     member: str = "",
@@ -110,7 +111,7 @@ def write(
     """
     if license and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*", license):
         raise ValueError(f"license is {license!r}; expected an SPDX identifier, such as apache-2.0, or none.")
-    check_replaceable(folder)
+    folder = check_replaceable(folder)
     arrays, empty = weights.flat(run.params, run.model_state)
     described: dict[str, Any] = {}
     with files.whole_folder(folder) as new:
@@ -259,20 +260,22 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def check_replaceable(folder: Path) -> None:
-    """Refuses a folder that holds anything but an export as it was written.
+def check_replaceable(path: str | os.PathLike[str]) -> Path:
+    """Path of the folder that a typed one means; refuses one that holds anything but an export as it was written.
 
     Raises:
         FileExistsError: it does.
+        ValueError: it cannot be written, see `files.check_output`.
     """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    if not folder.is_dir() or not is_export(folder):
+    folder = files.expanded(path)
+    if folder.exists() and not is_export(folder) and (folder.is_file() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} exists and is no export: choose another folder, or remove it.")
-    if changed := _changed(folder):
+    files.check_output(folder, folder=True)
+    if is_export(folder) and (changed := _changed(folder)):
         raise FileExistsError(
             f"{folder / changed} is not as it was exported: choose another folder, or remove the export."
         )
+    return folder
 
 
 def verify(folder: Path, remedy: str = "export the model again") -> None:

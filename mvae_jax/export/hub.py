@@ -43,7 +43,7 @@ def push(folder: Path, repository: str, *, public: bool = False, revision: str |
         ValueError: the folder is no export, or a file of it was changed; the repository has files of another kind, or
             is public though `public` is not said; or huggingface_hub is not installed.
     """
-    hub, folder = _hub(), Path(folder).expanduser().resolve()
+    hub, folder = _hub(), files.expanded(folder).resolve()
     folders.verify(folder)
     api, there = hub.HfApi(), None
     with _errors(repository, "pushed to"), contextlib.suppress(hub.errors.RepositoryNotFoundError):
@@ -95,8 +95,7 @@ def pull(repository: str, folder: Path, *, revision: str | None = None, with_fun
         OSError: the server cannot be reached, or has no such repository.
         ValueError: it holds no export, one that is damaged, or huggingface_hub is not installed.
     """
-    hub, folder = _hub(), Path(folder).expanduser()
-    folders.check_replaceable(folder)
+    hub, folder = _hub(), folders.check_replaceable(folder)
     patterns = [*_READ, *([_FUNCTIONS] if with_functions else [])]
     with _errors(repository, "pulled from"), files.written(hub.constants.HF_HUB_CACHE):
         # Asked first: without an answer the library would take what it has, of whatever age.

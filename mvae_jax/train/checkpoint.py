@@ -63,7 +63,7 @@ class Checkpoints:
         for phase in phases:
             if not re.fullmatch(r"\w[\w.-]*", phase):
                 raise ValueError(f"phase name {phase!r} cannot name a folder; use letters, digits, '_', '-' and '.'.")
-        self._root = Path(workdir).expanduser().resolve() / "checkpoints"  # Orbax refuses relative paths
+        self._root = files.expanded(workdir).resolve() / "checkpoints"  # Orbax refuses relative paths
         self._phases = tuple(phases)
         self._keep = keep
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
@@ -392,7 +392,7 @@ def find(path: str | os.PathLike[str]) -> Path:
         ValueError: it is an exported model.
         DamagedRun: the checkpoint, or the workdir's config.json, is damaged, or the checkpoint another's.
     """
-    folder = Path(path).expanduser().resolve()
+    folder = files.expanded(path).resolve()
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} does not exist; expected the workdir of a run, or one of its checkpoints.")
     config_file.refuse_export(folder)

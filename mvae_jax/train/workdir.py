@@ -17,7 +17,7 @@ from typing import Any
 import jax
 
 from mvae_jax import fields
-from mvae_jax.files import atomic_write, sync, written
+from mvae_jax.files import atomic_write, check_output, expanded, sync, written
 from mvae_jax.train import config_file
 
 _log = logging.getLogger(__name__)
@@ -36,11 +36,7 @@ def resolved(path: str | os.PathLike[str]) -> Path:
         ValueError: the path or a part of it is a file, or may not be written, or `folder_of` refuses it.
     """
     folder = folder_of(path)
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if not there.is_dir():
-        raise ValueError(f"the workdir {folder} cannot be a folder: {there} is a file. Choose another workdir.")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise ValueError(f"the workdir {folder} cannot be written: {there} is read-only here. Choose another workdir.")
+    check_output(folder, folder=True)
     return folder
 
 
@@ -50,15 +46,13 @@ def folder_of(path: str | os.PathLike[str]) -> Path:
     Raises:
         ValueError: the path is not UTF-8, which checkpoints and JSON need, or no path at all.
     """
-    if "\0" in os.fsdecode(path):
-        raise ValueError(f"the workdir {os.fsdecode(path)!a} has a null byte, as no name has: choose another one.")
     try:
-        folder = Path(path).expanduser().resolve()
+        folder = expanded(path).resolve()
         str(folder).encode()
     except UnicodeEncodeError:
         raise ValueError(f"{os.fspath(path)!a} is not UTF-8; expected a folder whose name is: rename it.") from None
-    except RuntimeError as error:  # "~somebody" whom nobody knows; links that lead to each other
-        raise ValueError(f"the workdir {os.fspath(path)} leads nowhere ({error}): choose another one.") from error
+    except RuntimeError as error:  # links that lead to each other
+        raise ValueError(f"{os.fspath(path)} leads nowhere ({str(error).rstrip('.')}): choose another path.") from error
     return folder
 
 

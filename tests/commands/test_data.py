@@ -296,7 +296,7 @@ def test_the_suffix_of_a_preview_says_its_format(suffix, kind, run, sources, tmp
         ("sheet.png.part", "sheet.png.part' does not end with .png"),
         ("file/sheet.png", "{root}/file/sheet.png cannot be written, for {root}/file is no folder"),
         ("file/deep/sheet.png", "{root}/file/deep/sheet.png cannot be written, for {root}/file is no folder"),
-        ("folder.png", "{root}/folder.png is a folder, expected the name of a picture"),
+        ("folder.png", "{root}/folder.png is a folder, expected a file to write: choose another name"),
     ],
 )
 def test_a_preview_that_cannot_be_written_is_refused_before_anything_is_decoded(
@@ -462,6 +462,10 @@ def test_cache_shows_its_size_and_is_emptied(run, sources, tmp_path):
         (["statistics", "{root}/published"], "women and"),
         (["statistics", "{root}/own", "--seed=-1"], "data.seed is -1"),
         (["statistics", "{root}/own", "--seed=one"], "argument --seed: invalid int value: 'one'"),
+        (
+            ["preview", "five_views", "--split=calibration", "-o", "x.png"],
+            "the calibration split of five_views is empty, expected images: give --split=train or --split=validation.",
+        ),
         (["preview", "{root}/own"], "the following arguments are required: -o/--output"),
         (["preview", "rendered", "-o", "x.png", "--image-size=48"], "image_size is 48"),
         (["catalogue", "{root}/own", "{root}/data"], "does not hold CelebAMask-HQ"),

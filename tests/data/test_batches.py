@@ -203,3 +203,13 @@ def test_malformed_attributes_are_refused(names, without, message):
     arrays = {name: array for name, array in arrays_of(6).items() if name != without}
     with pytest.raises(ValueError, match=message):
         Splits.cut(arrays, 3, 2, names, {})
+
+
+def test_examples_that_have_all_values_lose_their_masks():
+    arrays = {"a": np.arange(4), "b": np.arange(4), "c": np.arange(4)}
+    masks = {f"present/{name}": np.float32(mask) for name, mask in {"a": [1, 0, 1, 1], "b": [1, 1, 0, 1]}.items()}
+    split = Split({**arrays, **masks})
+    both = split.having("a", "b", "c")
+    assert {name: array.tolist() for name, array in both.arrays.items()} == {key: [0, 3] for key in "abc"}
+    assert sorted(split.having("a").arrays) == ["a", "b", "c", "present/b"]
+    assert split.having("c") is split

@@ -221,7 +221,8 @@ def test_unclear_negations_and_contradictions_are_reported(sentence, message):
         ("with wavy hair", ["the model has no attribute 'wavy_hair'"]),
         ("without a hat", ["the model has no attribute 'wearing_hat'"]),
         ("a bearded purple man", ["unknown word 'purple'", "no attribute 'no_beard'"]),
-        ("  ", ["it is empty"]),
+        ("  ", ["it is empty", "The model knows: "]),
+        (", . !", ["it is empty", "The model knows: "]),
     ],
 )
 def test_what_is_not_understood_is_reported(sentence, messages):

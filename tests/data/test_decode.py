@@ -263,8 +263,9 @@ def test_read_image_refuses_what_is_no_whole_image(data, message, tmp_path):
 
 
 def test_read_image_refuses_missing_files_folders_and_huge_images(tmp_path, monkeypatch):
-    for path in (tmp_path / "none.png", tmp_path):
-        with pytest.raises(FileNotFoundError, match=f"no file {path}: give the path of a JPEG, PNG or WebP"):
+    said = {tmp_path / "none.png": "There is no file {}:", tmp_path: "{} is a folder, expected a file:"}
+    for path, begin in said.items():
+        with pytest.raises(FileNotFoundError, match=f"{begin.format(path)} give the path of a JPEG, PNG or WebP"):
             decode.read_image(path, 8)
     (tmp_path / "a.png").write_bytes(encoded(Image.new("RGB", (8, 8))))
     monkeypatch.setattr(decode, "MAX_PIXELS", 63)

@@ -157,6 +157,13 @@ def test_defaults_are_these():
         (celeba.Config, {"validation_fraction": 0.0}, "validation_fraction is 0.0 of subset_size 5000"),
         (faces.Config, {"validation_fraction": 1.0}, "validation_fraction is 1.0"),
         (folder.Config, {"validation_fraction": 1.0}, "validation_fraction is 1.0, expected a part between 0 and 1"),
+        *(
+            (faces.Config, {"validation_fraction": float(part)}, f"validation_fraction is {part} of subset_size 5000")
+            for part in ("nan", "inf")
+        ),
+        (faces.Config, {"subset_size": 10**12}, "data.subset_size is 1000000000000; expected at most 4194304"),
+        (folder.Config, {"calibration_size": 10**12}, "data.calibration_size is 1000000000000; expected at most"),
+        (binned_faces.Config, {"train_size": 10**12}, "data.train_size is 1000000000000; expected at most"),
         (folder.Config, {"csv": "../a.csv"}, "csv is '../a.csv', expected the name of a file in the folder"),
         (celebamask_hq.Config, {"subset_size": 4}, "of subset_size 4"),
         (celebamask_hq.Config, {"subset_size": 21}, "subset_size is 21 .*, expected even numbers"),

@@ -171,6 +171,14 @@ def write_config(workdir, **config):
     (workdir / "config.json").write_text(json.dumps({"model": "multimodal", "config": config}))
 
 
+def test_a_run_of_another_experiment_or_of_none_is_not_evaluated(tmp_path):
+    for of, said in [({"experiment": "celeba_vae"}, "is a run of the experiment 'celeba_vae'"), ({}, "of one model")]:
+        settings = {"format": 2, "model": "vae", "config": {"model": {}}, **of}
+        (tmp_path / "config.json").write_text(json.dumps(settings))
+        with pytest.raises(ValueError, match=f"{said}, expected one of the experiment 'disentanglement': give another"):
+            flags.config_of(tmp_path, EXPERIMENTS["small"], experiment="disentanglement")
+
+
 def test_the_phase_to_evaluate(tmp_path):
     write_config(tmp_path, model={})
     arguments = parse("--evaluate", "--phase=alignment", f"--workdir={tmp_path}", presets=EXPERIMENTS)[1]

@@ -416,9 +416,7 @@ def test_a_folder_whose_name_cannot_be_is_refused_in_a_sentence(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     path = os.fsdecode(path)
     for make in (folder_of, Workdir):
-        with pytest.raises(
-            ValueError, match=r"is not UTF-8; expected|home directory|has a null byte, as no name has"
-        ) as error:
+        with pytest.raises(ValueError, match=r"is not UTF-8; expected|home directory|has a null byte") as error:
             make(path)
         str(error.value).encode()
     assert list(tmp_path.iterdir()) == []

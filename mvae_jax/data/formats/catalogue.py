@@ -64,7 +64,7 @@ def prepare(
 
     with open_archive(published) as archive:
         aligned = not locate(archive, celebamask_hq.holds) and bool(locate(archive, celeba.holds))
-    options: Any = {"source": published, "data_dir": Path(data_dir).expanduser()}
+    options: Any = {"source": published, "data_dir": files.expanded(data_dir)}
     if aligned:
         settings = celeba.Settings(image_size, crop)
         config = _builders.Config(name=_config(settings), size=settings.size, crop=crop)
@@ -148,7 +148,7 @@ def find(path: str | Path, data_set: str = CELEBAMASK_HQ) -> dict[str, Path]:
     """Returns the folders of all entries of a data set at or below a path, by config; {} if there are none."""
     entries = {}
     for depth in range(4):
-        for file in sorted(Path(path).expanduser().resolve().glob("*/" * depth + "dataset_info.json")):
+        for file in sorted(files.expanded(path).resolve().glob("*/" * depth + "dataset_info.json")):
             match = _ENTRY.search(file.parent.as_posix())
             if match and match[1] == data_set:
                 entries[match[2]] = file.parent

@@ -320,7 +320,10 @@ def _split(table: Table, settings: Settings, where: str) -> tuple[np.ndarray, li
         chosen = [[row for row in range(count) if table.splits[row] == name] for name in SPLITS]
         for name, rows in zip(SPLITS, chosen, strict=True):
             if not rows and (name != "calibration" or settings.calibration_size):
-                raise ValueError(f"{where} has no image whose split is {name!r}, expected at least one.")
+                raise ValueError(
+                    f"{where} has no image whose split is {name!r}, expected at least one: give some this split, or "
+                    "leave the column out."
+                )
         return np.concatenate(chosen).astype(np.int64), list(map(len, chosen)), ()
     sizes = images.split_sizes(count, settings.validation_fraction, settings.calibration_size, where)
     choice = settings.validation_fraction, settings.calibration_size, settings.seed

@@ -32,6 +32,7 @@ import numpy as np
 from mvae_jax.data import npy, source
 from mvae_jax.data.archive import DEPTH, MAX_BYTES, Archive, check_size, one_of, only, open_archive
 from mvae_jax.data.batches import Splits, permutation
+from mvae_jax.files import expanded
 
 DIGITS = "digits"
 LABELS = 10
@@ -75,7 +76,7 @@ def load(path: str | Path = DIGITS) -> Splits:
     """
     if str(path) == DIGITS:
         return _digits()
-    path = Path(path).expanduser()
+    path = expanded(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no folder or file {path}. {_REMEDY}")
     with open_archive(path) as archive:

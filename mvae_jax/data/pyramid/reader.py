@@ -13,6 +13,7 @@ from mvae_jax.data.archive import checksum
 from mvae_jax.data.batches import Split, Splits
 from mvae_jax.data.pyramid.settings import SPLITS
 from mvae_jax.data.pyramid.stream import Records
+from mvae_jax.files import expanded
 
 MANIFEST = "manifest.json"
 FORMAT, VERSION = "mvae_jax pyramid", 1
@@ -110,7 +111,7 @@ def load(path: str | Path) -> Pyramid:
         FileNotFoundError: there is no pyramid.
         ValueError: the pyramid is not complete, damaged, or of another version.
     """
-    folder = Path(path).expanduser().absolute()
+    folder = expanded(path).absolute()
     manifest = read_manifest(folder)
     problems = list(_problems(folder, manifest))
     if problems:
@@ -121,7 +122,7 @@ def load(path: str | Path) -> Pyramid:
 
 def is_pyramid(path: str | Path) -> bool:
     """Returns whether a folder has a pyramid, complete or not."""
-    file = Path(path).expanduser() / MANIFEST
+    file = expanded(path) / MANIFEST
     if not file.is_file():
         return False
     with file.open("rb") as manifest:
@@ -134,7 +135,7 @@ def defects(path: str | Path) -> Iterator[str]:
     Raises:
         FileNotFoundError: there is no pyramid.
     """
-    folder = Path(path).expanduser().absolute()
+    folder = expanded(path).absolute()
     try:
         manifest = read_manifest(folder)
     except ValueError as error:

@@ -111,7 +111,7 @@ def prepare(
     settings = settings or Settings()
     if most_skipped < 0:
         raise ValueError(f"most_skipped is {most_skipped}, expected at least 0.")
-    folder = Path(folder).expanduser().absolute()
+    folder = files.expanded(folder).absolute()
     with open_origin(source, settings, workers) as origin:
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder):

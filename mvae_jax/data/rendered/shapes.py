@@ -41,6 +41,7 @@ from mvae_jax.data import npy, source
 from mvae_jax.data.archive import Archive, open_archive
 from mvae_jax.data.batches import Splits, check_factors, permutation
 from mvae_jax.data.source import Request
+from mvae_jax.files import expanded
 
 _logger = logging.getLogger(__name__)
 
@@ -227,7 +228,7 @@ def load(path: str | Path = RENDERED, settings: Settings | None = None) -> Split
         provenance |= {"data_set": "rendered shapes"}
         images = render(factors, settings.image_size)
     else:
-        path = _file_at(Path(path).expanduser())
+        path = _file_at(expanded(path))
         _logger.info("Reading %d images of %s: it unpacks to 3 GB, part by part.", settings.total, path)
         images = _read(path, index, settings.image_size)
         with path.open("rb") as file:
@@ -311,7 +312,7 @@ def defects(path: str | Path) -> Iterator[str]:
     Raises:
         FileNotFoundError: there is no file at the path.
     """
-    path = _file_at(Path(path).expanduser())
+    path = _file_at(expanded(path))
     try:
         _read(path, np.arange(1), _SIZE)
     except ValueError as error:

@@ -13,6 +13,7 @@ import numpy as np
 
 from mvae_jax import gaussian
 from mvae_jax.data import captions
+from mvae_jax.data.batches import Split
 from mvae_jax.eval import cross_modal, fid, manifold
 from mvae_jax.eval.batched import in_chunks, pixels, to_bytes
 from mvae_jax.experiment import prior
@@ -113,7 +114,7 @@ def _mixture(codes: np.ndarray, seed: int) -> Any:
 def measure(trained: Trained) -> dict[str, dict[str, float]]:
     """Samples of each prior against held-out images, at equal counts; {} without a prior or a classifier.
 
-    Of training images there may be fewer.
+    Of training images there may be fewer. Examples whose image or attributes are missing are left out.
 
     Returns:
         Key of `PRIORS` -> key of `WORDS` -> number. What only a caption gives is missing where there is none, and the
@@ -123,12 +124,13 @@ def measure(trained: Trained) -> dict[str, dict[str, float]]:
     if classifier is None or not trained.priors:
         return {}
     (folder, run), data, key = next(iter(trained.runs.items())), trained.data, jax.random.key(trained.config.seed)
-    x, a = pixels(data.validation), data.validation["attributes"]
+    training, validation = (split.having("image", "attributes") for split in (data.train, data.validation))
+    x, a = pixels(validation), validation["attributes"]
     times = -(-_LEAST_DRAWS // len(a))
     rows, decode, results = np.tile(a, (times, 1)), _decoder(run), {}
     read, logits = in_chunks(classifier.features), in_chunks(classifier.logits)
     held_out = read(x)
-    texts, several = _several_images(data, a)
+    texts, several = _several_images(training, a)
 
     def row(pictures: Any, attributes: np.ndarray | None = None) -> dict[str, float]:
         features: Any = read(pictures)
@@ -148,10 +150,11 @@ def measure(trained: Trained) -> dict[str, dict[str, float]]:
         features: Any = read(pictures)
         return cross_modal.diversity(features.reshape(len(texts), _DRAWS, -1), held_out).within
 
-    others = data.train.first(len(rows))
+    others = training.first(len(rows))
     results["training"] = row(pixels(others), others["attributes"])
-    unlike = within(pixels(data.train.take(several))) if len(texts) else 0.0
-    posteriors = prior.encode((trained.workdir / folder).resolve(), run, data, trained.config.prior.codes).validation
+    unlike = within(pixels(training.take(several))) if len(texts) else 0.0
+    codes = prior.encode((trained.workdir / folder).resolve(), run, data, trained.config.prior.codes)
+    posteriors = codes.validation.having("attributes")
     results["reconstruction"] = row(decode(_draws(posteriors, times, trained.config.seed), rows), rows)
     if run.model.sample:
         drawn = [run.sample(jax.random.fold_in(key, part), *_for_sample(run, a)) for part in range(times)]
@@ -165,12 +168,12 @@ def measure(trained: Trained) -> dict[str, dict[str, float]]:
     return {name: results[name] for name in PRIORS if name in results}
 
 
-def _several_images(data: Any, attributes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _several_images(training: Split, attributes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Captions [R, A] of which there are several training images, and the positions of these, [R S]."""
     texts: list[np.ndarray] = []
     positions: list[np.ndarray] = []
     for text in cross_modal.distinct_rows(attributes):
-        of_text = np.flatnonzero((data.train["attributes"] == text).all(1))[:_DRAWS]
+        of_text = np.flatnonzero((training["attributes"] == text).all(1))[:_DRAWS]
         if len(of_text) == _DRAWS and len(texts) < _CAPTIONS:
             texts.append(text)
             positions.append(of_text)
@@ -203,7 +206,7 @@ def figures(trained: Trained, results: Results) -> Figures:
     """A sheet for each way to draw from captions: a caption in a row, several draws of each."""
     if not trained.priors or not trained.data.attributes:
         return {}
-    texts = cross_modal.distinct_rows(trained.data.validation["attributes"])[:_SHOWN]
+    texts = cross_modal.distinct_rows(trained.data.validation.having("attributes")["attributes"])[:_SHOWN]
     rows, decode = np.repeat(texts, _SHOWN_DRAWS, axis=0), _decoder(trained.run)
     sentences, sheets = [captions.write(row, trained.data.attributes) for row in texts], {}
     for name, drawing in drawings(trained).items():
@@ -222,9 +225,10 @@ def explain(trained: Trained, rows: Any) -> str:
     """How samples were measured, in words."""
     if not rows:
         return "Not measured: there is no attribute classifier, or no learned prior (classifier.epochs, prior.epochs)."
+    held_out = trained.data.validation.having("image", "attributes")
     return (
         f"In the last hidden layer of a classifier of the training images ({trained.classifier}), against "
-        f"{len(trained.data.validation)} held-out images; precision and recall of as many samples as these. Captions "
+        f"{len(held_out)} held-out images; precision and recall of as many samples as these. Captions "
         "are those of the held-out images. Diversity is the distance between draws of one caption, root mean square "
         f"over pairs and over {_CAPTIONS} captions at most, divided by that between training images of the same "
         "captions. The mixture has full covariances, and like the learned prior the codes of the training images "

@@ -50,6 +50,28 @@ def test_every_prior_is_measured_with_as_many_samples(trained):
         assert np.isfinite(list(row.values())).all()
 
 
+def test_what_is_missing_is_left_out(trained):
+    """Examples without image or attributes change no number, whatever stands in their place."""
+
+    def gaps(split):
+        """The split, and four examples more of which something is missing."""
+        some, arrays = split.first(4).arrays, {}
+        for name, array in split.arrays.items():
+            arrays[name] = np.concatenate([np.zeros_like(some[name]), array])
+        for name, of in (("image", [0, 0, 1, 1]), ("attributes", [1, 0, 0, 0])):
+            arrays[f"present/{name}"] = np.float32([*of, *np.ones(len(split))])
+        return Split(arrays)
+
+    data = dataclasses.replace(trained.data, validation=gaps(trained.data.validation), train=gaps(trained.data.train))
+    others = dataclasses.replace(trained, data=data)
+    rows, expected = suite.measure(others), suite.measure(trained)
+    assert "against 12 held-out images" in suite.explain(others, rows)
+    assert list(rows) == list(expected)
+    for name in rows.keys() - {"mixture"}:  # it learns the codes of images without attributes, too
+        assert rows[name] == pytest.approx(expected[name], rel=1e-3), name
+    assert suite.figures(others, {}).keys() == suite.figures(trained, {}).keys()
+
+
 def test_sheets_show_captions_in_rows(trained):
     drawn = suite.figures(trained, {})
     assert list(drawn) == ["priors_text_posterior", "priors_flow_captions", "priors_flow_captions_guided"]
@@ -94,8 +116,7 @@ def test_posteriors_are_drawn_and_means_repeated():
 
 def test_captions_are_compared_of_which_there_are_several_images():
     attributes = np.repeat(np.eye(4, dtype=np.float32), (6, 5, 9, 0), axis=0)
-    data = SimpleNamespace(train={"attributes": attributes})
-    texts, positions = suite._several_images(data, np.eye(4, dtype=np.float32))
+    texts, positions = suite._several_images(Split({"attributes": attributes}), np.eye(4, dtype=np.float32))
     assert sorted(texts.tolist()) == [[0, 0, 1, 0], [1, 0, 0, 0]]
     np.testing.assert_array_equal(attributes[positions], np.repeat(texts, 6, axis=0))
 
