@@ -404,7 +404,7 @@ def test_an_edit_decodes_the_mean_of_the_image_with_other_attributes(command, wo
         (["generate", "birds", "Laysan_Albatross"], "such as '002.Laysan_Albatross'"),
         (["generate", "cvae", "gray hair"], "the model has no attribute 'gray_hair'"),
         (["caption", "none", "square.png"], "none/config.json does not exist"),
-        (["caption", ".", "square.png"], "It holds runs of its own: birds, cvae, run"),
+        (["caption", ".", "square.png"], "It holds runs of its own: birds, cvae, "),
         (["caption", "run", "none.png"], "There is no file none.png: give the path of a JPEG, PNG or WebP image"),
         (
             ["caption", "run", "run"],

@@ -439,7 +439,7 @@ def test_a_terminated_run_goes_on_to_the_same_bits(run, tmp_path):
 
 
 def test_every_experiment_has_what_it_needs(run):
-    assert len(listing.names()) == 8
+    assert len(listing.names()) == 9
     for name in listing.names():
         declared = listing.load(name)
         assert declared.name == name
