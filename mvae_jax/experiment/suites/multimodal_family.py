@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mvae_jax.eval import fid
@@ -237,42 +238,44 @@ def headline(trained: Trained, results: Results) -> Headline:
     return Headline(numbers, shown, fits=False)
 
 
+def _measure(name: str, title: str, reading: str, text: Callable[..., str], figures: Sequence[str] = ()) -> Measure:
+    """The scores of one of `family_rows.KINDS`."""
+    return Measure(
+        name,
+        lambda trained: evaluate(trained).of(name),
+        title=title,
+        reading=reading,
+        text=text,
+        figures=figures,
+        parts=parts,
+        lines=lines,
+    )
+
+
 MEASURES = (
-    Measure(
+    _measure(
         "agreement",
-        lambda trained: evaluate(trained).of("agreement"),
-        title="From one modality to the others",
-        reading="Shares of what is right: 1 is all, to be compared with the last rows.",
-        text=explain_agreement,
-        figures=("over_hidden_share", "sheet_*"),
-        parts=parts,
-        lines=lines,
+        "From one modality to the others",
+        "Shares of what is right: 1 is all, to be compared with the last rows.",
+        explain_agreement,
+        ("over_hidden_share", "sheet_*"),
     ),
-    Measure(
+    _measure(
         "distances",
-        lambda trained: evaluate(trained).of("distances"),
-        title="Images by how much is given",
-        reading="Frechet distances of drawn images from held-out ones: lower is closer.",
-        text=explain_distances,
-        parts=parts,
-        lines=lines,
+        "Images by how much is given",
+        "Frechet distances of drawn images from held-out ones: lower is closer.",
+        explain_distances,
     ),
-    Measure(
+    _measure(
         "likelihoods",
-        lambda trained: evaluate(trained).of("likelihoods"),
-        title="Likelihoods",
-        reading="Log-likelihoods in nats: higher is better, but those of MMVAE, MMVAE+ and CADA-VAE may be loose.",
-        text=explain_likelihoods,
-        parts=parts,
-        lines=lines,
+        "Likelihoods",
+        "Log-likelihoods in nats: higher is better, but those of MMVAE, MMVAE+ and CADA-VAE may be loose.",
+        explain_likelihoods,
     ),
-    Measure(
+    _measure(
         "probes",
-        lambda trained: evaluate(trained).of("probes"),
-        title="What the shared codes of images tell",
-        reading="Accuracy of a linear probe: higher is better.",
-        text=explain_probes,
-        parts=parts,
-        lines=lines,
+        "What the shared codes of images tell",
+        "Accuracy of a linear probe: higher is better.",
+        explain_probes,
     ),
 )
