@@ -13,7 +13,7 @@ from mvae_jax.eval.batched import pixels, to_bytes
 from mvae_jax.experiment.declaration import Figures, Results, Trained, plain
 from mvae_jax.experiment.suites import modalities
 from mvae_jax.experiment.suites import multimodal as faces
-from mvae_jax.experiment.suites.family_rows import MODELS, Comparison, folder, share_words, word
+from mvae_jax.experiment.suites.family_rows import MODELS, Comparison, folder, heading, share_words
 from mvae_jax.experiment.suites.modalities import ATTRIBUTES, IMAGE, Modalities
 from mvae_jax.objective import Phase
 from mvae_jax.viz import grids, sweeps
@@ -34,9 +34,7 @@ def figures(trained: Trained, results: Results) -> Figures:
     comparison = Comparison.joined(results)
     found: dict[str, tuple[str, Any]] = {}
     if curves := curves_of(comparison):
-        baselines = {
-            word_of_curve(key): value for key in comparison.keys if (value := comparison.reference(key)) is not None
-        }
+        baselines = {heading(key): value for key in comparison.keys if (value := comparison.reference(key)) is not None}
         found["over_hidden_share"] = (
             f"Over the share of the training examples of which {hidden_words(trained)} were hidden: means of the seeds "
             "with a standard deviation to either side where there are several; dashed, what guessing has",
@@ -51,19 +49,13 @@ def figures(trained: Trained, results: Results) -> Figures:
     return found
 
 
-def word_of_curve(key: str) -> str:
-    """A score as heading of a panel."""
-    begin = {"coherence": "coherence", "frechet": "Frechet distance"}.get(key.partition("_")[0])
-    return f"{begin}, {word(key)}" if begin else word(key)
-
-
 def curves_of(comparison: Comparison) -> dict[str, dict[str, dict[float, list[float]]]]:
     """Panel -> model -> share -> value of each seed, of the scores that are drawn over the share."""
     found: dict[str, dict[str, dict[float, list[float]]]] = {}
     for key in (*_CURVES, _DISTANCE):
         for row in comparison.rows.values():
             if values := row.values(key):
-                lines_of = found.setdefault(word_of_curve(key), {})
+                lines_of = found.setdefault(heading(key), {})
                 lines_of.setdefault(MODELS[row.model], {})[row.hidden] = values
     return found
 

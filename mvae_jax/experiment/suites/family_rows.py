@@ -79,6 +79,12 @@ def word(key: str) -> str:
     return WORDS.get(key) or (f"given {given[1]} other{'s' * (given[1] != '1')}" if given else plain(key))
 
 
+def heading(key: str) -> str:
+    """A score in words where no table says what it is of."""
+    begin = {"coherence": "coherence", "frechet": "Frechet distance"}.get(key.partition("_")[0])
+    return f"{begin}, {word(key)}" if begin else word(key)
+
+
 # --- results --------------------------------------------------------------------------------------------------------
 
 
