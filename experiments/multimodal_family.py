@@ -83,7 +83,7 @@ class Config(experiment.Config):
         models: rows of the tables, all or some.
         hidden: shares of the training examples that lose their attributes, or of digits each view but the first, from 0
             to below 1; each is trained.
-        pose: whether the pose of heads is a third modality, of all but Kim's model.
+        pose: whether the pose of heads is a third modality, of all but Kim's model and the flow.
         model: what all models share.
         classifier: what reads drawn images, and in whose features they are compared.
         prior: the learned prior of "unimodal", by which that draws.

@@ -107,6 +107,17 @@ class Headline:
     fits: bool = True
 
 
+def check_least(evaluation: Any, **least: int) -> None:
+    """Refuses settings of an evaluation, fields of the config's `evaluation`, that are below their least values.
+
+    Raises:
+        ValueError: there is one.
+    """
+    for name, bound in least.items():
+        if not getattr(evaluation, name) >= bound:
+            raise ValueError(f"evaluation.{name} is {getattr(evaluation, name)}; expected at least {bound}.")
+
+
 def plain(name: str) -> str:
     """A name that programs use as words for people."""
     return name.replace("_", " ").replace("/", ", ")

@@ -99,13 +99,13 @@ def part_of(data: Any, view: Mapping[str, Any], seed: int) -> Any:
 
     Args:
         data: the whole.
-        view: what config.json says of the part: "hidden" and "needs", see `Member`.
+        view: what config.json says, of which "hidden" and "needs" count, see `Member`.
         seed: of the model.
 
     Raises:
         ValueError: the data are not in memory, or have no such modality, or no example is left.
     """
-    chosen = {name: view[name] for name in ("hidden", "needs") if name in view}
+    chosen = _view_of(view)
     if not chosen:
         return data
     if not isinstance(data, Splits):
@@ -113,6 +113,10 @@ def part_of(data: Any, view: Mapping[str, Any], seed: int) -> Any:
     part = missing.hide(data, chosen["hidden"], seed) if "hidden" in chosen else data
     part = missing.complete(part, chosen["needs"]) if "needs" in chosen else part
     return dataclasses.replace(part, provenance={**data.provenance, **chosen})
+
+
+def _view_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: settings[name] for name in ("hidden", "needs") if name in settings}
 
 
 def plan(members: Mapping[str, Member], data: Dataset, training: loop.Settings) -> dict[str, runs.Plan]:
@@ -276,7 +280,7 @@ def load(member: Member, folder: Path, phase: str = "", *, ignore_removed: bool 
                 f"the model in {folder} was trained with other {field.name} than is asked for: {_short(trained)}, not "
                 f"{_short(asked)}; --evaluate takes models as they are."
             )
-    trained_on = {name: run.settings[name] for name in ("hidden", "needs") if name in run.settings}
+    trained_on = _view_of(run.settings)
     if trained_on != member.view:
         raise ValueError(
             f"the model in {folder} was trained on {_part(trained_on)}, not {_part(member.view)} as is asked for; "

@@ -16,7 +16,7 @@ from mvae_jax.eval import directions, fid, reconstruction, sharpness
 from mvae_jax.eval.batched import in_chunks, pixels, to_bytes
 from mvae_jax.eval.stability import Stability, assess_stability
 from mvae_jax.experiment.classifier import Config as ClassifierConfig
-from mvae_jax.experiment.declaration import Figures, Headline, Number, Results, Trained, plain
+from mvae_jax.experiment.declaration import Figures, Headline, Number, Results, Trained, check_least, plain
 from mvae_jax.experiment.suites import collapse, latents
 from mvae_jax.viz import curves, grids, report
 from mvae_jax.viz.traversals import Strips
@@ -70,9 +70,7 @@ class Evaluation:
     sliders: float = 1.5
 
     def __post_init__(self) -> None:
-        for name, least in {"images": 4, "vector_images": 0, "edited_images": 1}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"evaluation.{name} is {getattr(self, name)}; expected at least {least}.")
+        check_least(self, images=4, vector_images=0, edited_images=1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from mvae_jax import random, runs
 from mvae_jax.data.batches import Splits
 from mvae_jax.eval import fid, likelihood, reconstruction
 from mvae_jax.eval.batched import in_chunks, pixels, to_bytes
-from mvae_jax.experiment.declaration import Figures, Headline, Number, Results, Trained, plain
+from mvae_jax.experiment.declaration import Figures, Headline, Number, Results, Trained, check_least, plain
 from mvae_jax.experiment.suites import latents
 from mvae_jax.viz import curves, grids, report, traversals
 
@@ -64,9 +64,7 @@ class Evaluation:
     traversal_steps: int = 6
 
     def __post_init__(self) -> None:
-        for name, least in {"samples": 1, "images": 1, "posteriors": 2, "traversal_steps": 2}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"evaluation.{name} is {getattr(self, name)}; expected at least {least}.")
+        check_least(self, samples=1, images=1, posteriors=2, traversal_steps=2)
 
 
 def title_of(folder: str) -> str:

@@ -21,7 +21,7 @@ from mvae_jax.data.batches import Splits
 from mvae_jax.data.rendered import binned_faces, faces, shapes
 from mvae_jax.eval import disentanglement, likelihood
 from mvae_jax.eval.batched import in_chunks, pixels, to_bytes
-from mvae_jax.experiment.declaration import Figures, Headline, Number, Results, Trained, plain
+from mvae_jax.experiment.declaration import Figures, Headline, Number, Results, Trained, check_least, plain
 from mvae_jax.experiment.suites import latents, trials
 from mvae_jax.models import autoencoders
 from mvae_jax.viz import curves, grids, report, scores, tradeoff
@@ -81,9 +81,7 @@ class Evaluation:
     def __post_init__(self) -> None:
         if self.dci not in _DCI:
             raise ValueError(f"evaluation.dci is {self.dci!r}; choose one of {', '.join(map(repr, _DCI))}.")
-        for name, least in {"trees": 1, "votes": 10, "scale_samples": 2, "posterior_samples": 1}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"evaluation.{name} is {getattr(self, name)}; expected at least {least}.")
+        check_least(self, trees=1, votes=10, scale_samples=2, posterior_samples=1)
 
 
 # --- results ---------------------------------------------------------------------------------------------------------

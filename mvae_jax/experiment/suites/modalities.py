@@ -23,7 +23,7 @@ from mvae_jax.eval import consistency, cross_modal, fid, multimodal, probes
 from mvae_jax.eval.batched import in_chunks
 from mvae_jax.experiment import classifier as classifiers
 from mvae_jax.experiment.classifier import Classifier
-from mvae_jax.experiment.declaration import Trained
+from mvae_jax.experiment.declaration import Trained, check_least
 from mvae_jax.experiment.prior import GUIDANCE, Prior
 from mvae_jax.experiment.suites.multimodal import least_changes
 from mvae_jax.models import multimodal as kim
@@ -55,9 +55,7 @@ class Evaluation:
     probed: int = 5000
 
     def __post_init__(self) -> None:
-        for name, least in {"images": 4, "likelihood_images": 1, "likelihood_samples": 1, "probed": 2}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"evaluation.{name} is {getattr(self, name)}; expected at least {least}.")
+        check_least(self, images=4, likelihood_images=1, likelihood_samples=1, probed=2)
 
 
 # --- a model as functions -------------------------------------------------------------------------------------------
@@ -120,10 +118,9 @@ class Modalities:
 
     def codes(self, key: jax.Array, values: Values, count: int) -> np.ndarray:
         """One code for each of `count` examples given some of their values, or from the prior given none; [N, D]."""
-        if not values and self.draw_freely:
-            return np.asarray(self.draw_freely(key, count))
         if not values:
-            return np.asarray(random.standard_normal(key, (count, self.code_size)))
+            free = self.draw_freely or (lambda key, count: random.standard_normal(key, (count, self.code_size)))
+            return np.asarray(free(key, count))
         parts = [
             self.draw(jax.random.fold_in(key, start), rows(values, start, _CHUNK)) for start in range(0, count, _CHUNK)
         ]

@@ -22,7 +22,7 @@ from mvae_jax.eval.manifold import precision_and_recall
 from mvae_jax.eval.stability import Stability, assess_stability
 from mvae_jax.experiment import named
 from mvae_jax.experiment.classifier import Classifier
-from mvae_jax.experiment.declaration import Figures, Headline, Number, Results, Trained, plain
+from mvae_jax.experiment.declaration import Figures, Headline, Number, Results, Trained, check_least, plain
 from mvae_jax.experiment.suites import latents, style_frechet
 from mvae_jax.experiment.suites.style_frechet import prefix_of
 from mvae_jax.images import to_float
@@ -100,9 +100,7 @@ class Evaluation:
     lpips: str = dataclasses.field(default="", metadata=named.WEIGHTS)
 
     def __post_init__(self) -> None:
-        for name, least in {"images": LEAST, "direction_images": 2, "path_pairs": 2, "path_seeds": 1}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"evaluation.{name} is {getattr(self, name)}; expected at least {least}.")
+        check_least(self, images=LEAST, direction_images=2, path_pairs=2, path_seeds=1)
         if not 0 <= self.truncation <= 1:
             raise ValueError(f"evaluation.truncation is {self.truncation}; expected from 0 to 1.")
         if self.path_crop not in ("", *perceptual_path.CROPS):

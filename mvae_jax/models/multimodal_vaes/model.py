@@ -64,7 +64,7 @@ def terms(
         params: parameters of all groups.
         batch: the modalities by name, and "present/NAME" where some may be missing.
         key: a key that serves nothing else.
-        warmth: factor of the divergences' weights, in [0, 1].
+        warmth: factor of the divergences' weights, and of CADA-VAE's gamma and delta, in [0, 1].
     """
     seen = networks.of_batch(config, batch)
     experts = networks.encode(config, params, seen)
