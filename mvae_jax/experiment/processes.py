@@ -6,6 +6,7 @@ So the process that fails tells them, through the store that JAX's coordinator k
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import logging
@@ -27,6 +28,7 @@ from mvae_jax.train.signals import Interrupted
 _PATIENCE = 24 * 3600  # seconds that processes which are done wait for the one that measures and draws
 _SILENCE = 30  # seconds without a sign of life after which a process counts as dead
 _GRACE = 5  # seconds that a process has for ending by itself, once another has ended
+_PAUSE = 1.0  # seconds between two looks at whether another has ended
 _KEY = "mvae_jax/ended"
 
 
@@ -57,7 +59,7 @@ def together() -> Iterator[None]:
         yield
         return
     store = distributed.global_state.client
-    threading.Thread(target=_watch, args=(store,), daemon=True).start()
+    _start_to_watch(store)
     # Until a run polls for signals itself. JAX has a handler of its own, with which a process lives on.
     previous = signal.signal(signal.SIGTERM, _end_by_signal)
     try:
@@ -92,10 +94,29 @@ def _leave(store: Any, error: BaseException) -> NoReturn:
     _end(_told(store) or ended)
 
 
-def _watch(store: Any) -> None:
+def _start_to_watch(store: Any) -> None:
+    """Watches in a thread until all processes are at their ends, where they wait for each other.
+
+    Python aborts if it ends while a thread is in the store.
+    """
+    done = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(store, done), daemon=True)
+    watcher.start()
+
+    @atexit.register
+    def end_together() -> None:
+        try:
+            jax.distributed.shutdown()  # waits for the others
+        finally:
+            done.set()
+            watcher.join()
+
+
+def _watch(store: Any, done: threading.Event) -> None:
     """Ends this process once another has ended."""
     while (ended := _told(store)) is None:
-        time.sleep(1)
+        if done.wait(_PAUSE):
+            return
     if ended["process"] != jax.process_index():
         time.sleep(_GRACE)
         _end(ended)

@@ -5,9 +5,10 @@
 OPTIONS are JSON: "processes", how many; "port" of process 0; "workdir"; "prepare", a process that waits for a signal
 before the run begins; "wait_at", a step before which to wait for a signal to some process; "fail_at", a process and a
 step before which it fails; "shard_state"; "shard", a file of records to stream the images from, in blocks of "block"
-steps; "unreadable_at", a process and the first step of a block that it cannot read; "devices", their order in the mesh;
-"page", whether a page is written while it trains. Process 0 writes the final parameters to `parameters.npz` in the
-workdir. Each prints the positions of the records that it has read, in JSON.
+steps; "pause", seconds between two looks at whether another process has ended; "unreadable_at", a process and the
+first step of a block that it cannot read; "devices", their order in the mesh; "page", whether a page is written while
+it trains. Process 0 writes the final parameters to `parameters.npz` in the workdir. Each prints the positions of the
+records that it has read, in JSON.
 """
 
 import contextlib
@@ -34,6 +35,7 @@ if options["processes"] > 1:
     processes.join(
         coordinator_address=f"127.0.0.1:{options['port']}", num_processes=options["processes"], process_id=process
     )
+processes._PAUSE = options.get("pause", processes._PAUSE)
 devices._LEAST_SHARDED = 1  # the toy has no large arrays
 session.start_logging()
 

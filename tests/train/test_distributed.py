@@ -171,6 +171,10 @@ def test_two_processes_go_on_from_the_checkpoint_of_one(tmp_path, alone):
     np.testing.assert_allclose(parameters(tmp_path), parameters(alone), atol=1e-6)
 
 
+def test_what_looks_for_an_end_without_pause_is_not_in_the_way_of_a_good_end(tmp_path):
+    train(tmp_path, 2, pause=0)
+
+
 def test_where_one_process_is_refused_both_end(tmp_path):
     (tmp_path / "config.json").write_text('{"model": "another"}')
     codes, told, _ = wait(start(tmp_path, 2))
