@@ -31,6 +31,20 @@ def fan_in_uniform(fan_in: int) -> Initializer:
     return draw
 
 
+def icnr(key: jax.Array, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> jax.Array:
+    """Kernel [4, 4, C, O] of a transposed convolution that starts as nearest upsampling, then a convolution of 3 x 3.
+
+    Neighbouring pixels of its output are alike in law, so that training does not start from a checkerboard. The kernel
+    of 3 x 3, spread over the 2 x 2 copies of each pixel, is drawn from `fan_in_uniform`.
+
+    Reference:
+        Aitken et al., 2017, arXiv:1707.02937 (ICNR, there for sub-pixel convolutions).
+    """
+    kernel = fan_in_uniform(9 * shape[2])(key, (3, 3, *shape[2:]), dtype)
+    copies = [jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for i in range(2) for j in range(2)]
+    return functools.reduce(jnp.add, copies)
+
+
 class Affine(nn.Module):
     """Parameters of a layer that multiplies by a kernel and adds a bias.
 

@@ -16,6 +16,7 @@ from mvae_jax.nets.blocks import (
     ResidualBlock,
     ResidualDense,
     SelfAttention,
+    icnr,
     leaky_relu,
 )
 
@@ -83,6 +84,7 @@ class AttentionImageDecoder(nn.Module):
         heads: attention heads; divides widths[0].
         coarse_size: a linear map of z to an image of this height and width, enlarged, is added before the tanh, so that
             colours and light need not pass through the stages; 0 is the paper.
+        icnr: transposed convolutions start as upsampling and a convolution; the paper's from independent weights.
         axis_name: mapped axis over which the batch is split; None if arrays are the whole batch.
         dtype: of the computation.
 
@@ -96,6 +98,7 @@ class AttentionImageDecoder(nn.Module):
     attention: bool = True
     heads: int = 8
     coarse_size: int = 0
+    icnr: bool = False
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
 
@@ -116,7 +119,8 @@ class AttentionImageDecoder(nn.Module):
             h = h + SelfAttention(self.heads, dtype=self.dtype)(h)
         h = h.reshape(-1, grid, grid, self.widths[0])
         for width in self.widths:
-            h = BatchNorm(self.axis_name, dtype=self.dtype)(ConvTranspose(width, dtype=self.dtype)(h), train)
+            h = ConvTranspose(width, kernel_init=icnr if self.icnr else None, dtype=self.dtype)(h)
+            h = BatchNorm(self.axis_name, dtype=self.dtype)(h, train)
             h = leaky_relu(h)
             h = ResidualBlock(self.axis_name, self.dtype)(h, train)
         y = Conv(3, dtype=self.dtype)(h)

@@ -78,17 +78,17 @@ def batch():
 
 
 @functools.cache
-def variables(private_size=0, coarse_size=0):
+def variables(private_size=0, coarse_size=0, icnr=False):
     """Parameters and batch statistics, no longer zeros and ones where initialisation left those."""
-    generator, config = np.random.default_rng(3), change(private_size=private_size, coarse_size=coarse_size)
+    generator, config = np.random.default_rng(3), change(private_size=private_size, coarse_size=coarse_size, icnr=icnr)
     params, state = multimodal.build(config, VGG).init(jax.random.key(0), batch())
     params = jax.tree.map(lambda p: p + 0.1 * generator.normal(size=p.shape).astype(np.float32), params)
     return params, jax.tree.map(lambda s: s + generator.uniform(0.0, 0.5, s.shape).astype(np.float32), state)
 
 
 def variables_of(config):
-    """Those of the shapes that a config gives them."""
-    return variables(config.private_size, config.coarse_size)
+    """Those of the shapes and the start that a config gives them."""
+    return variables(config.private_size, config.coarse_size, config.icnr)
 
 
 def losses_of(config, index, trains, *, step=0, values=None, weights=VGG):
@@ -1206,6 +1206,7 @@ EFFECTS = {
     "attention": (False, {"shapes"}),
     "attention_heads": (4, {*BOTH_LOSSES, "averages"}),
     "coarse_size": (4, {"shapes"}),
+    "icnr": (True, {*BOTH_LOSSES, "averages"}),
     "initial_logvar": (-3.0, {*BOTH_LOSSES, "averages"}),
     "unimodal": (dataclasses.replace(CONFIG.unimodal, epochs=5), {"phases"}),
     "alignment": (dataclasses.replace(CONFIG.alignment, epochs=5), {"phases"}),

@@ -7,7 +7,18 @@ import numpy as np
 import pytest
 
 from mvae_jax import nets
-from mvae_jax.nets.blocks import BatchNorm, Conv, ConvTranspose, Dense, ResidualBlock, ResidualDense, SelfAttention
+from mvae_jax.cpu.convolution import convolution
+from mvae_jax.nets.blocks import (
+    BatchNorm,
+    Conv,
+    ConvTranspose,
+    Dense,
+    ResidualBlock,
+    ResidualDense,
+    SelfAttention,
+    fan_in_uniform,
+    icnr,
+)
 
 
 def normal(*shape, seed=0):
@@ -46,6 +57,14 @@ def test_layers_by_hand_and_without_bias():
     np.testing.assert_array_equal(
         up[0, :, :, 0], [[11, 12, 12, 11], [12, 14, 14, 12], [12, 14, 14, 12], [11, 12, 12, 11]]
     )
+
+
+def test_a_transposed_convolution_that_starts_as_upsampling_and_a_convolution():
+    x, key = normal(2, 5, 4, 3), jax.random.key(1)
+    up = ConvTranspose(6, use_bias=False, kernel_init=icnr).apply({"params": {"kernel": icnr(key, (4, 4, 3, 6))}}, x)
+    copies = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+    kernel = fan_in_uniform(27)(key, (3, 3, 3, 6))
+    np.testing.assert_allclose(up, convolution(copies, kernel[::-1, ::-1]), atol=1e-5)
 
 
 def test_own_initialisers():

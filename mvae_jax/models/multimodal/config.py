@@ -70,6 +70,8 @@ class Config:
         attention_heads: heads of that attention.
         coarse_size: height and width of a coarse image that the image encoder's heads see too, and that the decoder
             adds to its output by one linear map of the latent; 0 is the paper, which has none.
+        icnr: transposed convolutions of the image decoder start as nearest upsampling and a convolution (Aitken et al.,
+            2017), which draws no checkerboard; the paper's start from independent weights.
         initial_logvar: log variance that both posteriors start around. The paper's 0 hides the codes, which are small
             at first, behind noise of deviation 1.
         unimodal: first phase, each modality for itself.
@@ -84,7 +86,8 @@ class Config:
         discriminator_weight_decay: AdamW's decay for the discriminator (MM-11).
         gradient_clip: largest global gradient norm of each group.
         perceptual_weight: weight of the VGG term within the reconstruction (MM-13).
-        identity_weight: weight of the identity term within the reconstruction (MM-13).
+        identity_weight: weight of the identity term within the reconstruction (MM-13). The decoder is taught by it what
+            the image encoder answers to, which may be a pattern of dots.
         cross_perceptual_weight: weight of the VGG term of the image from text (MM-13).
         cross_identity_weight: weight of the identity term of the image from text (MM-13).
         normalise_vgg_input: give VGG the ImageNet-normalised images it was trained on; the released code does not.
@@ -125,6 +128,7 @@ class Config:
     attention: bool = True
     attention_heads: int = 8
     coarse_size: int = 0
+    icnr: bool = False
     initial_logvar: float = 0.0
     unimodal: PhaseConfig = PhaseConfig(epochs=40, reconstruction=2.0, text=1.0)
     alignment: PhaseConfig = PhaseConfig(epochs=30, reconstruction=1.0, text=1.0, consistency=0.05, kl=0.005, cross=0.1)

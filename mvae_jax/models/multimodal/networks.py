@@ -58,6 +58,7 @@ class Networks:
                 config.attention,
                 config.attention_heads,
                 config.coarse_size,
+                config.icnr,
                 axis_name,
                 dtype,
             ),
