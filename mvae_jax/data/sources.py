@@ -131,8 +131,19 @@ def looked_for(csv: str = folder.CSV) -> str:
 
 
 def of(config: Config) -> Source:
-    """Returns the kind of data set to which a config belongs."""
-    return SOURCES[config.kind]
+    """Returns the kind of data set to which a config belongs.
+
+    Raises:
+        ValueError: the source is a path, and images of this kind are drawn.
+    """
+    entry, path = SOURCES[config.kind], config.source
+    if entry.keywords and not entry.looked_for and path not in entry.keywords:
+        raise ValueError(
+            f"data.source is {path!r}, but {entry.name} are drawn, and read from no file; expected "
+            f"{' or '.join(map(repr, entry.keywords))}. From Python, what is at a path has the Config of its kind, "
+            "data.sources.recognise(PATH).config(PATH)."
+        )
+    return entry
 
 
 @overload

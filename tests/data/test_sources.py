@@ -242,6 +242,14 @@ def test_sources_are_recognised_by_name(source, config):
     assert sources.recognise(source).config is config
 
 
+@pytest.mark.parametrize("drawn", [faces.Config(), binned_faces.Config(), five_views.Config()])
+@pytest.mark.parametrize("use", [sources.load, sources.verify, sources.remarks])
+def test_a_path_is_not_taken_for_what_is_drawn(use, drawn):
+    message = f"data.source is 'photos', but {drawn.kind} are drawn, and read from no file; expected '{drawn.source}'."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        use(dataclasses.replace(drawn, source="photos"))
+
+
 def test_a_csv_is_put_there_deliberately(root, tmp_path):
     """Of CelebAMask-HQ with a CSV beside the images, the CSV counts."""
     shutil.copytree(root / "published", tmp_path / "both")
