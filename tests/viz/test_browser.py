@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from report_pages import HOSTILE, SHOWN, everything, picture, strips
 
-from mvae_jax.viz import report
+from mvae_jax.viz import grids, report
 
 selenium = pytest.importorskip("selenium.webdriver", reason="the extra 'browser' is not installed")
 from selenium.webdriver.common.by import By  # noqa: E402
@@ -68,6 +68,19 @@ def test_no_page_scrolls_sideways(shown, document, width):
     page = shown(document, width)
     inner, outer = page.execute_script("const e = document.documentElement; return [e.scrollWidth, e.clientWidth]")
     assert inner <= outer <= width
+
+
+@pytest.mark.parametrize(("width", "version"), [(390, 452), (1200, None)])
+def test_each_screen_shows_the_version_of_a_sheet_that_fits(shown, width, version):
+    images = {"a": np.zeros((8, 8, 8, 3), np.uint8)}
+    sheet = grids.comparison(images, columns=8)
+    page = shown(report.page("Sheets", [report.figure(sheet, "A sheet")]), width)
+    inner, outer, chosen = page.execute_script(
+        "const b = document.querySelector('.scroll');"
+        "return [b.scrollWidth, b.clientWidth, b.querySelector('img').naturalWidth]"
+    )
+    assert inner == outer
+    assert chosen == (version or sheet.width)
 
 
 def greys(page):

@@ -34,6 +34,7 @@ from mvae_jax.viz import curves, grids, report, traversals
 from mvae_jax.viz.traversals import Strips
 
 FOLDER = "style_alae"  # of the model, within the workdir
+TITLE = "StyleALAE"
 STYLES = {"coarse": (0, 4), "middle": (4, 8), "fine": (8, None)}  # layers of the generator
 LEAST = 16  # held-out images, of which sheets show as many, and halves are compared
 WORDS = {
@@ -116,6 +117,11 @@ class Evaluation:
     def inception_features(self) -> tuple[Callable[[Any], Any], Features] | None:
         """The features whose weights are named; None if none are. Raises as `inception_features` does."""
         return inception_features(self.inception) if self.inception else None
+
+
+def title_of(folder: str) -> str:
+    """The name of a model for people, by its folder."""
+    return TITLE if folder == FOLDER else plain(folder)
 
 
 def check(data: Any, settings: Evaluation, image_size: int) -> None:
