@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # matplotlib takes half a second to import: only what draws l
 
 PANEL_HEIGHT = 2.6  # inches
 _WIDTH, _NARROW, _DPI = 9.0, 4.4, 110  # inches, pixels per inch
-_LABEL = 26  # ems of a label along an axis of a narrow figure
+_LABEL = 22  # ems of a label along an axis of a narrow figure
 _TITLE = 52  # ems of the title's size that fit into the width
 _BELOW, _BELOW_TICKS = 38.0, 10.0  # points from axes to the legend beneath them, past ticks and label or ticks alone
 # Petroff, 2021, arXiv:2107.02270: ten colours that the colour-blind tell apart too. Where points or curves of many

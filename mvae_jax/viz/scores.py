@@ -175,7 +175,7 @@ def attribute_bars(
             for name, value in bars.items():
                 beside = axis.get_yaxis_transform()  # right of the axes, level with the bar
                 number = axis.text(1.01, place[name], f"{value:.3f}", transform=beside, va="center_baseline")
-                number.set(fontsize="x-small", color=_INK)
+                number.set(fontsize="small" if _narrow.asked() else "x-small", color=_INK)
         for name, mark in marks.items():
             axis.vlines(mark, row[name] - 0.46, row[name] + 0.46, color="black", linewidth=1.8)
         if marks:
