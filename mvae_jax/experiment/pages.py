@@ -54,6 +54,8 @@ def section(
     shown: Sequence[Part | str] = [report.table(table(experiment, measure, numbers))] if numbers else []
     if measure.parts:
         shown = measure.parts(trained, result)
+    if not (pictures or shown or text):  # a heading above nothing would be read as a fault
+        return []
     return [
         *([report.heading(measure.title)] if measure.title else []),
         *pictures,
@@ -296,7 +298,9 @@ def how_it_was_made(experiment: Experiment, argv: Sequence[str], trained: Traine
     return [
         report.heading("How it was made"),
         report.code(shlex.join([*program, *argv[1:]])),
-        report.values({"phase": run.phase, "step": run.step, "seed": run.settings["config"]["seed"]}, "Checkpoint"),
+        report.values(
+            {"phase": words(run.phase), "step": run.step, "seed": run.settings["config"]["seed"]}, "Checkpoint"
+        ),
         *(
             [report.values(where, "Where and when")]
             if (where := provenance.table(trained.provenance, experiment.title_of))

@@ -28,6 +28,7 @@ _GAP, _MARGIN = 12, 16
 _SMALLEST_PICTURE = 160  # pixels on the sheet, so that a caption beneath finds room
 _SMALLEST_ALONE = 96  # of pictures without captions: a page shows a wider sheet the smaller, and its labels too
 _COLUMN, _WIDE_COLUMN = 230, 300  # pixels of text beside a picture
+_SMALLEST_NARROW = 64  # of pictures that stand in rows of a narrow sheet
 _FEW = 5  # pictures without captions in a row of a narrow sheet
 _NARROW = 440  # pixels that a narrow sheet has for pictures, so that its text is legible on a phone
 
@@ -103,12 +104,13 @@ def comparison(
     """
     if not versions:
         raise ValueError("there are no versions to compare, expected at least one.")
-    least = _SMALLEST_PICTURE if captions or headings else _SMALLEST_ALONE
+    narrow = _narrow.asked() and headings is None and captions is None
+    least = _SMALLEST_NARROW if narrow else _SMALLEST_PICTURE if captions or headings else _SMALLEST_ALONE
     pictures = {label: _pictures(images, scale, least) for label, images in versions.items()}
     count = len(next(iter(pictures.values())))
     for label, row in pictures.items():
         _check_count(f"images of {label!r}", row, count)
-    if _narrow.asked() and headings is None and captions is None:
+    if narrow:
         return _narrow_comparison(pictures, columns, title)
     width = int(min(_COLUMN, max(load_font(_TEXT).getlength(drawable(label)) for label in pictures) + 1))
     for label, texts in (captions or {}).items():
@@ -180,7 +182,7 @@ def text_to_image(
         raise ValueError(f"images have shape {samples.shape}, expected [R, S, H, W, C]: S samples of each caption.")
     _check_count("captions", captions, len(samples))
     narrow = _narrow.asked() and headings is None
-    pictures = [_pictures(row, scale, _SMALLEST_ALONE if narrow else _SMALLEST_PICTURE) for row in samples]
+    pictures = [_pictures(row, scale, _SMALLEST_NARROW if narrow else _SMALLEST_PICTURE) for row in samples]
     above = []
     if headings is not None:
         _check_count("headings", headings, samples.shape[1])

@@ -39,6 +39,7 @@ _MOST_FRAME = 256  # pixels of one picture of a slider
 _SIDE, _ONE_SIDE = 160, 480  # pixels on the page of a picture among several sliders, and of the only one
 _QUALITY = 88  # of WebP with losses
 _FEW_COLOURS = 4096  # of drawings, which may be smaller without losses
+_LONG_TEXT = 30  # characters of a cell of a table that takes room
 _LONGEST = 12  # rows of a table that is not folded
 _MANY = 8  # columns of a table, beyond which its text is smaller
 _PACKAGES = ("mvae-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -127,6 +128,9 @@ def table(rows: Sequence[Mapping[str, Any]], caption: str = "") -> Part:
     columns = list(dict.fromkeys(column for row in rows for column in row))
     numeric = {c for c in columns if all(_is_number(row.get(c)) or row.get(c) is None for row in rows)}
     classes = {column: ' class="number"' if column in numeric else "" for column in columns}
+    for column in columns[1:]:  # a phone would break a text into a word a line
+        if column not in numeric and any(len(_text(row.get(column, ""))) > _LONG_TEXT for row in rows):
+            classes[column] = ' class="text"'
     formats = {c: _format_of([row.get(c) for row in rows]) if c in numeric else _text for c in columns}
     head = "".join(f'<th scope="col"{classes[c]}>{_escape(c)}</th>' for c in columns)
     body = "".join(
@@ -136,7 +140,9 @@ def table(rows: Sequence[Mapping[str, Any]], caption: str = "") -> Part:
         for row in rows
     )
     many = len(columns) > _MANY
-    shown = _scrolling_table(f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>", caption, many=many)
+    shown = _scrolling_table(
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>", caption, kind="many" if many else ""
+    )
     return details(f"{caption or 'Table'}: {len(rows)} rows", [shown]) if len(rows) > _LONGEST else shown
 
 
@@ -151,7 +157,7 @@ def values(mapping: Mapping[str, Any], caption: str = "") -> Part:
         f'<tr><th scope="row">{_escape(name)}</th><td>{_escape(value)}</td></tr>\n' for name, value in _flat(mapping)
     ]
     folded = bool(caption) and len(rows) > _LONGEST
-    shown = _scrolling_table(f"<tbody>\n{''.join(rows)}</tbody>", "" if folded else caption)
+    shown = _scrolling_table(f"<tbody>\n{''.join(rows)}</tbody>", "" if folded else caption, kind="values")
     return details(caption, [shown]) if folded else shown
 
 
@@ -367,11 +373,11 @@ def _join(parts: Iterable[Part | str]) -> str:
     return "\n".join(f"<p>{_escape(part)}</p>" if isinstance(part, str) else part.html for part in parts)
 
 
-def _scrolling_table(rows: str, caption: str, *, many: bool = False) -> Part:
+def _scrolling_table(rows: str, caption: str, *, kind: str = "") -> Part:
     # Above the box that scrolls: a caption of the table itself would be as narrow, or as wide, as the table.
     title = f"<figcaption>{_escape(caption)}</figcaption>\n" if caption else ""
-    kind = ' class="many"' if many else ""
-    return Part(f'<figure>{title}<div class="scroll" tabindex="0"><table{kind}>\n{rows}\n</table></div></figure>')
+    of_kind = f' class="{kind}"' if kind else ""
+    return Part(f'<figure>{title}<div class="scroll" tabindex="0"><table{of_kind}>\n{rows}\n</table></div></figure>')
 
 
 def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

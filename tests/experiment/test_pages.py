@@ -125,6 +125,12 @@ def test_own_images_are_named_by_their_folder():
     assert pages._images(data, SimpleNamespace(image_size=8)) == text
 
 
+def test_there_is_no_heading_above_nothing():
+    nothing = Measure("nothing", lambda trained: {}, title="Nothing")
+    assert pages.section(EXPERIMENT, nothing, trained(), {}) == []
+    assert len(pages.section(EXPERIMENT, dataclasses.replace(nothing, text="Why."), trained(), {})) == 2
+
+
 def test_large_numbers_are_words():
     assert [pages._rough(count) for count in (7_223, 99_999, 11_530_001)] == ["7,220", "100,000", "11.5 million"]
 

@@ -70,7 +70,7 @@ def test_no_page_scrolls_sideways(shown, document, width):
     assert inner <= outer <= width
 
 
-@pytest.mark.parametrize(("width", "version"), [(390, 452), (1200, None)])
+@pytest.mark.parametrize(("width", "version"), [(390, 400), (1200, None)])
 def test_each_screen_shows_the_version_of_a_sheet_that_fits(shown, width, version):
     images = {"a": np.zeros((8, 8, 8, 3), np.uint8)}
     sheet = grids.comparison(images, columns=8)
@@ -105,6 +105,14 @@ def test_a_phone_shows_up_to_three_sliders_beside_one_another(shown, count, besi
     )
     assert sum(top == places[0][0] for top, _ in places) == beside
     assert page.execute_script("return document.documentElement.scrollWidth") == 390
+
+
+def test_a_checksum_needs_no_scrolling(shown):
+    page = shown(report.page("Data", [report.values({"a name of some length": "0123456789abcdef" * 4})]), 390)
+    inner, outer = page.execute_script(
+        "const b = document.querySelector('.scroll'); return [b.scrollWidth, b.clientWidth]"
+    )
+    assert inner == outer
 
 
 def greys(page):

@@ -131,22 +131,22 @@ def narrow(sheet):
 
 
 def test_on_a_phone_a_comparison_shows_what_fits_and_says_so():
-    """Labels stand above their rows, and half of the pixels of a picture are those of a phone's screen or more."""
+    """Labels stand above their rows."""
     rows = {"original": pixels(8, 32, 32, 3), "copy": pixels(8, 32, 32, 3)}
     wide = grids.comparison(rows, columns=8)
     sheet = narrow(wide)
-    assert sheet.shape[1] == 16 + 4 * 96 + 3 * 12 + 16
+    assert sheet.shape[1] == 16 + 5 * 64 + 4 * 12 + 16
     for number, images in enumerate(rows.values()):
-        top = 16 + number * (20 + 4 + 96 + 12)
+        top = 16 + number * (20 + 4 + 64 + 12)
         assert (sheet[top : top + 20] < 128).any()  # the label
-        for index in range(4):
-            left = 16 + index * (96 + 12)
-            shown = sheet[top + 24 : top + 24 + 96, left : left + 96]
-            np.testing.assert_array_equal(shown, enlarged(images[index], 3))
-    assert (sheet[-16 - 20 : -16] < 160).any()  # that it is four of eight
+        for index in range(5):
+            left = 16 + index * (64 + 12)
+            shown = sheet[top + 24 : top + 24 + 64, left : left + 64]
+            np.testing.assert_array_equal(shown, enlarged(images[index], 2))
+    assert (sheet[-16 - 20 : -16] < 160).any()  # that it is five of eight
     assert _narrow.version(wide, whole=True) is None
-    few = grids.comparison({label: images[:4] for label, images in rows.items()})
-    assert _narrow.version(few, whole=True).size == (sheet.shape[1], 16 + 2 * (20 + 4 + 96) + 12 + 16)
+    few = grids.comparison({label: images[:5] for label, images in rows.items()})
+    assert _narrow.version(few, whole=True).size == (sheet.shape[1], 16 + 2 * (20 + 4 + 64) + 12 + 16)
     # Of texts above or beneath the examples none may be missing: such a sheet scrolls.
     assert _narrow.version(grids.comparison(rows, columns=8, headings=["text"] * 8)) is None
 
@@ -157,8 +157,8 @@ def test_on_a_phone_fewer_pictures_stand_in_a_row():
     assert narrow(bare).shape == (16 + 2 * 160 + 12 + 16, 16 + 5 * 160 + 4 * 12 + 16, 3)
     assert narrow(grids.grid(samples, texts)).shape[1] == 16 + 2 * 160 + 12 + 16
     assert narrow(grids.text_to_image(texts[:2], samples.reshape(2, 5, 32, 32, 3))).shape == (
-        16 + 2 * (20 + 4 + 2 * 96 + 12) + 12 + 16,
-        16 + 4 * 96 + 3 * 12 + 16,
+        16 + 2 * (20 + 4 + 64) + 12 + 16,
+        16 + 5 * 64 + 4 * 12 + 16,
         3,
     )
     of_pairs = {"matching": texts, "mismatched": texts}

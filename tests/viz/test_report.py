@@ -110,8 +110,8 @@ def test_wide_pictures_shrink_no_further_than_is_legible(width, narrowest):
 
 def test_a_sheet_has_another_version_on_narrow_screens_and_in_narrow_columns():
     images = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), dtype=np.uint8)
-    few, many = (grids.comparison({"a": images[:count]}, columns=8) for count in (4, 8))
-    for sheet, width in ((few, 452), (many, 452)):
+    few, many = (grids.comparison({"a": images[:count]}, columns=8) for count in (5, 8))
+    for sheet, width in ((few, 400), (many, 400)):
         reader = Reader(report.figure(sheet, "A sheet").html)
         (source,), (shown,) = reader.of("source"), reader.of("img")
         assert (source["media"], source["width"]) == ("(max-width: 34rem)", str(width))
@@ -119,7 +119,7 @@ def test_a_sheet_has_another_version_on_narrow_screens_and_in_narrow_columns():
         wide, narrow = sorted(array.shape[1] for array in embedded(report.figure(sheet).html))[::-1]
         assert (wide, narrow) == (sheet.width, width)
     # In a column: the version for it, unless something is left out there.
-    assert [array.shape[1] for array in embedded(report.figure(few, narrow=True).html)] == [452]
+    assert [array.shape[1] for array in embedded(report.figure(few, narrow=True).html)] == [400]
     assert [array.shape[1] for array in embedded(report.figure(many, narrow=True).html)] == [many.width]
     assert 'class="wide"' not in report.figure(many, narrow=True).html
 
@@ -270,6 +270,11 @@ def test_many_values_are_folded(count, caption, folded):
     html = report.values({f"name {number}": number for number in range(count)}, caption).html
     assert ("<details><summary>Data</summary>" in html) == folded
     assert html.count("Data") == bool(caption)
+
+
+def test_a_column_of_long_texts_takes_room():
+    html = report.table([{"path": "x" * 40, "distance": "x" * 31, "of": "x" * 30, "pairs": 12}]).html
+    assert re.findall(r"<td([^>]*)>", html) == ["", ' class="text"', "", ' class="number"']
 
 
 def test_values_are_exact_and_flat():
