@@ -111,9 +111,10 @@ def newest(loaded: Mapping[str, runs.Run]) -> list[str]:
         folders.setdefault((run.phase, run.step), []).append(folder)
     if len(folders) == 1:
         ((phase, step),) = folders
-        return [f"Measured at step {step}, in phase {phase}."]
+        return [f"Measured at step {step:,}, in phase {words(phase)}."]
     return [
-        f"Measured at step {step}, in phase {phase}: {', '.join(names)}." for (phase, step), names in folders.items()
+        f"Measured at step {step:,}, in phase {words(phase)}: {', '.join(names)}."
+        for (phase, step), names in folders.items()
     ]
 
 
@@ -269,7 +270,7 @@ def _images(data: Any, model: Any) -> str:
     size = model.image_size
     origin = [data.provenance.get("data_set") or data.provenance.get("source") or data.provenance.get("path", "")]
     if origin[0] in _OWN:
-        origin = [f"{origin[0]}, of {Path(data.provenance['path']).name}"]
+        origin = [Path(data.provenance["path"]).name]
     origin += [f"{size} pixels" if isinstance(size, int) else f"{size[1]} x {size[0]} pixels"]
     origin += [f"{len(data.attributes)} attributes"] if data.attributes else []
     return f"{len(data.examples('train', size)):,} images ({', '.join(origin)})"
@@ -313,8 +314,14 @@ def how_it_was_made(experiment: Experiment, argv: Sequence[str], trained: Traine
 
 
 def worded(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """A mapping with words for keys, also within."""
-    return {words(key): worded(value) if isinstance(value, Mapping) else value for key, value in mapping.items()}
+    """A mapping with words for keys; a mapping within has its own keys after those of where it is."""
+    flat: dict[str, Any] = {}
+    for key, value in mapping.items():
+        inner = worded(value) if isinstance(value, Mapping) else None
+        flat |= (
+            {words(key): value} if inner is None else {f"{words(key)}, {name}": each for name, each in inner.items()}
+        )
+    return flat
 
 
 def _rounded(value: Any) -> str:

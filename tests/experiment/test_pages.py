@@ -121,7 +121,7 @@ def test_trials_are_no_models(folders, text):
 def test_own_images_are_named_by_their_folder():
     origin = {"data_set": "images with a CSV", "path": "/data/birds.zip"}
     data = Splits(SPLIT, SPLIT.first(5), SPLIT.first(0), (), origin)
-    text = "7 images (images with a CSV, of birds.zip, 8 pixels)"
+    text = "7 images (birds.zip, 8 pixels)"
     assert pages._images(data, SimpleNamespace(image_size=8)) == text
 
 
@@ -129,6 +129,13 @@ def test_there_is_no_heading_above_nothing():
     nothing = Measure("nothing", lambda trained: {}, title="Nothing")
     assert pages.section(EXPERIMENT, nothing, trained(), {}) == []
     assert len(pages.section(EXPERIMENT, dataclasses.replace(nothing, text="Why."), trained(), {})) == 2
+
+
+def test_no_key_is_shown():
+    provenance = {"data_set": "squares", "counts": {"of_train": 7, "kinds": {"a_b": 1}}}
+    assert pages.worded(provenance) == {"data set": "squares", "counts, of train": 7, "counts, kinds, a b": 1}
+    loaded = {"style_alae": SimpleNamespace(phase="stabilise_16", step=1252)}
+    assert pages.newest(loaded) == ["Measured at step 1,252, in phase stabilise 16."]
 
 
 def test_large_numbers_are_words():
