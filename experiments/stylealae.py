@@ -177,6 +177,7 @@ EXPERIMENT = experiment.Experiment(
     notes=notes,
     headline=suite.headline,
     curves=("players",),
+    title_of=suite.title_of,
     measures=(
         Measure(
             "quality",

@@ -176,7 +176,7 @@ def _side_by_side(names: Sequence[str], drawn: Mapping[str, Figures]) -> list[Pa
     """Figures of each of these names, those of all runs beside each other."""
     return [
         report.beside(
-            report.figure(figures[name][1], f"{label}: {figures[name][0]}", fits=True)
+            report.figure(figures[name][1], f"{label}: {figures[name][0]}", narrow=True)
             for label, figures in drawn.items()
             if name in figures and pages.is_shown(figures, name)
         )

@@ -38,6 +38,8 @@ _REFRESH = 10  # seconds after which a browser loads the page anew
 _STALE = 30.0  # seconds after which the page is written anew between validations
 _FIRST = 4.0  # seconds that the first pictures take on two cores: imports, and compilation of what draws them
 _SHOWN = 8  # held-out images
+_CURVES = "Over the steps, a line of training images and dots of held-out ones"
+_IMAGES = "The same held-out images each time, and what the model makes of them"
 _AFTER = 60.0  # seconds of measures and figures, of a laptop's preset on two cores
 
 
@@ -86,6 +88,8 @@ class Live:
         self._texts: dict[str, list[str]] = {}  # of each model that has been validated, the latest first
         self._left: float | None = None
         self._status = ""
+        self._waits = True  # something is going on of which nothing is heard before it ends
+        self._done: float | None = None  # share of the steps of the whole run, from 0 to 1
         self._start = provenance.text(provenance.start())
 
     def __enter__(self) -> Live:
@@ -125,7 +129,7 @@ class Live:
             self._note_validation(label, phase, int(state.step))
             records = read_metrics(self._folder / label / "metrics.jsonl")
             # The model that trains comes first.
-            self._texts = {label: _validation_loss(records, phase)} | {
+            self._texts = {label: _validation_loss(records, phase, self._of_phase(label, phase))} | {
                 other: texts for other, texts in self._texts.items() if other != label
             }
             if self.spent + self._expected() <= self._share * elapsed:
@@ -154,7 +158,7 @@ class Live:
             status: a clause.
             refresh: whether the page is to show itself anew, since more will follow.
         """
-        self._status, self._left = status, None
+        self._status, self._left, self._done, self._waits = status, None, None, True
         self._timed_write(refresh)
 
     def finish(self) -> None:
@@ -177,15 +181,15 @@ class Live:
 
     def started(self, label: str, phase: Phase, step: int) -> None:
         """See `Observer.started`."""
-        self._since = self._clock(), step
+        self._since, self._waits = (self._clock(), step), True  # for the compiler; the time left is that of before
         self._place(label, phase, step)
-        self.tell(self._status)
+        self._timed_write()
 
     def later(self, label: str, phase: Phase, step: int, step_seconds: float) -> float:
         """See `Observer.later`."""
         after = self.forecast.later(self._places[label, phase.name], step_seconds)
         self._place(label, phase, step)
-        self._left = (phase.end - step) * step_seconds + after
+        self._left, self._waits = (phase.end - step) * step_seconds + after, False
         if self._clock() - self._written > _STALE:
             self._timed_write()
         return after
@@ -195,17 +199,28 @@ class Live:
     def _place(self, label: str, phase: Phase, step: int) -> None:
         index = self._places[label, phase.name]
         done = self.forecast.steps_before(index) + step - phase.start
-        phases = [phase for other, phase in self._places if other == label]
+        labels = list(dict.fromkeys(other for other, _ in self._places))
         where = [self._title_of(label)] if label else []
-        where += [phase.name] if len(phases) > 1 or not label else []  # the name of the only one tells nothing
-        self._status = f"Training: step {done:,} of {self.forecast.steps:,}, in {', '.join(where)}"
+        if len(self._phases(label)) > 1:  # the name of the only one tells nothing
+            where.append(f"phase {phase.name.replace('_', ' ')}")
+        of_all = f" (part {labels.index(label) + 1} of {len(labels)})" if label and len(labels) > 1 else ""
+        self._status = f"Training: step {done:,} of {self.forecast.steps:,}"
+        self._status += f", in {', '.join(where)}{of_all}" if where else ""
+        self._done = done / max(1, self.forecast.steps)
+
+    def _phases(self, label: str) -> list[str]:
+        return [phase for other, phase in self._places if other == label]
+
+    def _of_phase(self, label: str, phase: Phase) -> str:
+        """Of which phase something is, where a model has several."""
+        return f" in phase {phase.name.replace('_', ' ')}" if len(self._phases(label)) > 1 else ""
 
     def _note_validation(self, label: str, phase: Phase, step: int) -> None:
         then, first = self._since
         seconds = (self._clock() - then) / max(1, step - first)
         self._place(label, phase, step)
         after = self.forecast.later(self._places[label, phase.name], seconds)
-        self._left = (phase.end - step) * seconds + after
+        self._left, self._waits = (phase.end - step) * seconds + after, False
 
     def _expected(self) -> float:
         """Seconds that the next pictures will take: the first ones compile what draws them."""
@@ -224,22 +239,21 @@ class Live:
     ) -> None:
         parts: list[report.Part | str] = []
         name = "_".join(filter(None, (_PREFIX, *label.split("/"))))
-        title = f"step {run.step:,}, phase {phase.name}"
+        where = f"step {run.step:,}{self._of_phase(label, phase)}"
         if sum(math.isfinite(line.get("loss", math.nan)) for line in records) > 1:  # of one point there is no curve
-            picture = curves.losses(records, {"Loss": ["loss"]})
-            parts += self._figure(f"{name}_curves", picture, "Loss over steps, of training and of held-out images")
+            picture = curves.losses(records, {"Loss": ["loss"], "Accuracy": ["accuracy"]})
+            parts += self._figure(f"{name}_curves", picture, _CURVES)
         if rows:
             sheet = grids.comparison({row: to_bytes(images) for row, images in rows.items()}, columns=_SHOWN)
             writer.write_images(run.step, {"held-out images": np.asarray(sheet)})
-            parts += self._figure(f"{name}_images", sheet, f"The same held-out images each time: {title}")
+            parts += self._figure(f"{name}_images", sheet, f"{_IMAGES}, at {where}")
         self._pictures[label] = parts
 
     def _figure(self, name: str, picture: Any, caption: str) -> list[report.Part | str]:
         path = self._folder / "figures" / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        data = report.encoded(picture)
-        atomic_write(path, data)
-        return [report.figure(data, caption)]
+        atomic_write(path, report.encoded(picture))
+        return [report.figure(picture, caption)]
 
     def _timed_write(self, refresh: bool = True) -> None:
         if self._active:
@@ -251,12 +265,15 @@ class Live:
         left = f", {forecast.words(self._left)}" if self._left is not None else ""
         now = datetime.datetime.now().strftime("%H:%M:%S")
         parts: list[report.Part | str] = [report.lead(self._lead)] if self._lead else []
-        parts.append(report.note(f"{self._status}{left}. As of {now}."))
+        status = f"{self._status}{left}. As of {now}."
+        parts.append(report.status(status, self._done) if refresh else report.note(status))
         if refresh:
-            parts.append(
-                f"This page shows itself anew every {_REFRESH} seconds. Where the time has stood still for minutes, "
-                "the run was ended: the same command goes on."
+            still = (
+                "The next step may take some minutes, in which the time above stands still."
+                if self._waits
+                else "Where the time above has stood still for minutes, the run was ended: the same command goes on."
             )
+            parts.append(f"This page shows itself anew every {_REFRESH} seconds. {still}")
         parts += map(report.note, self._notes)
         for label, texts in self._texts.items():
             parts += [report.heading(self._title_of(label) or "So far"), *texts, *self._pictures.get(label, [])]
@@ -268,14 +285,16 @@ class Live:
         self._written = self._clock()
 
 
-def _validation_loss(records: Sequence[Mapping[str, Any]], phase: Phase) -> list[str]:
+def _validation_loss(records: Sequence[Mapping[str, Any]], phase: Phase, of_phase: str) -> list[str]:
     """The newest validation loss beside the lowest one of the phase, a sentence; none where none is measured."""
     lines = [line for line in records if line.get("split") == "validation" and "loss" in line]
     if not lines:
         return []
     best = min(lines, key=lambda line: line["loss"] if line["phase"] == phase.name else math.inf)
     text = f"Validation loss {lines[-1]['loss']:.4g} at step {lines[-1]['step']:,}"
-    return [f"{text}; the lowest of phase {phase.name} is {best['loss']:.4g}, at step {best['step']:,}."]
+    if best is lines[-1]:
+        return [f"{text}, the lowest so far{of_phase}."]
+    return [f"{text}; the lowest so far{of_phase} was {best['loss']:.4g}, at step {best['step']:,}."]
 
 
 class _Following(Observer):

@@ -15,6 +15,8 @@ import jax
 import numpy as np
 
 from mvae_jax import runs
+from mvae_jax.data.formats import folder as listed
+from mvae_jax.data.formats import images
 from mvae_jax.experiment import provenance
 from mvae_jax.experiment.declaration import Experiment, Figures, Headline, Measure, Number, Results, Trained
 from mvae_jax.experiment.declaration import plain as words
@@ -24,6 +26,7 @@ from mvae_jax.viz.report import Part
 from mvae_jax.viz.traversals import Strips
 
 _log = logging.getLogger("experiment")
+_OWN = (images.Config.kind, listed.Config.kind)  # data sets that have no name but that of their folder or file
 _NOTES = 4  # that are not folded
 
 
@@ -51,6 +54,8 @@ def section(
     shown: Sequence[Part | str] = [report.table(table(experiment, measure, numbers))] if numbers else []
     if measure.parts:
         shown = measure.parts(trained, result)
+    if not (pictures or shown or text):  # a heading above nothing would be read as a fault
+        return []
     return [
         *([report.heading(measure.title)] if measure.title else []),
         *pictures,
@@ -106,9 +111,10 @@ def newest(loaded: Mapping[str, runs.Run]) -> list[str]:
         folders.setdefault((run.phase, run.step), []).append(folder)
     if len(folders) == 1:
         ((phase, step),) = folders
-        return [f"Measured at step {step}, in phase {phase}."]
+        return [f"Measured at step {step:,}, in phase {words(phase)}."]
     return [
-        f"Measured at step {step}, in phase {phase}: {', '.join(names)}." for (phase, step), names in folders.items()
+        f"Measured at step {step:,}, in phase {words(phase)}: {', '.join(names)}."
+        for (phase, step), names in folders.items()
     ]
 
 
@@ -189,7 +195,7 @@ def sections(
         for pattern in patterns:
             found = [left.pop(name) for name in fnmatch.filter(left, pattern)]
             alike = len(found) > 1 and not any(isinstance(picture, Strips) for _, picture in found)
-            shown = [report.figure(picture, caption, fits=alike) for caption, picture in found]
+            shown = [report.figure(picture, caption, narrow=alike) for caption, picture in found]
             parts += [report.beside(shown)] if alike else shown
         return parts
 
@@ -215,17 +221,18 @@ def is_shown(figures: Figures, name: str) -> bool:
 def subject(experiment: Experiment, trained: Trained) -> str:
     """What was trained on which data, on which device, in how many minutes, and measured on what."""
     count = sum(sum(leaf.size for leaf in jax.tree.leaves(run.params)) for run in trained.runs.values())
-    models = f"{_models(experiment, trained.runs)}, " if len(trained.runs) > 1 else ""
+    several = len(trained.runs) > 1
+    models, in_all = (f"{_models(experiment, trained.runs)}, ", " in all") if several else ("", "")
     steps = sum(run.step for run in trained.runs.values())
     return (
-        f"{models}{float(f'{count:.3g}'):,.0f} parameters, trained for {steps:,} steps on "
+        f"{models}{_rough(count)} parameters{in_all}, trained for {steps:,} steps on "
         f"{_images(trained.data, trained.run.config)}{circumstances(trained)}. Measured on "
         f"{len(trained.data.validation):,} images that were not trained on."
     )
 
 
 def plan(experiment: Experiment, configs: Mapping[str, Any], data: Any) -> str:
-    """What a run trains on which data, while it does.
+    """What a run trains on which data and device, while it does.
 
     Args:
         experiment: the experiment.
@@ -233,22 +240,37 @@ def plan(experiment: Experiment, configs: Mapping[str, Any], data: Any) -> str:
         data: the images.
     """
     return (
-        f"{_models(experiment, configs)}, trained on {_images(data, next(iter(configs.values())))}; "
-        f"{len(data.validation):,} are held out."
+        f"{_models(experiment, configs)}, in training on {_images(data, next(iter(configs.values())))}, computed on "
+        f"{provenance.describe(provenance.devices())}; {len(data.validation):,} images are held out."
     )
 
 
 def _models(experiment: Experiment, folders: Iterable[str]) -> str:
-    """How many models there are, and which."""
+    """How many models there are, and which; trials of one are counted apart."""
     count = len(folders := list(folders))
-    names = dict.fromkeys(experiment.title_of(folder.partition("/")[0]) for folder in folders)  # without trials
-    return f"{count} models ({'; '.join(names)})" if count > 1 else "One model"
+    names = "; ".join(kinds := list(dict.fromkeys(experiment.title_of(folder.partition("/")[0]) for folder in folders)))
+    if count == 1:
+        return "One model"
+    if len(kinds) == count:
+        return f"{count} models ({names})"
+    return (
+        f"{count} trials of {len(kinds)} models ({names})"
+        if len(kinds) > 1
+        else f"{count} trials of one model ({names})"
+    )
+
+
+def _rough(count: int) -> str:
+    """A large number to three digits."""
+    return f"{count / 1e6:.3g} million" if count >= 1e6 else f"{float(f'{count:.3g}'):,.0f}"
 
 
 def _images(data: Any, model: Any) -> str:
     """How many training images there are, and of what."""
     size = model.image_size
     origin = [data.provenance.get("data_set") or data.provenance.get("source") or data.provenance.get("path", "")]
+    if origin[0] in _OWN:
+        origin = [Path(data.provenance["path"]).name]
     origin += [f"{size} pixels" if isinstance(size, int) else f"{size[1]} x {size[0]} pixels"]
     origin += [f"{len(data.attributes)} attributes"] if data.attributes else []
     return f"{len(data.examples('train', size)):,} images ({', '.join(origin)})"
@@ -277,7 +299,9 @@ def how_it_was_made(experiment: Experiment, argv: Sequence[str], trained: Traine
     return [
         report.heading("How it was made"),
         report.code(shlex.join([*program, *argv[1:]])),
-        report.values({"phase": run.phase, "step": run.step, "seed": run.settings["config"]["seed"]}, "Checkpoint"),
+        report.values(
+            {"phase": words(run.phase), "step": run.step, "seed": run.settings["config"]["seed"]}, "Checkpoint"
+        ),
         *(
             [report.values(where, "Where and when")]
             if (where := provenance.table(trained.provenance, experiment.title_of))
@@ -290,8 +314,14 @@ def how_it_was_made(experiment: Experiment, argv: Sequence[str], trained: Traine
 
 
 def worded(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """A mapping with words for keys, also within."""
-    return {words(key): worded(value) if isinstance(value, Mapping) else value for key, value in mapping.items()}
+    """A mapping with words for keys; a mapping within has its own keys after those of where it is."""
+    flat: dict[str, Any] = {}
+    for key, value in mapping.items():
+        inner = worded(value) if isinstance(value, Mapping) else None
+        flat |= (
+            {words(key): value} if inner is None else {f"{words(key)}, {name}": each for name, each in inner.items()}
+        )
+    return flat
 
 
 def _rounded(value: Any) -> str:

@@ -25,6 +25,7 @@ from mvae_jax.viz import report
 
 _LONGEST_COMMAND = 4096  # characters that are kept
 _GIT_SECONDS = 10
+_COMMIT = 12  # characters by which a commit is named for people
 _CLOCK = "clock"  # split of the records in which a run notes the seconds of a phase, see `train.loop`
 
 
@@ -150,7 +151,7 @@ def text(found: Mapping[str, Any]) -> str:
     changed = ", with changes that are not committed" if found.get("dirty") else ""
     lines = {
         "devices": describe(found["devices"]),
-        "code": f"commit {found['commit']}{changed}" if "commit" in found else "of no checkout",
+        "code": f"commit {found['commit'][:_COMMIT]}{changed}" if "commit" in found else "of no checkout",
         "versions": ", ".join(f"{name} {version}" for name, version in found["versions"].items()),
     }
     return "\n".join(f"{name}: {line}" for name, line in lines.items())

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from mvae_jax.viz import _narrow
 from mvae_jax.viz._text import drawable, load_font
 
 Item = TypeVar("Item")
@@ -27,6 +28,9 @@ _GAP, _MARGIN = 12, 16
 _SMALLEST_PICTURE = 160  # pixels on the sheet, so that a caption beneath finds room
 _SMALLEST_ALONE = 96  # of pictures without captions: a page shows a wider sheet the smaller, and its labels too
 _COLUMN, _WIDE_COLUMN = 230, 300  # pixels of text beside a picture
+_SMALLEST_NARROW = 64  # of pictures that stand in rows of a narrow sheet
+_FEW = 5  # pictures without captions in a row of a narrow sheet
+_NARROW = 440  # pixels that a narrow sheet has for pictures, so that its text is legible on a phone
 
 
 class _Word(NamedTuple):
@@ -36,6 +40,7 @@ class _Word(NamedTuple):
     struck: bool = False
 
 
+@_narrow.versions
 def grid(
     images: npt.ArrayLike,
     captions: Sequence[str] | None = None,
@@ -44,7 +49,7 @@ def grid(
     title: str = "",
     scale: int | None = None,
 ) -> Image.Image:
-    """Pictures in rows, each with its caption beneath.
+    """Pictures in rows, each with its caption beneath; the narrow version has fewer in a row.
 
     Args:
         images: uint8 [N, H, W, C].
@@ -62,9 +67,13 @@ def grid(
     cells = _pictures(images, scale)
     if captions is not None:
         cells = _captioned(cells, captions, "captions")
+        columns = _columns(columns, cells)
+    elif _narrow.asked():  # there is nothing to read: they may be smaller
+        columns = min(columns, _FEW)
     return _sheet(title, [_beside(row) for row in _chunks(cells, columns)])
 
 
+@_narrow.versions
 def comparison(
     versions: Mapping[str, npt.ArrayLike],
     *,
@@ -75,6 +84,9 @@ def comparison(
     captions: Mapping[str, Sequence[str]] | None = None,
 ) -> Image.Image:
     """Examples in several versions, one row beneath the other, such as originals above reconstructions.
+
+    The narrow version has the labels above the rows, and as many of the examples as fit there, which it says;
+    of examples with headings or captions there is none.
 
     Args:
         versions: label of the row -> uint8 [N, H, W, C], from top to bottom; N is the same in all.
@@ -92,11 +104,14 @@ def comparison(
     """
     if not versions:
         raise ValueError("there are no versions to compare, expected at least one.")
-    least = _SMALLEST_PICTURE if captions or headings else _SMALLEST_ALONE
+    narrow = _narrow.asked() and headings is None and captions is None
+    least = _SMALLEST_NARROW if narrow else _SMALLEST_PICTURE if captions or headings else _SMALLEST_ALONE
     pictures = {label: _pictures(images, scale, least) for label, images in versions.items()}
     count = len(next(iter(pictures.values())))
     for label, row in pictures.items():
         _check_count(f"images of {label!r}", row, count)
+    if narrow:
+        return _narrow_comparison(pictures, columns, title)
     width = int(min(_COLUMN, max(load_font(_TEXT).getlength(drawable(label)) for label in pictures) + 1))
     for label, texts in (captions or {}).items():
         pictures[label] = _captioned(pictures[label], texts, f"captions of {label!r}")
@@ -117,6 +132,28 @@ def comparison(
     return _sheet(title, blocks)
 
 
+def _narrow_comparison(pictures: Mapping[str, Sequence[Image.Image]], columns: int, title: str) -> Image.Image:
+    first = next(iter(pictures.values()))
+    shown = _columns(min(columns, len(first)), first)
+    rows = [
+        _stack([_paragraph(_words(label), max(_COLUMN, _NARROW // 2)), _beside(row[:shown])], gap=4)
+        for label, row in pictures.items()
+    ]
+    if shown == len(first):
+        return _sheet(title, rows)
+    note = f"The first {shown} of {len(first)}: a wider window shows all."
+    rows.append(_paragraph([word._replace(colour=_FAINT) for word in _words(note)], rows[0].width))
+    return _narrow.part(_sheet(title, rows))
+
+
+def _columns(columns: int, pictures: Sequence[Image.Image]) -> int:
+    """How many of these pictures stand beside one another: so many, or as many of them as fit into a narrow sheet."""
+    if not _narrow.asked():
+        return columns
+    return max(1, min(columns, (_NARROW + _GAP) // (max(picture.width for picture in pictures) + _GAP)))
+
+
+@_narrow.versions
 def text_to_image(
     captions: Sequence[str],
     images: npt.ArrayLike,
@@ -144,12 +181,14 @@ def text_to_image(
     if samples.ndim != 5 or not len(samples):
         raise ValueError(f"images have shape {samples.shape}, expected [R, S, H, W, C]: S samples of each caption.")
     _check_count("captions", captions, len(samples))
-    pictures = [_pictures(row, scale) for row in samples]
+    narrow = _narrow.asked() and headings is None
+    pictures = [_pictures(row, scale, _SMALLEST_NARROW if narrow else _SMALLEST_PICTURE) for row in samples]
     above = []
     if headings is not None:
         _check_count("headings", headings, samples.shape[1])
         above = [_beside(_above(headings, pictures[0]))]
-    rows = [_beside(row) for row in pictures]
+    columns = _columns(samples.shape[1], pictures[0]) if narrow else samples.shape[1]
+    rows = [_stack([_beside(part) for part in _chunks(row, columns)]) for row in pictures]
     return _sheet(
         title,
         [
@@ -162,6 +201,7 @@ def text_to_image(
     )
 
 
+@_narrow.versions
 def image_to_text(
     images: npt.ArrayLike,
     captions: Sequence[str],
@@ -197,7 +237,7 @@ def image_to_text(
             for heading, words in zip(("true", "predicted"), _marked(caption, prediction), strict=True)
         ]
         cells.append(_beside([picture, _stack(paragraphs)]))
-    rows = [_beside(row, gap=2 * _GAP) for row in _chunks(cells, columns)]
+    rows = [_beside(row, gap=2 * _GAP) for row in _chunks(cells, _columns(columns, cells))]
     key = [
         *_words("Marked words:"),
         _Word("predicted", _WRONG, underlined=True),
@@ -208,6 +248,7 @@ def image_to_text(
     return _sheet(title, [_paragraph(key, rows[0].width), *rows])
 
 
+@_narrow.versions
 def consistency_pairs(
     images: npt.ArrayLike,
     captions: Mapping[str, Sequence[str]],
@@ -264,9 +305,10 @@ def consistency_pairs(
             head = [word._replace(colour=_FAINT) for word in _words(f"{kind}: score {score:.3f},")]
             head += [_Word(call, colour), _Word("right" if right else "wrong", colour, underlined=not right)]
             text = _changed(captions[own][number], texts[number])
-            paragraphs.append(_stack([_paragraph(words, _WIDE_COLUMN) for words in (head, text)], gap=0))
+            width = _COLUMN if _narrow.asked() else _WIDE_COLUMN
+            paragraphs.append(_stack([_paragraph(words, width) for words in (head, text)], gap=0))
         cells.append(_beside([picture, _stack(paragraphs)]))
-    rows = [_beside(row, gap=2 * _GAP) for row in _chunks(cells, columns)]
+    rows = [_beside(row, gap=2 * _GAP) for row in _chunks(cells, _columns(columns, cells))]
     key = [
         *_words(f"A pair with a score above {threshold:.3f} is called a match. Each call is"),
         _Word("right", _RIGHT),

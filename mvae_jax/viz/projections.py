@@ -10,7 +10,7 @@ import numpy.typing as npt
 import threadpoolctl
 from PIL import Image
 
-from mvae_jax.viz import _figure
+from mvae_jax.viz import _figure, _narrow
 
 _FEWEST = 4  # pairs
 _PERPLEXITY = 30.0
@@ -92,9 +92,6 @@ def modalities(
     Reference:
         Kim, 2024, figure 9.
     """
-    from matplotlib.collections import LineCollection
-    from matplotlib.patches import Rectangle
-
     count = len(np.asarray(image_codes))
     if len(labels) != count:
         raise ValueError(f"got {len(labels)} labels, expected {count}: one for each pair of codes.")
@@ -105,11 +102,21 @@ def modalities(
         raise ValueError(f"lines is {lines}, expected 0 or more.")
     images, texts = _panels(*embed(image_codes, text_codes, seed=seed))
     connected = np.random.default_rng(seed).permutation(count)[:lines]
+    return _drawn(images, texts, labels, connected, title)
 
-    with _figure.figure(4.4, title) as figure:
+
+@_narrow.versions
+def _drawn(
+    images: np.ndarray, texts: np.ndarray, labels: Sequence[str], connected: np.ndarray, title: str
+) -> Image.Image:
+    """The figure of `modalities`: places of both modalities, [N, 2], and the pairs with a line."""
+    from matplotlib.collections import LineCollection
+    from matplotlib.patches import Rectangle
+
+    with _figure.figure(4.4 * (0.7 if _narrow.asked() else 1.0), title) as figure:
         axis = figure.subplots()
         entries = []
-        for label, colour, marker in zip(classes, _figure.COLOURS, _figure.MARKERS, strict=False):
+        for label, colour, marker in zip(sorted(set(labels)), _figure.COLOURS, _figure.MARKERS, strict=False):
             rows = np.flatnonzero([other == label for other in labels])
             pairs = np.intersect1d(rows, connected)
             paths = np.stack([images[pairs], texts[pairs]], axis=1)

@@ -26,17 +26,20 @@ from typing import Any
 from PIL import Image
 
 from mvae_jax import files
+from mvae_jax.viz import _narrow
 from mvae_jax.viz.traversals import Strips
 
 Picture = Image.Image | bytes | str | os.PathLike[str]
 
 _PHONE, _DESKTOP = 360, 1000  # pixels that a wide picture has at least and at most before it scrolls
+_PHONE_SCREEN = "(max-width: 34rem)"  # as in page.css
 _PHONES = 512  # pixels of the page on any phone: a picture that has more scrolls there, and says so
 _MOST_WIDE, _MOST_HIGH = 2400, 16_000  # pixels of a picture within a page; WebP ends at 16,383
 _MOST_FRAME = 256  # pixels of one picture of a slider
 _SIDE, _ONE_SIDE = 160, 480  # pixels on the page of a picture among several sliders, and of the only one
 _QUALITY = 88  # of WebP with losses
 _FEW_COLOURS = 4096  # of drawings, which may be smaller without losses
+_LONG_TEXT = 30  # characters of a cell of a table that takes room
 _LONGEST = 12  # rows of a table that is not folded
 _MANY = 8  # columns of a table, beyond which its text is smaller
 _PACKAGES = ("mvae-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -96,6 +99,19 @@ def note(text: str) -> Part:
     return Part(f'<p class="note" role="note">{_escape(text)}</p>')
 
 
+def status(text: str, done: float | None = None) -> Part:
+    """What is going on now.
+
+    Args:
+        text: a sentence.
+        done: which share of it is done, from 0 to 1, drawn as a bar; None for no bar.
+    """
+    bar = (
+        "" if done is None else f'<progress max="1" value="{done:.4f}" aria-label="{100 * done:.0f}% done"></progress>'
+    )
+    return Part(f'<div class="status" role="status"><p>{_escape(text)}</p>{bar}</div>')
+
+
 def code(text: str) -> Part:
     """Text as it was typed, such as the command line."""
     return Part(f"<pre><code>{_escape(text)}</code></pre>")
@@ -112,6 +128,9 @@ def table(rows: Sequence[Mapping[str, Any]], caption: str = "") -> Part:
     columns = list(dict.fromkeys(column for row in rows for column in row))
     numeric = {c for c in columns if all(_is_number(row.get(c)) or row.get(c) is None for row in rows)}
     classes = {column: ' class="number"' if column in numeric else "" for column in columns}
+    for column in columns[1:]:  # a phone would break a text into a word a line
+        if column not in numeric and any(len(_text(row.get(column, ""))) > _LONG_TEXT for row in rows):
+            classes[column] = ' class="text"'
     formats = {c: _format_of([row.get(c) for row in rows]) if c in numeric else _text for c in columns}
     head = "".join(f'<th scope="col"{classes[c]}>{_escape(c)}</th>' for c in columns)
     body = "".join(
@@ -121,7 +140,9 @@ def table(rows: Sequence[Mapping[str, Any]], caption: str = "") -> Part:
         for row in rows
     )
     many = len(columns) > _MANY
-    shown = _scrolling_table(f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>", caption, many=many)
+    shown = _scrolling_table(
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>", caption, kind="many" if many else ""
+    )
     return details(f"{caption or 'Table'}: {len(rows)} rows", [shown]) if len(rows) > _LONGEST else shown
 
 
@@ -136,7 +157,7 @@ def values(mapping: Mapping[str, Any], caption: str = "") -> Part:
         f'<tr><th scope="row">{_escape(name)}</th><td>{_escape(value)}</td></tr>\n' for name, value in _flat(mapping)
     ]
     folded = bool(caption) and len(rows) > _LONGEST
-    shown = _scrolling_table(f"<tbody>\n{''.join(rows)}</tbody>", "" if folded else caption)
+    shown = _scrolling_table(f"<tbody>\n{''.join(rows)}</tbody>", "" if folded else caption, kind="values")
     return details(caption, [shown]) if folded else shown
 
 
@@ -145,30 +166,41 @@ def written(numbers: Sequence[float]) -> list[str]:
     return [*map(_format_of(numbers), numbers)]
 
 
-def figure(picture: Picture | Strips, caption: str = "", *, fits: bool = False) -> Part:
+def figure(picture: Picture | Strips, caption: str = "", *, fits: bool = False, narrow: bool = False) -> Part:
     """A picture, embedded, or rows of pictures with sliders.
 
-    On a narrow screen a wide sheet shrinks to two thirds, so that its text stays legible, and scrolls.
+    A drawing or sheet of `mvae_jax.viz` that has a version for narrow screens is shown by it there. Of another wide
+    sheet the text stays legible on a narrow screen: it shrinks to two thirds, and scrolls.
 
     Args:
         picture: an image, the bytes of a PNG or GIF, or the path of one; or rows of pictures.
         caption: text above, which also describes the picture to those who cannot see it.
         fits: the sheet shrinks to the width of any screen, for what has no text that is to be read.
+        narrow: the picture stands in a narrow column: on any screen it is shown by its narrow version,
+            if it has one on which nothing is left out, and else shrinks.
 
     Raises:
         ValueError: the bytes, or those of the file, are neither a PNG nor a GIF.
     """
     if isinstance(picture, Strips):
         return _sliders(picture, caption)
+    smaller = _narrow.version(picture, whole=narrow) if isinstance(picture, Image.Image) else None
+    if smaller and narrow:
+        picture, smaller = smaller, None
     with Image.open(io.BytesIO(_file(picture))) if not isinstance(picture, Image.Image) else picture.copy() as opened:
         (width, height), data = opened.size, _webp(opened.convert("RGB"))
-    narrowest = 0 if fits else min(width, max(_PHONE, min(2 * width // 3, _DESKTOP)))
+    narrowest = 0 if fits or narrow or smaller else min(width, max(_PHONE, min(2 * width // 3, _DESKTOP)))
     text = _escape(caption)
     wide = ' class="wide"' if narrowest > _PHONES else ""
+    image = f'<img alt="{text}" width="{width}" height="{height}" style="min-width: {narrowest}px" src="{_uri(data)}">'
+    if smaller:
+        image = (
+            f'<picture><source media="{_PHONE_SCREEN}" width="{smaller.width}" height="{smaller.height}" '
+            f'srcset="{_uri(_webp(smaller.convert("RGB")))}">{image}</picture>'
+        )
     return Part(
         f"<figure{wide}>{f'<figcaption>{text}</figcaption>' if text else ''}"
-        f'<div class="scroll" tabindex="0"><img alt="{text}" width="{width}" height="{height}" '
-        f'style="min-width: {narrowest}px" src="{_uri(data)}"></div></figure>'
+        f'<div class="scroll" tabindex="0">{image}</div></figure>'
     )
 
 
@@ -341,11 +373,11 @@ def _join(parts: Iterable[Part | str]) -> str:
     return "\n".join(f"<p>{_escape(part)}</p>" if isinstance(part, str) else part.html for part in parts)
 
 
-def _scrolling_table(rows: str, caption: str, *, many: bool = False) -> Part:
+def _scrolling_table(rows: str, caption: str, *, kind: str = "") -> Part:
     # Above the box that scrolls: a caption of the table itself would be as narrow, or as wide, as the table.
     title = f"<figcaption>{_escape(caption)}</figcaption>\n" if caption else ""
-    kind = ' class="many"' if many else ""
-    return Part(f'<figure>{title}<div class="scroll" tabindex="0"><table{kind}>\n{rows}\n</table></div></figure>')
+    of_kind = f' class="{kind}"' if kind else ""
+    return Part(f'<figure>{title}<div class="scroll" tabindex="0"><table{of_kind}>\n{rows}\n</table></div></figure>')
 
 
 def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

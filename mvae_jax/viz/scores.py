@@ -8,14 +8,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from mvae_jax.viz import _figure
+from mvae_jax.viz import _figure, _narrow
 from mvae_jax.viz._text import fitting
 
 _INK = "0.15"
 _MOST_SERIES = 4
-_LONGEST = 20  # ems of a name beside the axes
+_LONGEST, _LONGEST_NARROW = 20, 12  # ems of a name beside the axes
 
 
+@_narrow.versions
 def score_distributions(
     match_scores: npt.ArrayLike, mismatch_scores: npt.ArrayLike, threshold: float, *, title: str = ""
 ) -> Image.Image:
@@ -55,6 +56,7 @@ def score_distributions(
         return _figure.render(figure)
 
 
+@_narrow.versions
 def confusion_matrix(
     counts: npt.ArrayLike,
     rows: Sequence[str] = ("actual mismatch", "actual match"),
@@ -100,8 +102,8 @@ def confusion_matrix(
                 fontsize="large",
                 color="white" if share > 0.55 else _INK,
             )
-        axis.set_xticks(range(len(columns)), [fitting(name, _LONGEST) for name in columns], parse_math=False)
-        axis.set_yticks(range(len(rows)), [fitting(name, _LONGEST) for name in rows], parse_math=False)
+        axis.set_xticks(range(len(columns)), [fitting(name, _longest()) for name in columns], parse_math=False)
+        axis.set_yticks(range(len(rows)), [fitting(name, _longest()) for name in rows], parse_math=False)
         axis.xaxis.tick_top()
         axis.tick_params(length=0)
         # White gaps between the fields.
@@ -113,6 +115,7 @@ def confusion_matrix(
         return _figure.render(figure)
 
 
+@_narrow.versions
 def attribute_bars(
     values: Mapping[str, Mapping[str, float | None]],
     *,
@@ -172,21 +175,25 @@ def attribute_bars(
             for name, value in bars.items():
                 beside = axis.get_yaxis_transform()  # right of the axes, level with the bar
                 number = axis.text(1.01, place[name], f"{value:.3f}", transform=beside, va="center_baseline")
-                number.set(fontsize="x-small", color=_INK)
+                number.set(fontsize="small" if _narrow.asked() else "x-small", color=_INK)
         for name, mark in marks.items():
             axis.vlines(mark, row[name] - 0.46, row[name] + 0.46, color="black", linewidth=1.8)
         if marks:
             entries.append((baseline_label, _figure.stroke(color="black", linewidth=1.8)))
         axis.set_xlim(0.0, 1.0)
         axis.set_ylim(len(attributes) - 0.45, -0.55)
-        axis.set_yticks(range(len(attributes)), [fitting(name, _LONGEST) for name in attributes], parse_math=False)
+        axis.set_yticks(range(len(attributes)), [fitting(name, _longest()) for name in attributes], parse_math=False)
         axis.tick_params(axis="y", length=0)
         axis.grid(axis="x", color="0.9", linewidth=0.6)
         axis.set_axisbelow(True)
         axis.spines[["top", "right"]].set_visible(False)
-        axis.set_xlabel(fitting(xlabel, 40), parse_math=False)
+        axis.set_xlabel(fitting(xlabel, _figure.room(40)), parse_math=False)
         _figure.legend(axis, entries, loc="lower left", bbox_to_anchor=(0.0, 1.0))
         return _figure.render(figure)
+
+
+def _longest() -> int:
+    return _LONGEST_NARROW if _narrow.asked() else _LONGEST
 
 
 def _shares(label: str, bars: Mapping[str, float | None]) -> dict[str, float]:

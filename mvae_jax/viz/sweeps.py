@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mvae_jax.viz import _figure
+from mvae_jax.viz import _figure, _narrow
 from mvae_jax.viz._text import fitting
 
 _MOST_METHODS = len(_figure.COLOURS)
@@ -16,6 +16,7 @@ _APART = 0.12  # between the first and the last method at one setting, as a shar
 Panel = Mapping[str, Mapping[float, Sequence[float]]]
 
 
+@_narrow.versions
 def panels(
     values: Mapping[str, Panel], *, xlabel: str = "", baselines: Mapping[str, float] | None = None, title: str = ""
 ) -> Image.Image:
@@ -45,9 +46,10 @@ def panels(
             f"got {len(values)} panels with {len(methods)} methods in all; expected at least one panel, and in each at "
             f"least one of at most {_MOST_METHODS} methods."
         )
-    columns = min(2, len(values))
+    columns = min(1 if _narrow.asked() else 2, len(values))
     rows = -(-len(values) // columns)
-    with _figure.figure(_figure.PANEL_HEIGHT * rows + 0.4, title) as figure:
+    legend = _figure.height_of_legend(len(methods) + bool(baselines))
+    with _figure.figure(_figure.PANEL_HEIGHT * rows + 0.4 + legend, title) as figure:
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         for axis, (name, panel) in zip(axes, values.items(), strict=False):
             places = {x: place for place, x in enumerate(sorted({x for line in panel.values() for x in line}))}
@@ -76,7 +78,7 @@ def panels(
         entries = [(method, _figure.stroke(**_style(number))) for number, method in enumerate(methods)]
         if baselines:
             entries.append(("baseline", _figure.stroke(color="0.35", linestyle="--", linewidth=1.0)))
-        _figure.legend(axes[columns - 1], entries)
+        _figure.legend(axes[len(values) - 1 if _narrow.asked() else columns - 1], entries)
         return _figure.render(figure)
 
 

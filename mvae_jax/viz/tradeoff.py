@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from mvae_jax.viz import _figure
+from mvae_jax.viz import _figure, _narrow
 from mvae_jax.viz._text import fitting
 
 _MOST_METHODS = len(_figure.COLOURS)
 _LONGEST = 12  # ems of a setting's name beside its point
 
 
+@_narrow.versions
 def medians(
     values: Mapping[str, Mapping[str, npt.ArrayLike]], *, xlabel: str = "", ylabel: str = "", title: str = ""
 ) -> Image.Image:
@@ -63,7 +64,7 @@ def medians(
         axis.grid(color="0.9", linewidth=0.6)
         axis.set_axisbelow(True)
         axis.spines[["top", "right"]].set_visible(False)
-        axis.set_xlabel(fitting(xlabel, 40), parse_math=False)
+        axis.set_xlabel(fitting(xlabel, _figure.room(40)), parse_math=False)
         axis.set_ylabel(fitting(ylabel, 24), parse_math=False)
         _figure.legend(axis, entries, loc="lower left", bbox_to_anchor=(0.0, 1.0))
         return _figure.render(figure)

@@ -97,8 +97,10 @@ def test_each_validation_draws_and_the_page_says_how_far_the_run_is(tmp_path, pl
         assert "<title>A &lt;VAE&gt;</title>" in text
         assert '<meta http-equiv="refresh" content="10">' in text
         assert "The term is off." in text
-        assert f"Training: step {3 * epoch} of {STEPS}, in training" in text
+        assert f"Training: step {3 * epoch} of {STEPS}, " in text
         assert text.count("<img") == 2
+        assert text.count("<source media=") == 2  # on a phone nothing scrolls
+        assert f'<progress max="1" value="{epoch / 3:.4f}" aria-label="{100 * epoch / 3:.0f}% done">' in text
         assert "CPU core" in text
     seconds = 60 + 100 * 2  # measures and figures, and two epochs
     assert forecast.words(seconds) in pages[0]
@@ -160,7 +162,7 @@ def test_a_page_changes_nothing_of_what_is_computed(tmp_path, planned):
 )
 def test_pictures_are_left_out_where_they_take_more_than_their_share(tmp_path, planned, epoch, drawing, drawn):
     _, watching, pages = train(tmp_path, planned, epoch=epoch, drawing=drawing)
-    assert sum(f"step {3 * number}, phase training" in text for number, text in enumerate(pages, start=1)) == drawn
+    assert sum(f"makes of them, at step {3 * number}<" in text for number, text in enumerate(pages, start=1)) == drawn
     assert f"step {STEPS} of {STEPS}" in pages[-1]  # the page itself is written each time
     assert watching.spent == pytest.approx(drawn * drawing)
 
@@ -175,10 +177,33 @@ def test_models_have_names_for_people_and_a_loss_even_without_pictures(tmp_path,
         planned_fit(planned, tmp_path / label, draw, watching.member(label))
         pages.append(page(tmp_path))
     assert "On &lt;digits&gt;." in pages[0]
-    assert f"Training: step {STEPS} of {2 * STEPS}, in VAE 1, about 1 minute left" in pages[0]
-    assert re.search(r">VAE 1</h2>\n<p>Validation loss [\d.]+ at step 9; the lowest of phase training is", pages[0])
+    assert f"Training: step {STEPS} of {2 * STEPS}, in VAE 1 (part 1 of 2), about 1 minute left" in pages[0]
+    assert re.search(r">VAE 1</h2>\n<p>Validation loss [\d.]+ at step 9, the lowest so far.<", pages[0])
     assert 0 < pages[1].index(">VAE 2</h2>") < pages[1].index(">VAE 1</h2>")
     assert "vae_1" not in pages[1]
+
+
+def test_a_loss_that_rises_is_said_beside_the_lowest_one(planned):
+    (phase,) = planned.phases
+    lines = [
+        {"split": "validation", "phase": "training", "step": step, "loss": loss} for step, loss in ((1, 2.0), (2, 3.0))
+    ]
+    assert live._validation_loss(lines, phase, " in phase training") == [
+        "Validation loss 3 at step 2; the lowest so far in phase training was 2, at step 1."
+    ]
+
+
+def test_a_page_says_that_its_time_stands_still_while_models_are_compiled(tmp_path, planned):
+    watching = Live(tmp_path, "", forecast.parts("", planned.phases), clock=Clock())
+    watching.started("", planned.phases[0], 0)
+    assert "The next step may take some minutes, in which the time above stands still." in page(tmp_path)
+    watching.later("", planned.phases[0], 3, 5.0)
+    watching._write()
+    assert "about 2 minutes left" in page(tmp_path)  # of six steps of five seconds, and a minute of measures
+    assert "Where the time above has stood still for minutes, the run was ended" in page(tmp_path)
+    watching.started("", planned.phases[0], 9)  # such as the next model
+    assert "about 2 minutes left" in page(tmp_path)
+    assert "The next step may take some minutes" in page(tmp_path)
 
 
 def test_no_share_is_no_page(tmp_path, planned):
@@ -245,7 +270,7 @@ def test_an_experiment_has_one_page_for_all_its_models(tmp_path, monkeypatch, ca
     for number, name in enumerate(("narrow", "wide"), start=1):
         text = f"Training: step {number * steps} of {2 * steps}, in {name}"
         assert any(text in each and "<img" in each for each in pages)
-    lead = "2 models (narrow; wide), trained on "
+    lead = "2 models (narrow; wide), in training on "
     assert all(lead in each for each in pages)
     assert any("Trained; now the measures" in each for each in pages)
     report = page(tmp_path / "run")

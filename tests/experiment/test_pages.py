@@ -105,11 +105,48 @@ def written(folder, notes=()):
     return folder / "report.html"
 
 
+@pytest.mark.parametrize(
+    ("folders", "text"),
+    [
+        ([""], "One model"),
+        (["vae", "gan"], "2 models (vae; gan)"),
+        (["vae/seed_1", "vae/seed_2"], "2 trials of one model (vae)"),
+        (["vae/seed_1", "vae/seed_2", "gan/seed_1", "gan/seed_2"], "4 trials of 2 models (vae; gan)"),
+    ],
+)
+def test_trials_are_no_models(folders, text):
+    assert pages._models(EXPERIMENT, folders) == text
+
+
+def test_own_images_are_named_by_their_folder():
+    origin = {"data_set": "images with a CSV", "path": "/data/birds.zip"}
+    data = Splits(SPLIT, SPLIT.first(5), SPLIT.first(0), (), origin)
+    text = "7 images (birds.zip, 8 pixels)"
+    assert pages._images(data, SimpleNamespace(image_size=8)) == text
+
+
+def test_there_is_no_heading_above_nothing():
+    nothing = Measure("nothing", lambda trained: {}, title="Nothing")
+    assert pages.section(EXPERIMENT, nothing, trained(), {}) == []
+    assert len(pages.section(EXPERIMENT, dataclasses.replace(nothing, text="Why."), trained(), {})) == 2
+
+
+def test_no_key_is_shown():
+    provenance = {"data_set": "squares", "counts": {"of_train": 7, "kinds": {"a_b": 1}}}
+    assert pages.worded(provenance) == {"data set": "squares", "counts, of train": 7, "counts, kinds, a b": 1}
+    loaded = {"style_alae": SimpleNamespace(phase="stabilise_16", step=1252)}
+    assert pages.newest(loaded) == ["Measured at step 1,252, in phase stabilise 16."]
+
+
+def test_large_numbers_are_words():
+    assert [pages._rough(count) for count in (7_223, 99_999, 11_530_001)] == ["7,220", "100,000", "11.5 million"]
+
+
 def test_a_report_begins_with_what_was_trained_and_how_well(tmp_path):
     text = text_of(written(tmp_path, ["Beware."]))
     order = [
         "Two models: run",
-        "2 models (model a; model b), 2,000,000 parameters, trained for 800 steps on 7 images (squares, 8 pixels)",
+        "2 models (model a; model b), 2 million parameters in all, trained for 800 steps on 7 images (squares, 8 pix",
         f"in 12 minutes on {HERE}. Measured on 5 images that were not trained on.",  # twice 50 s and 300 s
         "50% are right guessing: 10%",
         "The best picture",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mvae_jax.viz import _figure
+from mvae_jax.viz import _figure, _narrow
 
 HOSTILE = [
     r"$\frac{$",
@@ -27,8 +27,23 @@ def hostile(request):
 
 @pytest.fixture
 def figures(monkeypatch):
-    """The figures that were drawn, in order."""
-    seen = []
-    render = _figure.render
-    monkeypatch.setattr(_figure, "render", lambda figure: (seen.append(figure), render(figure))[1])
+    """The figures that were drawn, in order; not their narrow versions."""
+    return noted(monkeypatch, narrow=False)
+
+
+@pytest.fixture
+def narrow_figures(monkeypatch):
+    """The narrow versions of the figures that were drawn, in order."""
+    return noted(monkeypatch, narrow=True)
+
+
+def noted(monkeypatch, narrow):
+    seen, render = [], _figure.render
+
+    def noting(figure):
+        if _narrow.asked() == narrow:
+            seen.append(figure)
+        return render(figure)
+
+    monkeypatch.setattr(_figure, "render", noting)
     return seen

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from report_pages import HOSTILE, SHOWN, everything, picture, strips
 
-from mvae_jax.viz import report
+from mvae_jax.viz import grids, report, traversals
 
 selenium = pytest.importorskip("selenium.webdriver", reason="the extra 'browser' is not installed")
 from selenium.webdriver.common.by import By  # noqa: E402
@@ -68,6 +68,51 @@ def test_no_page_scrolls_sideways(shown, document, width):
     page = shown(document, width)
     inner, outer = page.execute_script("const e = document.documentElement; return [e.scrollWidth, e.clientWidth]")
     assert inner <= outer <= width
+
+
+@pytest.mark.parametrize(("width", "version"), [(390, 400), (1200, None)])
+def test_each_screen_shows_the_version_of_a_sheet_that_fits(shown, width, version):
+    images = {"a": np.zeros((8, 8, 8, 3), np.uint8)}
+    sheet = grids.comparison(images, columns=8)
+    page = shown(report.page("Sheets", [report.figure(sheet, "A sheet")]), width)
+    inner, outer, chosen = page.execute_script(
+        "const b = document.querySelector('.scroll');"
+        "return [b.scrollWidth, b.clientWidth, b.querySelector('img').naturalWidth]"
+    )
+    assert inner == outer
+    assert chosen == (version or sheet.width)
+
+
+def test_the_name_of_a_row_stays_while_its_numbers_scroll(shown):
+    row = {"model": "VAE"} | {f"a column of some length {number}": 0.5 for number in range(20)}
+    page = shown(report.page("Scores", [report.table([row])]), 390)
+    moved, name, number = page.execute_script(
+        "const b = document.querySelector('.scroll'); b.scrollLeft = 300;"
+        "const left = (cell) => cell.getBoundingClientRect().left - b.getBoundingClientRect().left;"
+        "const cells = b.querySelectorAll('td'); return [b.scrollLeft, left(cells[0]), left(cells[1])];"
+    )
+    assert (moved, name) == (300, 0)
+    assert number < 0
+
+
+@pytest.mark.parametrize(("count", "beside"), [(1, 1), (2, 2), (3, 3), (7, 3)])
+def test_a_phone_shows_up_to_three_sliders_beside_one_another(shown, count, beside):
+    rows = {f"dimension {number}": np.zeros((3, 32, 32, 3), np.uint8) for number in range(count)}
+    group = traversals.Strips(rows, ["-1", "0", "1"], 1)
+    page = shown(report.page("Rows", [report.figure(group, "Rows")]), 390)
+    places = page.execute_script(
+        "return [...document.querySelectorAll('.cell')].map((cell) => [cell.offsetTop, cell.offsetLeft])"
+    )
+    assert sum(top == places[0][0] for top, _ in places) == beside
+    assert page.execute_script("return document.documentElement.scrollWidth") == 390
+
+
+def test_a_checksum_needs_no_scrolling(shown):
+    page = shown(report.page("Data", [report.values({"a name of some length": "0123456789abcdef" * 4})]), 390)
+    inner, outer = page.execute_script(
+        "const b = document.querySelector('.scroll'); return [b.scrollWidth, b.clientWidth]"
+    )
+    assert inner == outer
 
 
 def greys(page):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from mvae_jax.viz import _figure, curves
+from mvae_jax.viz import _figure, _narrow, curves
 
 BLUE, ORANGE = _figure.COLOURS[:2]
 
@@ -35,11 +35,11 @@ def test_losses_draws_the_numbers(figures):
     # No line leads from one phase to the next: other weights, another objective.
     assert points(total) == [(blue, [10, 20], [3.0, 2.0]), (blue, [30], [1.5]), (blue, [20], [2.5])]
     assert points(divergence) == [(blue, [10, 20], [100.0, 1.0]), (blue, [30], [0.5])]
-    assert (total.get_ylabel(), divergence.get_ylabel()) == ("value", "value, log scale")
+    assert (total.get_ylabel(), divergence.get_ylabel()) == ("loss", "image KL, log scale")
     assert divergence.get_xlabel() == "step"
     assert [text.get_text() for text in divergence.get_legend().get_texts()] == ["image KL"]
     assert (total.get_yscale(), divergence.get_yscale()) == ("linear", "log")
-    assert [text.get_text() for text in total.get_legend().get_texts()] == ["loss", "train", "validation"]
+    assert [text.get_text() for text in total.get_legend().get_texts()] == ["training", "validation"]
     for axis in (total, divergence):
         (border,) = (line for line in axis.get_lines() if line.get_linestyle() == "--")
         assert set(border.get_xdata()) == {20}
@@ -56,13 +56,63 @@ def test_signed_values_have_a_linear_axis(figures):
     assert figures[0].axes[0].get_yscale() == "linear"
 
 
+def test_shares_have_a_linear_axis_too(figures):
+    records = [{"step": step, "real_accuracy": step / 100, "loss": step / 100} for step in (1, 20, 99)]
+    curves.losses(records, {"Accuracy": ["real_accuracy"], "Loss": ["loss"]})
+    accuracy, loss = figures[0].axes
+    assert (accuracy.get_yscale(), loss.get_yscale()) == ("linear", "log")
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [((0.15, 6.0), {"0.2", "0.5", "1", "2", "5"}), ((2.0, 4000.0), {"10", "100", "1,000"})],
+)
+def test_the_numbers_of_a_logarithmic_axis_are_written_out(figures, values, expected):
+    curves.losses([{"step": step, "kl": value} for step, value in enumerate(values)], {"KL": ["kl"]})
+    (axis,) = figures[0].axes
+    low, high = axis.get_ylim()
+    ticks = zip(axis.get_yticks(), axis.get_yticklabels(), strict=True)
+    assert {label.get_text() for place, label in ticks if low <= place <= high} == expected
+    assert not any(label.get_text() for label in axis.get_yticklabels(minor=True))
+
+
+def test_the_legend_names_only_what_is_drawn(figures):
+    """Curves without validation are no pale companions of others."""
+    curves.losses(RECORDS[:3], {"Loss": ["loss"]})
+    (axis,) = figures[0].axes
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["training"]
+    assert {line.get_alpha() for line in axis.get_lines()} == {0.9}
+
+
+def test_a_single_value_of_training_is_a_dot(figures):
+    curves.losses([RECORDS[1], RECORDS[3]], {"Loss": ["loss"]})
+    (axis,) = figures[0].axes
+    assert all(line.get_marker() not in ("", "None", None) for line in axis.get_lines())
+
+
+def test_a_narrow_figure_has_its_legend_beneath(narrow_figures):
+    picture = curves.losses(RECORDS, {"Total": ["loss"], "KL": ["*_kl"]}, title="Run")
+    narrow = _narrow.version(picture)
+    assert (narrow.width, picture.width) == (484, 990)
+    figure = narrow_figures[0]
+    renderer = figure.canvas.get_renderer()
+    for axis in figure.axes:
+        box, place = axis.get_legend().get_window_extent(renderer), axis.get_window_extent(renderer)
+        assert place.width > 350
+        assert box.y1 < place.y0
+        assert box.x0 >= 0
+        assert box.x1 <= 484
+        assert box.y0 >= 0
+    upper, lower = figure.axes
+    assert upper.get_legend().get_window_extent(renderer).y0 >= lower.title.get_window_extent(renderer).y1
+
+
 def test_any_name_can_be_drawn(figures):
     name = "_$\\frac{$ \U0001f9d1 日本\n\x00\ud800"
     records = [{"step": step, "phase": f"{name}{step // 5}", name: float(step)} for step in range(1, 12)]
     picture = curves.losses(records, {name: ["*"]}, title=name)
     assert (np.asarray(picture) < 128).any()
-    texts = figures[0].axes[0].get_legend().get_texts()
-    assert texts[0].get_text() == " $\\frac{$ � �� ��".strip()
+    assert figures[0].axes[0].get_ylabel() == "$\\frac{$ � �� ��, log scale"
 
 
 def test_nothing_to_draw_is_an_error():
@@ -105,7 +155,7 @@ def test_runs_share_an_axis_and_their_borders(figures):
     }
     assert borders(axis) == [(to_hex("0.45"), 20), (to_hex("0.45"), 40)]
     assert [text.get_text() for text in axis.texts] == ["first", "second", "third"]
-    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["128", "256", "train", "validation"]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["128", "256", "training", "validation"]
     assert axis.get_ylabel() == "loss, log scale"
     # The runs differ in the shape of their points too.
     assert len({line.get_marker() for line in axis.get_lines() if line.get_linestyle() == "-"}) == 3
@@ -126,10 +176,10 @@ def test_runs_with_other_borders_show_them_in_their_colour(figures):
 
 def test_any_run_can_be_drawn(hostile, figures):
     records = [{"step": step, "phase": f"{hostile}{step // 5}", f"x{hostile}": float(step)} for step in range(1, 12)]
-    curves.runs({hostile: records, "train": records[:9]}, f"x{hostile}", title=hostile)
+    curves.runs({hostile: records, "training": records[:9]}, f"x{hostile}", title=hostile)
     curves.losses(records, {hostile: ["*"]}, title=hostile)
     (axis,) = figures[0].axes
-    assert len(axis.get_legend().get_texts()) == 4  # a run may have the name of a split
+    assert len(axis.get_legend().get_texts()) == 3  # a run may have the name of a split
     assert axis.get_window_extent().width > 300
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mvae_jax.viz import grids
+from mvae_jax.viz import _narrow, grids
 
 RED, BLUE, GREEN = (196, 22, 42), (20, 92, 200), (0, 112, 96)
 
@@ -124,6 +124,49 @@ def test_text_to_image_may_have_headings_above_its_columns():
     assert ink == [True, False, True]
     with pytest.raises(ValueError, match="got 2 headings, expected 3"):
         grids.text_to_image(["a man", "a woman"], samples, headings=["a", "b"])
+
+
+def narrow(sheet):
+    return np.asarray(_narrow.version(sheet))
+
+
+def test_on_a_phone_a_comparison_shows_what_fits_and_says_so():
+    """Labels stand above their rows."""
+    rows = {"original": pixels(8, 32, 32, 3), "copy": pixels(8, 32, 32, 3)}
+    wide = grids.comparison(rows, columns=8)
+    sheet = narrow(wide)
+    assert sheet.shape[1] == 16 + 5 * 64 + 4 * 12 + 16
+    for number, images in enumerate(rows.values()):
+        top = 16 + number * (20 + 4 + 64 + 12)
+        assert (sheet[top : top + 20] < 128).any()  # the label
+        for index in range(5):
+            left = 16 + index * (64 + 12)
+            shown = sheet[top + 24 : top + 24 + 64, left : left + 64]
+            np.testing.assert_array_equal(shown, enlarged(images[index], 2))
+    assert (sheet[-16 - 20 : -16] < 160).any()  # that it is five of eight
+    assert _narrow.version(wide, whole=True) is None
+    few = grids.comparison({label: images[:5] for label, images in rows.items()})
+    assert _narrow.version(few, whole=True).size == (sheet.shape[1], 16 + 2 * (20 + 4 + 64) + 12 + 16)
+    # Of texts above or beneath the examples none may be missing: such a sheet scrolls.
+    assert _narrow.version(grids.comparison(rows, columns=8, headings=["text"] * 8)) is None
+
+
+def test_on_a_phone_fewer_pictures_stand_in_a_row():
+    samples, texts = pixels(10, 32, 32, 3), ["a woman with brown hair"] * 10
+    bare = grids.grid(samples, columns=8)
+    assert narrow(bare).shape == (16 + 2 * 160 + 12 + 16, 16 + 5 * 160 + 4 * 12 + 16, 3)
+    assert narrow(grids.grid(samples, texts)).shape[1] == 16 + 2 * 160 + 12 + 16
+    assert narrow(grids.text_to_image(texts[:2], samples.reshape(2, 5, 32, 32, 3))).shape == (
+        16 + 2 * (20 + 4 + 64) + 12 + 16,
+        16 + 5 * 64 + 4 * 12 + 16,
+        3,
+    )
+    of_pairs = {"matching": texts, "mismatched": texts}
+    sheets = (
+        grids.image_to_text(samples, texts, texts),
+        grids.consistency_pairs(samples, of_pairs, dict.fromkeys(of_pairs, np.zeros(10)), 0.5),
+    )
+    assert [narrow(sheet).shape[1] for sheet in sheets] == [16 + 160 + 12 + 230 + 16] * 2
 
 
 def test_sheets_without_captions_are_narrow_enough_for_their_labels_to_be_read():

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from report_pages import HOSTILE, SHOWN, everything, picture, strips
 
-from mvae_jax.viz import report, traversals
+from mvae_jax.viz import grids, report, traversals
 
-VOID = {"meta", "img", "input"}
+VOID = {"meta", "img", "input", "source"}
 
 
 class Reader(html.parser.HTMLParser):
@@ -106,6 +106,29 @@ def test_readable_on_a_phone_and_in_the_dark():
 def test_wide_pictures_shrink_no_further_than_is_legible(width, narrowest):
     (shown,) = Reader(report.figure(picture(width)).html).of("img")
     assert shown["style"] == f"min-width: {narrowest}px"
+
+
+def test_a_sheet_has_another_version_on_narrow_screens_and_in_narrow_columns():
+    images = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), dtype=np.uint8)
+    few, many = (grids.comparison({"a": images[:count]}, columns=8) for count in (5, 8))
+    for sheet, width in ((few, 400), (many, 400)):
+        reader = Reader(report.figure(sheet, "A sheet").html)
+        (source,), (shown,) = reader.of("source"), reader.of("img")
+        assert (source["media"], source["width"]) == ("(max-width: 34rem)", str(width))
+        assert (shown["width"], shown["style"], shown["alt"]) == (str(sheet.width), "min-width: 0px", "A sheet")
+        wide, narrow = sorted(array.shape[1] for array in embedded(report.figure(sheet).html))[::-1]
+        assert (wide, narrow) == (sheet.width, width)
+    # In a column: the version for it, unless something is left out there.
+    assert [array.shape[1] for array in embedded(report.figure(few, narrow=True).html)] == [400]
+    assert [array.shape[1] for array in embedded(report.figure(many, narrow=True).html)] == [many.width]
+    assert 'class="wide"' not in report.figure(many, narrow=True).html
+
+
+def test_a_status_has_a_bar_of_what_is_done():
+    reader = Reader(report.status("Step <1> of 3", 1 / 3).html)
+    assert reader.text == "Step <1> of 3"
+    assert reader.of("progress") == [{"max": "1", "value": "0.3333", "aria-label": "33% done"}]
+    assert Reader(report.status("Measuring").html).of("progress") == []
 
 
 def embedded(html):
@@ -247,6 +270,11 @@ def test_many_values_are_folded(count, caption, folded):
     html = report.values({f"name {number}": number for number in range(count)}, caption).html
     assert ("<details><summary>Data</summary>" in html) == folded
     assert html.count("Data") == bool(caption)
+
+
+def test_a_column_of_long_texts_takes_room():
+    html = report.table([{"path": "x" * 40, "distance": "x" * 31, "of": "x" * 30, "pairs": 12}]).html
+    assert re.findall(r"<td([^>]*)>", html) == ["", ' class="text"', "", ' class="number"']
 
 
 def test_values_are_exact_and_flat():

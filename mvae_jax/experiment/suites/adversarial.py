@@ -427,7 +427,8 @@ def learning_curves(trained: Trained, results: Results) -> Figures:
     errors = {TITLES[label]: lines for label, lines in trained.records.items() if label != "gan"}
     if errors:
         caption = (
-            "Squared error of reconstructions, per value in [0, 1]: pale lines are training images, dots held-out ones"
+            "Squared error of reconstructions, per value in [0, 1]: lines without dots are of training images, those "
+            "with dots of held-out ones"
         )
         figures["squared_error"] = (
             caption,

@@ -377,7 +377,7 @@ def learning_curves(trained: Trained, results: Results) -> Figures:
     panels = {"KL, nats": "kl", "Squared error per value": "mean_squared_error"} if variational else {}
     return {
         metric: (
-            f"{title} of each model: pale lines are training images, dots held-out ones",
+            f"{title} of each model: lines without dots are of training images, those with dots of held-out ones",
             curves.runs(variational, metric, ylabel=title),
         )
         for title, metric in panels.items()

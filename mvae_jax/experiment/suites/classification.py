@@ -88,8 +88,8 @@ def figures(trained: Trained, results: Results) -> Figures:
             ),
         ),
         "losses": (
-            "What is minimised, cross-entropy in nats per attribute, and the share of attributes read rightly: pale "
-            "lines are training images, dots held-out ones",
+            "What is minimised, cross-entropy in nats per attribute, and the share of attributes read rightly: lines "
+            "without dots are of training images, those with dots of held-out ones",
             curves.losses(trained.records[""], {"Loss": ["loss"], "Accuracy": ["accuracy"]}),
         ),
     }

@@ -556,8 +556,9 @@ def reconstruction_error(trained: Trained, results: Results) -> Figures:
     }
     return {
         "reconstruction_error": (
-            "Squared error of held-out digits, per pixel, from their codes, dots, and of training digits where that is "
-            "what is trained, pale lines; of the autoencoder trained by absolute differences, that is its error",
+            "Squared error of held-out digits, per pixel, from their codes: lines with dots; those without are of "
+            "training digits, where that is what is trained. Of the autoencoder trained by absolute differences, it is "
+            "its error",
             curves.runs(records, "loss", ylabel="squared error per pixel"),
         )
     }

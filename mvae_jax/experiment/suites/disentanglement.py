@@ -481,7 +481,7 @@ def learning_curves(trained: Trained, results: Results) -> Figures:
         return {}
     return {
         metric: (
-            f"{title}: pale lines are training images, dots held-out ones",
+            f"{title}: lines without dots are of training images, those with dots of held-out ones",
             curves.runs(records, metric, ylabel=title),
         )
         for metric, title in {"kl": "KL, nats", "mean_squared_error": "Squared error per value"}.items()

@@ -446,8 +446,8 @@ def figures(trained: Trained, results: Results) -> Figures:
         )
     if any("loss" in record for record in records):  # a run that has just started has none yet
         figures["losses"] = (
-            "What is minimised, and its terms: pale lines are training images, dots held-out ones. The weights of the "
-            "terms change at the dashed borders of the phases (figure 8)",
+            "What is minimised, and its terms: lines without dots are of training images, those with dots of held-out "
+            "ones. The weights of the terms change at the dashed borders of the phases (figure 8)",
             curves.losses(records, PANELS),
         )
     return figures

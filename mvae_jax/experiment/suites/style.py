@@ -34,6 +34,7 @@ from mvae_jax.viz import curves, grids, report, traversals
 from mvae_jax.viz.traversals import Strips
 
 FOLDER = "style_alae"  # of the model, within the workdir
+TITLE = "StyleALAE"
 STYLES = {"coarse": (0, 4), "middle": (4, 8), "fine": (8, None)}  # layers of the generator
 LEAST = 16  # held-out images, of which sheets show as many, and halves are compared
 WORDS = {
@@ -116,6 +117,11 @@ class Evaluation:
     def inception_features(self) -> tuple[Callable[[Any], Any], Features] | None:
         """The features whose weights are named; None if none are. Raises as `inception_features` does."""
         return inception_features(self.inception) if self.inception else None
+
+
+def title_of(folder: str) -> str:
+    """The name of a model for people, by its folder."""
+    return TITLE if folder == FOLDER else plain(folder)
 
 
 def check(data: Any, settings: Evaluation, image_size: int) -> None:
@@ -600,11 +606,11 @@ def pictures(trained: Trained, results: Results) -> Figures:
     }
     return {
         "samples": (
-            "Samples from the prior, with noise",
+            "Images that the model makes up, which should look like those held out: samples from the prior, with noise",
             grids.grid(to_bytes(measured.samples[:several]), columns=_SHOWN),
         ),
         "truncated": (
-            f"The same samples with truncation {settings.truncation:g}",
+            f"The same samples with truncation {settings.truncation:g}: nearer to the mean image, less varied, cleaner",
             grids.grid(to_bytes(measured.sampled(run, several, settings.truncation)), columns=_SHOWN),
         ),
         "reconstructions": (
@@ -613,7 +619,7 @@ def pictures(trained: Trained, results: Results) -> Figures:
         ),
         "mixing": (
             "Held-out images above and at the left; in the rest, those at the left with styles of those above, without "
-            "noise (figure 9)",
+            "noise (figure 9). Coarse styles carry pose and shape, fine ones colours",
             traversals.sheet(mixed(run, x)),
         ),
         "interpolations": (
@@ -649,7 +655,8 @@ def learning_curves(trained: Trained, results: Results) -> Figures:
         "Squared error of reconstructions": ["mean_squared_error"],
     }
     caption = (
-        "The players over training, from resolution to resolution; pale lines are training images, dots held-out ones"
+        "The players over training, from resolution to resolution: lines without dots are of training images, those "
+        "with dots of held-out ones. A discriminator that is always right, or never, teaches nothing"
     )
     return {"players": (caption, curves.losses(trained.records[FOLDER], panels))}
 

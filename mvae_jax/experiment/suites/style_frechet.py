@@ -129,11 +129,11 @@ def measure(measured: Evaluator, pause: Callable[[], None]) -> Distances:
 
 
 def explain(protocol: Protocol, result: Distances) -> str:
-    """How the distances were measured, in words."""
+    """How the distances were measured, in words; "" where none were asked for."""
     if not protocol.samples:
-        return "Not measured: evaluation.frechet.samples is 0."
+        return ""
     if not result.samples:
-        return "Not measured: give the weights of Inception (evaluation.inception)."
+        return "Not measured: that takes the weights of Inception (--config.evaluation.inception)."
     return (
         f"{result.samples['images']} samples, not truncated, with noise, {protocol.style_mixing:.0%} of them of two "
         f"latents, and reconstructions of {result.reconstructions['images']} {protocol.reconstructed} images, beside "

@@ -66,6 +66,10 @@ def trained(run, classifier=None, records=()):
     return Trained(config, of_run, DATA, classifier, {suite.FOLDER: records}, {suite.FOLDER: {run.phase: run}})
 
 
+def test_the_model_has_its_papers_name():
+    assert [suite.title_of(folder) for folder in (suite.FOLDER, "fade_8")] == ["StyleALAE", "fade 8"]
+
+
 def test_directions_are_read_from_labelled_samples(run):
     """By a classifier of how bright an image is: latents along the direction draw brighter images."""
     draws = evaluator(run, direction_images=200)

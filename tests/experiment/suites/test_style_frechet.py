@@ -235,7 +235,7 @@ def test_words_say_how_it_was_measured():
         "50% are mirrored",
     ):
         assert words in text
-    assert style_frechet.explain(Protocol(), measured(Protocol())) == "Not measured: evaluation.frechet.samples is 0."
+    assert style_frechet.explain(Protocol(), measured(Protocol())) == ""
     bare = dataclasses.replace(evaluator(protocol), extractors=())
     assert "evaluation.inception" in style_frechet.explain(protocol, style_frechet.measure(bare, lambda: None))
     notes = suite.notes(suite.Evaluation(frechet=protocol, path_crop="face"))
