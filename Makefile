@@ -45,6 +45,7 @@ lint: $(INSTALLED)
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mvae_jax needs Python >= 3.11, this is " + sys.version)'
 	$(PYTHON) -m venv $(VENV)
+	@echo 'The packages are installed into $(VENV): once, and without a word until all are there, which may take minutes.'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile $(CONSTRAINTS) --editable '.[test$(addprefix $(COMMA),$(EXTRAS))]'
 	touch $@
 

@@ -181,6 +181,14 @@ def test_models_have_names_for_people_and_a_loss_even_without_pictures(tmp_path,
     assert "vae_1" not in pages[1]
 
 
+def test_the_log_says_where_the_page_is_before_anything_is_compiled(tmp_path, caplog):
+    caplog.set_level("INFO", "experiment")
+    with Live(tmp_path, "", []):
+        assert caplog.messages == [f"compiling; how far the training is stands in {tmp_path / 'report.html'}"]
+    with Live(tmp_path, "", [], share=0.0):
+        assert len(caplog.messages) == 1
+
+
 def test_no_share_is_no_page(tmp_path, planned):
     train(tmp_path, planned, share=0.0)
     assert not (tmp_path / "report.html").exists()
