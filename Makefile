@@ -24,7 +24,7 @@ test-all: test
 
 # What tells soon whether a version of Python or JAX will do: make light PYTHON=python3.13 VENV=.venv-3.13 LOCKED=1
 light: $(INSTALLED)
-	$(BIN)/python -m pytest tests/losses tests/test_gaussian.py tests/train/test_step.py tests/train/test_workdir.py tests/test_package.py $(ARGS)
+	$(BIN)/python -m pytest tests/losses tests/test_gaussian.py tests/test_fields.py tests/experiment/test_flags.py tests/train/test_step.py tests/train/test_workdir.py tests/test_package.py $(ARGS)
 
 # What README promises, measured at full counts; `make test-all` tries each of them a few times.
 promises: $(INSTALLED)
@@ -45,6 +45,7 @@ lint: $(INSTALLED)
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mvae_jax needs Python >= 3.11, this is " + sys.version)'
 	$(PYTHON) -m venv $(VENV)
+	@echo 'The packages are installed into $(VENV): once, and without a word until all are there, which may take minutes.'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile $(CONSTRAINTS) --editable '.[test$(addprefix $(COMMA),$(EXTRAS))]'
 	touch $@
 

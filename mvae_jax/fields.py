@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import copy
 import dataclasses
+import inspect
 import itertools
 import json
 import logging
@@ -42,13 +43,14 @@ def meanings(config_class: type) -> dict[str, str]:
     entries: dict[str, str] = {}
     for base in config_class.__bases__:
         entries |= meanings(base)
-    section = (config_class.__dict__.get("__doc__") or "").partition("Attributes:\n")[2]
+    # From Python 3.13 on the compiler takes the indentation away, which `cleandoc` does everywhere.
+    section = inspect.cleandoc(config_class.__dict__.get("__doc__") or "").partition("Attributes:\n")[2]
     for line in section.splitlines():
-        start = re.match(r" {8}(\w+): (.*)", line)
+        start = re.match(r" {4}(\w+): (.*)", line)
         if start:
             name = start[1]
             entries[name] = start[2]
-        elif line.startswith(" " * 12) and entries:
+        elif line.startswith(" " * 8) and entries:
             entries[name] += f" {line.strip()}"
         elif line.strip():
             break

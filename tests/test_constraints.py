@@ -38,3 +38,8 @@ def test_make_takes_the_file_of_its_python():
     assert "nowhere/installed-locked" in shown
     plain = subprocess.run([*command[:3], *command[4:]], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert "constraint" not in plain
+
+
+def test_make_says_that_the_installation_is_silent_and_takes_time_before_it_begins():
+    shown = subprocess.run(["make", "-n", "test", "VENV=nowhere"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert 0 < shown.stdout.index("packages are installed into nowhere") < shown.stdout.index("pip install")

@@ -1,6 +1,7 @@
 """Fields of nested dataclasses: their names, values and meanings, and what earlier versions recorded of them."""
 
 import dataclasses
+import inspect
 import json
 
 import pytest
@@ -39,6 +40,11 @@ class Outer(Inner):
 
 def test_meanings_are_those_of_the_docstring():
     assert fields.meanings(Inner) == {"rates": "numbers between nought and one.", "names": "words."}
+
+
+def test_meanings_are_read_from_docstrings_as_python_3_13_compiles_them(monkeypatch):
+    monkeypatch.setattr(Inner, "__doc__", inspect.cleandoc(Inner.__doc__))
+    test_meanings_are_those_of_the_docstring()
 
 
 def test_meanings_are_inherited_and_replaced():

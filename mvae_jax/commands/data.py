@@ -39,6 +39,7 @@ from mvae_jax.commands._parser import Parser, output_folder
 from mvae_jax.data import captions, decode, pyramid, sources
 from mvae_jax.data.batches import Split, Splits
 from mvae_jax.data.formats import catalogue, celeba, folder
+from mvae_jax.data.source import Request
 from mvae_jax.fields import meanings
 from mvae_jax.terminal import echo, start_logging
 from mvae_jax.viz import grids
@@ -287,13 +288,21 @@ def _config(arguments: argparse.Namespace) -> sources.Config:
 
 
 def _load(arguments: argparse.Namespace) -> Splits:
+    asked = arguments.image_size
     splits = sources.load(
         _config(arguments),
-        image_size=arguments.image_size,
+        image_size=Request.image_size if asked is None else asked,
         attributes=arguments.attributes,
         missing_attributes=True,
+        empty_splits=True,
     )
     assert isinstance(splits, Splits)  # all others are for models that grow
+    height, width = splits.train["image"].shape[1:3]
+    if asked not in (None, height):
+        raise ValueError(
+            f"--image-size is {asked}, but images of {arguments.source} have {height} x {width} pixels and keep their "
+            "size: leave it out."
+        )
     return splits
 
 
@@ -328,7 +337,8 @@ def _parser() -> argparse.ArgumentParser:
 
     def selection(added: argparse.ArgumentParser) -> None:
         attributes(added)
-        option(added, "image_size", 64, "height and width of the images in pixels")
+        text = f"height and width of the images in pixels (default: {Request.image_size}; digits keep their own)"
+        added.add_argument("--image-size", type=int, help=text, metavar="X")
         settings(added)
 
     one = command("verify", verify, "Read and decode every file, and list what is wrong; status 1 if anything is.")

@@ -230,7 +230,8 @@ def _load(arguments: argparse.Namespace, *models: str) -> runs.Run:
     if run.settings["model"] not in models:
         raise ValueError(
             f"{arguments.workdir} holds a run of the model {run.settings['model']!r}; expected "
-            f"{' or '.join(map(repr, models))} for this command: name another run, or see `mvae-jax use --help`."
+            f"{' or '.join(map(repr, models))} for this command: name another run, or use this one from Python, "
+            f"`mvae_jax.runs.load('{arguments.workdir}')`."
         )
     if trained := provenance.images(run.settings):
         echo(f"{arguments.workdir}: trained on {trained}", stream=sys.stderr)

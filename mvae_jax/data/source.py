@@ -159,6 +159,7 @@ class Request:
             data is over all arrays, and runs that did without it go on.
         missing_attributes: whether images may have none of the attributes known: where there are such, the splits have
             "present/attributes". Otherwise they are refused.
+        empty_splits: whether a user's CSV may give no image to a split, which is then empty. Otherwise it is refused.
     """
 
     image_size: int | tuple[int, int] = 64
@@ -166,6 +167,7 @@ class Request:
     growing: bool = False
     pose: bool = False
     missing_attributes: bool = False
+    empty_splits: bool = False
 
     def side(self, kind: str) -> int:
         """Height and width of square images, in pixels.

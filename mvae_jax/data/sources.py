@@ -155,6 +155,7 @@ def load(
     growing: Literal[False] = False,
     pose: bool = False,
     missing_attributes: bool = False,
+    empty_splits: bool = False,
 ) -> Splits: ...
 
 
@@ -167,6 +168,7 @@ def load(
     growing: bool,
     pose: bool = False,
     missing_attributes: bool = False,
+    empty_splits: bool = False,
 ) -> Dataset: ...
 
 
@@ -178,6 +180,7 @@ def load(
     growing: bool = False,
     pose: bool = False,
     missing_attributes: bool = False,
+    empty_splits: bool = False,
 ) -> Any:
     """Renders or reads the images.
 
@@ -188,6 +191,7 @@ def load(
         growing: whether phases train on images of several sizes.
         pose: whether the splits are to have the pose of heads.
         missing_attributes: whether images may have no attributes.
+        empty_splits: whether a user's CSV may give no image to a split.
 
     Returns:
         The images, with those to train on in memory as `Splits`. For a model that grows they need not be: of a pyramid
@@ -211,7 +215,7 @@ def load(
             f"{', '.join(name for name, other in SOURCES.items() if other.has_pose)}."
         )
     names = None if attributes is None else tuple(attributes)
-    return entry.load(config, Request(image_size, names, growing, pose, missing_attributes))
+    return entry.load(config, Request(image_size, names, growing, pose, missing_attributes, empty_splits))
 
 
 def verify(config: Config, attributes: Sequence[str] | None = None) -> Iterator[str]:

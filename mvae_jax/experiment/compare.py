@@ -12,7 +12,7 @@ from typing import Any
 
 from mvae_jax import runs
 from mvae_jax.experiment import flags, listing, members, pages, runner
-from mvae_jax.experiment.declaration import Experiment, Figures, Results, Trained, plain
+from mvae_jax.experiment.declaration import Experiment, Figures, Results, Trained, capitalized, plain
 from mvae_jax.train.signals import Interruption
 from mvae_jax.train.workdir import atomic_write
 from mvae_jax.viz import curves, report
@@ -220,7 +220,7 @@ def _tables(experiment: Experiment) -> Any:
             if not any(row.get(measure.label) for row in rows):  # one row of each run needs no name
                 rows = [{key: value for key, value in row.items() if key != measure.label} for row in rows]
             if rows:
-                parts += [report.heading(measure.title or plain(measure.name).capitalize()), report.table(rows)]
+                parts += [report.heading(measure.title or capitalized(plain(measure.name))), report.table(rows)]
         return parts, {}
 
     return compare

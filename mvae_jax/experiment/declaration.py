@@ -123,6 +123,11 @@ def plain(name: str) -> str:
     return name.replace("_", " ").replace("/", ", ")
 
 
+def capitalized(text: str) -> str:
+    """A text as a sentence begins; unlike `str.capitalize` it leaves capitals within alone, such as those of names."""
+    return text[:1].upper() + text[1:]
+
+
 @dataclasses.dataclass(frozen=True)
 class Measure:
     """Numbers of the trained models, and the words that go with them.

@@ -16,7 +16,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from absl import flags
@@ -33,6 +33,7 @@ from mvae_jax.train.workdir import resolved
 
 _log = logging.getLogger("experiment")
 ConfigT = TypeVar("ConfigT")
+_SHOWN = 3  # most names that a message proposes
 _KINDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a word"}
 
 
@@ -179,6 +180,9 @@ def parse(
         _join(values)
     except BrokenPipeError:  # of --help, to a reader who has gone
         raise
+    except flags.UnrecognizedFlagError as error:
+        as_typed = {_flag_of(argument): typed for argument, typed in zip(arguments, argv[1:], strict=True)}
+        fail(_unknown_flag(as_typed.get(error.flagname, f"--{error.flagname}"), values, presets[names[0]]))
     except (flags.Error, ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         fail(str(error.args[0]) if isinstance(error, KeyError) else message(error))
     session.start_logging(values.verbose)
@@ -381,9 +385,36 @@ def _check_name(path: str, fields: Mapping[str, Any], config: Any) -> None:
     children = [name for name in fields if name.startswith(f"{path}.")]
     if children:
         raise ValueError(f"--config.{path} is a group of fields; set one of them, such as --config.{children[0]}.")
-    close = difflib.get_close_matches(path, fields, n=1, cutoff=0.5)
-    hint = f"did you mean --config.{close[0]}?" if close else "--help lists every field."
+    hint = _nearest(path, _arguments(fields)) or "--help lists every field."
     raise ValueError(f"there is no field --config.{path}; {hint}")
+
+
+def _unknown_flag(argument: str, values: flags.FlagValues, config: Any) -> str:
+    """What to tell a user of an argument whose flag is not there."""
+    name, fields = _flag_of(argument), [field for field, _ in leaves(config)]
+    if name == "config":
+        hint = f"settings are written one by one, such as --config.{fields[0]}=VALUE."
+    else:
+        known = _arguments(fields) | {flag.replace("_", "-"): f"--{flag.replace('_', '-')}" for flag in values}
+        hint = _nearest(name.removeprefix("noconfig."), known) or "--help lists every flag."
+    return f"there is no flag {argument}; {hint}"
+
+
+def _flag_of(argument: str) -> str:
+    """Name of the flag of an argument."""
+    return argument.lstrip("-").partition("=")[0]
+
+
+def _arguments(fields: Iterable[str]) -> dict[str, str]:
+    """Field -> its argument."""
+    return {field: f"--config.{field}" for field in fields}
+
+
+def _nearest(name: str, known: Mapping[str, str]) -> str:
+    """Asks whether the arguments were meant whose names end in a name, or else the most alike; "" for none."""
+    ends = [other for other in known if f".{other}".endswith(f".{name}")]
+    close = ends[:_SHOWN] or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {' or '.join(known[other] for other in close)}?" if close else ""
 
 
 def value_of(config: Any, name: str) -> Any:

@@ -94,6 +94,8 @@ class Live:
 
     def __enter__(self) -> Live:
         self.tell("Preparing: the models are compiled")
+        if self._active:  # nothing else is said for as long as XLA compiles
+            _log.info("compiling; how far the training is stands in %s", self._folder / "report.html")
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:

@@ -66,6 +66,12 @@ result = {name}(weights, {arguments})
 ```"""
 
 
+_IMAGES = "Images are float32 in [-1, 1], as which a byte is `byte / 127.5 - 1`."
+
+_DRAWS = """\
+Functions that draw are not exported: draw a code from N(0, I), or as `map` and `prior` say, and decode it."""
+
+
 def write(
     run: Any,
     functions: Mapping[str, Any],
@@ -114,6 +120,8 @@ def write(
         parts += [
             "With JAX and flatbuffers alone (`pip install jax flatbuffers`), on a CPU, a GPU or a TPU:",
             "\n".join(_signatures(functions)),
+            *([_IMAGES] if run.config.image_size is not None else []),
+            *([_DRAWS] if "decode" in functions else []),
             _RUN.format(**_shown(functions)),
         ]
     return "\n\n".join(parts) + "\n"

@@ -275,6 +275,38 @@ def test_preview_shows_every_picture_of_an_example(run, tmp_path):
             np.testing.assert_array_equal(shown, image)
 
 
+def test_of_a_csv_without_calibration_rows_the_other_splits_are_shown(run, sources, tmp_path):
+    text = (sources / "own/attributes.csv").read_text()
+    rows = [line for line in text.splitlines() if not line.endswith("calibration")]
+    own = shutil.copytree(sources / "own", tmp_path / "own")
+    (own / "attributes.csv").write_text("\n".join(rows))
+    command = ("preview", own, "--image-size=8", "--count=2", "-o", tmp_path / "sheet.png")
+    assert run(*command)[:2] == (0, f"{tmp_path / 'sheet.png'}\n")
+    status, _, err = run(*command, "--split=calibration")
+    assert status == 2
+    assert f"the calibration split of {own} is empty, expected images: give --split=train or --split=validation." in err
+    status, out, _ = run("statistics", own, "--image-size=8")
+    assert status == 0
+    assert ["images", "27", "9", "0"] in [line.split() for line in out.splitlines()]
+    (own / "attributes.csv").write_text("\n".join([rows[0], *(line for line in rows if line.endswith("validation"))]))
+    assert run(*command, "--split=validation")[0] == 0
+    assert run("statistics", own, "--image-size=8")[0] == 0
+    assert "the train split of" in run(*command)[2]
+
+
+@pytest.mark.parametrize("source", ["digits", "five_views"])
+def test_digits_take_no_other_size_than_theirs(source, run, tmp_path):
+    command = ("preview", source, "--count=2", "-o", tmp_path / "sheet.png")
+    status, out, err = run(*command, "--image-size=32")
+    assert (status, out) == (2, "")
+    assert (
+        f"--image-size is 32, but images of {source} have 8 x 8 pixels and keep their size: leave it out."
+        == err.splitlines()[-1].removeprefix("error: ")
+    )
+    assert run(*command, "--image-size=8")[0] == 0
+    assert "image_size: 8 x 8 pixels" in run("statistics", source)[1]
+
+
 @pytest.mark.parametrize(
     ("suffix", "kind"), [(".png", "PNG"), (".jpg", "JPEG"), (".JPG", "JPEG"), (".jpeg", "JPEG"), (".webp", "WEBP")]
 )

@@ -382,7 +382,11 @@ def test_an_edit_decodes_the_mean_of_the_image_with_other_attributes(command, wo
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["caption", "cvae", "square.png"], "cvae holds a run of the model 'cvae'; expected 'multimodal'"),
+        (
+            ["caption", "cvae", "square.png"],
+            "cvae holds a run of the model 'cvae'; expected 'multimodal' for this command: name another run, or "
+            "use this one from Python, `mvae_jax.runs.load('",
+        ),
         (["edit", "run", "square.png", "bald", "--add=young"], "of the model 'multimodal'; expected 'cvae'"),
         (["edit", "cvae", "square.png", "bald"], "neither --add nor --remove is given"),
         (["edit", "cvae", "square.png", "bald", "--add=bald"], "--add is 'bald', which the image has already"),

@@ -206,6 +206,14 @@ def test_a_page_says_that_its_time_stands_still_while_models_are_compiled(tmp_pa
     assert "The next step may take some minutes" in page(tmp_path)
 
 
+def test_the_log_says_where_the_page_is_before_anything_is_compiled(tmp_path, caplog):
+    caplog.set_level("INFO", "experiment")
+    with Live(tmp_path, "", []):
+        assert caplog.messages == [f"compiling; how far the training is stands in {tmp_path / 'report.html'}"]
+    with Live(tmp_path, "", [], share=0.0):
+        assert len(caplog.messages) == 1
+
+
 def test_no_share_is_no_page(tmp_path, planned):
     train(tmp_path, planned, share=0.0)
     assert not (tmp_path / "report.html").exists()

@@ -108,6 +108,12 @@ def card_program(folder):
     return re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)[1]
 
 
+def test_the_card_says_in_which_range_images_are_and_how_to_draw(exported):
+    text = (exported / "README.md").read_text().partition("With JAX and flatbuffers alone")[2]
+    assert "Images are float32 in [-1, 1], as which a byte is `byte / 127.5 - 1`." in text
+    assert "draw a code from N(0, I)" in text
+
+
 def check_printed(folder, output):
     z = np.zeros((4, zoo.VAE.latent_size), np.float32)
     images = np.asarray(runs.load(folder).decode(z))

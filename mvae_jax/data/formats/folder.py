@@ -56,6 +56,7 @@ class Settings:
         seed: of the random split; not negative.
         csv: name of the CSV in the folder.
         missing_attributes: whether images may have no attributes.
+        empty_splits: whether the column `split` may name no image of a split.
     """
 
     image_size: int = 64
@@ -65,6 +66,7 @@ class Settings:
     seed: int = 42
     csv: str = CSV
     missing_attributes: bool = False
+    empty_splits: bool = False
 
     def __post_init__(self) -> None:
         if self.image_size < 1:
@@ -319,7 +321,8 @@ def _split(table: Table, settings: Settings, where: str) -> tuple[np.ndarray, li
     if table.splits is not None:
         chosen = [[row for row in range(count) if table.splits[row] == name] for name in SPLITS]
         for name, rows in zip(SPLITS, chosen, strict=True):
-            if not rows and (name != "calibration" or settings.calibration_size):
+            may_be_empty = settings.empty_splits or (name == "calibration" and not settings.calibration_size)
+            if not rows and not may_be_empty:
                 raise ValueError(
                     f"{where} has no image whose split is {name!r}, expected at least one: give some this split, or "
                     "leave the column out."
@@ -364,6 +367,7 @@ class Config(source.Cached, source.Split):
             seed=self.seed,
             csv=self.csv,
             missing_attributes=request.missing_attributes,
+            empty_splits=request.empty_splits,
         )
 
 

@@ -20,7 +20,7 @@ from mvae_jax.eval import consistency, cross_modal, disturbances, partial_captio
 from mvae_jax.eval.batched import in_chunks, pixels, to_bytes
 from mvae_jax.eval.classification import Share, share, with_interval
 from mvae_jax.experiment import prior, typical
-from mvae_jax.experiment.declaration import Figures, Headline, Measure, Number, Results, Trained, plain
+from mvae_jax.experiment.declaration import Figures, Headline, Measure, Number, Results, Trained, capitalized, plain
 from mvae_jax.experiment.suites import classification, latents
 from mvae_jax.objective import Phase
 from mvae_jax.viz import curves, grids, projections, report
@@ -368,7 +368,7 @@ def figures(trained: Trained, results: Results) -> Figures:
     figures: dict[str, tuple[str, Any]] = {
         **drawn_from_captions(trained),
         "sliders": (
-            f"{write(_person(names)[None], names)[0].capitalize()}, drawn from a caption with each attribute off and "
+            f"{capitalized(write(_person(names)[None], names)[0])}, drawn from a caption with each attribute off and "
             "on: a slider goes from the one to the other, and half as far beyond either",
             attribute_sliders(trained),
         ),

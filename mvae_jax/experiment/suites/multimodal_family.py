@@ -10,7 +10,7 @@ from typing import Any
 
 from mvae_jax.eval import fid
 from mvae_jax.experiment import classifier
-from mvae_jax.experiment.declaration import Headline, Measure, Number, Results, Trained
+from mvae_jax.experiment.declaration import Headline, Measure, Number, Results, Trained, capitalized
 from mvae_jax.experiment.suites import modalities
 from mvae_jax.experiment.suites import multimodal as faces
 from mvae_jax.experiment.suites.family_rows import MODELS, Comparison, evaluate, heading, share_words, title_of, word
@@ -183,8 +183,7 @@ def problems(trained: Trained, results: Results) -> list[str]:
         ]
         if worse:
             names = "; ".join(map(title_of, worse)) if len(worse) < len(comparison.rows) else "all models"
-            score = heading(key)
-            found.append(f"{score[0].upper()}{score[1:]}: no better than the baseline of {baseline:.3f} are {names}.")
+            found.append(f"{capitalized(heading(key))}: no better than the baseline of {baseline:.3f} are {names}.")
     for key in ("text_to_image", "coherence_given_1"):
         real, baseline = comparison.reference(key, real=True), comparison.reference(key)
         if real is not None and baseline is not None and real <= baseline:

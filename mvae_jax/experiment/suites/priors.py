@@ -17,7 +17,7 @@ from mvae_jax.data.batches import Split
 from mvae_jax.eval import cross_modal, fid, manifold
 from mvae_jax.eval.batched import in_chunks, pixels, to_bytes
 from mvae_jax.experiment import prior
-from mvae_jax.experiment.declaration import Figures, Measure, Results, Trained
+from mvae_jax.experiment.declaration import Figures, Measure, Results, Trained, capitalized
 from mvae_jax.experiment.sheets import given_attributes
 from mvae_jax.viz import grids
 
@@ -214,7 +214,7 @@ def figures(trained: Trained, results: Results) -> Figures:
             pictures = decode(drawing.draw(jax.random.key(trained.config.seed), rows), rows)
             sheet = to_bytes(pictures).reshape(len(texts), _SHOWN_DRAWS, *pictures.shape[1:])
             sheets[f"priors_{name}"] = (
-                f"{PRIORS[name].capitalize()}: {_SHOWN_DRAWS} draws of each; they should agree in what the caption "
+                f"{capitalized(PRIORS[name])}: {_SHOWN_DRAWS} draws of each; they should agree in what the caption "
                 "says, and differ in all else",
                 grids.text_to_image(sentences, sheet),
             )

@@ -11,7 +11,7 @@ import zoo
 from mvae_jax import runs
 from mvae_jax.data.batches import Split
 from mvae_jax.experiment import classifier, prior
-from mvae_jax.experiment.declaration import Trained
+from mvae_jax.experiment.declaration import Trained, capitalized
 from mvae_jax.experiment.suites import multimodal
 from mvae_jax.experiment.suites import priors as suite
 
@@ -75,6 +75,12 @@ def test_what_is_missing_is_left_out(trained):
 def test_sheets_show_captions_in_rows(trained):
     drawn = suite.figures(trained, {})
     assert list(drawn) == ["priors_text_posterior", "priors_flow_captions", "priors_flow_captions_guided"]
+    assert drawn["priors_text_posterior"][0].startswith("Captions: posterior of the text: 8 draws of each")
+
+
+def test_a_title_keeps_the_capitals_of_names():
+    assert capitalized(suite.PRIORS["mixture"]) == "Mixture of Gaussians of its codes"
+    assert capitalized("") == ""
 
 
 def test_the_first_picture_of_a_multimodal_run_is_drawn_by_its_learned_prior_where_it_has_one(trained):
