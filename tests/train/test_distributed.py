@@ -87,7 +87,7 @@ def test_two_processes_train_to_the_parameters_of_one(tmp_path, alone, shard_sta
     np.testing.assert_allclose(parameters(tmp_path), parameters(alone), atol=1e-6)
     assert "phase second: steps 6 to 15" in told[0]
     assert "phase" not in told[1]  # one of them speaks for all
-    assert "Training: step 15 of 15, in second" in (tmp_path / "report.html").read_text()
+    assert "Training: step 15 of 15, in phase second" in (tmp_path / "report.html").read_text()
     assert {path.suffix for path in (tmp_path / "figures").iterdir()} == {".png"}
     ours, theirs = (read_metrics(workdir / "metrics.jsonl") for workdir in (tmp_path, alone))
     assert [(line["step"], line["split"]) for line in ours] == [(line["step"], line["split"]) for line in theirs]
