@@ -187,7 +187,11 @@ def text_to_image(
     if headings is not None:
         _check_count("headings", headings, samples.shape[1])
         above = [_beside(_above(headings, pictures[0]))]
-    columns = _columns(samples.shape[1], pictures[0]) if narrow else samples.shape[1]
+    columns = samples.shape[1]
+    if narrow:
+        columns = -(-columns // -(-columns // _columns(columns, pictures[0])))  # rows of one length
+        room = (_NARROW + _GAP) // columns - _GAP
+        pictures = [_pictures(row, scale, room - room % samples.shape[3]) for row in samples]
     rows = [_stack([_beside(part) for part in _chunks(row, columns)]) for row in pictures]
     return _sheet(
         title,

@@ -161,6 +161,8 @@ def test_on_a_phone_fewer_pictures_stand_in_a_row():
         16 + 5 * 64 + 4 * 12 + 16,
         3,
     )
+    six = narrow(grids.text_to_image(texts[:1], pixels(6, 64, 64, 3)[None]))
+    assert six.shape == (16 + 20 + 4 + 2 * 128 + 12 + 16, 16 + 3 * 128 + 2 * 12 + 16, 3)  # not five and one
     of_pairs = {"matching": texts, "mismatched": texts}
     sheets = (
         grids.image_to_text(samples, texts, texts),
