@@ -122,7 +122,7 @@ def _laptop_private() -> Config:
             initial_logvar=-3.0,
             learning_rate=1e-3,
             cosine_decay=True,
-            # By this term the decoder learns dots that please the encoder, not faces.
+            # By these terms the decoder learns dots to which the encoder answers.
             identity_weight=0.0,
             cross_identity_weight=0.0,
             unimodal=dataclasses.replace(config.model.unimodal, kl=0.01),
