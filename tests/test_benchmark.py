@@ -23,6 +23,7 @@ from mvae_jax.models import multimodal
 pytestmark = pytest.mark.slow  # serves the repository
 
 TORCH = os.environ.get("MVAE_JAX_TORCH_PYTHON", "")
+MULTIVAE = os.environ.get("MVAE_JAX_MULTIVAE_PYTHON", "")
 TINY = [
     "image_size=32",
     "latent_size=8",
@@ -276,6 +277,7 @@ def test_settings_are_read_as_their_types():
         (["--against=torch"], "needs --torch-python"),
         (["--against=torch", "--torch-python=/no/such/python"], "does not run"),
         (["--against=torch", f"--torch-python={sys.executable}"], "torch==2.13.0"),
+        (["--model=mopoe", "--against=torch", f"--torch-python={sys.executable}"], "multivae==1.0.3"),
     ],
 )
 def test_mistakes_end_with_one_line(capsys, arguments, message):
@@ -401,3 +403,20 @@ def test_pytorch_computes_the_same_of_other_models(capsys, tmp_path, model, grou
         found = record["differences"][name]
         assert set(found) == {*losses.split(), *(f"{group}/gradient_norm" for group in groups.split())}
         assert max(found.values()) < 1e-3
+
+
+@pytest.mark.skipif(not MULTIVAE, reason="MVAE_JAX_MULTIVAE_PYTHON names no interpreter that has MultiVae")
+@pytest.mark.parametrize("model", worker.OF_FAMILY)
+def test_multivae_computes_the_same(capsys, tmp_path, model):
+    output = tmp_path / "found.json"
+    arguments = ["--batch-size=9", "--steps=1", "--rounds=1", "--patience=0", "-o", str(output)]
+    # With "dreg" MultiVae's loss is not the bound, of which it has the gradient.
+    arguments += ["--set=estimator=iwae"] if model == "mmvae" else []
+    code, _, err = run(
+        capsys, f"--model={model}", *arguments, "--against=torch", "--variants=default", f"--torch-python={MULTIVAE}"
+    )
+    assert code == 0, err
+    (record,) = json.loads(output.read_text())["records"]
+    found = record["differences"]["torch default"]
+    assert set(found) == {"loss", "encoders/gradient_norm", "decoders/gradient_norm"}
+    assert max(found.values()) < 1e-5

@@ -36,13 +36,14 @@ from mvae_jax import attributes, augmentation, random, runs
 from mvae_jax.cpu import convolution
 from mvae_jax.cpu.memory import keep_freed_memory, return_freed_memory
 from mvae_jax.experiment import listing
-from mvae_jax.models import ZOO, multimodal
+from mvae_jax.models import ZOO, multimodal, multimodal_vaes
 from mvae_jax.objective import Batch, Model, Phase
 from mvae_jax.train import state as states
 from mvae_jax.train.devices import place
 from mvae_jax.train.program import compile_step
 from mvae_jax.train.step import make_train_step
 
+OF_FAMILY = ("mvae", "mmvae", "mopoe")  # multimodal VAEs
 _STEPS_PER_EPOCH = 1000
 _KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast|ragged-all-to-all"
 
@@ -162,6 +163,42 @@ def _style_alae_presets() -> Mapping[str, Any]:
     return {name: config.model for name, config in listing.load("stylealae").presets.items()}
 
 
+def _family_presets(model: str) -> Mapping[str, Any]:
+    """On images with attributes; without weights that rise over epochs."""
+    presets = listing.load("multimodal_family").presets
+    found = {}
+    for name in ("laptop", "faces"):
+        shared = presets[name].model
+        image, described = ZOO[model].config().modalities
+        shape = (shared.image_size,) * 2 + (3,)
+        image = dataclasses.replace(image, shape=shape, widths=shared.widths, scale=shared.scale)
+        described = dataclasses.replace(described, widths=(shared.units,))
+        config = ZOO[model].config(modalities=(image, described), latent_size=shared.latent_size)
+        known = {"batch_size", "learning_rate", "samples"} & {field.name for field in dataclasses.fields(config)}
+        changes: dict[str, Any] = {field: getattr(shared, field) for field in known}
+        if hasattr(config, "warmup_epochs"):
+            changes["warmup_epochs"] = 0
+        found[name] = dataclasses.replace(config, **changes)
+    return found
+
+
+def _family_draws(config: Any, key: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+    """Noise, and of MoPoE-VAE which set of modalities each example is drawn from."""
+    count, total = len(batch["image"]), len(config.modalities)
+    shapes = {
+        multimodal_vaes.MVAEConfig: (count, 1 + total, config.latent_size),
+        multimodal_vaes.MMVAEConfig: (count, total, getattr(config, "samples", 1), config.latent_size),
+        multimodal_vaes.MoPoEConfig: (count, config.latent_size),
+    }
+    drawn = {"latent": random.standard_normal(jax.random.fold_in(key, 0), shapes[type(config)])}
+    if isinstance(config, multimodal_vaes.MoPoEConfig):
+        share = random.uniform(jax.random.fold_in(key, 1), (count,))
+        drawn["component"] = jnp.floor(share * (2**total - 1))
+    if isinstance(config, multimodal_vaes.MMVAEConfig):  # four axes would be those of images
+        drawn["latent"] = drawn["latent"].reshape(count, -1, config.latent_size)
+    return drawn
+
+
 def _subject(
     name: str,
     presets: Callable[[], Mapping[str, Any]],
@@ -181,6 +218,17 @@ def _variational(name: str) -> Subject:
         lambda: _variational_presets(name),
         draws=_latent_draws(latent=1),
         terms=lambda config, phase: config.divergence_weights | {"dataset_size": _STEPS_PER_EPOCH * config.batch_size},
+    )
+
+
+def _of_family(name: str) -> Subject:
+    """A multimodal VAE that MultiVae has too, of images and attributes."""
+    return _subject(
+        name,
+        lambda: _family_presets(name),
+        _described_data,
+        _family_draws,
+        lambda config, phase: config.weights,
     )
 
 
@@ -204,6 +252,7 @@ SUBJECTS = {
     "attribute_classifier": _subject("attribute_classifier", _classifier_presets, _described_data),
     "cvae": _subject("cvae", _cvae_presets, _described_data, _latent_draws(latent=1)),
     "style_alae": _subject("style_alae", _style_alae_presets),
+    **{name: _of_family(name) for name in OF_FAMILY},
 }
 
 

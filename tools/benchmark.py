@@ -4,6 +4,7 @@
     python tools/benchmark.py --preset paper --against torch --torch-python torch-env/bin/python -o paper.json
     python tools/benchmark.py --preset laptop --phases adversarial --sweep batch_size=1,4,16,64
     python tools/benchmark.py --sweep devices=1,2,4,8 --set batch_size=16
+    python tools/benchmark.py --model mopoe --against torch --torch-python multivae-env/bin/python
     python tools/benchmark.py --model style_alae --preset ffhq --compile-only --phases stabilise_512,stabilise_1024
 
 Each side runs in a process of its own, on resident noise that is not augmented. They take turns: in each round every
@@ -43,7 +44,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from _benchmark_worker import SUBJECTS
+from _benchmark_worker import OF_FAMILY, SUBJECTS
 from _measuring import (
     Disagreement,
     Record,
@@ -57,6 +58,7 @@ from _measuring import (
 )
 
 _TORCH = {"torch": "2.13.0", "numpy": ""}
+_MULTIVAE = {"multivae": "1.0.3", "torch": "", "numpy": ""}  # of the multimodal VAEs, whose counterparts are MultiVae's
 _OURS = "jax"
 _EXAMPLES = 256
 
@@ -160,6 +162,7 @@ def measure(arguments: argparse.Namespace, config: Any, phase_name: str, devices
         try:
             theirs = settings | {
                 "weights": subject.terms(config, phase),
+                "arrays": {name: array.shape[1:] for name, array in subject.data(config, phase, 1).items()},
                 "threads": arguments.threads,
                 "device": "cuda" if greeting["platform"] in ("gpu", "cuda") else "cpu",
             }
@@ -365,7 +368,8 @@ def run(arguments: argparse.Namespace) -> None:
         raise ValueError("--model=style_alae has no counterpart in PyTorch here; leave out --against.")
     theirs = {}
     if arguments.against:
-        theirs = check_interpreter(arguments.torch_python, "--torch-python", "--against=torch", _TORCH)
+        packages = _MULTIVAE if arguments.model in OF_FAMILY else _TORCH
+        theirs = check_interpreter(arguments.torch_python, "--torch-python", "--against=torch", packages)
     if arguments.threads:
         if not hasattr(os, "sched_setaffinity"):
             raise ValueError("--threads needs Linux.")
@@ -399,7 +403,7 @@ def run(arguments: argparse.Namespace) -> None:
         print("", *(markdown_of_programs if arguments.compile_only else markdown)(records), sep="\n")
     if arguments.output:
         points_of = [record | {"point": label} for label, record in records]
-        write(arguments.output, {"torch": theirs.get("torch"), "records": points_of})
+        write(arguments.output, {"torch": None, **theirs, "records": points_of})
 
 
 def _parser() -> argparse.ArgumentParser:

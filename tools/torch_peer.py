@@ -1,6 +1,7 @@
 """The same training steps in plain PyTorch: the other side of `tools/benchmark.py --against=torch`.
 
-A worker for an environment of its own, which has PyTorch and NumPy and neither JAX nor this project. Its argument is a
+A worker for an environment of its own, which has PyTorch and NumPy, for the multimodal VAEs MultiVae
+besides, and neither JAX nor this project. Its argument is a
 JSON object; it then answers each line on standard input by one line of JSON:
 
     steps N        {"seconds": [N numbers], "peak_bytes": most memory held so far}
@@ -105,12 +106,20 @@ def _channels_first(array: np.ndarray, channels: int | None) -> np.ndarray:
 # --- the worker ------------------------------------------------------------------------------------------------------
 
 
+def _peer(model: str) -> type[Any]:
+    if model in PEERS:
+        return PEERS[model]
+    import _multivae_models  # which needs MultiVae
+
+    return _multivae_models.PEERS[model]
+
+
 class Worker:
     """One model in one phase, its optimisers and a resident data set of noise."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         config = settings["config"]
-        peer = PEERS[settings["model"]]
+        peer = _peer(settings["model"])
         unknown = {name: config[name] for name, value in peer.only.items() if config[name] != value}
         if unknown:
             raise ValueError(f"the PyTorch side is written for {peer.only}, not for {unknown}.")
@@ -125,11 +134,12 @@ class Worker:
         self.batch_size = config["batch_size"]
         self.model = peer(config, settings["weights"]).to(self.device, memory_format=self.format)
         self.optimizers = self.model.optimizers(**({"fused": True} if tuned else {}))
-        size, count = config["image_size"], settings["examples"]
-        shape = (count, config.get("channels", 3), *(size if isinstance(size, list) else (size, size)))
-        self.arrays = {"image": torch.randint(256, shape, dtype=torch.uint8, device=self.device)}
-        if "attributes" in config:
-            self.arrays["attributes"] = torch.randint(2, (count, len(config["attributes"])), device=self.device).float()
+        self.arrays = {}
+        for name, (*shape, channels) in settings["arrays"].items():
+            size = (settings["examples"], channels, *shape)
+            self.arrays[name] = torch.randint(256, size, dtype=torch.uint8, device=self.device)
+            if not shape:  # no images
+                self.arrays[name] = (self.arrays[name] % 2).float()
 
     def steps(self, count: str) -> dict[str, Any]:
         """Trains so many steps, each on a random batch."""
