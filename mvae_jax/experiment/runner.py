@@ -187,7 +187,9 @@ def _refuse_unused(
             without = experiment.members(other, data)
         except ValueError:  # the other settings do not go without it
             continue
-        if experiment.request(other).attributes != experiment.request(config).attributes:  # the data have followed
+        asked = experiment.request(config)
+        # The data have followed. Of a size they need not: those of digits do not, and if they have, the models have it.
+        if dataclasses.replace(experiment.request(other), image_size=asked.image_size) != asked:
             continue
         if [_identity(item) for item in without.items()] == [_identity(item) for item in chosen.items()]:
             if _began_with(arguments, config, name, value):

@@ -87,6 +87,12 @@ def test_vaes_that_nothing_aligns_are_those_of_single_modalities():
     assert [folder for folder in chosen if learns(folder)] == ["unimodal/hidden_0.5/seed_3"]
 
 
+def test_the_pose_may_be_asked_for_by_a_flag(tmp_path, capsys):
+    """Models without it would be of the same data, to which the flag has added it."""
+    run(*TINY, "--config.pose=true", f"--workdir={tmp_path / 'run'}", "--dry-run")
+    assert "pose: " in capsys.readouterr().out  # parameters of its encoder
+
+
 def test_the_pose_is_a_third_modality_of_all_but_kims_model():
     chosen, _ = members_of(DATA, seeds=(3,), hidden=(0.0,), pose=True)
     assert chosen["jmvae/hidden_0/seed_3"].config.names == ("image", "attributes", "pose")
