@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from mvae_jax import experiment
+from mvae_jax.data import sources
 from mvae_jax.data.batches import Split, Splits
 from mvae_jax.experiment import Headline, Measure, Number, Trained, compare, pages, provenance, runner
 from mvae_jax.viz.traversals import Strips
@@ -118,11 +119,17 @@ def test_trials_are_no_models(folders, text):
     assert pages._models(EXPERIMENT, folders) == text
 
 
-def test_own_images_are_named_by_their_folder():
-    origin = {"data_set": "images with a CSV", "path": "/data/birds.zip"}
-    data = Splits(SPLIT, SPLIT.first(5), SPLIT.first(0), (), origin)
-    text = "7 images (birds.zip, 8 pixels)"
-    assert pages._images(data, SimpleNamespace(image_size=8)) == text
+def test_own_images_are_named_by_their_folder(monkeypatch):
+    """Those of each kind of data set whose entry says that its images are a user's own."""
+
+    def words(kind):
+        data = Splits(SPLIT, SPLIT.first(5), SPLIT.first(0), (), {"data_set": kind, "path": "/data/birds.zip"})
+        return pages._images(data, SimpleNamespace(image_size=8))
+
+    assert words("images with a CSV") == words("images alone") == "7 images (birds.zip, 8 pixels)"
+    assert words("CelebA") == "7 images (CelebA, 8 pixels)"
+    monkeypatch.setitem(sources.SOURCES, "CelebA", dataclasses.replace(sources.SOURCES["CelebA"], own=True))
+    assert words("CelebA") == "7 images (birds.zip, 8 pixels)"
 
 
 def test_there_is_no_heading_above_nothing():
