@@ -288,12 +288,14 @@ class Live:
 
 
 def _validation_loss(records: Sequence[Mapping[str, Any]], phase: Phase, of_phase: str) -> list[str]:
-    """The newest validation loss beside the lowest one of the phase, a sentence; none where none is measured."""
+    """The newest validation loss, and where they compare the lowest one of the phase; none where none is measured."""
     lines = [line for line in records if line.get("split") == "validation" and "loss" in line]
     if not lines:
         return []
-    best = min(lines, key=lambda line: line["loss"] if line["phase"] == phase.name else math.inf)
     text = f"Validation loss {lines[-1]['loss']:.4g} at step {lines[-1]['step']:,}"
+    if not phase.comparable:
+        return [f"{text}. It compares with no other step: the network that measures it trains too."]
+    best = min(lines, key=lambda line: line["loss"] if line["phase"] == phase.name else math.inf)
     if best is lines[-1]:
         return [f"{text}, the lowest so far{of_phase}."]
     return [f"{text}; the lowest so far{of_phase} was {best['loss']:.4g}, at step {best['step']:,}."]

@@ -1,5 +1,6 @@
 """The page of a run while it trains: what it says, what it costs, and that it changes nothing of what is computed."""
 
+import dataclasses
 import json
 import re
 
@@ -191,6 +192,15 @@ def test_a_loss_that_rises_is_said_beside_the_lowest_one(planned):
     assert live._validation_loss(lines, phase, " in phase training") == [
         "Validation loss 3 at step 2; the lowest so far in phase training was 2, at step 1."
     ]
+
+
+def test_no_loss_is_the_lowest_where_what_measures_it_trains(planned):
+    phase = dataclasses.replace(planned.phases[0], comparable=False)
+    lines = [{"split": "validation", "phase": "training", "step": step, "loss": 3.0 - step} for step in (1, 2)]
+    (text,) = live._validation_loss(lines, phase, "")
+    assert (
+        text == "Validation loss 1 at step 2. It compares with no other step: the network that measures it trains too."
+    )
 
 
 def test_a_page_says_that_its_time_stands_still_while_models_are_compiled(tmp_path, planned):
