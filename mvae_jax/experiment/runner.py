@@ -132,7 +132,7 @@ def _run(
         ) as (workdir, _),
         _live(experiment, config, data, plans, workdir.path, notes) as live,
     ):
-        stages = Stages(lambda name: live.tell(f"Trained; now the {name}"))
+        stages = Stages(lambda clause: live.tell(f"Trained; {clause}"))
         fitted = _train(experiment, config, data, chosen, plans, workdir, interruption, options, live)
         with files.noting(lambda: "What was trained is saved: it goes on with measures and figures."):
             trained = gather(
@@ -366,13 +366,13 @@ def _report(
     stages: Stages,
 ) -> dict[str, Any]:
     """Measures and draws; writes scores.json, figures and report.html into a folder, and returns the scores."""
-    with stages.stage("measures", f"measuring: {', '.join(_words(item) for item in experiment.measures)}"):
-        results = measure(experiment, trained)
+    with stages.stage("measures", f"measuring: {', '.join(_words(item) for item in experiment.measures)}") as begin:
+        results = measure(experiment, trained, begin)
     problems = [*pages.other_images(trained), *experiment.problems(trained, results)]
     for problem in problems:
         _log.warning(problem)
-    with stages.stage("figures", "drawing the figures"):
-        figures = draw(experiment, trained, results)
+    with stages.stage("figures", "drawing the figures") as begin:
+        figures = draw(experiment, trained, results, begin)
     trained.provenance.update(provenance.summary(trained.workdir, trained.records, stages.seconds))
     scores = pages.scores(trained, results)
     pages.write(experiment, argv, trained, results, scores, figures, folder, [*notes, *problems])
@@ -394,10 +394,15 @@ def load(experiment: Experiment, config: Any) -> Any:
     return data
 
 
-def measure(experiment: Experiment, trained: Trained) -> dict[str, Any]:
-    """The results of all measures, by name; logs each of them."""
+def _silent(clause: str) -> None:
+    """Tells nobody what begins."""
+
+
+def measure(experiment: Experiment, trained: Trained, begin: Callable[[str], None] = _silent) -> dict[str, Any]:
+    """The results of all measures, by name; logs each of them, and says in a clause which one begins."""
     results = {}
-    for item in experiment.measures:
+    for number, item in enumerate(experiment.measures, start=1):
+        begin(f"measuring {number} of {len(experiment.measures)}: {_words(item)}")
         results[item.name] = item.measure(trained)
         for line in pages.lines(item, trained, results[item.name]):
             _log.info("%s", line)
@@ -405,10 +410,13 @@ def measure(experiment: Experiment, trained: Trained) -> dict[str, Any]:
     return results
 
 
-def draw(experiment: Experiment, trained: Trained, results: Results) -> dict[str, tuple[str, Any]]:
-    """All figures: name of the file -> caption and picture."""
+def draw(
+    experiment: Experiment, trained: Trained, results: Results, begin: Callable[[str], None] = _silent
+) -> dict[str, tuple[str, Any]]:
+    """All figures: name of the file -> caption and picture; says in a clause which part of them begins."""
     figures: dict[str, tuple[str, Any]] = {}
-    for function in experiment.figures:
+    for number, function in enumerate(experiment.figures, start=1):
+        begin(f"drawing figures, part {number} of {len(experiment.figures)}")
         figures |= function(trained, results)
         trained.interruption.check()
     return figures

@@ -13,6 +13,7 @@ from PIL import Image
 from mvae_jax import experiment, runs
 from mvae_jax.experiment import forecast, live, sheets
 from mvae_jax.experiment.live import Live
+from mvae_jax.experiment.stages import Stages
 from mvae_jax.models import autoencoders
 from mvae_jax.train import loop
 from mvae_jax.train.logging import read_metrics
@@ -216,6 +217,18 @@ def test_a_page_says_that_its_time_stands_still_while_models_are_compiled(tmp_pa
     assert "The next step may take some minutes" in page(tmp_path)
 
 
+def test_a_stage_says_how_long_its_parts_have_taken():
+    clock, said = Clock(), []
+    stages = Stages(said.append, clock)
+    with stages.stage("measures", "measuring: errors, samples") as begin:
+        begin("measuring 1 of 2: errors")
+        clock.now += 40
+        begin("measuring 2 of 2: samples")
+        clock.now += 90
+    assert said == ["now the measures", "measuring 1 of 2: errors", "measuring 2 of 2: samples, 40 seconds so far"]
+    assert stages.seconds == {"measures": 130}
+
+
 def test_the_log_says_where_the_page_is_before_anything_is_compiled(tmp_path, caplog):
     caplog.set_level("INFO", "experiment")
     with Live(tmp_path, "", []):
@@ -290,7 +303,11 @@ def test_an_experiment_has_one_page_for_all_its_models(tmp_path, monkeypatch, ca
         assert any(text in each and "<img" in each for each in pages)
     lead = "2 models (narrow; wide), in training on "
     assert all(lead in each for each in pages)
-    assert any("Trained; now the measures" in each for each in pages)
+    measures = test_runner.EXPERIMENT.measures
+    for number, item in enumerate(measures, start=1):
+        clause = f"Trained; measuring {number} of {len(measures)}: {item.name.replace('_', ' ')}"
+        assert any(clause in each for each in pages)
+    assert any("Trained; drawing figures, part 1 of 1" in each for each in pages)
     report = page(tmp_path / "run")
     assert "refresh" not in report
     assert "Reconstructions" in report

@@ -98,11 +98,11 @@ def text_of(path):
     return " ".join(re.sub(r"<[^>]*>", " ", re.sub(r"<script.*", " ", page, flags=re.DOTALL)).split())
 
 
-def written(folder, notes=()):
+def written(folder, notes=(), declared=EXPERIMENT):
     each = trained(folder / "run")
-    results = runner.measure(EXPERIMENT, each)
-    drawn = runner.draw(EXPERIMENT, each, results)
-    pages.write(EXPERIMENT, ["nothing.py"], each, results, {}, drawn, folder, notes)
+    results = runner.measure(declared, each)
+    drawn = runner.draw(declared, each, results)
+    pages.write(declared, ["nothing.py"], each, results, {}, drawn, folder, notes)
     return folder / "report.html"
 
 
@@ -170,6 +170,16 @@ def test_a_report_begins_with_what_was_trained_and_how_well(tmp_path):
     assert min(places) >= 0, order[places.index(-1)]
     assert places == sorted(places)
     assert text.count("The best picture") == 1
+
+
+def test_a_picture_with_text_to_be_read_follows_the_contents(tmp_path):
+    """It may be of any height; another one is limited, and comes first."""
+    for fits in (True, False):
+        headline = Headline((), "best", fits)
+        declared = dataclasses.replace(EXPERIMENT, headline=lambda trained, results, headline=headline: headline)
+        page = written(tmp_path, declared=declared).read_text()
+        assert (page.index("<nav") > page.index("The best picture")) == fits
+        assert ('<figure class="first">' in page) == fits
 
 
 def test_figures_of_one_pattern_stand_side_by_side(tmp_path):
