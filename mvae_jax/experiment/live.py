@@ -39,6 +39,7 @@ _STALE = 30.0  # seconds after which the page is written anew between validation
 _FIRST = 4.0  # seconds that the first pictures take on two cores: imports, and compilation of what draws them
 _SHOWN = 8  # held-out images
 _CURVES = "Over the steps, a line of training images and dots of held-out ones"
+_HELD_OUT_CURVE = "Over the steps, of held-out images"
 _IMAGES = "The same held-out images each time, and what the model makes of them"
 _AFTER = 60.0  # seconds of measures and figures, of a laptop's preset on two cores
 
@@ -181,6 +182,12 @@ class Live:
         """See `Observer.compiled`."""
         self.forecast.parts[self._places[label, phase.name]].flops = flops
 
+    def compiling(self, label: str, phase: Phase, step: int) -> None:
+        """See `Observer.compiling`."""
+        self._waits = True
+        self._place(label, phase, step, "Compiling, after")
+        self._timed_write()
+
     def started(self, label: str, phase: Phase, step: int) -> None:
         """See `Observer.started`."""
         self._since, self._waits = (self._clock(), step), True  # for the compiler; the time left is that of before
@@ -198,7 +205,7 @@ class Live:
 
     # --- the page ---
 
-    def _place(self, label: str, phase: Phase, step: int) -> None:
+    def _place(self, label: str, phase: Phase, step: int, doing: str = "Training:") -> None:
         index = self._places[label, phase.name]
         done = self.forecast.steps_before(index) + step - phase.start
         labels = list(dict.fromkeys(other for other, _ in self._places))
@@ -206,7 +213,7 @@ class Live:
         if len(self._phases(label)) > 1:  # the name of the only one tells nothing
             where.append(f"phase {phase.name.replace('_', ' ')}")
         of_all = f" (part {labels.index(label) + 1} of {len(labels)})" if label and len(labels) > 1 else ""
-        self._status = f"Training: step {done:,} of {self.forecast.steps:,}"
+        self._status = f"{doing} step {done:,} of {self.forecast.steps:,}"
         self._status += f", in {', '.join(where)}{of_all}" if where else ""
         self._done = done / max(1, self.forecast.steps)
 
@@ -244,7 +251,8 @@ class Live:
         where = f"step {run.step:,}{self._of_phase(label, phase)}"
         if sum(math.isfinite(line.get("loss", math.nan)) for line in records) > 1:  # of one point there is no curve
             picture = curves.losses(records, {"Loss": ["loss"], "Accuracy": ["accuracy"]})
-            parts += self._figure(f"{name}_curves", picture, _CURVES)
+            trained = any(line["split"] == "train" and "loss" in line for line in records)
+            parts += self._figure(f"{name}_curves", picture, _CURVES if trained else _HELD_OUT_CURVE)
         if rows:
             sheet = grids.comparison({row: to_bytes(images) for row, images in rows.items()}, columns=_SHOWN)
             writer.write_images(run.step, {"held-out images": np.asarray(sheet)})
@@ -296,9 +304,10 @@ def _validation_loss(records: Sequence[Mapping[str, Any]], phase: Phase, of_phas
     if not phase.comparable:
         return [f"{text}. It compares with no other step: the network that measures it trains too."]
     best = min(lines, key=lambda line: line["loss"] if line["phase"] == phase.name else math.inf)
+    lowest = "the lowest" if lines[-1]["step"] == phase.end else "the lowest so far"
     if best is lines[-1]:
-        return [f"{text}, the lowest so far{of_phase}."]
-    return [f"{text}; the lowest so far{of_phase} was {best['loss']:.4g}, at step {best['step']:,}."]
+        return [f"{text}, {lowest}{of_phase}."]
+    return [f"{text}; {lowest}{of_phase} was {best['loss']:.4g}, at step {best['step']:,}."]
 
 
 class _Following(Observer):
@@ -309,6 +318,9 @@ class _Following(Observer):
 
     def compiled(self, phase: Phase, flops: float | None) -> None:
         self._live.compiled(self._label, phase, flops)
+
+    def compiling(self, phase: Phase, step: int) -> None:
+        self._live.compiling(self._label, phase, step)
 
     def started(self, phase: Phase, step: int) -> None:
         self._live.started(self._label, phase, step)

@@ -307,6 +307,8 @@ def fit(
         ]
         for phase, future in zip(remaining, compiling, strict=True):
             future.add_done_callback(functools.partial(_tell_compiled, observer, phase))
+        if remaining:
+            observer.compiling(remaining[0], step)
         if state is None:
             start = None
             if start_from:
@@ -325,6 +327,8 @@ def fit(
         examples = dataclasses.replace(placement, transform="jit").spread(validation or {})
         run = _Run(placement, settings, checkpoints, writer, progress, interruption, on_validation, examples, observer)
         for phase, programs in zip(remaining, compiling, strict=True):
+            if phase is not remaining[0] and not programs.done():
+                observer.compiling(phase, step)
             # A state from within this phase has its optimisers already, one from the end of the phase before has not.
             if phase is not phases[0] and step == phase.start:
                 state = _start_phase(state, model, phase, placement)

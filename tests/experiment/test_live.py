@@ -50,7 +50,7 @@ def page(folder):
     return (folder / "report.html").read_text()
 
 
-def train(folder, planned, following=None, epoch=100.0, drawing=1.0, clock=None, **options):
+def train(folder, planned, epoch=100.0, drawing=1.0, clock=None, log_every=1, **options):
     """Trains with a page: an epoch takes so many seconds, and the pictures of a validation so many."""
     folder.mkdir(exist_ok=True)
     clock = clock or Clock()
@@ -69,11 +69,11 @@ def train(folder, planned, following=None, epoch=100.0, drawing=1.0, clock=None,
             draw(state, phase, writer)
             pages.append(page(folder) if (folder / "report.html").exists() else "")
 
-        state = planned_fit(planned, folder, on_validation, watching.member(""))
+        state = planned_fit(planned, folder, on_validation, watching.member(""), log_every)
     return state, watching, pages
 
 
-def planned_fit(planned, folder, on_validation, observer):
+def planned_fit(planned, folder, on_validation, observer, log_every=1):
     return loop.fit(
         planned.model,
         planned.phases,
@@ -81,7 +81,7 @@ def planned_fit(planned, folder, on_validation, observer):
         workdir=folder,
         seed=1,
         validation=planned.data.validation.arrays,
-        settings=loop.Settings(log_every=1),
+        settings=loop.Settings(log_every=log_every),
         placement=planned.placement,
         on_validation=on_validation,
         observer=observer,
@@ -100,6 +100,7 @@ def test_each_validation_draws_and_the_page_says_how_far_the_run_is(tmp_path, pl
         assert '<meta http-equiv="refresh" content="10">' in text
         assert "The term is off." in text
         assert f"Training: step {3 * epoch} of {STEPS}, " in text
+        assert "dots of held-out ones" in text
         assert text.count("<img") == 2
         assert text.count("<source media=") == 2  # on a phone nothing scrolls
         assert f'<progress max="1" value="{epoch / 3:.4f}" aria-label="{100 * epoch / 3:.0f}% done">' in text
@@ -180,7 +181,7 @@ def test_models_have_names_for_people_and_a_loss_even_without_pictures(tmp_path,
         pages.append(page(tmp_path))
     assert "On &lt;digits&gt;." in pages[0]
     assert f"Training: step {STEPS} of {2 * STEPS}, in VAE 1 (part 1 of 2), about 1 minute left" in pages[0]
-    assert re.search(r">VAE 1</h2>\n<p>Validation loss [\d.]+ at step 9, the lowest so far.<", pages[0])
+    assert re.search(r">VAE 1</h2>\n<p>Validation loss [\d.]+ at step 9, the lowest\.<", pages[0])
     assert 0 < pages[1].index(">VAE 2</h2>") < pages[1].index(">VAE 1</h2>")
     assert "vae_1" not in pages[1]
 
@@ -206,14 +207,17 @@ def test_no_loss_is_the_lowest_where_what_measures_it_trains(planned):
 
 def test_a_page_says_that_its_time_stands_still_while_models_are_compiled(tmp_path, planned):
     watching = Live(tmp_path, "", forecast.parts("", planned.phases), clock=Clock())
+    watching.compiling("", planned.phases[0], 0)
+    assert f"Compiling, after step 0 of {STEPS}. As of" in page(tmp_path)
+    assert "The next step may take some minutes, in which the time above stands still." in page(tmp_path)
     watching.started("", planned.phases[0], 0)
     assert "The next step may take some minutes, in which the time above stands still." in page(tmp_path)
     watching.later("", planned.phases[0], 3, 5.0)
     watching._write()
     assert "about 2 minutes left" in page(tmp_path)  # of six steps of five seconds, and a minute of measures
     assert "Where the time above has stood still for minutes, the run was ended" in page(tmp_path)
-    watching.started("", planned.phases[0], 9)  # such as the next model
-    assert "about 2 minutes left" in page(tmp_path)
+    watching.compiling("", planned.phases[0], 9)  # such as the next model
+    assert f"Compiling, after step 9 of {STEPS}, about 2 minutes left" in page(tmp_path)
     assert "The next step may take some minutes" in page(tmp_path)
 
 
@@ -227,6 +231,27 @@ def test_a_stage_says_how_long_its_parts_have_taken():
         clock.now += 90
     assert said == ["now the measures", "measuring 1 of 2: errors", "measuring 2 of 2: samples, 40 seconds so far"]
     assert stages.seconds == {"measures": 130}
+
+
+def test_a_curve_of_held_out_images_alone_is_said_to_be_that(tmp_path, planned):
+    """As in a first epoch that has no record of its training yet."""
+    _, _, pages = train(tmp_path, planned, log_every=1000)
+    assert "Over the steps, of held-out images<" in pages[1]
+    assert "dots of held-out ones" not in pages[1]
+
+
+def test_whoever_follows_a_run_learns_that_it_waits_for_the_compiler(tmp_path, planned):
+    seen = []
+
+    class Noting(live.Observer):
+        def compiling(self, phase, step):
+            seen.append(("compiling", phase.name, step))
+
+        def started(self, phase, step):
+            seen.append(("started", phase.name, step))
+
+    planned_fit(planned, tmp_path, None, Noting())
+    assert seen == [("compiling", "training", 0), ("started", "training", 0)]
 
 
 def test_the_log_says_where_the_page_is_before_anything_is_compiled(tmp_path, caplog):
