@@ -300,14 +300,15 @@ def _validation_loss(records: Sequence[Mapping[str, Any]], phase: Phase, of_phas
     lines = [line for line in records if line.get("split") == "validation" and "loss" in line]
     if not lines:
         return []
-    text = f"Validation loss {lines[-1]['loss']:.4g} at step {lines[-1]['step']:,}"
+    newest = f"{lines[-1]['loss']:.4g}"
+    text = f"Validation loss {newest} at step {lines[-1]['step']:,}"
     if not phase.comparable:
         return [f"{text}. It compares with no other step: the network that measures it trains too."]
     best = min(lines, key=lambda line: line["loss"] if line["phase"] == phase.name else math.inf)
-    lowest = "the lowest" if lines[-1]["step"] == phase.end else "the lowest so far"
-    if best is lines[-1]:
-        return [f"{text}, {lowest}{of_phase}."]
-    return [f"{text}; {lowest}{of_phase} was {best['loss']:.4g}, at step {best['step']:,}."]
+    lowest = f"the lowest{'' if lines[-1]['step'] == phase.end else ' so far'}{of_phase}"
+    if newest == f"{best['loss']:.4g}":  # in the digits that are shown
+        return [f"{text}, {lowest}."]
+    return [f"{text}; {lowest} was {best['loss']:.4g}, at step {best['step']:,}."]
 
 
 class _Following(Observer):

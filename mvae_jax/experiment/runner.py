@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -41,6 +42,8 @@ MAY_CHANGE = (
     *("config.training", "config.evaluation", "config.classifier"),
     *(f"config.data.{name}" for name in ("source", "kind", "digits", "cache_folder", "resident_gib", "workers")),
 )
+
+CLASSIFIER, PRIOR = "attribute classifier", "learned prior"  # names for people of what is trained beside the models
 
 
 @in_32_bits
@@ -162,7 +165,19 @@ def _live(
     title = pages.title(experiment, workdir)
     lead = pages.plan(experiment, {folder: planned.config for folder, planned in plans.items()}, data)
     share = config.training.drawing_share
-    return Live(workdir, title, parts, lead=lead, title_of=experiment.title_of, share=share, notes=notes)
+
+    title_of = functools.partial(_title_of, experiment)
+    return Live(workdir, title, parts, lead=lead, title_of=title_of, share=share, notes=notes)
+
+
+def _title_of(experiment: Experiment, label: str) -> str:
+    """The name for people of what a run trains: a model, the attribute classifier, a prior."""
+    folder, _, last = label.rpartition("/")
+    if label == classifier.FOLDER:
+        return CLASSIFIER
+    if last == prior.FOLDER:
+        return ", ".join(filter(None, (folder and experiment.title_of(folder), PRIOR)))
+    return experiment.title_of(label)
 
 
 def _refuse_unused(
@@ -295,12 +310,12 @@ def gather(
     reader, stages = None, stages or Stages()
     wanted = getattr(config, "classifier", None)
     if wanted and data.attributes and (wanted.epochs or wanted.workdir):
-        with stages.stage("attribute classifier", "the attribute classifier, which reads generated images"):
+        with stages.stage(CLASSIFIER, "the attribute classifier, which reads generated images"):
             options: dict[str, Any] = {"interruption": interruption, "observer": observe(classifier.FOLDER)}
             reader = classifier.obtain(workdir, data, config.classifier, seed=config.seed, **options)
     priors = {}
     if hasattr(config, "prior") and config.prior.epochs:
-        with stages.stage("learned prior", "the learned prior over codes, by which images are drawn"):
+        with stages.stage(PRIOR, "the learned prior over codes, by which images are drawn"):
             having = {folder: run for folder, run in fitted.items() if experiment.learns_prior(folder)}
             priors = _priors(config, having, data, workdir, interruption, observe if learn_priors else None)
     earlier = {}
@@ -402,7 +417,7 @@ def measure(experiment: Experiment, trained: Trained, begin: Callable[[str], Non
     """The results of all measures, by name; logs each of them, and says in a clause which one begins."""
     results = {}
     for number, item in enumerate(experiment.measures, start=1):
-        begin(f"measuring {number} of {len(experiment.measures)}: {_words(item)}")
+        begin(f"measuring {number} of {len(experiment.measures)}: {item.title or _words(item)}")
         results[item.name] = item.measure(trained)
         for line in pages.lines(item, trained, results[item.name]):
             _log.info("%s", line)

@@ -11,7 +11,7 @@ import test_runner
 from PIL import Image
 
 from mvae_jax import experiment, runs
-from mvae_jax.experiment import forecast, live, sheets
+from mvae_jax.experiment import classifier, forecast, live, prior, runner, sheets
 from mvae_jax.experiment.live import Live
 from mvae_jax.experiment.stages import Stages
 from mvae_jax.models import autoencoders
@@ -186,14 +186,20 @@ def test_models_have_names_for_people_and_a_loss_even_without_pictures(tmp_path,
     assert "vae_1" not in pages[1]
 
 
-def test_a_loss_that_rises_is_said_beside_the_lowest_one(planned):
-    (phase,) = planned.phases
+@pytest.mark.parametrize(
+    ("losses", "step", "text"),
+    [
+        ((2.0, 3.0), 2, "Validation loss 3 at step 2; the lowest so far in phase training was 2, at step 1."),
+        ((2.0, 3.0), STEPS, f"Validation loss 3 at step {STEPS}; the lowest in phase training was 2, at step 1."),
+        ((2.0, 2.0001), 2, "Validation loss 2 at step 2, the lowest so far in phase training."),
+    ],
+)
+def test_a_loss_that_rises_is_said_beside_the_lowest_one(planned, losses, step, text):
     lines = [
-        {"split": "validation", "phase": "training", "step": step, "loss": loss} for step, loss in ((1, 2.0), (2, 3.0))
+        {"split": "validation", "phase": "training", "step": at, "loss": loss}
+        for at, loss in zip((1, step), losses, strict=True)
     ]
-    assert live._validation_loss(lines, phase, " in phase training") == [
-        "Validation loss 3 at step 2; the lowest so far in phase training was 2, at step 1."
-    ]
+    assert live._validation_loss(lines, *planned.phases, " in phase training") == [text]
 
 
 def test_no_loss_is_the_lowest_where_what_measures_it_trains(planned):
@@ -307,6 +313,16 @@ def test_a_full_disk_ends_the_training_with_its_state_saved(tmp_path, planned, m
     assert (tmp_path / "checkpoints" / "training" / "3").is_dir()
 
 
+def test_what_is_trained_beside_the_models_has_a_name():
+    names = {
+        "vae_1": "vae 1",
+        classifier.FOLDER: "attribute classifier",
+        prior.label(""): "learned prior",
+        prior.label("vae_1"): "vae 1, learned prior",
+    }
+    assert {label: runner._title_of(test_runner.EXPERIMENT, label) for label in names} == names
+
+
 def test_an_experiment_has_one_page_for_all_its_models(tmp_path, monkeypatch, capsys):
     """The finished report takes its place, and the pictures of the training go with it."""
     monkeypatch.chdir(tmp_path)
@@ -330,7 +346,7 @@ def test_an_experiment_has_one_page_for_all_its_models(tmp_path, monkeypatch, ca
     assert all(lead in each for each in pages)
     measures = test_runner.EXPERIMENT.measures
     for number, item in enumerate(measures, start=1):
-        clause = f"Trained; measuring {number} of {len(measures)}: {item.name.replace('_', ' ')}"
+        clause = f"Trained; measuring {number} of {len(measures)}: {item.title}"
         assert any(clause in each for each in pages)
     assert any("Trained; drawing figures, part 1 of 1" in each for each in pages)
     report = page(tmp_path / "run")
