@@ -84,7 +84,7 @@ class Live:
         self.spent = 0.0
         self._costs: list[float] = []  # of the pictures of each validation
         self._written = -math.inf
-        self._since = 0.0, 0  # when the phase began, or went on, and at which step
+        self._since = 0.0, 0  # when the phase began, or went on, less what was spent by then; and at which step
         self._pictures: dict[str, list[report.Part | str]] = {}
         self._texts: dict[str, list[str]] = {}  # of each model that has been validated, the latest first
         self._left: float | None = None
@@ -190,7 +190,8 @@ class Live:
 
     def started(self, label: str, phase: Phase, step: int) -> None:
         """See `Observer.started`."""
-        self._since, self._waits = (self._clock(), step), True  # for the compiler; the time left is that of before
+        self._since = self._clock() - self.spent, step
+        self._waits = True  # for the compiler; the time left is that of before
         self._place(label, phase, step)
         self._timed_write()
 
@@ -226,7 +227,7 @@ class Live:
 
     def _note_validation(self, label: str, phase: Phase, step: int) -> None:
         then, first = self._since
-        seconds = (self._clock() - then) / max(1, step - first)
+        seconds = (self._clock() - self.spent - then) / max(1, step - first)  # pictures are not drawn in each step
         self._place(label, phase, step)
         after = self.forecast.later(self._places[label, phase.name], seconds)
         self._left, self._waits = (phase.end - step) * seconds + after, False

@@ -119,6 +119,13 @@ def test_each_validation_draws_and_the_page_says_how_far_the_run_is(tmp_path, pl
     assert list((tmp_path / "figures").iterdir()) == []
 
 
+def test_the_time_left_is_without_that_of_pictures(tmp_path, planned):
+    """Of the second epoch the last one is left, a hundred seconds, and the minute of measures."""
+    _, watching, pages = train(tmp_path, planned, epoch=100.0, drawing=100.0, share=1.0)
+    assert watching.spent == 300
+    assert "about 3 minutes left" in pages[1]
+
+
 def test_the_sheet_shows_the_model_as_it_is(tmp_path, planned):
     """Originals and reconstructions of the held-out images by the state of that step."""
     seen = []
