@@ -140,18 +140,18 @@ def write(
     notes = [*_shortcomings(headline), *notes]
     shown = [name for name in figures if is_shown(figures, name)]
     first = next((name for name in (headline.picture, *shown) if name in shown), "")
-    # A picture that may shrink leaves room for the contents. One with text that is to be read may be of any height.
-    top = [report.figure(*reversed(figures[first]), fits=headline.fits, first=True)] if first else []
     body = [*sections(experiment, trained, results, figures, notes, first), *how_it_was_made(experiment, argv, trained)]
+    contents = report.contents(body)
+    top = [report.figure(*reversed(figures[first]), fits=headline.fits, first=True)] if first else []
+    # A picture that may shrink leaves room for the contents. One with text that is to be read may be of any height.
+    top = [*top, contents] if headline.fits else [report.turned([contents, *top])]
     report.write(
         folder / "report.html",
         title(experiment, trained.workdir),
         [
             report.lead(subject(experiment, trained)),
             *([report.headline(map(card, headline.numbers))] if headline.numbers else []),
-            *(top if headline.fits else []),
-            report.contents(body),
-            *([] if headline.fits else top),
+            *top,
             *body,
         ],
     )

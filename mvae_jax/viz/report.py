@@ -217,6 +217,11 @@ def beside(columns: Iterable[Part | str | Sequence[Part | str]]) -> Part:
     return Part(f'<div class="beside">\n{cells}\n</div>')
 
 
+def turned(parts: Iterable[Part | str]) -> Part:
+    """Parts one beneath the other, on a phone in reverse order, as where the first one is less pressing there."""
+    return Part(f'<div class="turned">\n{_join(parts)}\n</div>')
+
+
 def details(summary: str, parts: Iterable[Part | str]) -> Part:
     """Parts that stay folded until the reader opens them, such as a long config."""
     return Part(f"<details><summary>{_escape(summary)}</summary>\n{_join(parts)}\n</details>")

@@ -131,6 +131,16 @@ def test_the_first_picture_leaves_room_for_the_contents(shown, size):
     assert places(390)[0] == 358
 
 
+@pytest.mark.parametrize(("width", "first"), [(390, "img"), (1200, "nav")])
+def test_what_is_turned_has_another_order_on_a_phone(shown, width, first):
+    parts = [report.contents([report.heading("Training")]), report.figure(picture(900, 700), "A sheet")]
+    page = shown(report.page("VAEs", [report.turned(parts)]), width)
+    tops = {name: page.find_element(By.TAG_NAME, name).location["y"] for name in ("img", "nav")}
+    assert min(tops, key=tops.__getitem__) == first
+    inner, outer = page.execute_script("const e = document.documentElement; return [e.scrollWidth, e.clientWidth]")
+    assert inner <= outer
+
+
 @pytest.mark.parametrize(
     ("pixels", "count", "side", "rendering"),
     [
