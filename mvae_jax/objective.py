@@ -115,6 +115,8 @@ class Phase:
             writes and reads it.
         ema_decay: decay per step of the exponential moving average of the parameters; None keeps none.
         reset_optimizers: forget the optimiser state when the phase begins.
+        comparable: of two validation losses of the phase the lower one is better. Not where a network measures them
+            that trains against the model, such as a discriminator: no checkpoint is then the best.
     """
 
     name: str
@@ -129,6 +131,7 @@ class Phase:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     ema_decay: float | None = None
     reset_optimizers: bool = False
+    comparable: bool = True
 
     @property
     def end(self) -> int:

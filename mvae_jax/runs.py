@@ -195,7 +195,8 @@ def load(
 
     Raises:
         FileNotFoundError: there is no run in that folder, or it has no such checkpoint yet.
-        ValueError: the run's model, a setting of it or the phase is unknown, a file is damaged, or JAX finds no device.
+        ValueError: the run's model, a setting of it or the phase is unknown, the best checkpoint is asked of a phase
+            whose validation losses do not compare, a file is damaged, or JAX finds no device.
     """
     devices.check()
     folder = folder_of(workdir)
@@ -205,16 +206,16 @@ def load(
     values = fields.as_now(default, recorded, file=file, name="config.model", ignore_removed=ignore_removed)
     try:
         config = rebuild(default, values)
-        names = [phase.name for phase in entry.phases(config, 1)]
+        phases = {phase.name: phase for phase in entry.phases(config, 1)}
         model = entry.build(config)
     except Exception as error:  # whatever impossible values provoke, the reader learns which file has them
         raise ValueError(f"{file} has no settings of a model of this version: {error}") from error
     if export.is_export(folder):
         return _load_export(folder, model, config, settings, phase, best)
-    if phase is not None and phase not in names:
-        raise ValueError(f"{folder} has no phase {phase!r}; its phases are {', '.join(names)}.")
-    with Checkpoints(folder, names) as checkpoints:
-        name, step, saved = _restore(folder, checkpoints, phase, best)
+    if phase is not None and phase not in phases:
+        raise ValueError(f"{folder} has no phase {phase!r}; its phases are {', '.join(phases)}.")
+    with Checkpoints(folder, list(phases)) as checkpoints:
+        name, step, saved = _restore(folder, checkpoints, phases, phase, best)
     params, state = _bound_nowhere(({**saved["params"], **(saved["ema"] or {})}, saved["model_state"]))
     return Run(model, config, params, state, name, step, settings)
 
@@ -267,11 +268,18 @@ def _within(folder: Path) -> str:
     return f"It holds runs of its own: {names}{more}. Give one of them, such as {found[0]}." if found else ""
 
 
-def _restore(folder: Path, checkpoints: Checkpoints, phase: str | None, best: bool) -> tuple[str, int, Any]:
+def _restore(
+    folder: Path, checkpoints: Checkpoints, phases: Mapping[str, Phase], phase: str | None, best: bool
+) -> tuple[str, int, Any]:
     """Chooses a checkpoint and restores it: phase, step and state."""
     failed = None
     while True:
         name = phase or (checkpoints.latest() or ("any phase", 0))[0]
+        if best and name in phases and not phases[name].comparable:
+            raise ValueError(
+                f"{folder} has no best checkpoint of phase {name}: the network that measures its validation loss "
+                "trains too, so that a lower one is no better; leave out best."
+            )
         step = checkpoints.best(name) if best else max(checkpoints.steps(name), default=None)
         if step is None:
             remedy = _within(folder) or "Wait until the training has saved one, or choose another run or phase."

@@ -41,5 +41,6 @@ def everything(text):
             report.figure(strips(text, text), text),
             report.beside([text, report.note(text)]),
             report.details(text, [text, report.note(text)]),
+            report.turned([text, report.note(text)]),
         ],
     )

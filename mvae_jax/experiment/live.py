@@ -39,6 +39,7 @@ _STALE = 30.0  # seconds after which the page is written anew between validation
 _FIRST = 4.0  # seconds that the first pictures take on two cores: imports, and compilation of what draws them
 _SHOWN = 8  # held-out images
 _CURVES = "Over the steps, a line of training images and dots of held-out ones"
+_HELD_OUT_CURVE = "Over the steps, of held-out images"
 _IMAGES = "The same held-out images each time, and what the model makes of them"
 _AFTER = 60.0  # seconds of measures and figures, of a laptop's preset on two cores
 
@@ -83,7 +84,7 @@ class Live:
         self.spent = 0.0
         self._costs: list[float] = []  # of the pictures of each validation
         self._written = -math.inf
-        self._since = 0.0, 0  # when the phase began, or went on, and at which step
+        self._since = 0.0, 0  # when the phase began, or went on, less what was spent by then; and at which step
         self._pictures: dict[str, list[report.Part | str]] = {}
         self._texts: dict[str, list[str]] = {}  # of each model that has been validated, the latest first
         self._left: float | None = None
@@ -181,9 +182,16 @@ class Live:
         """See `Observer.compiled`."""
         self.forecast.parts[self._places[label, phase.name]].flops = flops
 
+    def compiling(self, label: str, phase: Phase, step: int) -> None:
+        """See `Observer.compiling`."""
+        self._waits = True
+        self._place(label, phase, step, "Compiling, after")
+        self._timed_write()
+
     def started(self, label: str, phase: Phase, step: int) -> None:
         """See `Observer.started`."""
-        self._since, self._waits = (self._clock(), step), True  # for the compiler; the time left is that of before
+        self._since = self._clock() - self.spent, step
+        self._waits = True  # for the compiler; the time left is that of before
         self._place(label, phase, step)
         self._timed_write()
 
@@ -198,7 +206,7 @@ class Live:
 
     # --- the page ---
 
-    def _place(self, label: str, phase: Phase, step: int) -> None:
+    def _place(self, label: str, phase: Phase, step: int, doing: str = "Training:") -> None:
         index = self._places[label, phase.name]
         done = self.forecast.steps_before(index) + step - phase.start
         labels = list(dict.fromkeys(other for other, _ in self._places))
@@ -206,7 +214,7 @@ class Live:
         if len(self._phases(label)) > 1:  # the name of the only one tells nothing
             where.append(f"phase {phase.name.replace('_', ' ')}")
         of_all = f" (part {labels.index(label) + 1} of {len(labels)})" if label and len(labels) > 1 else ""
-        self._status = f"Training: step {done:,} of {self.forecast.steps:,}"
+        self._status = f"{doing} step {done:,} of {self.forecast.steps:,}"
         self._status += f", in {', '.join(where)}{of_all}" if where else ""
         self._done = done / max(1, self.forecast.steps)
 
@@ -219,7 +227,7 @@ class Live:
 
     def _note_validation(self, label: str, phase: Phase, step: int) -> None:
         then, first = self._since
-        seconds = (self._clock() - then) / max(1, step - first)
+        seconds = (self._clock() - self.spent - then) / max(1, step - first)  # pictures are not drawn in each step
         self._place(label, phase, step)
         after = self.forecast.later(self._places[label, phase.name], seconds)
         self._left, self._waits = (phase.end - step) * seconds + after, False
@@ -244,7 +252,8 @@ class Live:
         where = f"step {run.step:,}{self._of_phase(label, phase)}"
         if sum(math.isfinite(line.get("loss", math.nan)) for line in records) > 1:  # of one point there is no curve
             picture = curves.losses(records, {"Loss": ["loss"], "Accuracy": ["accuracy"]})
-            parts += self._figure(f"{name}_curves", picture, _CURVES)
+            trained = any(line["split"] == "train" and "loss" in line for line in records)
+            parts += self._figure(f"{name}_curves", picture, _CURVES if trained else _HELD_OUT_CURVE)
         if rows:
             sheet = grids.comparison({row: to_bytes(images) for row, images in rows.items()}, columns=_SHOWN)
             writer.write_images(run.step, {"held-out images": np.asarray(sheet)})
@@ -288,15 +297,19 @@ class Live:
 
 
 def _validation_loss(records: Sequence[Mapping[str, Any]], phase: Phase, of_phase: str) -> list[str]:
-    """The newest validation loss beside the lowest one of the phase, a sentence; none where none is measured."""
+    """The newest validation loss, and where they compare the lowest one of the phase; none where none is measured."""
     lines = [line for line in records if line.get("split") == "validation" and "loss" in line]
     if not lines:
         return []
+    newest = f"{lines[-1]['loss']:.4g}"
+    text = f"Validation loss {newest} at step {lines[-1]['step']:,}"
+    if not phase.comparable:
+        return [f"{text}. It compares with no other step: the network that measures it trains too."]
     best = min(lines, key=lambda line: line["loss"] if line["phase"] == phase.name else math.inf)
-    text = f"Validation loss {lines[-1]['loss']:.4g} at step {lines[-1]['step']:,}"
-    if best is lines[-1]:
-        return [f"{text}, the lowest so far{of_phase}."]
-    return [f"{text}; the lowest so far{of_phase} was {best['loss']:.4g}, at step {best['step']:,}."]
+    lowest = f"the lowest{'' if lines[-1]['step'] == phase.end else ' so far'}{of_phase}"
+    if newest == f"{best['loss']:.4g}":  # in the digits that are shown
+        return [f"{text}, {lowest}."]
+    return [f"{text}; {lowest} was {best['loss']:.4g}, at step {best['step']:,}."]
 
 
 class _Following(Observer):
@@ -307,6 +320,9 @@ class _Following(Observer):
 
     def compiled(self, phase: Phase, flops: float | None) -> None:
         self._live.compiled(self._label, phase, flops)
+
+    def compiling(self, phase: Phase, step: int) -> None:
+        self._live.compiling(self._label, phase, step)
 
     def started(self, phase: Phase, step: int) -> None:
         self._live.started(self._label, phase, step)

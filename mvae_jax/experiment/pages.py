@@ -15,8 +15,7 @@ import jax
 import numpy as np
 
 from mvae_jax import runs
-from mvae_jax.data.formats import folder as listed
-from mvae_jax.data.formats import images
+from mvae_jax.data import sources
 from mvae_jax.experiment import provenance
 from mvae_jax.experiment.declaration import Experiment, Figures, Headline, Measure, Number, Results, Trained
 from mvae_jax.experiment.declaration import plain as words
@@ -26,7 +25,6 @@ from mvae_jax.viz.report import Part
 from mvae_jax.viz.traversals import Strips
 
 _log = logging.getLogger("experiment")
-_OWN = (images.Config.kind, listed.Config.kind)  # data sets that have no name but that of their folder or file
 _NOTES = 4  # that are not folded
 
 
@@ -143,14 +141,17 @@ def write(
     shown = [name for name in figures if is_shown(figures, name)]
     first = next((name for name in (headline.picture, *shown) if name in shown), "")
     body = [*sections(experiment, trained, results, figures, notes, first), *how_it_was_made(experiment, argv, trained)]
+    contents = report.contents(body)
+    top = [report.figure(*reversed(figures[first]), fits=headline.fits, first=True)] if first else []
+    # A picture that may shrink leaves room for the contents. One with text that is to be read may be of any height.
+    top = [*top, contents] if headline.fits else [report.turned([contents, *top])]
     report.write(
         folder / "report.html",
         title(experiment, trained.workdir),
         [
             report.lead(subject(experiment, trained)),
             *([report.headline(map(card, headline.numbers))] if headline.numbers else []),
-            *([report.figure(*reversed(figures[first]), fits=headline.fits)] if first else []),
-            report.contents(body),
+            *top,
             *body,
         ],
     )
@@ -269,7 +270,7 @@ def _images(data: Any, model: Any) -> str:
     """How many training images there are, and of what."""
     size = model.image_size
     origin = [data.provenance.get("data_set") or data.provenance.get("source") or data.provenance.get("path", "")]
-    if origin[0] in _OWN:
+    if (kind := sources.SOURCES.get(origin[0])) and kind.own:
         origin = [Path(data.provenance["path"]).name]
     origin += [f"{size} pixels" if isinstance(size, int) else f"{size[1]} x {size[0]} pixels"]
     origin += [f"{len(data.attributes)} attributes"] if data.attributes else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -41,6 +42,8 @@ MAY_CHANGE = (
     *("config.training", "config.evaluation", "config.classifier"),
     *(f"config.data.{name}" for name in ("source", "kind", "digits", "cache_folder", "resident_gib", "workers")),
 )
+
+CLASSIFIER, PRIOR = "attribute classifier", "learned prior"  # names for people of what is trained beside the models
 
 
 @in_32_bits
@@ -132,7 +135,7 @@ def _run(
         ) as (workdir, _),
         _live(experiment, config, data, plans, workdir.path, notes) as live,
     ):
-        stages = Stages(lambda name: live.tell(f"Trained; now the {name}"))
+        stages = Stages(lambda clause: live.tell(f"Trained; {clause}"))
         fitted = _train(experiment, config, data, chosen, plans, workdir, interruption, options, live)
         with files.noting(lambda: "What was trained is saved: it goes on with measures and figures."):
             trained = gather(
@@ -162,7 +165,19 @@ def _live(
     title = pages.title(experiment, workdir)
     lead = pages.plan(experiment, {folder: planned.config for folder, planned in plans.items()}, data)
     share = config.training.drawing_share
-    return Live(workdir, title, parts, lead=lead, title_of=experiment.title_of, share=share, notes=notes)
+
+    title_of = functools.partial(_title_of, experiment)
+    return Live(workdir, title, parts, lead=lead, title_of=title_of, share=share, notes=notes)
+
+
+def _title_of(experiment: Experiment, label: str) -> str:
+    """The name for people of what a run trains: a model, the attribute classifier, a prior."""
+    folder, _, last = label.rpartition("/")
+    if label == classifier.FOLDER:
+        return CLASSIFIER
+    if last == prior.FOLDER:
+        return ", ".join(filter(None, (folder and experiment.title_of(folder), PRIOR)))
+    return experiment.title_of(label)
 
 
 def _refuse_unused(
@@ -297,12 +312,12 @@ def gather(
     reader, stages = None, stages or Stages()
     wanted = getattr(config, "classifier", None)
     if wanted and data.attributes and (wanted.epochs or wanted.workdir):
-        with stages.stage("attribute classifier", "the attribute classifier, which reads generated images"):
+        with stages.stage(CLASSIFIER, "the attribute classifier, which reads generated images"):
             options: dict[str, Any] = {"interruption": interruption, "observer": observe(classifier.FOLDER)}
             reader = classifier.obtain(workdir, data, config.classifier, seed=config.seed, **options)
     priors = {}
     if hasattr(config, "prior") and config.prior.epochs:
-        with stages.stage("learned prior", "the learned prior over codes, by which images are drawn"):
+        with stages.stage(PRIOR, "the learned prior over codes, by which images are drawn"):
             having = {folder: run for folder, run in fitted.items() if experiment.learns_prior(folder)}
             priors = _priors(config, having, data, workdir, interruption, observe if learn_priors else None)
     earlier = {}
@@ -368,13 +383,13 @@ def _report(
     stages: Stages,
 ) -> dict[str, Any]:
     """Measures and draws; writes scores.json, figures and report.html into a folder, and returns the scores."""
-    with stages.stage("measures", f"measuring: {', '.join(_words(item) for item in experiment.measures)}"):
-        results = measure(experiment, trained)
+    with stages.stage("measures", f"measuring: {', '.join(_words(item) for item in experiment.measures)}") as begin:
+        results = measure(experiment, trained, begin)
     problems = [*pages.other_images(trained), *experiment.problems(trained, results)]
     for problem in problems:
         _log.warning(problem)
-    with stages.stage("figures", "drawing the figures"):
-        figures = draw(experiment, trained, results)
+    with stages.stage("figures", "drawing the figures") as begin:
+        figures = draw(experiment, trained, results, begin)
     trained.provenance.update(provenance.summary(trained.workdir, trained.records, stages.seconds))
     scores = pages.scores(trained, results)
     pages.write(experiment, argv, trained, results, scores, figures, folder, [*notes, *problems])
@@ -396,10 +411,15 @@ def load(experiment: Experiment, config: Any) -> Any:
     return data
 
 
-def measure(experiment: Experiment, trained: Trained) -> dict[str, Any]:
-    """The results of all measures, by name; logs each of them."""
+def _silent(clause: str) -> None:
+    """Tells nobody what begins."""
+
+
+def measure(experiment: Experiment, trained: Trained, begin: Callable[[str], None] = _silent) -> dict[str, Any]:
+    """The results of all measures, by name; logs each of them, and says in a clause which one begins."""
     results = {}
-    for item in experiment.measures:
+    for number, item in enumerate(experiment.measures, start=1):
+        begin(f"measuring {number} of {len(experiment.measures)}: {item.title or _words(item)}")
         results[item.name] = item.measure(trained)
         for line in pages.lines(item, trained, results[item.name]):
             _log.info("%s", line)
@@ -407,10 +427,13 @@ def measure(experiment: Experiment, trained: Trained) -> dict[str, Any]:
     return results
 
 
-def draw(experiment: Experiment, trained: Trained, results: Results) -> dict[str, tuple[str, Any]]:
-    """All figures: name of the file -> caption and picture."""
+def draw(
+    experiment: Experiment, trained: Trained, results: Results, begin: Callable[[str], None] = _silent
+) -> dict[str, tuple[str, Any]]:
+    """All figures: name of the file -> caption and picture; says in a clause which part of them begins."""
     figures: dict[str, tuple[str, Any]] = {}
-    for function in experiment.figures:
+    for number, function in enumerate(experiment.figures, start=1):
+        begin(f"drawing figures, part {number} of {len(experiment.figures)}")
         figures |= function(trained, results)
         trained.interruption.check()
     return figures

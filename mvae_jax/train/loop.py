@@ -307,6 +307,8 @@ def fit(
         ]
         for phase, future in zip(remaining, compiling, strict=True):
             future.add_done_callback(functools.partial(_tell_compiled, observer, phase))
+        if remaining:
+            observer.compiling(remaining[0], step)
         if state is None:
             start = None
             if start_from:
@@ -325,6 +327,8 @@ def fit(
         examples = dataclasses.replace(placement, transform="jit").spread(validation or {})
         run = _Run(placement, settings, checkpoints, writer, progress, interruption, on_validation, examples, observer)
         for phase, programs in zip(remaining, compiling, strict=True):
+            if phase is not remaining[0] and not programs.done():
+                observer.compiling(phase, step)
             # A state from within this phase has its optimisers already, one from the end of the phase before has not.
             if phase is not phases[0] and step == phase.start:
                 state = _start_phase(state, model, phase, placement)
@@ -454,7 +458,8 @@ class _Run:
             self._write(phase, done, "clock", seconds=now - noted_at)
             noted_at = now
             self.writer.flush()  # a resumed run drops later records: those up to here must be on disk first
-            saved = self.checkpoints.save(phase.name, state, validation_loss=loss, final=done == phase.end)
+            compared = loss if phase.comparable else None
+            saved = self.checkpoints.save(phase.name, state, validation_loss=compared, final=done == phase.end)
             self.interruption.hold_until(saved)
             saved_at = time.monotonic()
 
@@ -521,11 +526,13 @@ class _Run:
     def _tell_validation(
         self, phase: Phase, step: int, sums: MetricSums | None, loss: float, lowest: tuple[float, int] | None
     ) -> tuple[float, int]:
-        """Logs a validation, and whether it is the best of its phase; returns the lowest loss and its step."""
+        """Logs a validation, and whether it is the best where losses compare; returns the lowest loss and its step."""
         training = sums.means().get("loss") if sums else None
         of_training = "" if training is None else f"{training:.4g} in training, "
         best = lowest is None or loss < lowest[0]
         verdict = "the best so far" if best or lowest is None else f"the best was {lowest[0]:.4g} at step {lowest[1]}"
+        if not phase.comparable:
+            verdict = "which compares with no other step: what measures it trains too"
         self.progress.close()
         _log.info("phase %s, step %d: loss %s%.4g in validation, %s", phase.name, step, of_training, loss, verdict)
         return (loss, step) if best or lowest is None else lowest
@@ -544,7 +551,7 @@ class _Run:
 
     def _is_best(self, phase: Phase, loss: float | None) -> bool:
         """True if no checkpoint of the phase has a validation loss as low as this one; the same on all hosts."""
-        if loss is None or not np.isfinite(loss):
+        if loss is None or not phase.comparable or not np.isfinite(loss):
             return False
         self.checkpoints.wait()
         lowest = self.checkpoints.lowest(phase.name)  # of those that are kept, among which the best one always is

@@ -19,6 +19,14 @@ class Observer:
             flops: floating-point operations of one of its steps; None where XLA does not say it.
         """
 
+    def compiling(self, phase: Phase, step: int) -> None:
+        """A phase waits for the compiler; not called of one that is compiled while another trains.
+
+        Args:
+            phase: the phase.
+            step: steps of the run that are done.
+        """
+
     def started(self, phase: Phase, step: int) -> None:
         """A phase begins, or goes on.
 

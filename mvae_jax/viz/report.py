@@ -37,6 +37,8 @@ _PHONES = 512  # pixels of the page on any phone: a picture that has more scroll
 _MOST_WIDE, _MOST_HIGH = 2400, 16_000  # pixels of a picture within a page; WebP ends at 16,383
 _MOST_FRAME = 256  # pixels of one picture of a slider
 _SIDE, _ONE_SIDE = 160, 480  # pixels on the page of a picture among several sliders, and of the only one
+_LEAST_SIDE = 88  # of one among as many as are to stand in a row
+_ROW, _GAP = 1056, 16  # pixels of the page on a desk, and between two sliders, as in page.css
 _QUALITY = 88  # of WebP with losses
 _FEW_COLOURS = 4096  # of drawings, which may be smaller without losses
 _LONG_TEXT = 30  # characters of a cell of a table that takes room
@@ -166,7 +168,9 @@ def written(numbers: Sequence[float]) -> list[str]:
     return [*map(_format_of(numbers), numbers)]
 
 
-def figure(picture: Picture | Strips, caption: str = "", *, fits: bool = False, narrow: bool = False) -> Part:
+def figure(
+    picture: Picture | Strips, caption: str = "", *, fits: bool = False, narrow: bool = False, first: bool = False
+) -> Part:
     """A picture, embedded, or rows of pictures with sliders.
 
     A drawing or sheet of `mvae_jax.viz` that has a version for narrow screens is shown by it there. Of another wide
@@ -178,12 +182,14 @@ def figure(picture: Picture | Strips, caption: str = "", *, fits: bool = False, 
         fits: the sheet shrinks to the width of any screen, for what has no text that is to be read.
         narrow: the picture stands in a narrow column: on any screen it is shown by its narrow version,
             if it has one on which nothing is left out, and else shrinks.
+        first: the picture is the first of the page. One that fits is no higher on a desk than leaves room, on the first
+            screen, for what is above it and for the contents beneath; up to ten sliders stand in one row.
 
     Raises:
         ValueError: the bytes, or those of the file, are neither a PNG nor a GIF.
     """
     if isinstance(picture, Strips):
-        return _sliders(picture, caption)
+        return _sliders(picture, caption, first)
     smaller = _narrow.version(picture, whole=narrow) if isinstance(picture, Image.Image) else None
     if smaller and narrow:
         picture, smaller = smaller, None
@@ -191,7 +197,7 @@ def figure(picture: Picture | Strips, caption: str = "", *, fits: bool = False, 
         (width, height), data = opened.size, _webp(opened.convert("RGB"))
     narrowest = 0 if fits or narrow or smaller else min(width, max(_PHONE, min(2 * width // 3, _DESKTOP)))
     text = _escape(caption)
-    wide = ' class="wide"' if narrowest > _PHONES else ""
+    of_kind = ' class="wide"' if narrowest > _PHONES else ' class="first"' if first and fits else ""
     image = f'<img alt="{text}" width="{width}" height="{height}" style="min-width: {narrowest}px" src="{_uri(data)}">'
     if smaller:
         image = (
@@ -199,7 +205,7 @@ def figure(picture: Picture | Strips, caption: str = "", *, fits: bool = False, 
             f'srcset="{_uri(_webp(smaller.convert("RGB")))}">{image}</picture>'
         )
     return Part(
-        f"<figure{wide}>{f'<figcaption>{text}</figcaption>' if text else ''}"
+        f"<figure{of_kind}>{f'<figcaption>{text}</figcaption>' if text else ''}"
         f'<div class="scroll" tabindex="0">{image}</div></figure>'
     )
 
@@ -209,6 +215,11 @@ def beside(columns: Iterable[Part | str | Sequence[Part | str]]) -> Part:
     lists = (column if isinstance(column, Sequence) and not isinstance(column, str) else [column] for column in columns)
     cells = "\n".join(f"<div>{_join(column)}</div>" for column in lists)
     return Part(f'<div class="beside">\n{cells}\n</div>')
+
+
+def turned(parts: Iterable[Part | str]) -> Part:
+    """Parts one beneath the other, on a phone in reverse order, as where the first one is less pressing there."""
+    return Part(f'<div class="turned">\n{_join(parts)}\n</div>')
 
 
 def details(summary: str, parts: Iterable[Part | str]) -> Part:
@@ -296,20 +307,25 @@ def save_figures(
 _SLIDERS = '<figure class="sliders"'
 
 
-def _sliders(strips: Strips, caption: str) -> Part:
+def _sliders(strips: Strips, caption: str, first: bool) -> Part:
     """Rows of pictures as one WebP; each row has a slider, and all together a button that moves them."""
     count, side = len(strips.steps), _SIDE if len(strips.rows) > 1 else _ONE_SIDE
     height, width = strips.shape
+    in_a_row = max(_LEAST_SIDE, (_ROW + _GAP) // len(strips.rows) - _GAP)
     frames = strips.frames()
     scale = min(1.0, _MOST_FRAME / width, _MOST_HIGH / frames.width, _MOST_HIGH / frames.height)
     if scale < 1:
         smaller = (max(1, int(width * scale)) * count, max(1, int(height * scale)) * len(strips.rows))
         frames = frames.resize(smaller, Image.Resampling.LANCZOS)
     side = width * max(1, round(side / width)) if width < side else side  # whole pixels where they are shown larger
+    smooth = first and in_a_row < side and in_a_row < 2 * width  # whole pixels would leave it too small
+    if first and in_a_row < side:
+        side = in_a_row if smooth else in_a_row // width * width
     of_group = {
         "sheet": f"url({_uri(_webp(frames, _MOST_HIGH))})",
         "count": count,
         "side": f"{side}px",
+        "rendering": "auto" if smooth else "pixelated",
         "sheet-height": f"{100 * len(strips.rows)}%",
         "one": f"{width} / {height}",
         "whole": f"{count * width} / {height}",

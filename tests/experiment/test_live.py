@@ -1,5 +1,6 @@
 """The page of a run while it trains: what it says, what it costs, and that it changes nothing of what is computed."""
 
+import dataclasses
 import json
 import re
 
@@ -10,8 +11,9 @@ import test_runner
 from PIL import Image
 
 from mvae_jax import experiment, runs
-from mvae_jax.experiment import forecast, live, sheets
+from mvae_jax.experiment import classifier, forecast, live, prior, runner, sheets
 from mvae_jax.experiment.live import Live
+from mvae_jax.experiment.stages import Stages
 from mvae_jax.models import autoencoders
 from mvae_jax.train import loop
 from mvae_jax.train.logging import read_metrics
@@ -48,7 +50,7 @@ def page(folder):
     return (folder / "report.html").read_text()
 
 
-def train(folder, planned, following=None, epoch=100.0, drawing=1.0, clock=None, **options):
+def train(folder, planned, epoch=100.0, drawing=1.0, clock=None, log_every=1, **options):
     """Trains with a page: an epoch takes so many seconds, and the pictures of a validation so many."""
     folder.mkdir(exist_ok=True)
     clock = clock or Clock()
@@ -67,11 +69,11 @@ def train(folder, planned, following=None, epoch=100.0, drawing=1.0, clock=None,
             draw(state, phase, writer)
             pages.append(page(folder) if (folder / "report.html").exists() else "")
 
-        state = planned_fit(planned, folder, on_validation, watching.member(""))
+        state = planned_fit(planned, folder, on_validation, watching.member(""), log_every)
     return state, watching, pages
 
 
-def planned_fit(planned, folder, on_validation, observer):
+def planned_fit(planned, folder, on_validation, observer, log_every=1):
     return loop.fit(
         planned.model,
         planned.phases,
@@ -79,7 +81,7 @@ def planned_fit(planned, folder, on_validation, observer):
         workdir=folder,
         seed=1,
         validation=planned.data.validation.arrays,
-        settings=loop.Settings(log_every=1),
+        settings=loop.Settings(log_every=log_every),
         placement=planned.placement,
         on_validation=on_validation,
         observer=observer,
@@ -98,6 +100,7 @@ def test_each_validation_draws_and_the_page_says_how_far_the_run_is(tmp_path, pl
         assert '<meta http-equiv="refresh" content="10">' in text
         assert "The term is off." in text
         assert f"Training: step {3 * epoch} of {STEPS}, " in text
+        assert "dots of held-out ones" in text
         assert text.count("<img") == 2
         assert text.count("<source media=") == 2  # on a phone nothing scrolls
         assert f'<progress max="1" value="{epoch / 3:.4f}" aria-label="{100 * epoch / 3:.0f}% done">' in text
@@ -114,6 +117,13 @@ def test_each_validation_draws_and_the_page_says_how_far_the_run_is(tmp_path, pl
         assert sheet.width > 4 * 96  # the validation split's four images side by side
     watching.finish()
     assert list((tmp_path / "figures").iterdir()) == []
+
+
+def test_the_time_left_is_without_that_of_pictures(tmp_path, planned):
+    """Of the second epoch the last one is left, a hundred seconds, and the minute of measures."""
+    _, watching, pages = train(tmp_path, planned, epoch=100.0, drawing=100.0, share=1.0)
+    assert watching.spent == 300
+    assert "about 3 minutes left" in pages[1]
 
 
 def test_the_sheet_shows_the_model_as_it_is(tmp_path, planned):
@@ -178,32 +188,83 @@ def test_models_have_names_for_people_and_a_loss_even_without_pictures(tmp_path,
         pages.append(page(tmp_path))
     assert "On &lt;digits&gt;." in pages[0]
     assert f"Training: step {STEPS} of {2 * STEPS}, in VAE 1 (part 1 of 2), about 1 minute left" in pages[0]
-    assert re.search(r">VAE 1</h2>\n<p>Validation loss [\d.]+ at step 9, the lowest so far.<", pages[0])
+    assert re.search(r">VAE 1</h2>\n<p>Validation loss [\d.]+ at step 9, the lowest\.<", pages[0])
     assert 0 < pages[1].index(">VAE 2</h2>") < pages[1].index(">VAE 1</h2>")
     assert "vae_1" not in pages[1]
 
 
-def test_a_loss_that_rises_is_said_beside_the_lowest_one(planned):
-    (phase,) = planned.phases
+@pytest.mark.parametrize(
+    ("losses", "step", "text"),
+    [
+        ((2.0, 3.0), 2, "Validation loss 3 at step 2; the lowest so far in phase training was 2, at step 1."),
+        ((2.0, 3.0), STEPS, f"Validation loss 3 at step {STEPS}; the lowest in phase training was 2, at step 1."),
+        ((2.0, 2.0001), 2, "Validation loss 2 at step 2, the lowest so far in phase training."),
+    ],
+)
+def test_a_loss_that_rises_is_said_beside_the_lowest_one(planned, losses, step, text):
     lines = [
-        {"split": "validation", "phase": "training", "step": step, "loss": loss} for step, loss in ((1, 2.0), (2, 3.0))
+        {"split": "validation", "phase": "training", "step": at, "loss": loss}
+        for at, loss in zip((1, step), losses, strict=True)
     ]
-    assert live._validation_loss(lines, phase, " in phase training") == [
-        "Validation loss 3 at step 2; the lowest so far in phase training was 2, at step 1."
-    ]
+    assert live._validation_loss(lines, *planned.phases, " in phase training") == [text]
+
+
+def test_no_loss_is_the_lowest_where_what_measures_it_trains(planned):
+    phase = dataclasses.replace(planned.phases[0], comparable=False)
+    lines = [{"split": "validation", "phase": "training", "step": step, "loss": 3.0 - step} for step in (1, 2)]
+    (text,) = live._validation_loss(lines, phase, "")
+    assert (
+        text == "Validation loss 1 at step 2. It compares with no other step: the network that measures it trains too."
+    )
 
 
 def test_a_page_says_that_its_time_stands_still_while_models_are_compiled(tmp_path, planned):
     watching = Live(tmp_path, "", forecast.parts("", planned.phases), clock=Clock())
+    watching.compiling("", planned.phases[0], 0)
+    assert f"Compiling, after step 0 of {STEPS}. As of" in page(tmp_path)
+    assert "The next step may take some minutes, in which the time above stands still." in page(tmp_path)
     watching.started("", planned.phases[0], 0)
     assert "The next step may take some minutes, in which the time above stands still." in page(tmp_path)
     watching.later("", planned.phases[0], 3, 5.0)
     watching._write()
     assert "about 2 minutes left" in page(tmp_path)  # of six steps of five seconds, and a minute of measures
     assert "Where the time above has stood still for minutes, the run was ended" in page(tmp_path)
-    watching.started("", planned.phases[0], 9)  # such as the next model
-    assert "about 2 minutes left" in page(tmp_path)
+    watching.compiling("", planned.phases[0], 9)  # such as the next model
+    assert f"Compiling, after step 9 of {STEPS}, about 2 minutes left" in page(tmp_path)
     assert "The next step may take some minutes" in page(tmp_path)
+
+
+def test_a_stage_says_how_long_its_parts_have_taken():
+    clock, said = Clock(), []
+    stages = Stages(said.append, clock)
+    with stages.stage("measures", "measuring: errors, samples") as begin:
+        begin("measuring 1 of 2: errors")
+        clock.now += 40
+        begin("measuring 2 of 2: samples")
+        clock.now += 90
+    assert said == ["now the measures", "measuring 1 of 2: errors", "measuring 2 of 2: samples, 40 seconds so far"]
+    assert stages.seconds == {"measures": 130}
+
+
+def test_a_curve_of_held_out_images_alone_is_said_to_be_that(tmp_path, planned):
+    """As in a first epoch that has no record of its training yet."""
+    _, _, pages = train(tmp_path, planned, log_every=1000)
+    assert "Over the steps, of held-out images<" in pages[1]
+    assert "dots of held-out ones" not in pages[1]
+
+
+def test_whoever_follows_a_run_learns_that_it_waits_for_the_compiler(tmp_path, planned):
+    seen = []
+
+    class Noting(live.Observer):
+        def compiling(self, phase, step):
+            seen.append(("compiling", phase.name, step))
+
+        def started(self, phase, step):
+            seen.append(("started", phase.name, step))
+
+    planned_fit(planned, tmp_path, None, Noting())
+    assert seen == [("compiling", "training", 0), ("started", "training", 0)]
 
 
 def test_the_log_says_where_the_page_is_before_anything_is_compiled(tmp_path, caplog):
@@ -259,6 +320,16 @@ def test_a_full_disk_ends_the_training_with_its_state_saved(tmp_path, planned, m
     assert (tmp_path / "checkpoints" / "training" / "3").is_dir()
 
 
+def test_what_is_trained_beside_the_models_has_a_name():
+    names = {
+        "vae_1": "vae 1",
+        classifier.FOLDER: "attribute classifier",
+        prior.label(""): "learned prior",
+        prior.label("vae_1"): "vae 1, learned prior",
+    }
+    assert {label: runner._title_of(test_runner.EXPERIMENT, label) for label in names} == names
+
+
 def test_an_experiment_has_one_page_for_all_its_models(tmp_path, monkeypatch, capsys):
     """The finished report takes its place, and the pictures of the training go with it."""
     monkeypatch.chdir(tmp_path)
@@ -280,7 +351,11 @@ def test_an_experiment_has_one_page_for_all_its_models(tmp_path, monkeypatch, ca
         assert any(text in each and "<img" in each for each in pages)
     lead = "2 models (narrow; wide), in training on "
     assert all(lead in each for each in pages)
-    assert any("Trained; now the measures" in each for each in pages)
+    measures = test_runner.EXPERIMENT.measures
+    for number, item in enumerate(measures, start=1):
+        clause = f"Trained; measuring {number} of {len(measures)}: {item.title}"
+        assert any(clause in each for each in pages)
+    assert any("Trained; drawing figures, part 1 of 1" in each for each in pages)
     report = page(tmp_path / "run")
     assert "refresh" not in report
     assert "Reconstructions" in report

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from mvae_jax import experiment
+from mvae_jax.data import sources
 from mvae_jax.data.batches import Split, Splits
 from mvae_jax.experiment import Headline, Measure, Number, Trained, compare, pages, provenance, runner
 from mvae_jax.viz.traversals import Strips
@@ -97,11 +98,11 @@ def text_of(path):
     return " ".join(re.sub(r"<[^>]*>", " ", re.sub(r"<script.*", " ", page, flags=re.DOTALL)).split())
 
 
-def written(folder, notes=()):
+def written(folder, notes=(), declared=EXPERIMENT):
     each = trained(folder / "run")
-    results = runner.measure(EXPERIMENT, each)
-    drawn = runner.draw(EXPERIMENT, each, results)
-    pages.write(EXPERIMENT, ["nothing.py"], each, results, {}, drawn, folder, notes)
+    results = runner.measure(declared, each)
+    drawn = runner.draw(declared, each, results)
+    pages.write(declared, ["nothing.py"], each, results, {}, drawn, folder, notes)
     return folder / "report.html"
 
 
@@ -118,11 +119,17 @@ def test_trials_are_no_models(folders, text):
     assert pages._models(EXPERIMENT, folders) == text
 
 
-def test_own_images_are_named_by_their_folder():
-    origin = {"data_set": "images with a CSV", "path": "/data/birds.zip"}
-    data = Splits(SPLIT, SPLIT.first(5), SPLIT.first(0), (), origin)
-    text = "7 images (birds.zip, 8 pixels)"
-    assert pages._images(data, SimpleNamespace(image_size=8)) == text
+def test_own_images_are_named_by_their_folder(monkeypatch):
+    """Those of each kind of data set whose entry says that its images are a user's own."""
+
+    def words(kind):
+        data = Splits(SPLIT, SPLIT.first(5), SPLIT.first(0), (), {"data_set": kind, "path": "/data/birds.zip"})
+        return pages._images(data, SimpleNamespace(image_size=8))
+
+    assert words("images with a CSV") == words("images alone") == "7 images (birds.zip, 8 pixels)"
+    assert words("CelebA") == "7 images (CelebA, 8 pixels)"
+    monkeypatch.setitem(sources.SOURCES, "CelebA", dataclasses.replace(sources.SOURCES["CelebA"], own=True))
+    assert words("CelebA") == "7 images (birds.zip, 8 pixels)"
 
 
 def test_there_is_no_heading_above_nothing():
@@ -163,6 +170,16 @@ def test_a_report_begins_with_what_was_trained_and_how_well(tmp_path):
     assert min(places) >= 0, order[places.index(-1)]
     assert places == sorted(places)
     assert text.count("The best picture") == 1
+
+
+def test_a_picture_with_text_to_be_read_follows_the_contents(tmp_path):
+    """It may be of any height; another one is limited, and comes first."""
+    for fits in (True, False):
+        headline = Headline((), "best", fits)
+        declared = dataclasses.replace(EXPERIMENT, headline=lambda trained, results, headline=headline: headline)
+        page = written(tmp_path, declared=declared).read_text()
+        assert (page.index("<nav") > page.index("The best picture")) == fits
+        assert ('<figure class="first">' in page) == fits
 
 
 def test_figures_of_one_pattern_stand_side_by_side(tmp_path):

@@ -22,6 +22,9 @@ ROWS = [
     for name, row in TABLE.items()
     for index, phase in enumerate(row.phases())
 ]
+ADVERSARIAL = [
+    row for row in ROWS if any("discriminator" in phase.learning_rates for phase in TABLE[row.values[0]].phases())
+]
 # One whose rounds follow each other, and one whose loss compares the examples of a batch, are enough to tell at once
 # that devices do not agree; `make test-all` has every model.
 QUICK = ("alae", "beta_tcvae")
@@ -148,6 +151,17 @@ def assert_close(expected, got, tolerance):
         scale = max(1.0, float(jnp.abs(a).max()))
         message = jax.tree_util.keystr(path)
         np.testing.assert_allclose(a / scale, np.asarray(b) / scale, rtol=0, atol=tolerance, err_msg=message)
+
+
+@pytest.mark.parametrize(("name", "index"), ADVERSARIAL)
+def test_losses_compare_where_no_discriminator_that_trains_measures_them(name, index):
+    model, batch, state = prepared(name)
+    phase = TABLE[name].phases()[index]
+    evaluate = jax.jit(lambda *variables: model.evaluate(phase)(*variables, batch, jax.random.key(0))["loss"])
+    moved = {**state.params, "discriminator": jax.tree.map(lambda leaf: leaf + 0.1, state.params["discriminator"])}
+    before, after = (evaluate(params, state.model_state) for params in (state.params, moved))
+    trained = {group for round_ in model.rounds(phase) for groups in round_.trains.values() for group in groups}
+    assert phase.comparable == (bool((before == after).all()) or "discriminator" not in trained)
 
 
 @pytest.mark.parametrize("name", TABLE)

@@ -652,6 +652,20 @@ def test_the_best_checkpoint_is_kept_beside_the_last(tmp_path):
     assert int(restored(tmp_path, phases, "second", 9).model_state["vae"]["steps"]) == 9
 
 
+def test_no_checkpoint_is_the_best_where_losses_do_not_compare(tmp_path, caplog):
+    caplog.set_level("INFO")
+    phases = toy.phases(second={"steps": 15, "options": {"best_after": 9}, "comparable": False})
+    fit(tmp_path, phases=phases, settings=loop.Settings(checkpoint_every=2))
+    with Checkpoints(tmp_path, ["first", "second"]) as checkpoints:
+        assert checkpoints.best("first") == 6
+        assert checkpoints.best("second") is None
+        assert checkpoints.steps("second") == [20, 21]  # as the newest ones
+        assert checkpoints.metadata("second", 21)["validation_loss"] is None
+    told = [line for line in caplog.messages if "in validation" in line]
+    assert all(("the best" in line) == line.startswith("phase first") for line in told)
+    assert told[-1].endswith("in validation, which compares with no other step: what measures it trains too")
+
+
 def test_a_run_without_validation_keeps_the_last(tmp_path):
     fit(tmp_path, validation=None, settings=loop.Settings())
     with Checkpoints(tmp_path, ["first", "second"]) as checkpoints:

@@ -107,6 +107,61 @@ def test_a_phone_shows_up_to_three_sliders_beside_one_another(shown, count, besi
     assert page.execute_script("return document.documentElement.scrollWidth") == 390
 
 
+@pytest.mark.parametrize("size", [(1056, 716), (990, 612), (1300, 1800), (1056, 240)])
+def test_the_first_picture_leaves_room_for_the_contents(shown, size):
+    """Beneath four lines of text, numbers and a caption of two lines; a phone shows it as wide as it is."""
+    numbers = report.headline(
+        [("18.1 dB", "is the likeness (PSNR) of held-out images " * 2, "the mean image " * 4)] * 3
+    )
+    sheet = report.figure(picture(*size), "what comes back " * 6, fits=True, first=True)
+    parts = [report.heading("Training")]
+    document = report.page("VAE", [report.lead("7 models " * 28), numbers, sheet, report.contents(parts), *parts])
+
+    def places(width):
+        page = shown(document, width)
+        return page.execute_script(
+            "const box = (name) => document.querySelector(name).getBoundingClientRect();"
+            "return [box('img').width, box('img').height, box('nav a').bottom]"
+        )
+
+    width, height, contents = places(1200)
+    assert contents < 800
+    assert height >= min(272, size[1])
+    assert width / height == pytest.approx(size[0] / size[1], rel=0.01)
+    assert places(390)[0] == 358
+
+
+@pytest.mark.parametrize(("width", "first"), [(390, "img"), (1200, "nav")])
+def test_what_is_turned_has_another_order_on_a_phone(shown, width, first):
+    parts = [report.contents([report.heading("Training")]), report.figure(picture(900, 700), "A sheet")]
+    page = shown(report.page("VAEs", [report.turned(parts)]), width)
+    tops = {name: page.find_element(By.TAG_NAME, name).location["y"] for name in ("img", "nav")}
+    assert min(tops, key=tops.__getitem__) == first
+    inner, outer = page.execute_script("const e = document.documentElement; return [e.scrollWidth, e.clientWidth]")
+    assert inner <= outer
+
+
+@pytest.mark.parametrize(
+    ("pixels", "count", "side", "rendering"),
+    [
+        (64, 9, 103, "auto"),
+        (64, 10, 91, "auto"),
+        (32, 8, 96, "pixelated"),
+        (64, 5, 128, "pixelated"),
+    ],
+)
+def test_sliders_of_the_first_screen_stand_in_one_row(shown, pixels, count, side, rendering):
+    rows = {f"attribute {number}": np.zeros((3, pixels, pixels, 3), np.uint8) for number in range(count)}
+    group = traversals.Strips(rows, ["-1", "0", "1"], 1)
+    page = shown(report.page("Rows", [report.figure(group, "Rows", first=True)]))
+    found = page.execute_script(
+        "return [...document.querySelectorAll('.cell')].map((cell) => [cell.offsetTop, cell.offsetWidth])"
+    )
+    assert found == [[found[0][0], side]] * count
+    style = page.execute_script("return getComputedStyle(document.querySelector('.strip')).imageRendering")
+    assert style == rendering
+
+
 def test_a_checksum_needs_no_scrolling(shown):
     page = shown(report.page("Data", [report.values({"a name of some length": "0123456789abcdef" * 4})]), 390)
     inner, outer = page.execute_script(

@@ -142,7 +142,7 @@ def load(
         order, sizes, choice = _split(table, settings, where)
         decoded = images.squares(archive, table.files, settings.image_size, cache_folder=cache_folder, workers=workers)
     provenance = {
-        "data_set": "images with a CSV",
+        "data_set": Config.kind,
         "path": str(path),
         "csv": settings.csv,
         "checksum": checksum(decoded.checksum, text, table.names, *choice),
@@ -400,4 +400,5 @@ SOURCE = source.Source(
     holds=lambda place, csv: place.has(csv),
     depth=DEPTH,
     looked_for="your own images, {csv} (the setting csv gives another name)",
+    own=True,
 )

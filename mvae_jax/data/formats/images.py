@@ -83,7 +83,7 @@ def load(
         sizes = split_sizes(len(names), settings.validation_fraction, 0, str(path))
         decoded = squares(archive, names, settings.image_size, cache_folder=cache_folder, workers=workers)
     provenance = {
-        "data_set": "images alone",
+        "data_set": Config.kind,
         "path": str(path),
         "checksum": checksum(decoded.checksum, settings.validation_fraction, settings.seed),
         "counts": {"listed": len(names), **dict(zip(SPLITS[:2], sizes, strict=False))},
@@ -273,5 +273,6 @@ SOURCE = source.Source(
     verify=lambda config, attributes=None: defects(config.source),
     holds=lambda place, csv: any(_is_image(name) and not is_hidden(name) for name in place.walk()),
     fallback=True,
+    own=True,
     has_attributes=False,
 )

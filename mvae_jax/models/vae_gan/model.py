@@ -154,6 +154,7 @@ def _phase(config: AdversarialConfig, name: str, groups: Sequence[str], steps: i
         image_size=config.image_size,
         learning_rates=dict.fromkeys(groups, rate),
         shuffle=config.shuffle,
+        comparable="discriminator" not in groups,  # it measures the validation loss
     )
 
 
@@ -359,7 +360,8 @@ def build(config: AdversarialConfig) -> Model:
         Validation's "loss" of the GAN and of phase "adversarial" is the discriminator's error, which rises when the
         discriminator learns its images by heart; it is no measure of the samples. Otherwise it is the encoder's
         objective, measured by the discriminator of the moment: it compares validation with training, but not one epoch
-        of VAE/GAN with another, for which there is the mean squared error.
+        of VAE/GAN with another, for which there is the mean squared error. Losses of phase "similarity", where the
+        discriminator is frozen, compare.
     """
     return common.bind(
         config,
