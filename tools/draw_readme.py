@@ -2,12 +2,16 @@ r"""Draws the pictures of README and of the pages from trained runs, into docs/i
 
     make train
     python experiments/mnist_alae.py --config.models=alae --config.seeds=0
+    python experiments/celeba_vaegan.py
+    python experiments/stylealae.py
     python tools/draw_readme.py --multimodal runs/celebahq_mvae --digits runs/mnist_alae/alae/seed_0 \
-        --workdir runs/pictures
+        --vae-gan runs/celeba_vaegan/vae_gan --style-alae runs/stylealae/style_alae --workdir runs/pictures
 
-The attribute CVAE and the beta-TCVAE of shapes are trained here, within WORKDIR, in a few minutes on two CPU cores; a
-complete run there is loaded. No picture has an image of a data set that belongs to somebody: faces and shapes are
-rendered, and digits are those of scikit-learn. Nothing is chosen by hand: draws are the first of a fixed key.
+Any of these may be left out: what is given is drawn, and from --multimodal and --workdir the picture of README. The
+attribute CVAE and the beta-TCVAE of shapes are trained here, within WORKDIR, in a few minutes on two CPU cores; a run
+that is complete is loaded. No picture has an image of a data set that belongs to somebody: faces and shapes are
+rendered, digits are those of scikit-learn, and runs on other images are refused. Nothing is chosen by hand: draws are
+the first of a fixed key.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from mvae_jax import gaussian, models, runs
+from mvae_jax import exits, gaussian, models, runs
 from mvae_jax.data import captions
 from mvae_jax.data.formats import mnist
 from mvae_jax.data.rendered import faces, shapes
@@ -41,6 +45,7 @@ EDITS = {
 }
 SIZE = 32  # of the images of what is trained here, in pixels
 UNSEEN = 1_000_003  # seed of faces on which no preset trains
+RENDERED, DIGITS = "rendered faces", "digits of scikit-learn"  # images, as provenance names them
 
 
 def train_cvae(folder: Path) -> runs.Run:
@@ -104,20 +109,48 @@ def traversed(run: runs.Run, rows: int = 3, count: int = 6) -> dict[str, np.ndar
     }
 
 
-def reconstructed_digits(run: runs.Run, count: int = 6) -> dict[str, np.ndarray]:
-    """Title -> digits, uint8 [count, S, S, 1]: held-out ones, ALAE's reconstructions, and its samples."""
-    if run.config.image_size != 8:
-        raise SystemExit(
-            f"the run's images have {run.config.image_size} px; expected one on scikit-learn's digits, of 8."
-        )
-    digits = mnist.load().validation.arrays["image"][:count]
-    output = run.decode(run.encode(batched.pixels({"image": digits}))[0])
-    samples = run.sample(jax.random.key(0), count)
+def reconstructed(run: runs.Run, title: str, images: np.ndarray, name: str) -> dict[str, np.ndarray]:
+    """Title -> images, uint8 [B, S, S, C]: those given, a model's reconstructions of them, and its samples.
+
+    Args:
+        run: of a model that encodes.
+        title: of the images.
+        images: uint8 [B, S, S, C], on which it was not trained.
+        name: of the model.
+    """
+    output = run.decode(run.encode(batched.pixels({"image": images}))[0])
+    samples = run.sample(jax.random.key(0), len(images))
     return {
-        "digits": digits,
-        "reconstructed by ALAE": batched.to_bytes(output),
-        "drawn by ALAE": batched.to_bytes(samples),
+        title: images,
+        f"reconstructed by {name}": batched.to_bytes(output),
+        f"drawn by {name}": batched.to_bytes(samples),
     }
+
+
+def reconstructed_digits(run: runs.Run) -> dict[str, np.ndarray]:
+    """Held-out digits, ALAE's reconstructions, and its samples."""
+    return reconstructed(run, "digits", mnist.load().validation.arrays["image"][:12], "ALAE")
+
+
+def reconstructed_faces(run: runs.Run, name: str) -> dict[str, np.ndarray]:
+    """Rendered faces on which no preset trains, a model's reconstructions, and its samples."""
+    return reconstructed(run, "rendered faces", faces.sample(UNSEEN, 8, run.config.image_size).images, name)
+
+
+def trained(workdir: str, model: str, data: str) -> runs.Run:
+    """The run in a folder; one of another model, or on other images than may be shown, is refused.
+
+    Args:
+        workdir: of the run.
+        model: its name in the zoo.
+        data: what the run's provenance calls its images.
+    """
+    run = runs.load(workdir)
+    origin = run.settings.get("provenance", {}).get("data", {})
+    found = run.settings["model"], origin.get("data_set") or origin.get("source") or "images that it does not name"
+    if found != (model, data):
+        raise ValueError(f"{workdir} is a run of {found[0]} on {found[1]}; expected one of {model} on {data}.")
+    return run
 
 
 def sheet(rows: dict[str, np.ndarray], pixels: int) -> Image.Image:
@@ -136,36 +169,51 @@ def joined(sheets: list[Image.Image]) -> Image.Image:
     return whole
 
 
-def main() -> int:
+def pictures(arguments: argparse.Namespace) -> dict[str, Image.Image]:
+    """Name -> picture, of all that is asked for."""
+    drawn = {}
+    if arguments.multimodal:
+        run = trained(arguments.multimodal, "multimodal", RENDERED)
+        drawn["captions"] = sheet(drawn_from_captions(run), 128)
+    if arguments.digits:
+        drawn["digits"] = sheet(reconstructed_digits(trained(arguments.digits, "alae", DIGITS)), 48)
+    if arguments.vae_gan:
+        run = trained(arguments.vae_gan, "vae_gan", RENDERED)
+        drawn["vae_gan"] = sheet(reconstructed_faces(run, "VAE/GAN"), 64)
+    if arguments.style_alae:
+        run = trained(arguments.style_alae, "style_alae", RENDERED)
+        drawn["style_alae"] = sheet(reconstructed_faces(run, "StyleALAE"), 64)
+    if arguments.workdir:
+        of_edits = edited(train_cvae(arguments.workdir / "cvae"), 8)
+        of_shapes = traversed(train_beta_tcvae(arguments.workdir / "beta_tcvae"), 3, 9)
+        drawn |= {"edits": sheet(of_edits, 64), "shapes": sheet(of_shapes, 64)}
+        if "captions" in drawn:
+            faces_few = {name: row[:4] for name, row in of_edits.items()}
+            shapes_few = {name: row[::2] for name, row in of_shapes.items()}
+            drawn["readme"] = joined([drawn["captions"], sheet(faces_few, 64), sheet(shapes_few, 96)])
+    return drawn
+
+
+def main(arguments: list[str]) -> int:
     """Draws; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, model in {"multimodal": "multimodal", "digits": "alae"}.items():
-        parser.add_argument(f"--{name}", required=True, metavar="RUN", help=f"workdir of a {model} run")
-    parser.add_argument("--workdir", type=Path, required=True, help="of the two runs that are trained here")
+    of_models = {"multimodal": "multimodal", "digits": "alae", "vae-gan": "vae_gan", "style-alae": "style_alae"}
+    for name, model in of_models.items():
+        parser.add_argument(f"--{name}", metavar="RUN", help=f"workdir of a {model} run")
+    parser.add_argument("--workdir", type=Path, help="of the two runs that are trained here")
     parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "docs" / "images")
-    arguments = parser.parse_args()
-    of_captions = drawn_from_captions(runs.load(arguments.multimodal))
-    of_edits = edited(train_cvae(arguments.workdir / "cvae"), 8)
-    of_shapes, of_digits = (
-        traversed(train_beta_tcvae(arguments.workdir / "beta_tcvae"), 3, 9),
-        reconstructed_digits(runs.load(arguments.digits), 12),
-    )
-    pictures = {
-        "captions": sheet(of_captions, 128),
-        "edits": sheet(of_edits, 64),
-        "shapes": sheet(of_shapes, 64),
-        "digits": sheet(of_digits, 48),
-    }
-    faces_few = {name: row[:4] for name, row in of_edits.items()}
-    shapes_few = {name: row[::2] for name, row in of_shapes.items()}
-    pictures["readme"] = joined([pictures["captions"], sheet(faces_few, 64), sheet(shapes_few, 96)])
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    for name, picture in pictures.items():
-        path = arguments.output / f"{name}.webp"
-        picture.save(path, quality=82, method=6)
-        print(f"{path}: {picture.width} x {picture.height}, {path.stat().st_size / 1024:.0f} KiB")
+    parsed = parser.parse_args(arguments)
+    with exits.errors():
+        drawn = pictures(parsed)
+        if not drawn:
+            raise ValueError("nothing is asked for; expected a run, such as --vae-gan=RUN, or --workdir.")
+        parsed.output.mkdir(parents=True, exist_ok=True)
+        for name, picture in drawn.items():
+            path = parsed.output / f"{name}.webp"
+            picture.save(path, quality=82, method=6)
+            print(f"{path}: {picture.width} x {picture.height}, {path.stat().st_size / 1024:.0f} KiB")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -34,6 +34,12 @@ from mvae_jax.train.workdir import resolved
 _log = logging.getLogger("experiment")
 ConfigT = TypeVar("ConfigT")
 _SHOWN = 3  # most names that a message proposes
+_TEXTS = {
+    "workdir": "a folder",
+    "compilation_cache": "a folder",
+    "phase": "the name of a phase",
+    "coordinator": "HOST:PORT",
+}  # what a flag is that takes any text
 _KINDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a word"}
 
 
@@ -88,8 +94,7 @@ def parse(
         experiment: its name; "" for an experiment that has none, and takes any run.
     """
     keep_freed_memory()
-    arguments = [re.sub(r"^--?(dry|compilation|ignore)-", r"--\1_", argument) for argument in argv[1:]]
-    arguments = ["--help=chosen" if argument in ("-h", "-help", "--help") else argument for argument in arguments]
+    arguments = ["--help=chosen" if argument in ("-h", "-help", "--help") else argument for argument in argv[1:]]
     with session.errors():
         programs = runs.default_programs_folder()
     names = list(presets)
@@ -147,15 +152,13 @@ def parse(
         flag_values=values,
     )
     try:
-        known = [a for a in arguments if not a.startswith(("--config.", "-config."))]
-        _refuse_detached_values(arguments)
-        rest = values([argv[0], *known])[1:]
-        if rest:
+        given, settings, rest = _told_apart(arguments, values, presets[names[0]])
+        values([argv[0], *given])
+        if rest and None not in settings.values():
             raise ValueError(f"unexpected argument {rest[0]!r}; settings are written --config.field=value.")
         if not values.workdir:
             raise ValueError("--workdir is empty; expected a folder.")
         default = presets[values.preset]
-        settings = _settings([a for a in arguments if a not in known])
         if values.help:
             if "data.source" in settings:
                 default = _with_source(default, settings, data)
@@ -180,10 +183,7 @@ def parse(
         _join(values)
     except BrokenPipeError:  # of --help, to a reader who has gone
         raise
-    except flags.UnrecognizedFlagError as error:
-        as_typed = {_flag_of(argument): typed for argument, typed in zip(arguments, argv[1:], strict=True)}
-        fail(_unknown_flag(as_typed.get(error.flagname, f"--{error.flagname}"), values, presets[names[0]]))
-    except (flags.Error, ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         fail(str(error.args[0]) if isinstance(error, KeyError) else message(error))
     session.start_logging(values.verbose)
     if values.compilation_cache:
@@ -233,16 +233,63 @@ def _join(values: flags.FlagValues) -> None:
         ) from error
 
 
-def _refuse_detached_values(arguments: Sequence[str]) -> None:
-    for argument in arguments:
-        if argument.startswith(("--config.", "-config.")) and "=" not in argument:
-            raise ValueError(f"{argument} has no value; write {argument}=VALUE.")
+def _told_apart(
+    arguments: Sequence[str], values: flags.FlagValues, config: Any
+) -> tuple[list[str], dict[str, str | None], list[str]]:
+    """Flags, each with its value in it, the texts of fields, of which None has none, and what is neither.
+
+    Raises:
+        ValueError: a flag is not there, has no value, or one that it cannot take.
+    """
+    given: list[str] = []
+    settings: dict[str, str | None] = {}
+    words = list(arguments)
+    while words:
+        word = words.pop(0)
+        name, is_attached, text = word.lstrip("-").partition("=")
+        if word == "--":
+            return given, settings, words
+        if not word.startswith("-") or not name:
+            return given, settings, [word, *words]
+        if name.startswith("config."):
+            settings[renamed(name.removeprefix("config."))] = text if is_attached else None
+            continue
+        flag, no = _flag(name, values)
+        if flag is None:
+            raise ValueError(_unknown_flag(word, values, config))
+        if not is_attached and not flag.boolean and words and not words[0].startswith("-"):
+            is_attached, text = "=", words.pop(0)
+        _check_value(flag, no, text if is_attached else None)
+        given.append(f"--{no}{flag.name}{is_attached}{text}")
+    return given, settings, []
 
 
-def _settings(arguments: Sequence[str]) -> dict[str, str]:
-    """Field -> text of `--config.field=text` arguments; the last one wins."""
-    pairs = (argument.split("=", 1) for argument in arguments)
-    return {renamed(path.lstrip("-").removeprefix("config.")): text for path, text in pairs}
+def _flag(name: str, values: flags.FlagValues) -> tuple[flags.Flag[Any] | None, str]:
+    """The flag that a name means, and "no" if it says no to it; None if there is none. Hyphens are underscores."""
+    name = name.replace("-", "_")
+    if name in values:
+        return values[name], ""
+    denied = re.sub("^no_?", "", name)
+    return (values[denied], "no") if denied in values and values[denied].boolean else (None, "")
+
+
+def _check_value(flag: flags.Flag[Any], no: str, text: str | None) -> None:
+    """Refuses a flag without a value, or with one that it cannot take."""
+    name = f"--{no and 'no-'}{flag.name.replace('_', '-')}"
+    if isinstance(flag.parser, flags.EnumParser):
+        expected = f"one of {', '.join(flag.parser.enum_values)}"
+    else:
+        expected = _TEXTS.get(flag.name) or _KINDS[type(flag.default)]
+    if text is None and not flag.boolean:
+        example = shlex.quote(f"{name}={'VALUE' if flag.default in (None, '') else flag.default}")
+        raise ValueError(f"{name} has no value; expected {expected}: write {example}.")
+    if no and text is not None:
+        raise ValueError(f"{name} is {text!r}; expected no value: write {name} alone.")
+    try:
+        flag.parser.parse("true" if text is None else text)
+    except ValueError:
+        alone = f"; {name} alone is true" if flag.boolean else ""
+        raise ValueError(f"{name} is {text!r}; expected {expected}{alone}.") from None
 
 
 def argument(name: str, value: Any) -> str:
@@ -259,13 +306,14 @@ def argument(name: str, value: Any) -> str:
     return shlex.quote(f"--{name}={','.join(texts)}")
 
 
-def _with_source(default: ConfigT, settings: Mapping[str, str], data: Sequence[sources.Config]) -> ConfigT:
+def _with_source(default: ConfigT, settings: Mapping[str, str | None], data: Sequence[sources.Config]) -> ConfigT:
     """The config with the settings of the kind of data that its source is."""
     if not data:
         return default
     before: sources.Config = default.data  # type: ignore[attr-defined]
     csv = str(settings.get("data.csv") or getattr(before, "csv", folder.CSV))
-    chosen = data_at(settings.get("data.source", before.source), (*data, before), csv)
+    source = settings.get("data.source")
+    chosen = data_at(before.source if source is None else source, (*data, before), csv)
     return dataclasses.replace(default, data=chosen)  # type: ignore[type-var]
 
 
@@ -341,7 +389,7 @@ def _of_this_experiment(workdir: str | os.PathLike[str]) -> Iterator[None]:
         raise ValueError(f"{workdir} is not a run of this experiment: {error}") from error
 
 
-def _override(default: ConfigT, settings: Mapping[str, str]) -> ConfigT:
+def _override(default: ConfigT, settings: Mapping[str, str | None]) -> ConfigT:
     """Applies settings, field -> text, to a nested frozen dataclass."""
     config, fields = _to_config_dict(default), dict(leaves(default))
     for name, text in settings.items():
@@ -350,11 +398,14 @@ def _override(default: ConfigT, settings: Mapping[str, str]) -> ConfigT:
     return runs.rebuild(default, config)
 
 
-def _read(name: str, text: str, old: Any) -> Any:
+def _read(name: str, text: str | None, old: Any) -> Any:
     """Reads a value of the type of `old` by way of ml_collections' flags."""
     several = isinstance(old, tuple)
     kind = type(old[0]) if several else type(old)
     expected = f"{_KINDS[kind].removeprefix('a ')}s, separated by commas" if several else _KINDS[kind]
+    if text is None:
+        example = argument(f"config.{name}", list(old) if several else old) or f"--config.{name}=VALUE"
+        raise ValueError(f"--config.{name} has no value; expected {expected}: write {example}.")
     wrong = f"--config.{name} is {text!r}; expected {expected}."
     values, arguments = flags.FlagValues(), ["experiment", f"--config.value={text}"]
     field = config_dict.ConfigDict({"value": old})
@@ -391,18 +442,13 @@ def _check_name(path: str, fields: Mapping[str, Any], config: Any) -> None:
 
 def _unknown_flag(argument: str, values: flags.FlagValues, config: Any) -> str:
     """What to tell a user of an argument whose flag is not there."""
-    name, fields = _flag_of(argument), [field for field, _ in leaves(config)]
+    name, fields = argument.lstrip("-").partition("=")[0], [field for field, _ in leaves(config)]
     if name == "config":
         hint = f"settings are written one by one, such as --config.{fields[0]}=VALUE."
     else:
         known = _arguments(fields) | {flag.replace("_", "-"): f"--{flag.replace('_', '-')}" for flag in values}
         hint = _nearest(name.removeprefix("noconfig."), known) or "--help lists every flag."
     return f"there is no flag {argument}; {hint}"
-
-
-def _flag_of(argument: str) -> str:
-    """Name of the flag of an argument."""
-    return argument.lstrip("-").partition("=")[0]
 
 
 def _arguments(fields: Iterable[str]) -> dict[str, str]:

@@ -39,6 +39,8 @@ _log = logging.getLogger(__name__)
 _SAVING, _DELETING = ".saving", ".deleting"
 _LEFT = re.compile(r"[0-9]+\.(saving|deleting|orbax-checkpoint-tmp)\S*")  # by a process that was killed
 _NONE, _REFUSED = -1, -2  # in place of a step
+_PATIENCE = 1200  # seconds in which this process runs, after which a save counts as hung
+_NO_LIMIT = 10**8  # seconds
 
 
 class Checkpoints:
@@ -106,8 +108,13 @@ class Checkpoints:
             changes["validation_loss"] = float(validation_loss)
         written = None
         if self._newest != (phase, step):
-            # Overwrites what a killed process has left there.
-            written = _orbax().save_async(_unfinished(self._folder(phase, step)), state, overwrite=True)
+            context = _orbax().Context()
+            # Orbax's limits go by the clock, also while the process is stopped or the machine sleeps: `_finish` has one
+            # that does not. Nor does anyone wait, within limits of their own, for folders that are there already.
+            context.asynchronous.timeout_secs = _NO_LIMIT
+            context.asynchronous.create_directories_asynchronously = False
+            with context:  # overwrites what a killed process has left there
+                written = _orbax().save_async(_unfinished(self._folder(phase, step)), state, overwrite=True)
             changes = {
                 **({"run_id": self._run} if self._run else {}),
                 "phase": phase,
@@ -328,7 +335,7 @@ class Checkpoints:
         folder = self._folder(phase, step)
         if written is not None:
             with files.written(folder, size):
-                written.result()  # of all hosts
+                _finish(written, folder)  # of all hosts
         if jax.process_index() != 0:
             return
         if written is None:
@@ -363,6 +370,19 @@ def _steps(phase: Path) -> list[Path]:
 def _unfinished(folder: Path) -> Path:
     """What a checkpoint is called until it is complete."""
     return folder.with_name(folder.name + _SAVING)
+
+
+def _finish(written: Any, folder: Path) -> None:
+    """Waits until a checkpoint is written, in steps of a second, each of which counts as one however long it takes."""
+    for _ in range(_PATIENCE):
+        try:
+            return written.result(timeout=1.0)
+        except TimeoutError as error:
+            reason = error
+    raise TimeoutError(
+        f"{folder} is not written after {_PATIENCE} s: see whether its disk answers, and give the command again, which "
+        "goes on from the checkpoint before."
+    ) from reason
 
 
 def _rename(folder: Path, to: Path) -> None:

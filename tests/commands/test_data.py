@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import command_lines
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -19,7 +21,9 @@ from mvae_jax.data import pyramid
 from mvae_jax.data.batches import Splits
 from mvae_jax.data.formats import five_views
 from mvae_jax.data.rendered import faces
+from mvae_jax.data.sources import load
 from mvae_jax.data.views import VIEWS
+from mvae_jax.experiment import flags
 
 tfds.disable_progress_bar()
 
@@ -292,6 +296,59 @@ def test_of_a_csv_without_calibration_rows_the_other_splits_are_shown(run, sourc
     assert run(*command, "--split=validation")[0] == 0
     assert run("statistics", own, "--image-size=8")[0] == 0
     assert "the train split of" in run(*command)[2]
+
+
+@pytest.mark.parametrize("options", [[], ["--seed=3", "--validation-fraction=0.3"]], ids=str)
+@pytest.mark.parametrize("has_csv", [True, False])
+def test_the_drawn_split_is_said_and_is_that_of_a_training(has_csv, options, run, sources, tmp_path):
+    own = shutil.copytree(sources / "own", tmp_path / "own")
+    (own / "attributes.csv").unlink()
+    if has_csv:
+        (own / "attributes.csv").write_text("\n".join(["file,hat", *(f"{i}.png,{i % 2}" for i in range(40))]))
+        options = [*options, "--calibration-size=9"]
+    sheet = tmp_path / "sheet.png"
+    status, _, err = run("preview", own, "--image-size=8", "--count=1", "-o", sheet, *options)
+    trained = celeba_vae_data(own, options)
+    expected = [len(split) for _, split in trained]
+    assert status == 0
+    assert [int(number) for number in re.findall(r"(\d+) for (?:training|validation|calibration)", err)] == [
+        size for size in expected if size
+    ]
+    assert f"drawn at random by seed {3 if '--seed=3' in options else 42}." in err
+    assert f"split: {trained.provenance['split']}\n" in run("statistics", own, "--image-size=8", *options)[1]
+    with Image.open(sheet) as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    image = trained.train["image"][0]
+    rows, columns = np.nonzero((pixels == image[0, 0]).all(-1))
+    scale = np.ptp(rows) + 1
+    top, left = rows.min(), columns.min()
+    np.testing.assert_array_equal(pixels[top : top + 8 * scale : scale, left : left + 8 * scale : scale], image)
+
+
+def celeba_vae_data(source, options):
+    """What `experiments/celeba_vae.py` trains on by the same options."""
+    experiment = command_lines.script("celeba_vae").EXPERIMENT
+    settings = [f"--config.data.{option.removeprefix('--').replace('-', '_')}" for option in options]
+    config, _ = flags.parse(
+        ["celeba_vae.py", f"--config.data.source={source}", *settings],
+        experiment.presets,
+        workdir="runs/x",
+        description="",
+        data=experiment.data,
+    )
+    return load(config.data, image_size=8)
+
+
+def test_a_calibration_that_takes_most_images_is_told(run, sources, tmp_path):
+    own = shutil.copytree(sources / "own", tmp_path / "own")
+    (own / "attributes.csv").write_text("\n".join(["file,hat", *(f"{i}.png,{i % 2}" for i in range(40))]))
+    warning = f"{own}/attributes.csv: a smaller calibration_size than 30 leaves more for training."
+    assert warning in run("statistics", own, "--image-size=8", "--calibration-size=30")[2].splitlines()
+    assert "leaves more for training" not in run("statistics", own, "--image-size=8", "--calibration-size=9")[2]
+    assert "9 for calibration, drawn at random by seed 42." in run("statistics", own, "--calibration-size=9")[2]
+    status, _, err = run("statistics", sources / "own", "--image-size=8")
+    assert status == 0
+    assert "of 40 images 27 for training, 9 for validation, 4 for calibration, as the column split says." in err
 
 
 @pytest.mark.parametrize("source", ["digits", "five_views"])

@@ -93,6 +93,8 @@ def test_flags():
     assert config == PRESETS["large"]
     assert arguments == flags.Arguments("runs/a=b", "large", True)
     assert parse("--dry_run", "-preset", "large")[1].dry_run
+    assert not parse("--dry-run=true", "--no-dry-run")[1].dry_run
+    assert not parse("--dry-run=false")[1].dry_run
 
 
 @pytest.mark.parametrize(
@@ -281,8 +283,17 @@ def test_evaluate_refuses_what_is_no_run_of_the_experiment(tmp_path, capsys, con
         (["--config.widths[0]=4"], "there is no field --config.widths[0]; did you mean --config.widths?"),
         (["--config..count=4"], "there is no field --config..count; did you mean --config.count?"),
         (["--config.inner=4"], "--config.inner is a group of fields; set one of them, such as --config.inner.rates."),
-        (["--config.count", "4"], "--config.count has no value; write --config.count=VALUE."),
-        (["--config.flag"], "--config.flag has no value; write --config.flag=VALUE."),
+        *(
+            (arguments, f"--config.{name} has no value; expected {expected}: write --config.{name}={example}.")
+            for name, expected, example in (
+                ("count", "a whole number", 3),
+                ("flag", "true or false", "true"),
+                ("path", "a word", "here"),
+                ("inner.rates", "finite numbers, separated by commas", "0.5,0.25"),
+            )
+            for arguments in ([f"--config.{name}"], [f"--config.{name}", "4"], [f"-config.{name}", "--dry-run"])
+        ),
+        (["--config.cuont"], "there is no field --config.cuont; did you mean --config.count?"),
         (["config.count=4"], "unexpected argument 'config.count=4'; settings are written --config.field=value."),
         (["count=4"], "unexpected argument 'count=4'; settings are written --config.field=value."),
         (["--count=4"], "there is no flag --count=4; did you mean --config.count?"),
@@ -299,8 +310,36 @@ def test_evaluate_refuses_what_is_no_run_of_the_experiment(tmp_path, capsys, con
         (["--dry-rnu"], "there is no flag --dry-rnu; did you mean --dry-run?"),
         (["--ignore_removd"], "there is no flag --ignore_removd; did you mean --ignore-removed?"),
         (["--xyz=4"], "there is no flag --xyz=4; --help lists every flag."),
-        (["--preset=lrage"], "flag --preset=lrage: value should be one of <small|large>"),
-        (["--preset"], "Missing value for flag --preset"),
+        *(
+            (arguments, f"{name} has no value; expected {expected}: write {name}={example}.")
+            for name, expected, example in (
+                ("--workdir", "a folder", "runs/x"),
+                ("--preset", "one of small, large", "small"),
+                ("--phase", "the name of a phase", "VALUE"),
+                ("--coordinator", "HOST:PORT", "VALUE"),
+                ("--processes", "a whole number", "1"),
+                ("--process", "a whole number", "0"),
+            )
+            for arguments in ([name], [name[1:]], [name, "--dry-run"])
+        ),
+        *(
+            ([f"{name}={text}"], f"{name} is {text!r}; expected {expected}.")
+            for name, texts, expected in (
+                ("--preset", ["lrage", ""], "one of small, large"),
+                ("--help", ["most"], "one of chosen, all"),
+                ("--processes", ["two", "1.5", ""], "a whole number"),
+                ("--dry-run", ["maybe", "2", ""], "true or false; --dry-run alone is true"),
+                ("--verbose", ["ja"], "true or false; --verbose alone is true"),
+                ("--no-dry-run", ["true", ""], "no value: write --no-dry-run alone"),
+            )
+            for text in texts
+        ),
+        (["--preset", "lrage"], "--preset is 'lrage'; expected one of small, large."),
+        (["--dry_run=maybe"], "--dry-run is 'maybe'; expected true or false; --dry-run alone is true."),
+        (["--dry-run", "maybe"], "unexpected argument 'maybe'; settings are written --config.field=value."),
+        (["--noworkdir"], "there is no flag --noworkdir; did you mean --workdir?"),
+        (["--flagfile=x"], "there is no flag --flagfile=x; did you mean --config.flag?"),
+        (["--undefok=x", "--x=1"], "there is no flag --undefok=x; --help lists every flag."),
         (["--workdir="], "--workdir is empty; expected a folder."),
         (["--config.count=-1"], "count is -1; expected at least 0."),
         *(

@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
+from concurrent.futures import Future
 from typing import Any
 
 import jax
@@ -20,7 +22,7 @@ from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 from snapshots import sums
 
-from mvae_jax.train.checkpoint import Checkpoints, DamagedCheckpoint, check_parts, find, load_parts
+from mvae_jax.train.checkpoint import Checkpoints, DamagedCheckpoint, _finish, check_parts, find, load_parts
 from mvae_jax.train.config_file import DamagedRun
 from mvae_jax.train.workdir import Workdir
 
@@ -492,6 +494,32 @@ def test_failed_save_raises_at_the_next_call(tmp_path, monkeypatch):
     checkpoints.save("vae", make_state(1))
     checkpoints.close()
     assert checkpoints.latest() == ("vae", 1)
+
+
+def test_a_save_outlasts_a_long_sleep(tmp_path, monkeypatch):
+    """A clock that jumps by a week is all that a process sees of having been stopped for that long."""
+    asleep, clock = 0.0, time.time
+    monkeypatch.setattr(time, "time", lambda: clock() + asleep)
+    state = make_state(1, width=400_000)  # takes longer to write than the clock to jump
+    with Checkpoints(tmp_path, ["vae"]) as checkpoints:
+        saving = checkpoints.save("vae", state)
+        asleep = 7 * 24 * 3600.0
+        assert not saving.done()
+        saving.result()
+        assert host(checkpoints.restore("vae", 1, abstract(state))) == host(state)
+
+
+@pytest.mark.parametrize("failure", [None, TimeoutError("of its own")])
+def test_a_save_that_hangs_is_given_up(tmp_path, monkeypatch, failure):
+    hung = Future()
+    if failure:
+        hung.set_exception(failure)
+    monkeypatch.setattr("mvae_jax.train.checkpoint._PATIENCE", 2)
+    begin = time.monotonic()
+    with pytest.raises(TimeoutError, match=f"^{tmp_path} is not written after 2 s: see whether its disk") as error:
+        _finish(hung, tmp_path)
+    assert str(error.value.__cause__) == str(failure or "")
+    assert time.monotonic() - begin == pytest.approx(0 if failure else 2, abs=1.5)
 
 
 @pytest.mark.parametrize(

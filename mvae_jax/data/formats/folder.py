@@ -30,7 +30,7 @@ import numpy as np
 
 from mvae_jax.data import captions, decode, source
 from mvae_jax.data.archive import DEPTH, Archive, DefectError, checksum, leads_outside, only, open_archive, read_text
-from mvae_jax.data.batches import Splits, permutation
+from mvae_jax.data.batches import Splits
 from mvae_jax.data.formats import delimited, images, listing
 from mvae_jax.data.formats.images import SPLITS
 from mvae_jax.data.names import normal
@@ -139,7 +139,7 @@ def load(
                 f"{len(missing)} of {len(table.files)} images are missing. {missing[0]} "
                 f"{archive.remark or 'Put them there, or remove their lines.'}"
             )
-        order, sizes, choice = _split(table, settings, where)
+        order, sizes, choice, how = _split(table, settings, where)
         decoded = images.squares(archive, table.files, settings.image_size, cache_folder=cache_folder, workers=workers)
     provenance = {
         "data_set": Config.kind,
@@ -147,6 +147,7 @@ def load(
         "csv": settings.csv,
         "checksum": checksum(decoded.checksum, text, table.names, *choice),
         "counts": {"listed": len(table.files), **dict(zip(SPLITS, sizes, strict=True))},
+        "split": how,
         **decoded.provenance,
     }
     arrays = {
@@ -315,8 +316,8 @@ def _missing(archive: Archive, table: Table, where: str) -> Iterator[str]:
             yield f"There is no file {archive.where(file)}, which {where}, line {line} names."
 
 
-def _split(table: Table, settings: Settings, where: str) -> tuple[np.ndarray, list[int], tuple[float, ...]]:
-    """Rows of the table, split after split; the sizes of the splits; and the settings on which these depend."""
+def _split(table: Table, settings: Settings, where: str) -> tuple[np.ndarray, list[int], tuple[float, ...], str]:
+    """Rows of the table, split after split; the splits' sizes, the settings on which they depend, and how, in words."""
     count = len(table.files)
     if table.splits is not None:
         chosen = [[row for row in range(count) if table.splits[row] == name] for name in SPLITS]
@@ -327,10 +328,12 @@ def _split(table: Table, settings: Settings, where: str) -> tuple[np.ndarray, li
                     f"{where} has no image whose split is {name!r}, expected at least one: give some this split, or "
                     "leave the column out."
                 )
-        return np.concatenate(chosen).astype(np.int64), list(map(len, chosen)), ()
-    sizes = images.split_sizes(count, settings.validation_fraction, settings.calibration_size, where)
+        sizes, how = list(map(len, chosen)), "as the column split says"
+        images.tell_sizes(where, sizes, how)
+        return np.concatenate(chosen).astype(np.int64), sizes, (), how
     choice = settings.validation_fraction, settings.calibration_size, settings.seed
-    return permutation(count, settings.seed), sizes, choice
+    order, sizes, how = images.drawn(count, *choice, where)
+    return order, sizes, choice, how
 
 
 # --- as a source ---------------------------------------------------------------------------------------------------

@@ -80,16 +80,16 @@ def load(
     with open_archive(path) as archive:
         names = image_names(archive)
         _logger.info("%s: %s. Attributes, if there are any, are not read.", path, _folders(names))
-        sizes = split_sizes(len(names), settings.validation_fraction, 0, str(path))
+        order, sizes, how = drawn(len(names), settings.validation_fraction, 0, settings.seed, str(path))
         decoded = squares(archive, names, settings.image_size, cache_folder=cache_folder, workers=workers)
     provenance = {
         "data_set": Config.kind,
         "path": str(path),
         "checksum": checksum(decoded.checksum, settings.validation_fraction, settings.seed),
         "counts": {"listed": len(names), **dict(zip(SPLITS[:2], sizes, strict=False))},
+        "split": how,
         **decoded.provenance,
     }
-    order = permutation(len(names), settings.seed)
     arrays = {"image": decoded.images[order], "index": order.astype(np.int32)}
     return Splits.cut(arrays, sizes[0], sizes[1], (), provenance)
 
@@ -165,28 +165,67 @@ def squares(
     return Squares(pictures, fingerprints, provenance)
 
 
-def split_sizes(count: int, validation_fraction: float, calibration: int, where: str) -> list[int]:
-    """How many of a number of images are for training, for validation and for calibration.
+def drawn(
+    count: int, validation_fraction: float, calibration: int, seed: int, where: str
+) -> tuple[np.ndarray, list[int], str]:
+    """Draws images for training, for validation and for calibration; equal arguments draw the same ones.
 
     Args:
         count: of all images.
         validation_fraction: part of those that are not for calibration.
         calibration: images that are.
+        seed: of the draw.
         where: how messages name what has the images.
+
+    Returns:
+        The images' numbers, split after split; the sizes of the three splits; and how they were chosen, in words.
 
     Raises:
         ValueError: there are too few.
     """
-    rest = count - calibration
-    validation = round(rest * validation_fraction)
-    if not 0 < validation < rest:
+    sizes = _sizes(count, validation_fraction, calibration)
+    if not sizes:
         wanted = f"calibration_size {calibration} and " if calibration else ""
         of_rest = " of the rest" if calibration else ""
         raise ValueError(
-            f"{where} has {count} images, too few for {wanted}validation_fraction {validation_fraction}{of_rest}: "
-            "choose them so that images are left for training and for validation."
+            f"{where} has {count} image{'' if count == 1 else 's'}, too few for {wanted}validation_fraction "
+            f"{validation_fraction}{of_rest}: {_fitting(count, validation_fraction, calibration)}."
         )
-    return [rest - validation, validation, calibration]
+    how = f"drawn at random by seed {seed}"
+    tell_sizes(where, sizes, how)
+    if calibration > sizes[0]:
+        _logger.warning("%s: a smaller calibration_size than %d leaves more for training.", where, calibration)
+    return permutation(count, seed), sizes, how
+
+
+def tell_sizes(where: str, sizes: Sequence[int], how: str) -> None:
+    """Logs how many images the splits have.
+
+    Args:
+        where: what has them.
+        sizes: of the three splits.
+        how: they were chosen.
+    """
+    counts = [f"{size} for {name}" for size, name in zip(sizes, ("training", *SPLITS[1:]), strict=True) if size]
+    _logger.info("%s: of %d images %s, %s.", where, sum(sizes), ", ".join(counts), how)
+
+
+def _sizes(count: int, validation_fraction: float, calibration: int) -> list[int]:
+    """How many images are for training, validation and calibration; none if one of the first two has none."""
+    rest = count - calibration
+    validation = round(rest * validation_fraction)
+    return [rest - validation, validation, calibration] if 0 < validation < rest else []
+
+
+def _fitting(count: int, validation_fraction: float, calibration: int) -> str:
+    """The settings with which a number of images can be split that those given do not split."""
+    fewer = min(calibration, max(1, count // 10))
+    for fraction in (validation_fraction, 0.4):  # the second divides any two images
+        if sizes := _sizes(count, fraction, fewer):
+            changed = [f"calibration_size to {fewer}"] * (fewer < calibration)
+            changed += [f"validation_fraction to {fraction}"] * (fraction != validation_fraction)
+            return f"set {' and '.join(changed)}, which leaves {sizes[0]} for training and {sizes[1]} for validation"
+    return f"give at least {2 + fewer}"
 
 
 def image_names(archive: Archive) -> list[str]:

@@ -373,7 +373,11 @@ def test_damaged_images_are_reported(data, message, tmp_path, cache):
     ("change", "message"),
     [
         ({"calibration_size": 20}, "has 20 images, too few for calibration_size 20"),
-        ({"calibration_size": 500}, "has 20 images, too few for calibration_size 500 and validation_fraction 0.25"),
+        (
+            {"calibration_size": 500},
+            "has 20 images, too few for calibration_size 500 and validation_fraction 0.25 of the rest: set "
+            r"calibration_size to 2, which leaves 14 for training and 4 for validation\.$",
+        ),
         ({"calibration_size": 18}, "too few"),
         ({"validation_fraction": 0.01}, "too few"),
     ],

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import zipfile
 
 import numpy as np
@@ -90,7 +91,11 @@ def test_two_data_sets_of_one_kind_are_not_taken_for_images_alone(there, tmp_pat
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"validation_fraction": 0.01}, "has 12 images, too few for validation_fraction 0.01: choose"),
+        (
+            {"validation_fraction": 0.01},
+            "has 12 images, too few for validation_fraction 0.01: set validation_fraction to 0.4, which leaves 7 for "
+            r"training and 5 for validation\.$",
+        ),
         ({"validation_fraction": 1.0}, "validation_fraction is 1.0"),
         ({"image_size": 0}, "image_size is 0"),
         ({"seed": -1}, "seed is -1"),
@@ -99,6 +104,31 @@ def test_two_data_sets_of_one_kind_are_not_taken_for_images_alone(there, tmp_pat
 def test_mistakes(settings, message, there, tmp_path):
     with pytest.raises(ValueError, match=message):
         images.load(there, images.Settings(**settings), cache_folder=tmp_path)
+
+
+@pytest.mark.parametrize("calibration", [0, 1, 9, 500])
+@pytest.mark.parametrize("fraction", [0.1, 0.01, 0.99])
+def test_the_settings_that_are_proposed_for_few_images_split_them(fraction, calibration):
+    for count in (*range(1, 60), 499, 510):
+        if images._sizes(count, fraction, calibration):
+            continue
+        with pytest.raises(ValueError, match="too few for") as error:
+            images.drawn(count, fraction, calibration, 0, "here")
+        refusal = str(error.value)
+        if found := re.search(r"give at least (\d+)\.$", refusal):
+            assert count < int(found[1]) == 2 + min(calibration, 1)
+            continue
+        proposed = dict(re.findall(r"(calibration_size|validation_fraction) to ([0-9.]+)", refusal))
+        chosen = (
+            float(proposed.get("validation_fraction", fraction)),
+            int(proposed.get("calibration_size", calibration)),
+        )
+        order, sizes, _ = images.drawn(count, *chosen, 0, "here")
+        assert sorted(order) == list(range(count))
+        assert sum(sizes) == count
+        assert min(sizes[:2]) > 0
+        assert (sizes[2] > 0) == (calibration > 0)
+        assert refusal.endswith(f"which leaves {sizes[0]} for training and {sizes[1]} for validation.")
 
 
 def test_damage_is_told(there, tmp_path):
