@@ -136,9 +136,11 @@ def encode(workdir: Path, run: runs.Run, data: Any, codes: str = "draws") -> Cod
             "expected one that encodes and decodes."
         )
     splits: dict[str, Split] = {}
-    for name in ("train", "validation", "calibration"):
-        examples = data.examples(name, run.config.image_size)
-        splits[name] = _of_split(run, examples, codes) if len(examples) else splits["train"].first(0)
+    for name in ("train", "validation"):
+        splits[name] = _of_split(run, data.examples(name, run.config.image_size), codes)
+    splits["calibration"] = splits["train"].first(0)
+    if len(data.calibration):  # a data set of which none are set aside need not know of such a split
+        splits["calibration"] = _of_split(run, data.examples("calibration", run.config.image_size), codes)
     provenance = {"codes_of": f"{workdir}, phase {run.phase}, step {run.step}", **data.provenance}
     return Codes(**splits, attributes=data.attributes, provenance=provenance, origin=_origin(workdir, run, codes))
 
