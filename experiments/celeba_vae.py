@@ -175,7 +175,7 @@ EXPERIMENT = experiment.Experiment(
         suite.samples_and_traversals,
         suite.feature_sheet,
         suite.learning_curves,
-        priors.figures,
+        priors.figures_of(suite.title_of),
     ),
     problems=suite.problems,
 )

@@ -189,7 +189,7 @@ EXPERIMENT = experiment.Experiment(
         ),
         priors.measure_of(_title_of),
     ),
-    figures=(suite.samples, suite.reconstructions, suite.edits, suite.learning_curves, priors.figures),
+    figures=(suite.samples, suite.reconstructions, suite.edits, suite.learning_curves, priors.figures_of(_title_of)),
     problems=suite.problems,
 )
 

@@ -224,7 +224,7 @@ EXPERIMENT = experiment.Experiment(
         priors.measure_of(suite.title_of),
         Measure("stability", suite.stability, parts=lambda trained, signs: (), lines=lambda trained, signs: ()),
     ),
-    figures=(suite.pictures, suite.learning_curves, suite.edits, priors.figures),
+    figures=(suite.pictures, suite.learning_curves, suite.edits, priors.figures_of(suite.title_of)),
     problems=suite.problems,
     # They save memory and change no result, and a resolution may turn out to need them.
     may_change=("config.model.examples_at_once", "config.model.recomputed_from"),

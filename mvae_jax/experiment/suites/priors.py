@@ -286,15 +286,29 @@ def _decoder(run: Any) -> Callable[[Any, np.ndarray], np.ndarray]:
     return in_chunks(decode)
 
 
-def figures(trained: Trained, results: Results) -> Figures:
+def figures_of(title_of: Callable[[str], str] = plain) -> Callable[[Trained, Results], Figures]:
     """Sheets of draws: without captions one for each model, with captions one for each way of the first model.
 
     In the latter a caption has a row of several draws.
+
+    Args:
+        title_of: as for `measure_of`.
+
+    Returns:
+        A function of `Experiment.figures`.
     """
+
+    def figures(trained: Trained, results: Results) -> Figures:
+        return _figures(trained, {folder: f" of {title_of(folder)}" if folder else "" for folder in trained.priors})
+
+    return figures
+
+
+def _figures(trained: Trained, models: Mapping[str, str]) -> Figures:
     sheets: dict[str, tuple[str, Any]] = {}
-    for folder in trained.priors:
+    for folder, model in models.items():
         if not _is_told(trained.runs[folder]):
-            sheets["_".join(filter(None, ("priors", folder)))] = _free_sheet(trained, folder)
+            sheets["_".join(filter(None, ("priors", folder)))] = _free_sheet(trained, folder, model)
     if not trained.priors or not trained.data.attributes:
         return sheets
     folder = next(iter(trained.priors))
@@ -307,8 +321,8 @@ def figures(trained: Trained, results: Results) -> Figures:
             pictures = decode(drawing.draw(key, rows), rows)
             sheet = to_bytes(pictures).reshape(len(texts), _SHOWN_DRAWS, *pictures.shape[1:])
             sheets[f"priors_{name}"] = (
-                f"{capitalized(PRIORS[name])}: {_SHOWN_DRAWS} draws of each; they should agree in what the caption "
-                "says, and differ in all else",
+                f"{capitalized(PRIORS[name])}{models[folder]}: {_SHOWN_DRAWS} draws of each; they should agree in "
+                "what the caption says, and differ in all else",
                 grids.text_to_image(sentences, sheet),
             )
     return sheets
@@ -324,7 +338,7 @@ def _sentences(rows: np.ndarray, names: Sequence[str]) -> list[str]:
     return [captions.write(row, names) for row in rows]
 
 
-def _free_sheet(trained: Trained, folder: str) -> tuple[str, Any]:
+def _free_sheet(trained: Trained, folder: str, model: str) -> tuple[str, Any]:
     """Draws of each prior that minds no caption, in a row each."""
     run, key = trained.runs[folder], jax.random.key(trained.config.seed)
     rows, decode = np.zeros((_SHOWN_DRAWS, len(trained.data.attributes)), np.float32), _decoder(run)
@@ -332,7 +346,7 @@ def _free_sheet(trained: Trained, folder: str) -> tuple[str, Any]:
     for name, drawing in drawings(trained, folder).items():
         if not drawing.of_captions:
             drawn[PRIORS[name]] = to_bytes(decode(drawing.draw(key, rows), rows))
-    text = "Draws of each prior, without a caption: each face should be whole, and differ from the others"
+    text = f"Draws of each prior{model}, without a caption: each image should be whole, and differ from the others"
     return text, grids.comparison(drawn, columns=_SHOWN_DRAWS)
 
 
@@ -420,4 +434,4 @@ def measure_of(title_of: Callable[[str], str] = plain) -> Measure:
     )
 
 
-MEASURE = measure_of()
+MEASURE, figures = measure_of(), figures_of()

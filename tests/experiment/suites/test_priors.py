@@ -161,7 +161,9 @@ def test_each_model_of_several_has_its_rows(trained, rows):
     assert suite.PRIORS["flow"] in str(table)
     assert measure.lines(trained, {"flow": {"recall": 0.5, "images": 7}}) == ["flow: recall 0.5, images 7"]
     assert measure.lines(several, {"one": {"flow": {"recall": 0.5}}}) == ["one flow: recall 0.5"]
-    assert "priors_one" in suite.figures(several, {})
+    drawn = suite.figures_of(str.upper)(several, {})
+    assert drawn["priors_one"][0].startswith("Draws of each prior of ONE, without a caption")
+    assert drawn["priors_flow_captions"][0].startswith("Captions: learned prior of ONE: 8 draws of each")
 
 
 @pytest.fixture(scope="module")
