@@ -25,8 +25,8 @@ from mvae_jax import experiment
 from mvae_jax.data import sources
 from mvae_jax.data.formats import celeba, cub
 from mvae_jax.data.rendered import faces
-from mvae_jax.experiment import ClassifierConfig, Measure, Member, typical
-from mvae_jax.experiment.suites import autoencoders
+from mvae_jax.experiment import ClassifierConfig, Measure, Member, PriorConfig, typical
+from mvae_jax.experiment.suites import autoencoders, priors
 from mvae_jax.experiment.suites import conditional as suite
 from mvae_jax.models import cvae
 
@@ -42,12 +42,15 @@ class Config(experiment.Config):
         model: the CVAE; the models differ in beta alone, and its attributes ("all",) are those of the data set.
         betas: weights of the KL divergence, each of which is a model of its own; the squared error has 1 - beta.
         classifier: what reads attributes from generated images.
+        prior: over the codes of images, learned once the models are trained; its samples are compared with those of the
+            model's own prior and of a mixture of Gaussians. 0 epochs, the default here, learn none.
     """
 
     data: sources.Config = faces.Config()
     model: cvae.Config = cvae.Config(attributes=ALL)
     betas: tuple[float, ...] = (0.9, 0.75, 0.5, 0.25)
     classifier: ClassifierConfig = ClassifierConfig(image_size=64)
+    prior: PriorConfig = PriorConfig(epochs=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -147,6 +150,7 @@ EXPERIMENT = experiment.Experiment(
             parts=suite.probe_parts,
             lines=suite.probe_lines,
         ),
+        priors.measure_of(),
         Measure(typical.NAME, typical.limits, parts=lambda *_: (), lines=lambda *_: ()),
     ),
     figures=(
@@ -157,6 +161,7 @@ EXPERIMENT = experiment.Experiment(
         suite.added_and_removed,
         autoencoders.learning_curves,
         suite.agreement_bars,
+        priors.figures,
     ),
 )
 

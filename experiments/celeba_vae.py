@@ -22,8 +22,9 @@ from mvae_jax import experiment
 from mvae_jax.data import sources
 from mvae_jax.data.formats import celeba
 from mvae_jax.data.rendered import faces
-from mvae_jax.experiment import ClassifierConfig, Measure, Member
+from mvae_jax.experiment import ClassifierConfig, Measure, Member, PriorConfig
 from mvae_jax.experiment.suites import autoencoders as suite
+from mvae_jax.experiment.suites import priors
 from mvae_jax.models import autoencoders
 
 _MOST = 10  # models
@@ -42,6 +43,8 @@ class Config(experiment.Config):
         beta: weight of the KL divergence in the beta-VAE.
         total_correlation_weights: of the beta-TCVAEs, each of which is a model of its own.
         classifier: in whose features samples are compared with held-out images.
+        prior: over the codes of images, learned once the models are trained; its samples are compared with those of the
+            model's own prior and of a mixture of Gaussians. 0 epochs, the default here, learn none.
         evaluation: how they are measured and drawn.
     """
 
@@ -51,6 +54,7 @@ class Config(experiment.Config):
     beta: float = 5.0
     total_correlation_weights: tuple[float, ...] = (20.0, 5.0, 50.0)
     classifier: ClassifierConfig = ClassifierConfig()
+    prior: PriorConfig = PriorConfig(epochs=0)
     evaluation: suite.Evaluation = suite.Evaluation()
 
     def __post_init__(self) -> None:
@@ -164,8 +168,15 @@ EXPERIMENT = experiment.Experiment(
             parts=suite.weight_parts,
             lines=lambda trained, weights: (),
         ),
+        priors.measure_of(suite.title_of),
     ),
-    figures=(suite.reconstructions, suite.samples_and_traversals, suite.feature_sheet, suite.learning_curves),
+    figures=(
+        suite.reconstructions,
+        suite.samples_and_traversals,
+        suite.feature_sheet,
+        suite.learning_curves,
+        priors.figures_of(suite.title_of),
+    ),
     problems=suite.problems,
 )
 

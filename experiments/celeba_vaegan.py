@@ -27,9 +27,9 @@ from mvae_jax import experiment
 from mvae_jax.data import sources
 from mvae_jax.data.formats import celeba
 from mvae_jax.data.rendered import faces
-from mvae_jax.experiment import ClassifierConfig, Measure, Member
+from mvae_jax.experiment import ClassifierConfig, Measure, Member, PriorConfig
 from mvae_jax.experiment.suites import adversarial as suite
-from mvae_jax.experiment.suites import collapse
+from mvae_jax.experiment.suites import collapse, priors
 from mvae_jax.models import autoencoders, vae_gan
 
 
@@ -45,6 +45,8 @@ class Config(experiment.Config):
         gan_margin: margin of the gates of the GAN, also where it is a phase.
         vae_learning_rate: Adam's rate.
         classifier: in whose features images are compared, and which reads attributes from edited ones.
+        prior: over the codes of images, learned once the models are trained; its samples are compared with those of the
+            model's own prior and of a mixture of Gaussians. 0 epochs, the default here, learn none.
         evaluation: how the models are measured and drawn.
     """
 
@@ -54,6 +56,7 @@ class Config(experiment.Config):
     gan_margin: float = 0.4
     vae_learning_rate: float = 3e-4
     classifier: ClassifierConfig = ClassifierConfig()
+    prior: PriorConfig = PriorConfig(epochs=0)
     evaluation: suite.Evaluation = suite.Evaluation()
 
     def __post_init__(self) -> None:
@@ -139,6 +142,11 @@ _REFERENCE = Config(
     evaluation=suite.Evaluation(vector_images=10_000, sampled_vectors=True),
 )
 
+
+def _title_of(folder: str) -> str:
+    return suite.TITLES.get(folder, folder)
+
+
 EXPERIMENT = experiment.Experiment(
     name="celeba_vaegan",
     title="VAE/GAN",
@@ -147,7 +155,7 @@ EXPERIMENT = experiment.Experiment(
     data=(*sources.with_attributes("larsen"), *sources.without_attributes()),
     model="vae_gan",
     members=members,
-    title_of=lambda folder: suite.TITLES.get(folder, folder),
+    title_of=_title_of,
     check=lambda config, data: suite.check(data, config.classifier),
     headline=suite.headline,
     curves=("squared_error", "players_*"),
@@ -179,8 +187,9 @@ EXPERIMENT = experiment.Experiment(
             parts=suite.attribute_vector_parts,
             lines=suite.attribute_vector_lines,
         ),
+        priors.measure_of(_title_of),
     ),
-    figures=(suite.samples, suite.reconstructions, suite.edits, suite.learning_curves),
+    figures=(suite.samples, suite.reconstructions, suite.edits, suite.learning_curves, priors.figures_of(_title_of)),
     problems=suite.problems,
 )
 

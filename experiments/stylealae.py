@@ -35,9 +35,9 @@ from mvae_jax.data import sources
 from mvae_jax.data.formats import celeba
 from mvae_jax.data.pyramid import dataset as pyramid
 from mvae_jax.data.rendered import faces
-from mvae_jax.experiment import ClassifierConfig, Measure, Member
+from mvae_jax.experiment import ClassifierConfig, Measure, Member, PriorConfig
+from mvae_jax.experiment.suites import priors, style_frechet
 from mvae_jax.experiment.suites import style as suite
-from mvae_jax.experiment.suites import style_frechet
 from mvae_jax.models.alae import style as style_alae
 
 
@@ -49,12 +49,15 @@ class Config(experiment.Config):
         data: the images.
         model: StyleALAE.
         classifier: in whose features images are compared, and which reads attributes for edits.
+        prior: over the codes in W, learned once the model is trained; its samples are compared with those of the
+            model's own prior and of a mixture of Gaussians. 0 epochs, the default here, learn none.
         evaluation: how the model is measured and drawn.
     """
 
     data: sources.Config = faces.Config()
     model: style_alae.Config = style_alae.Config()
     classifier: ClassifierConfig = ClassifierConfig()
+    prior: PriorConfig = PriorConfig(epochs=0)
     evaluation: suite.Evaluation = suite.Evaluation()
 
     def __post_init__(self) -> None:
@@ -218,9 +221,10 @@ EXPERIMENT = experiment.Experiment(
             words=suite.WORDS,
             label="path",
         ),
+        priors.measure_of(suite.title_of),
         Measure("stability", suite.stability, parts=lambda trained, signs: (), lines=lambda trained, signs: ()),
     ),
-    figures=(suite.pictures, suite.learning_curves, suite.edits),
+    figures=(suite.pictures, suite.learning_curves, suite.edits, priors.figures_of(suite.title_of)),
     problems=suite.problems,
     # They save memory and change no result, and a resolution may turn out to need them.
     may_change=("config.model.examples_at_once", "config.model.recomputed_from"),

@@ -113,7 +113,7 @@ class Run:
 
         Args:
             folder: the folder to write, in place of nothing or of an export that nobody changed.
-            **options: scores, member, license and with_functions, see `export.write`.
+            **options: prior, scores, member, license and with_functions, see `export.write`.
 
         Returns:
             The folder.
@@ -121,8 +121,8 @@ class Run:
         Raises:
             DiskFull: the system has no room for it.
             FileExistsError: there is something else.
-            ValueError: flatbuffers is not installed, by which functions are written; or the phase trained images that
-                are smaller than those of the functions.
+            ValueError: flatbuffers is not installed, by which functions are written; the prior is none over codes of
+                this model; or the phase trained images that are smaller than those of the functions.
         """
         phases = {phase.name: phase for phase in ZOO[self.settings["model"]].phases(self.config, 1)}
         phase = phases.get(self.phase)  # one that was trained elsewhere has none

@@ -4,8 +4,9 @@
     mvae-jax export runs/celeba_vae/beta_tcvae_6 faces_tcvae --best --license=apache-2.0
 
 The folder holds weights as safetensors, settings and provenance as JSON, what the evaluation of that checkpoint
-measured, the model's functions for CPU, CUDA and TPU as `jax.export` writes them, and a card, README.md. `runs.load`
-and `mvae-jax use` take it in place of a workdir. Settings and provenance name commands and paths of the machine that
+measured, the model's functions for CPU, CUDA and TPU as `jax.export` writes them, and a card, README.md; and in
+latent_flow/ the same of the learned prior over the codes of that checkpoint, if the run has one. `runs.load` and
+`mvae-jax use` take it in place of a workdir. Settings and provenance name commands and paths of the machine that
 trained: look at config.json before you pass a folder on.
 """
 
@@ -38,8 +39,10 @@ def main(arguments: Sequence[str]) -> int:
         options = {"phase": parsed.phase, "best": parsed.best, "ignore_removed": parsed.ignore_removed}
         run = runs.load(parsed.run, **options)
         member, scores = next(evaluations.of_checkpoint(run, parsed.run), ("", None))
+        learned = prior.load(parsed.run, run)
         folder = run.export(
             parsed.folder,
+            prior=learned.run if learned else None,
             scores=scores,
             member=member,
             license=parsed.license,
@@ -48,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
         for path in sorted(folder.rglob("*")):
             if path.is_file():
                 echo(f"{path}: {readable(path.stat().st_size)}")
-        learned = prior.folder_of(parsed.run.resolve(), run)
-        if learned.is_dir() and not is_export(parsed.run):
-            echo(f"The run's learned prior is a run of its own and is not exported: it stays in {learned}.")
+        begun = prior.folder_of(parsed.run.resolve(), run)
+        if begun.is_dir() and not learned and not is_export(parsed.run):
+            echo(f"The learned prior in {begun} is not exported: its training has not come to its end.")
     return 0

@@ -53,8 +53,8 @@ class Arguments:
         dry_run: print what would be done, and stop.
         extend: the last phase may be longer than when the run was started.
         ignore_removed: settings of the workdir that this version does not have are passed over.
-        evaluate: measure the newest checkpoint, and train nothing; the config started from the workdir's instead of
-            the preset.
+        evaluate: measure the newest checkpoint, and train nothing but a prior that is asked for; the config started
+            from the workdir's instead of the preset.
         phase: with `evaluate`, the phase whose last checkpoint is measured; "" for the newest of all.
         given: dotted names of the config's fields that were set, in their order.
         base: the config before they were.
@@ -115,7 +115,7 @@ def parse(
         "evaluate",
         False,
         "Measure the workdir's newest checkpoint as it is, without training: report and figures go to its folder "
-        "`evaluation`.",
+        "`evaluation`. With --config.prior.epochs a learned prior is trained where it has none.",
         flag_values=values,
     )
     flags.DEFINE_string(

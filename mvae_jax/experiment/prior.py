@@ -33,7 +33,7 @@ from mvae_jax.train.config_file import run_of
 from mvae_jax.train.observer import Observer
 from mvae_jax.train.signals import Interruption
 
-FOLDER = "latent_flow"  # within the run's folder
+FOLDER = export.PRIOR  # within the run's folder, and in an export of it
 GUIDANCE = 2.0  # of images drawn from captions: at 1 fewer show what the caption says, and they differ more
 FREE_GUIDANCE = 1.5  # of images drawn without one, whose attributes are drawn first: nearer to real ones than at 1
 _CHUNK = 250  # images encoded at a time
@@ -136,9 +136,11 @@ def encode(workdir: Path, run: runs.Run, data: Any, codes: str = "draws") -> Cod
             "expected one that encodes and decodes."
         )
     splits: dict[str, Split] = {}
-    for name in ("train", "validation", "calibration"):
-        examples = data.examples(name, run.config.image_size)
-        splits[name] = _of_split(run, examples, codes) if len(examples) else splits["train"].first(0)
+    for name in ("train", "validation"):
+        splits[name] = _of_split(run, data.examples(name, run.config.image_size), codes)
+    splits["calibration"] = splits["train"].first(0)
+    if len(data.calibration):  # a data set of which none are set aside need not know of such a split
+        splits["calibration"] = _of_split(run, data.examples("calibration", run.config.image_size), codes)
     provenance = {"codes_of": f"{workdir}, phase {run.phase}, step {run.step}", **data.provenance}
     return Codes(**splits, attributes=data.attributes, provenance=provenance, origin=_origin(workdir, run, codes))
 
@@ -180,18 +182,19 @@ def folder_of(workdir: Path, run: runs.Run) -> Path:
 
 
 def load(workdir: str | os.PathLike[str], run: runs.Run) -> Prior | None:
-    """The learned prior of a run's checkpoint; None where none was trained to its end, and beside an export.
+    """The learned prior of a run's checkpoint; None where none was trained to its end, or exported with it.
 
     Args:
         workdir: of the run, or an export.
         run: the model, as `runs.load(workdir)` gives it.
 
     Raises:
+        FileNotFoundError: a file of the prior in an export is missing.
         ValueError: what lies in its place was learned from other codes, or is damaged.
     """
     workdir = expanded(workdir).resolve()
-    if export.is_export(workdir):  # what lies in it besides is no part of it
-        return None
+    if export.is_export(workdir):
+        return _exported(workdir, run)
     folder = folder_of(workdir, run)
     try:
         flow = runs.load(folder)
@@ -205,6 +208,16 @@ def load(workdir: str | os.PathLike[str], run: runs.Run) -> Prior | None:
         )
     learned = Prior(flow)
     return learned if learned.is_complete(folder) else None
+
+
+def _exported(folder: Path, run: runs.Run) -> Prior | None:
+    """The prior that was exported with a model; the sums of the export say that they belong together."""
+    within = export.prior(folder)
+    if not within:
+        return None
+    flow = runs.load(within)
+    export.check_prior(run, flow, str(within))
+    return Prior(flow)
 
 
 def member(data: Codes, config: Config, seed: int) -> Member:
@@ -264,11 +277,12 @@ def train(
         observer: likewise.
 
     Raises:
-        ValueError: the model has no codes, these are not the images that it was trained on, or the prior was begun with
-            other settings.
+        ValueError: the model has no codes, these are not the images that it was trained on, the prior was begun with
+            other settings, or the folder is an export.
         FileNotFoundError: there is no run in that folder.
     """
     workdir, config = expanded(workdir).resolve(), config or Config()
+    config_file.refuse_export(workdir)
     run = run or runs.load(workdir)
     examples: Any = data  # a protocol has no hash for `encode`
     if isinstance(data, Mapping):

@@ -111,6 +111,10 @@ def _run(
         return
     members.log_weights(chosen)
     if arguments.evaluate:
+        if any(name.startswith("prior.") for name in arguments.given):
+            # Whoever names it asks for it: a run that was finished without a prior gets one here.
+            with session.errors(), session.failures():
+                _priors(config, _having(experiment, config, loaded, data), data, root, interruption, _unobserved)
         stages = Stages()
         with session.failures():
             trained = gather(experiment, config, loaded, data, root, interruption, stages)
@@ -285,6 +289,10 @@ def _train(
     return trained
 
 
+def _unobserved(label: str) -> Observer:
+    return Observer()
+
+
 def gather(
     experiment: Experiment,
     config: Any,
@@ -293,7 +301,7 @@ def gather(
     workdir: Path,
     interruption: Interruption | None = None,
     stages: Stages | None = None,
-    observe: Callable[[str], Observer] = lambda label: Observer(),
+    observe: Callable[[str], Observer] = _unobserved,
     learn_priors: bool = False,
 ) -> Trained:
     """The trained models with all that they are measured with; on all hosts at once.
@@ -318,7 +326,7 @@ def gather(
     priors = {}
     if hasattr(config, "prior") and config.prior.epochs:
         with stages.stage(PRIOR, "the learned prior over codes, by which images are drawn"):
-            having = {folder: run for folder, run in fitted.items() if experiment.learns_prior(folder)}
+            having = _having(experiment, config, fitted, data)
             priors = _priors(config, having, data, workdir, interruption, observe if learn_priors else None)
     earlier = {}
     if experiment.stages:
@@ -336,6 +344,18 @@ def gather(
     )
 
 
+def _having(experiment: Experiment, config: Any, fitted: Mapping[str, runs.Run], data: Any) -> dict[str, runs.Run]:
+    """The models that may have a learned prior: those that have codes, and were trained on these images."""
+    return {
+        folder: run
+        for folder, run in fitted.items()
+        if config.prior.epochs
+        and experiment.learns_prior(folder)
+        and prior.can_have(run)
+        and run.settings["data_sha256"] == data.sha256()
+    }
+
+
 def _priors(
     config: Any,
     fitted: Mapping[str, runs.Run],
@@ -344,11 +364,9 @@ def _priors(
     interruption: Interruption | None,
     observe: Callable[[str], Observer] | None,
 ) -> dict[str, prior.Prior]:
-    """Folder of each model that was trained on these images -> its learned prior; without `observe` none is trained."""
+    """Folder of each model -> its learned prior; without `observe` none is trained."""
     priors = {}
     for folder, run in fitted.items():
-        if not prior.can_have(run) or run.settings["data_sha256"] != data.sha256():
-            continue
         if observe:
             options: dict[str, Any] = {"interruption": interruption, "observer": observe(prior.label(folder))}
             priors[folder] = prior.train(workdir / folder, data, config.prior, run=run, seed=config.seed, **options)

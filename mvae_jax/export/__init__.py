@@ -6,11 +6,36 @@
     scores.json           what the run's evaluation measured of this checkpoint, if anything
     functions/NAME.jax    the model's functions for CPU, CUDA and TPU, which `jax.export` reads
     README.md             the model's card
+    latent_flow/          likewise, of the learned prior over the model's codes, if there is one
 
 `runs.Run.export` and `mvae-jax export` write such a folder, and `runs.load` reads it: weights, settings and sums alone,
 never the functions. Those are for programs that have JAX and not this package.
 """
 
-from mvae_jax.export.folder import MANIFEST, Export, check_replaceable, check_weights, is_export, read, scores, write
+from mvae_jax.export.folder import (
+    MANIFEST,
+    PRIOR,
+    Export,
+    check_prior,
+    check_replaceable,
+    check_weights,
+    is_export,
+    prior,
+    read,
+    scores,
+    write,
+)
 
-__all__ = ["MANIFEST", "Export", "check_replaceable", "check_weights", "is_export", "read", "scores", "write"]
+__all__ = [
+    "MANIFEST",
+    "PRIOR",
+    "Export",
+    "check_prior",
+    "check_replaceable",
+    "check_weights",
+    "is_export",
+    "prior",
+    "read",
+    "scores",
+    "write",
+]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import mvae_jax
+from mvae_jax.export.functions import CODES
 
 _MOST_SCORES = 40  # rows of the table
 _REAL_FACES = ("celeba", "ffhq", "lfw")  # what is in the names of data sets of photographed faces
@@ -62,7 +64,38 @@ def read_weights(path):
 
 weights = read_weights(FOLDER / "weights.safetensors")
 {name} = jax.export.deserialize(bytearray((FOLDER / "functions/{name}.jax").read_bytes())).call
-result = {name}(weights, {arguments})
+{draws}result = {name}(weights, {arguments})
+```"""
+
+_RUN_PRIOR = """\
+prior = read_weights(FOLDER / "{folder}/weights.safetensors")
+codes_of_noise = jax.export.deserialize(bytearray((FOLDER / "{folder}/functions/codes_of_noise.jax").read_bytes())).call
+rng = np.random.default_rng(0)
+noise = rng.standard_normal((4, {size}), np.float32)
+{rows}
+codes = codes_of_noise(prior, noise, attributes, known, np.float32(1))  # more than 1 heeds the attributes more
+"""
+
+_ROWS = """\
+kept = prior["model_state/flow/attributes"]  # of training examples
+attributes = kept[rng.integers(len(kept), size=4)]
+known = np.ones_like(attributes)"""
+
+_NO_ROWS = """\
+attributes = known = np.zeros((4, {count}), np.float32)"""
+
+_PRIOR = """\
+`{folder}/` has a prior that was learned over the codes of the training images{given}: a rectified flow of {count:,}
+parameters, step {step:,}. It is an export as well, with its own card. `mvae-jax use generate` draws by it. In Python:
+
+```python
+import jax
+
+from mvae_jax import runs
+from mvae_jax.experiment import prior
+
+run = runs.load(FOLDER)
+codes = prior.load(FOLDER, run).sample_freely(jax.random.key(0), 4)
 ```"""
 
 
@@ -70,6 +103,30 @@ _IMAGES = "Images are float32 in [-1, 1], as which a byte is `byte / 127.5 - 1`.
 
 _DRAWS = """\
 Functions that draw are not exported: draw a code from N(0, I), or as `map` and `prior` say, and decode it."""
+
+_NOISE = """\
+Noise is from N(0, I). An attribute whose `known` is 0 is not given. A guidance of 1 heeds those that are given as the
+training examples have them, one above 1 more, at the cost of diversity."""
+
+_DRAWS_LEARNED = """
+The program below draws it by the learned prior, of attributes as the training examples have them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Prior:
+    """A learned prior, for the card of the model over whose codes it is.
+
+    Attributes:
+        folder: of its export, within that of the model.
+        run: the prior.
+        functions: as for `write`.
+        arrays: its weights by name.
+    """
+
+    folder: str
+    run: Any
+    functions: Mapping[str, Any]
+    arrays: Mapping[str, Any]
 
 
 def write(
@@ -79,6 +136,7 @@ def write(
     scores: Mapping[str, Any],
     member: str,
     license: str,
+    learned: Prior | None = None,
 ) -> str:
     """The text of a card, in Markdown with the fields that the Hugging Face Hub reads.
 
@@ -89,10 +147,10 @@ def write(
         scores: of an evaluation.
         member: name of the model in the scores.
         license: of the weights.
+        learned: the learned prior over its codes.
     """
     settings, name = run.settings, run.settings["model"]
-    count = sum(array.size for key, array in arrays.items() if key.startswith("params/"))
-    examples = _examples(run.config)
+    count, examples = _count(arrays), _examples(run.config)
     head = ["---", "library_name: mvae-jax", *([f"license: {license}"] if license else []), "tags:"]
     head += [f"- {tag}" for tag in ("jax", "flax", "generative-model", name)] + ["---"]
     parts = [
@@ -112,6 +170,7 @@ def write(
         f"{license}, of the weights." if license else "The owner of the weights has stated none.",
         "## Scores",
         _table(scores, member),
+        *(["## Learned prior", _prior(learned)] if learned else []),
         "## How to use it",
         "With mvae_jax, in Python or on the command line:",
         "```python\nfrom mvae_jax import runs\n\nrun = runs.load(FOLDER)  # the folder of this card\n```",
@@ -121,8 +180,9 @@ def write(
             "With JAX and flatbuffers alone (`pip install jax flatbuffers`), on a CPU, a GPU or a TPU:",
             "\n".join(_signatures(functions)),
             *([_IMAGES] if run.config.image_size is not None else []),
-            *([_DRAWS] if "decode" in functions else []),
-            _RUN.format(**_shown(functions)),
+            *([_DRAWS + (_DRAWS_LEARNED if learned else "")] if "decode" in functions else []),
+            *([_NOISE] if "codes_of_noise" in functions else []),
+            _RUN.format(**_shown(functions, learned)),
         ]
     return "\n\n".join(parts) + "\n"
 
@@ -136,6 +196,17 @@ def _examples(config: Any) -> str:
     size = config.image_size
     height, width = (size, size) if isinstance(size, int) else size
     return f"images of {height} x {width} pixels"
+
+
+def _count(arrays: Mapping[str, Any]) -> int:
+    """Parameters."""
+    return sum(array.size for key, array in arrays.items() if key.startswith("params/"))
+
+
+def _prior(learned: Prior) -> str:
+    given = ", given attributes of which any may be unknown" if learned.run.config.attributes else ""
+    count = _count(learned.arrays)
+    return _PRIOR.format(folder=learned.folder, given=given, count=count, step=learned.run.step)
 
 
 def _people(settings: Mapping[str, Any]) -> str:
@@ -196,8 +267,12 @@ def _text(shapes: Any) -> str:
     return f"({', '.join(map(_text, shapes))})" if isinstance(shapes, list) else shapes
 
 
-def _shown(functions: Mapping[str, Any]) -> dict[str, str]:
-    """The function of the example, a decoder where there is one, and arguments of zeros for a batch of four."""
+def _shown(functions: Mapping[str, Any], learned: Prior | None) -> dict[str, str]:
+    """The function of the example, a decoder where there is one, and arguments for a batch of four.
+
+    They are zeros, but noise is drawn. A decoder's are codes that the learned prior draws, if there is one, and their
+    attributes.
+    """
     name = next((name for name in functions if name.startswith("decode")), next(iter(functions)))
 
     def zeros(shapes: Any) -> str:
@@ -207,4 +282,14 @@ def _shown(functions: Mapping[str, Any]) -> dict[str, str]:
         sizes = ["4" if axis == "batch" else axis for axis in axes.split(",") if axis]
         return f"np.zeros(({', '.join(sizes)}{',' * (len(sizes) == 1)}), np.{dtype})"
 
-    return {"name": name, "arguments": ", ".join(map(zeros, functions[name]["arguments"].values()))}
+    arguments, draws = {key: zeros(shapes) for key, shapes in functions[name]["arguments"].items()}, ""
+    if noise := arguments.get("noise"):
+        arguments["noise"] = noise.replace("np.zeros(", "np.random.default_rng(0).standard_normal(")
+    if learned and {*CODES} & {*arguments}:
+        drawn = {**dict.fromkeys(CODES, "codes"), "attributes": "attributes"}
+        arguments = {key: drawn.get(key, value) for key, value in arguments.items()}
+        config = learned.run.config
+        keeps = "model_state/flow/attributes" in learned.arrays
+        rows = _ROWS if keeps else _NO_ROWS.format(count=len(config.attributes))
+        draws = _RUN_PRIOR.format(folder=learned.folder, size=config.latent_size, rows=rows)
+    return {"name": name, "draws": draws, "arguments": ", ".join(arguments.values())}

@@ -21,13 +21,15 @@ from mvae_jax.objective import Model, ModelState, Params
 from mvae_jax.train import config_file
 from mvae_jax.train.workdir import check_format
 
-MANIFEST, WEIGHTS, SCORES, CARD, FUNCTIONS = (
+MANIFEST, WEIGHTS, SCORES, CARD, FUNCTIONS, PRIOR = (
     config_file.EXPORT,
     "weights.safetensors",
     "scores.json",
     "README.md",
     "functions",
+    "latent_flow",
 )
+ALL_FUNCTIONS = (FUNCTIONS, f"{PRIOR}/{FUNCTIONS}")  # folders for programs without this package
 FORMAT = 1  # of export.json
 # What else export.json says of an export that is read, and of which kind it is.
 _KINDS = {"phase": str, "step": int, "member": str, "without_arrays": list, "functions": dict, "files": dict}
@@ -86,6 +88,7 @@ def write(
     run: Run,
     folder: str | os.PathLike[str],
     *,
+    prior: Run | None = None,
     scores: Mapping[str, Any] | None = None,
     member: str = "",
     license: str = "",
@@ -96,6 +99,7 @@ def write(
     Args:
         run: the model with its parameters.
         folder: the folder to write.
+        prior: the prior that was learned over the codes of this checkpoint, a run of `latent_flow`, which goes along.
         scores: what an evaluation of this checkpoint says, as in scores.json.
         member: name of the model in the scores, "" where there was one alone.
         license: of the weights, as an SPDX identifier such as "apache-2.0"; "" states none.
@@ -107,40 +111,59 @@ def write(
     Raises:
         DiskFull: the system has no room for it.
         FileExistsError: there is something that is no export, or one whose files were changed.
-        ValueError: flatbuffers is not installed, the license is no identifier, or the folder is a mount point.
+        ValueError: flatbuffers is not installed, the license is no identifier, the folder is a mount point, or the
+            prior is none over codes of this model.
     """
     if license and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*", license):
         raise ValueError(f"license is {license!r}; expected an SPDX identifier, such as apache-2.0, or none.")
     folder = check_replaceable(folder)
+    if prior:
+        check_prior(run, prior, "prior")
+    with files.whole_folder(folder) as new:
+        learned = _fill(new / PRIOR, prior, license=license, with_functions=with_functions) if prior else None
+        _fill(new, run, learned, scores or {}, member, license, with_functions)
+    return folder
+
+
+def _fill(
+    folder: Path,
+    run: Run,
+    learned: card.Prior | None = None,
+    scores: Mapping[str, Any] | None = None,
+    member: str = "",
+    license: str = "",
+    with_functions: bool = True,
+) -> card.Prior:
+    """Writes the files of one model, and returns what the card of the model whose prior it is says of it."""
     arrays, empty = weights.flat(run.params, run.model_state)
     described: dict[str, Any] = {}
-    with files.whole_folder(folder) as new:
-        weights.write(new / WEIGHTS, arrays)
-        # The id of the weights is that of the "run", so that equal exports are equal.
-        (new / config_file.NAME).write_text(config_file.sealed(run.settings, _sum(new / WEIGHTS)[:32]), "utf-8")
-        if scores:
-            (new / SCORES).write_text(json.dumps(scores, indent=2) + "\n", "utf-8")
-        if with_functions:
-            (new / FUNCTIONS).mkdir()
-            for name, program, shapes in functions.lower(run.model, run.config, run.params, run.model_state):
-                file = f"{FUNCTIONS}/{name}.jax"
-                (new / file).write_bytes(program)
-                described[name] = {"file": file, **shapes}
-        text = card.write(run, described, arrays, scores or {}, member, license)
-        (new / CARD).write_text(text, "utf-8")
-        manifest = {
-            "format": FORMAT,
-            "phase": run.phase,
-            "step": run.step,
-            "member": member,
-            "without_arrays": empty,
-            "functions": described,
-            "jax": jax.__version__,
-            "platforms": list(functions.PLATFORMS),
-            "files": _sums(new),
-        }
-        (new / MANIFEST).write_text(json.dumps(_json.with_sum(manifest), indent=2, sort_keys=True) + "\n", "utf-8")
-    return folder
+    folder.mkdir(exist_ok=True)
+    weights.write(folder / WEIGHTS, arrays)
+    # The id of the weights is that of the "run", so that equal exports are equal.
+    (folder / config_file.NAME).write_text(config_file.sealed(run.settings, _sum(folder / WEIGHTS)[:32]), "utf-8")
+    if scores:
+        (folder / SCORES).write_text(json.dumps(scores, indent=2) + "\n", "utf-8")
+    if with_functions:
+        (folder / FUNCTIONS).mkdir()
+        for name, program, shapes in functions.lower(run.model, run.config, run.params, run.model_state):
+            file = f"{FUNCTIONS}/{name}.jax"
+            (folder / file).write_bytes(program)
+            described[name] = {"file": file, **shapes}
+    text = card.write(run, described, arrays, scores or {}, member, license, learned)
+    (folder / CARD).write_text(text, "utf-8")
+    manifest = {
+        "format": FORMAT,
+        "phase": run.phase,
+        "step": run.step,
+        "member": member,
+        "without_arrays": empty,
+        "functions": described,
+        "jax": jax.__version__,
+        "platforms": list(functions.PLATFORMS),
+        "files": _sums(folder),
+    }
+    (folder / MANIFEST).write_text(json.dumps(_json.with_sum(manifest), indent=2, sort_keys=True) + "\n", "utf-8")
+    return card.Prior(PRIOR, run, described, arrays)
 
 
 def read(folder: Path) -> Export:
@@ -230,6 +253,46 @@ def scores(folder: Path) -> tuple[str, Path | None]:
     return manifest["member"], folder / SCORES
 
 
+def prior(folder: Path) -> Path | None:
+    """Folder of the learned prior in an export, which is an export as well; None where it has none.
+
+    What lies there besides is no part of the export, and counts as not there.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is not as it was exported.
+    """
+    manifest, name = _manifest(folder), f"{PRIOR}/{MANIFEST}"
+    if name not in manifest["files"]:
+        return None
+    _check_file(folder, manifest, name)
+    return folder / PRIOR
+
+
+def check_prior(run: Run, prior: Run, name: str) -> None:
+    """Refuses a learned prior that draws no codes of a model.
+
+    Args:
+        run: the model.
+        prior: the prior.
+        name: of the prior, for the message.
+
+    Raises:
+        ValueError: it is another model, or over other codes or attributes.
+    """
+    size, found = functions.code_size(run.config), f"a run of {prior.settings['model']!r}"
+    if prior.settings["model"] == PRIOR:
+        learned = prior.config.attributes
+        if prior.config.latent_size == size and getattr(run.config, "attributes", learned) == learned:
+            return
+        found += f" over codes of {prior.config.latent_size} dimensions, given {len(learned)} attributes"
+    names = f"the {len(run.config.attributes)}" if hasattr(run.config, "attributes") else "any"
+    raise ValueError(
+        f"{name} is {found}; expected one of {PRIOR!r} over codes of {size} dimensions, given {names} attributes of "
+        f"this {run.settings['model']!r}: export the run again, with its own prior."
+    )
+
+
 def _check_file(folder: Path, manifest: Mapping[str, Any], name: str) -> None:
     if not (folder / name).is_file():
         raise FileNotFoundError(f"{folder / name} does not exist; expected all files of an export: copy it again.")
@@ -298,8 +361,8 @@ def verify(folder: Path, remedy: str = "export the model again") -> None:
 def _changed(folder: Path) -> str | None:
     """A file that is not as it was exported. Functions may be missing as a whole, as where they were not pulled."""
     noted, there = _manifest(folder)["files"], _sums(folder)
-    if not (folder / FUNCTIONS).exists():
-        noted = {name: value for name, value in noted.items() if not name.startswith(f"{FUNCTIONS}/")}
+    for absent in (name for name in ALL_FUNCTIONS if not (folder / name).exists()):
+        noted = {name: value for name, value in noted.items() if not name.startswith(f"{absent}/")}
     names = sorted(noted.keys() | there.keys() - {MANIFEST})
     return next((name for name in names if noted.get(name) != there.get(name)), None)
 

@@ -21,6 +21,7 @@ from mvae_jax.numerics import in_float32
 from mvae_jax.objective import Model, ModelState, Params
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+CODES = ("z", "w", "code")  # arguments that are codes, by the names that the models of the zoo give them
 _BATCH = "batch"
 _SCOPE = jax.export.SymbolicScope()
 
@@ -109,18 +110,23 @@ def _examples(config: Any) -> dict[str, Any]:
     def of(*shape: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, jnp.float32)
 
-    found: dict[str, Any] = {"psi": of()}
+    found: dict[str, Any] = {"psi": of(), "guidance": of()}
     if config.image_size is not None:  # a model of codes has no images
         found["x"] = of(batch, *image_shape(config))
     if modalities := getattr(config, "modalities", ()):
         found["values"] = {modality.name: of(batch, *modality.shape) for modality in modalities}
         found["present"] = {modality.name: of(batch) for modality in modalities}
-    if size := getattr(config, "code_size", 0) or getattr(config, "latent_size", 0):
+    if size := code_size(config):
         latent = of(batch, size)
-        found |= {"z": latent, "w": latent, "code": latent, "posterior": (latent, latent)}
-    if names := getattr(config, "attributes", ()):
-        found |= dict.fromkeys(("attributes", "said"), of(batch, len(names)))
+        found |= {**dict.fromkeys(CODES, latent), "noise": latent, "posterior": (latent, latent)}
+    if hasattr(config, "attributes"):  # a prior may have none
+        found |= dict.fromkeys(("attributes", "said", "known"), of(batch, len(config.attributes)))
     return found
+
+
+def code_size(config: Any) -> int:
+    """Dimensions of a model's codes; 0 of a model without any."""
+    return getattr(config, "code_size", 0) or getattr(config, "latent_size", 0)
 
 
 def _batch() -> Any:

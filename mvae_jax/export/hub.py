@@ -18,8 +18,9 @@ from mvae_jax import files
 from mvae_jax.export import folder as folders
 from mvae_jax.train import config_file
 
-_READ = (folders.WEIGHTS, config_file.NAME, folders.MANIFEST, folders.SCORES, folders.CARD)
-_FUNCTIONS = f"{folders.FUNCTIONS}/*.jax"
+_MODEL = (folders.WEIGHTS, config_file.NAME, folders.MANIFEST, folders.SCORES, folders.CARD)
+_READ = (*_MODEL, *(f"{folders.PRIOR}/{name}" for name in _MODEL))
+_FUNCTIONS = tuple(f"{folder}/*.jax" for folder in folders.ALL_FUNCTIONS)
 _OF_THE_SERVER = {".gitattributes"}  # what a repository has from the beginning
 
 
@@ -58,7 +59,7 @@ def push(folder: Path, repository: str, *, public: bool = False, revision: str |
             folder_path=folder,
             commit_message=f"{folder.name}, exported by mvae_jax {mvae_jax.__version__}",
             revision=revision,
-            delete_patterns=[*_READ, _FUNCTIONS],
+            delete_patterns=[*_READ, *_FUNCTIONS],
         )
     return str(done.commit_url)
 
@@ -96,7 +97,7 @@ def pull(repository: str, folder: Path, *, revision: str | None = None, with_fun
         ValueError: it holds no export, one that is damaged, or huggingface_hub is not installed.
     """
     hub, folder = _hub(), folders.check_replaceable(folder)
-    patterns = [*_READ, *([_FUNCTIONS] if with_functions else [])]
+    patterns = [*_READ, *(_FUNCTIONS if with_functions else ())]
     with _errors(repository, "pulled from"), files.written(hub.constants.HF_HUB_CACHE):
         # Asked first: without an answer the library would take what it has, of whatever age.
         commit = str(hub.HfApi().model_info(repository, revision=revision).sha)
@@ -105,14 +106,16 @@ def pull(repository: str, folder: Path, *, revision: str | None = None, with_fun
         raise ValueError(f"{repository} has no {folders.MANIFEST}: expected a model that `mvae-jax push` put there.")
     with files.whole_folder(folder) as new:
         # By name: other programs may have put more of the repository into the cache.
-        for path in [snapshot / name for name in _READ] + (sorted(snapshot.glob(_FUNCTIONS)) if with_functions else []):
+        for path in sorted(path for pattern in patterns for path in snapshot.glob(pattern)):
             if path.is_file():
                 copy = new / path.relative_to(snapshot)
-                copy.parent.mkdir(exist_ok=True)
+                copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, copy)  # the cache holds links
         try:
             folders.verify(new, "pull it again, or report the repository")
             folders.read(new)
+            if within := folders.prior(new):
+                folders.read(within)
         except (FileNotFoundError, ValueError) as error:
             raise ValueError(f"{repository}, commit {commit}: {str(error).replace(f'{new}/', '')}") from error
     return commit

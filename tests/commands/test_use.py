@@ -343,14 +343,26 @@ def test_generate_draws_by_the_learned_prior_where_there_is_one_and_says_so(comm
     np.testing.assert_array_equal([picture(workdir / f"by_own/{number:03d}.png") for number in range(3)], expected)
 
 
-def test_an_export_says_where_the_learned_prior_stays_and_takes_no_other(command, exporting, workdir, learned):
+def test_an_export_takes_the_learned_prior_along_and_draws_by_it(command, exporting, workdir, learned):
+    code, out, _ = exporting("learned", "with_prior", "--weights-only")
+    assert code == 0
+    assert "with_prior/latent_flow/weights.safetensors: " in out
+    for name in ("learned", "with_prior"):
+        code, _, err = command("generate", name, CAPTION, "--count=2", "--seed=5", "-o", f"{name}_drawn.png")
+        assert code == 0
+        assert f"{name}: codes are drawn from the learned prior over codes (latent_flow, step 1)" in err
+    assert (workdir / "learned_drawn.png").read_bytes() == (workdir / "with_prior_drawn.png").read_bytes()
+
+
+def test_a_prior_that_is_still_training_is_not_exported_and_that_is_said(exporting, workdir, learned, monkeypatch):
+    monkeypatch.setattr(prior.Prior, "is_complete", lambda *_: False)
     code, out, _ = exporting("learned", "without_prior", "--weights-only")
     assert code == 0
-    assert "learned prior is a run of its own and is not exported: it stays in " in out
-    shutil.copytree(workdir / "learned" / prior.FOLDER, workdir / "without_prior" / prior.FOLDER)
-    code, _, err = command("generate", "without_prior", CAPTION, "--count=1", "-o", "by_model")
-    assert code == 0
-    assert "codes are drawn from the model's prior" in err
+    begun = prior.folder_of(workdir / "learned", runs.load(workdir / "learned"))
+    assert out.splitlines()[-1] == (
+        f"The learned prior in {begun} is not exported: its training has not come to its end."
+    )
+    assert not (workdir / "without_prior/latent_flow").exists()
 
 
 def test_birds_have_their_attributes_by_name(command, workdir):

@@ -14,6 +14,7 @@ from mvae_jax.data.rendered import faces
 from mvae_jax.eval import directions, fid, sharpness
 from mvae_jax.eval.features import Features
 from mvae_jax.experiment.suites.adversarial import TITLES
+from mvae_jax.experiment.suites.priors import PRIORS
 from mvae_jax.models import vae_gan
 
 pytestmark = pytest.mark.slow  # trains a whole experiment
@@ -35,6 +36,7 @@ TINY = [
     "--config.data.validation_fraction=0.25",
     "--config.data.calibration_size=1",
     "--config.classifier.epochs=1",
+    "--config.prior.epochs=1",
     "--config.evaluation.images=12",
     "--config.training.log_every=2",
 ]
@@ -61,8 +63,9 @@ def data():
 
 
 def test_all_models_are_trained_measured_and_drawn(trained):
-    # Samples of four, players of three, reconstructions, edits, sliders, squared errors.
-    check_pictures(trained, 4 + 3 + 4)
+    # Samples of four, players of three, reconstructions, edits, sliders, squared errors; draws of priors of the three
+    # that encode, and from captions with guidance and without.
+    check_pictures(trained, 4 + 3 + 4 + 3 + 2)
     for name in TITLES:
         run = runs.load(trained / name)
         assert (run.settings["model"], run.step) == (name, 12)
@@ -74,6 +77,9 @@ def test_all_models_are_trained_measured_and_drawn(trained):
     scores = json.loads((trained / "scores.json").read_text())
     assert list(scores["models"]) == list(scores["stability"]) == list(TITLES)
     assert "psnr" not in scores["models"]["gan"]
+    assert list(scores["priors"]) == [name for name in TITLES if name != "gan"]
+    for rows in scores["priors"].values():
+        assert list(rows) == [name for name in PRIORS if name != "text_posterior"]
     assert scores["stability"]["vae"]["real_accuracy"] is None
     report = (trained / "report.html").read_text()
     for title in TITLES.values():
@@ -160,7 +166,7 @@ def test_images_alone_will_do(data, tmp_path):
     name = "experiments/celeba_vaegan.py"
     (result,) = run_all(tmp_path, [name, *arguments, f"--config.data.source={tmp_path}", "--workdir=run"])
     assert result["code"] == 0, result["err"]
-    check_pictures(tmp_path / "run", 4)  # samples, players, reconstructions, squared errors
+    check_pictures(tmp_path / "run", 4 + 1)  # samples, players, reconstructions, squared errors; draws of the prior
     scores = json.loads((tmp_path / "run/scores.json").read_text())
     keys = {"sharpness_of_samples", "sharpness_of_reconstructions", "squared_error", "psnr"}
     assert set(scores["models"]["vae_gan"]) == keys

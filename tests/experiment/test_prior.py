@@ -7,9 +7,13 @@ import jax
 import numpy as np
 import pytest
 import zoo
+from PIL import Image
 
 from mvae_jax import images, runs
-from mvae_jax.experiment import Member, members, prior
+from mvae_jax.data import pyramid
+from mvae_jax.data.pyramid.dataset import PyramidData
+from mvae_jax.experiment import Member, listing, members, prior
+from mvae_jax.experiment.suites import priors
 from mvae_jax.train import loop
 from mvae_jax.train.workdir import Workdir
 
@@ -63,6 +67,19 @@ def test_a_deterministic_encoder_has_no_deviations(workdir):
     codes = prior.encode(workdir / "alae", run, data)
     assert set(codes.train.arrays) == {"code"}
     np.testing.assert_allclose(codes.train["code"], run.encode(images.to_float(data.train["image"])).mean, atol=1e-5)
+
+
+def test_images_of_a_pyramid_have_codes(workdir, tmp_path):
+    """It has no split for thresholds, and its images are on the disk."""
+    for number, image in enumerate(zoo.tiny_faces(10)["image"]):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+    pyramid.prepare(tmp_path, tmp_path / "pyramid", pyramid.Settings(image_size=8, validation_fraction=0.2))
+    data = PyramidData.of(pyramid.load(tmp_path / "pyramid"), 8, held_out=1)
+    run = runs.load(workdir / "alae")
+    codes = prior.encode(workdir / "alae", run, data)
+    assert [len(split) for _, split in codes] == [8, 2, 0]
+    there = data.examples("train", 8).take(np.arange(8))["image"]
+    np.testing.assert_allclose(codes.train["code"], run.encode(images.to_float(there)).mean, rtol=1e-4, atol=1e-5)
 
 
 def test_of_a_run_that_saw_a_part_of_the_data_it_learns_that_part(tmp_path):
@@ -143,3 +160,11 @@ def test_runs_without_codes_and_other_images_are_refused(workdir, name, data, me
 def test_impossible_settings_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         prior.Config(**changes)
+
+
+@pytest.mark.parametrize("name", ["celebahq_mvae", "celeba_vae", "celeba_vaegan", "attribute_cvae", "stylealae"])
+def test_experiments_that_learn_priors_measure_and_draw_them(name):
+    experiment = listing.load(name)
+    assert all(isinstance(config.prior, prior.Config) for config in experiment.presets.values())
+    assert [measure.name for measure in experiment.measures].count("priors") == 1
+    assert [figures.__module__ for figures in experiment.figures].count(priors.__name__) == 1

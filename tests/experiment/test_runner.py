@@ -17,7 +17,8 @@ from mvae_jax.data.formats import mnist
 from mvae_jax.data.rendered import faces
 from mvae_jax.eval import reconstruction
 from mvae_jax.eval.batched import pixels, to_bytes
-from mvae_jax.experiment import Measure, Member, compare, listing, members, named, provenance
+from mvae_jax.experiment import Measure, Member, PriorConfig, compare, listing, members, named, provenance
+from mvae_jax.experiment.suites import priors
 from mvae_jax.models import autoencoders
 from mvae_jax.nets.torch_weights import read_tensors
 from mvae_jax.train.logging import read_metrics
@@ -83,6 +84,17 @@ EXPERIMENT = experiment.Experiment(
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class WithPriors(Config):
+    """The same, with priors over the codes for whoever asks for them.
+
+    Attributes:
+        prior: over the codes.
+    """
+
+    prior: PriorConfig = PriorConfig(epochs=0)
+
+
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys):
     """Runs a command line in a folder of its own: status, standard output and standard error."""
@@ -98,6 +110,23 @@ def run(tmp_path, monkeypatch, capsys):
         return status, out, err
 
     return of_arguments
+
+
+def test_a_run_that_is_finished_gets_priors_from_its_evaluation(run, tmp_path, monkeypatch):
+    presets, figures = {"small": WithPriors()}, (sheet, priors.figures)
+    monkeypatch.setitem(globals(), "EXPERIMENT", dataclasses.replace(EXPERIMENT, presets=presets, figures=figures))
+    workdir = tmp_path / "runs" / "two_autoencoders"
+    assert run()[0] == 0
+    assert run("--evaluate")[0] == 0
+    assert not (workdir / "narrow/latent_flow").exists()
+    assert run("--evaluate", "--config.prior.epochs=1")[0] == 0
+    for name in ("narrow", "wide"):
+        assert runs.load(workdir / name / f"latent_flow/training_{STEPS}").config.latent_size == 2
+        assert (workdir / f"evaluation/figures/priors_{name}.png").exists()
+        assert runs.load(workdir / name).step == STEPS
+    status, _, err = run("--evaluate", "--config.prior.epochs=2")
+    assert (status, err.count("Traceback")) == (2, 0)
+    assert "has a learned prior of 1 epochs; the settings ask for prior.epochs=2" in err
 
 
 def test_all_members_are_trained_measured_drawn_and_reported(run, tmp_path):

@@ -8,10 +8,11 @@ import sys
 import jax
 import numpy as np
 import pytest
-from exported_models import run_of
+from exported_models import prior_of, run_of
 from fake_hub import serving
 
 from mvae_jax import runs
+from mvae_jax.experiment import prior
 from mvae_jax.export import folder as folders
 from mvae_jax.export import hub as module
 
@@ -76,6 +77,24 @@ def test_a_pushed_model_is_pulled_to_the_same_bits(command, hub, exported, tmp_p
     assert len([line for line in hub.requests if line.startswith("GET /someone")]) == before
     assert command("pull", "someone/faces", "whole", "--functions")[0] == 0
     assert (tmp_path / "whole/functions/decode.jax").read_bytes() == (exported / "functions/decode.jax").read_bytes()
+
+
+def test_a_learned_prior_goes_along_and_makes_way(command, hub, tmp_path):
+    folder, run = tmp_path / "vae", run_of("vae")
+    run.export(folder, prior=prior_of("vae"))
+    assert command("push", "vae", "someone/faces")[0] == 0
+    assert command("pull", "someone/faces", "pulled")[0] == 0
+    drawn = prior.Prior(prior_of("vae")).sample_freely(jax.random.key(0), 3)
+    pulled = prior.load(tmp_path / "pulled", runs.load(tmp_path / "pulled"))
+    np.testing.assert_array_equal(pulled.sample_freely(jax.random.key(0), 3), drawn)
+    assert not (tmp_path / "pulled/latent_flow/functions").exists()
+    assert command("pull", "someone/faces", "whole", "--functions")[0] == 0
+    assert {path.relative_to(folder) for path in folder.rglob("*")} == {
+        path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*")
+    }
+    run.export(folder)
+    assert command("push", "vae", "someone/faces")[0] == 0
+    assert not [name for name in hub.repositories["someone/faces"] if name.startswith("latent_flow")]
 
 
 def test_what_is_damaged_or_no_export_is_not_pulled(command, hub, exported, tmp_path):

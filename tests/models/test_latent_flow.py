@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mvae_jax import runs
+from mvae_jax import random, runs
 from mvae_jax.models import latent_flow
 from mvae_jax.models.latent_flow import model as flows
 from mvae_jax.models.latent_flow import paths
@@ -174,6 +174,21 @@ def test_guidance_of_0_draws_without_the_condition_and_1_with_it():
     np.testing.assert_allclose(sample(params, state, key, ones, ones, guidance=0.0), free, atol=1e-5)
     np.testing.assert_allclose(sample(params, state, key, ones, ones, guidance=1.0), given, atol=1e-5)
     assert np.abs(sample(params, state, key, ones, ones, guidance=3.0) - given).max() > 1e-2
+
+
+def test_noise_and_attributes_alone_determine_the_codes():
+    """`sample_codes` is `codes_of_noise` of noise and of attributes that it draws."""
+    built, (params, state) = untrained(gaussian_codes())
+    params, half = with_a_network_that_speaks(params), np.tile(np.float32([1, 0]), (5, 1))
+    rows_key, noise_key = jax.random.split(jax.random.key(4))
+    rows = flows.completed(CONFIG, state, rows_key, half, half)
+    noise = 0.5 * random.standard_normal(noise_key, (5, 3))
+    for guidance in (1.0, 2.0):
+        drawn = built.functions["sample_codes"](
+            params, state, jax.random.key(4), half, half, guidance=guidance, temperature=0.5
+        )
+        codes = built.functions["codes_of_noise"](params, state, noise, *rows, guidance)
+        np.testing.assert_allclose(codes, drawn, rtol=1e-6, atol=1e-6)
 
 
 def completed(kept, attributes, known, count=20_000):

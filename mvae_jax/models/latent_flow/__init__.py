@@ -6,12 +6,22 @@ The mathematics of its paths is in `paths`; `model` has the velocity, its error,
 from __future__ import annotations
 
 from mvae_jax.models.latent_flow.config import Config
-from mvae_jax.models.latent_flow.model import build, from_data, phases, sample_codes, statistics, terms, velocity
+from mvae_jax.models.latent_flow.model import (
+    build,
+    codes_of_noise,
+    from_data,
+    phases,
+    sample_codes,
+    statistics,
+    terms,
+    velocity,
+)
 from mvae_jax.models.latent_flow.paths import gaussian_velocity, guided, point, transport, velocity_error
 
 __all__ = [
     "Config",
     "build",
+    "codes_of_noise",
     "from_data",
     "gaussian_velocity",
     "guided",

@@ -32,6 +32,7 @@ from mvae_jax.objective import Batch, Model, ModelState, Params, Phase
 from mvae_jax.optimizers import rise_and_fall
 
 PRESENT = "present/attributes"
+_STEPS = 16  # of the solver
 _LEAST_VARIANCE = 1e-6  # of a direction, as a share of the largest one: what never varied is not blown up
 
 # --- statistics of the training codes ------------------------------------------------------------------------------
@@ -271,7 +272,7 @@ def sample_codes(
     key: jax.Array,
     attributes: jax.Array,
     known: jax.Array,
-    steps: int | jax.Array = 16,
+    steps: int | jax.Array = _STEPS,
     guidance: float | jax.Array = 1.0,
     temperature: float | jax.Array = 1.0,
 ) -> jax.Array:
@@ -294,7 +295,48 @@ def sample_codes(
     row_key, noise_key = jax.random.split(key)
     attributes, known = completed(config, state, row_key, attributes, known)
     x = temperature * random.standard_normal(noise_key, (len(attributes), config.latent_size))
+    return _carried(config, params, state, x, attributes, known, steps, guidance)
 
+
+def codes_of_noise(
+    config: Config,
+    params: Params,
+    state: ModelState,
+    noise: jax.Array,
+    attributes: jax.Array,
+    known: jax.Array,
+    guidance: float | jax.Array = 1.0,
+) -> jax.Array:
+    """Codes to which the flow carries points from N(0, I): `sample_codes` without what it draws.
+
+    Attributes that are unknown stay so. Who wants them drawn draws a row that agrees of the model's state, see
+    `completed`, and gives it as known.
+
+    Args:
+        config: the model.
+        params: its parameters.
+        state: its state.
+        noise: [B, D].
+        attributes: [B, A] in {0, 1}; the value of one that is unknown does not count. A may be 0.
+        known: which attributes are known, [B, A] in {0, 1}.
+        guidance: see `paths.guided`; another one than 1 takes twice the time.
+
+    Returns:
+        Codes [B, D].
+    """
+    return _carried(config, params, state, noise, attributes, known, _STEPS, guidance)
+
+
+def _carried(
+    config: Config,
+    params: Params,
+    state: ModelState,
+    x: jax.Array,
+    attributes: jax.Array,
+    known: jax.Array,
+    steps: int | jax.Array,
+    guidance: float | jax.Array,
+) -> jax.Array:
     def given(x: jax.Array, t: jax.Array, known: jax.Array) -> jax.Array:
         return velocity(config, params, state, x, t, attributes, known)
 
@@ -319,8 +361,9 @@ def build(config: Config, statistics: Mapping[str, np.ndarray] | None = None) ->
     Returns:
         A `Model` that trains on batches {"code": float32 [B, D], "attributes": float32 [B, A]}, and "deviation",
         float32 [B, D], where codes are drawn anew in each step from posteriors with these standard deviations; where
-        some have no attributes, "present/attributes", float32 [B] in {0, 1}, as well. Further function:
-        sample_codes(params, model_state, key, attributes, known, ...) -> codes [B, D].
+        some have no attributes, "present/attributes", float32 [B] in {0, 1}, as well. Further functions:
+        sample_codes(params, model_state, key, attributes, known, ...) -> codes [B, D];
+        codes_of_noise(params, model_state, noise, attributes, known, guidance) -> codes [B, D].
     """
 
     def init_with_statistics(config: Config, key: jax.Array, batch: Batch) -> tuple[Params, ModelState]:
@@ -332,7 +375,7 @@ def build(config: Config, statistics: Mapping[str, np.ndarray] | None = None) ->
         rounds=common.one_round("flow", training_terms),
         optimizers=optimizers,
         evaluate=evaluate,
-        functions={"sample_codes": sample_codes},
+        functions={"sample_codes": sample_codes, "codes_of_noise": codes_of_noise},
     )
 
 

@@ -104,7 +104,7 @@ def transport(velocity: Velocity, x: jax.Array, steps: int | jax.Array, solver: 
     size = 1.0 / jnp.asarray(steps, jnp.float32)
 
     def step(number: jax.Array, x: jax.Array) -> jax.Array:
-        t = jnp.full(len(x), number * size)
+        t = jnp.full(x.shape[0], number * size)  # which may be symbolic
         first = velocity(x, t)
         if solver == "euler":
             return x + size * first

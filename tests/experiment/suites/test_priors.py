@@ -38,8 +38,12 @@ def trained(tmp_path_factory):
     return dataclasses.replace(measured, priors={"": learned})
 
 
-def test_every_prior_is_measured_with_as_many_samples(trained):
-    rows = suite.measure(trained)
+@pytest.fixture(scope="module")
+def rows(trained):
+    return suite.measure(trained)
+
+
+def test_every_prior_is_measured_with_as_many_samples(rows):
     assert list(rows) == list(suite.PRIORS)
     assert {row["images"] for name, row in rows.items() if name != "training"} == {1008}
     assert {name for name, row in rows.items() if "diversity" in row} == {
@@ -50,7 +54,7 @@ def test_every_prior_is_measured_with_as_many_samples(trained):
         assert np.isfinite(list(row.values())).all()
 
 
-def test_what_is_missing_is_left_out(trained):
+def test_what_is_missing_is_left_out(trained, rows):
     """Examples without image or attributes change no number, whatever stands in their place."""
 
     def gaps(split):
@@ -64,7 +68,7 @@ def test_what_is_missing_is_left_out(trained):
 
     data = dataclasses.replace(trained.data, validation=gaps(trained.data.validation), train=gaps(trained.data.train))
     others = dataclasses.replace(trained, data=data)
-    rows, expected = suite.measure(others), suite.measure(trained)
+    rows, expected = suite.measure(others), rows
     assert "against 12 held-out images" in suite.explain(others, rows)
     assert list(rows) == list(expected)
     for name in rows.keys() - {"mixture"}:  # it learns the codes of images without attributes, too
@@ -74,7 +78,7 @@ def test_what_is_missing_is_left_out(trained):
 
 def test_sheets_show_captions_in_rows(trained):
     drawn = suite.figures(trained, {})
-    assert list(drawn) == ["priors_text_posterior", "priors_flow_captions", "priors_flow_captions_guided"]
+    assert list(drawn) == ["priors", "priors_text_posterior", "priors_flow_captions", "priors_flow_captions_guided"]
     assert drawn["priors_text_posterior"][0].startswith("Captions: posterior of the text: 8 draws of each")
 
 
@@ -138,3 +142,82 @@ def test_draws_of_priors_differ_and_depend_on_captions_where_they_mind_them(trai
         assert np.abs(first - other).min() > 0
         swapped = np.asarray(drawing.draw(jax.random.key(1), rows[::-1].copy()))
         assert (np.abs(swapped - first).max() > 0) == drawing.of_captions, name
+
+
+def test_each_model_of_several_has_its_rows(trained, rows):
+    """The numbers of a model in a folder are those that it has in the workdir itself, in a table of its own."""
+    learned = trained.priors[""]
+    several = dataclasses.replace(
+        trained, runs={"gan": trained.run, "one": trained.run}, priors={"one": learned}, workdir=trained.workdir
+    )
+    measure, found = suite.measure_of(str.upper), suite.measure(several)
+    assert list(found) == ["one"]
+    assert {name: row["frechet_distance"] for name, row in found["one"].items()} == pytest.approx(
+        {name: row["frechet_distance"] for name, row in rows.items()}, rel=1e-3
+    )
+    two = {"one": rows, "two": rows}
+    assert [str(part).count("TWO") for part in measure.parts(several, two)] == [0, 1]
+    (table,) = measure.parts(trained, rows)
+    assert suite.PRIORS["flow"] in str(table)
+    assert measure.lines(trained, {"flow": {"recall": 0.5, "images": 7}}) == ["flow: recall 0.5, images 7"]
+    assert measure.lines(several, {"one": {"flow": {"recall": 0.5}}}) == ["one flow: recall 0.5"]
+    drawn = suite.figures_of(str.upper)(several, {})
+    assert drawn["priors_one"][0].startswith("Draws of each prior of ONE, without a caption")
+    assert drawn["priors_flow_captions"][0].startswith("Captions: learned prior of ONE: 8 draws of each")
+
+
+@pytest.fixture(scope="module")
+def conditional(tmp_path_factory, trained):
+    """A CVAE with a learned prior, of images with eight captions, read by the other model's classifier."""
+    folder = tmp_path_factory.mktemp("conditional")
+    arrays = zoo.faces(120, zoo.CVAE.image_size)
+    arrays["attributes"][:, 3:] = 0
+    data = runs.split(arrays, zoo.CVAE.attributes)
+    run = runs.train(folder / "cvae", "cvae", zoo.CVAE, data)
+    learned = prior.train(folder / "cvae", data, trained.config.prior, run=run)
+    return dataclasses.replace(trained, runs={"cvae": run}, data=data, priors={"cvae": learned}, workdir=folder)
+
+
+def test_a_decoder_that_takes_attributes_is_told_those_of_the_captions_whoever_draws(conditional):
+    rows = suite.measure(conditional)["cvae"]
+    assert list(rows) == [
+        *("training", "reconstruction", "prior", "mixture", "flow_captions", "flow_captions_guided")
+    ]  # none of codes that were drawn of other attributes
+    assert all("accuracy" in row for row in rows.values())
+    assert {name for name, row in rows.items() if "diversity" not in row} == {"training", "reconstruction"}
+    assert "The decoder is told the captions" in suite.explain(conditional, rows)
+    run, drawing = conditional.run, suite.drawings(conditional, "cvae")["flow_captions"]
+    texts = np.eye(10, dtype=np.float32)[:3]
+    codes = conditional.priors["cvae"].sample(jax.random.key(1), texts, np.ones_like(texts))
+    np.testing.assert_array_equal(drawing.draw(jax.random.key(1), texts), codes)
+    np.testing.assert_allclose(suite._decoder(run)(codes, texts), run.decode(codes, texts), atol=1e-6)
+    assert list(suite.figures(conditional, {})) == [
+        "priors_mixture",
+        "priors_flow_captions",
+        "priors_flow_captions_guided",
+    ]
+
+
+def test_images_without_attributes_have_a_sheet_and_no_numbers(tmp_path, trained):
+    data = runs.split({"image": zoo.small_faces(40)["image"]})
+    run = runs.train(tmp_path / "vae", "vae", zoo.VAE, data)
+    learned = prior.train(tmp_path / "vae", data, trained.config.prior, run=run)
+    without = dataclasses.replace(
+        trained, runs={"vae": run}, data=data, priors={"vae": learned}, workdir=tmp_path, classifier=None
+    )
+    assert suite.measure(without) == {}
+    assert list(suite.figures(without, {})) == ["priors_vae"]
+
+
+def test_names_that_no_sentence_can_say_stand_for_themselves():
+    rows = np.float32([[1, 0, 1], [0, 0, 0]])
+    assert suite._sentences(rows, ("has_wing_color::brown", "b", "017.Cardinal")) == [
+        "has_wing_color::brown, 017.Cardinal",
+        "nothing",
+    ]
+    assert suite._sentences(rows, ("smiling", "young", "male"))[0] == "a man who is smiling"
+
+
+def test_nothing_is_said_of_priors_that_nobody_asked_for(trained):
+    config = SimpleNamespace(seed=3, prior=prior.Config(epochs=0))
+    assert suite.explain(dataclasses.replace(trained, priors={}, config=config), {}) == ""
