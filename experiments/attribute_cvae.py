@@ -161,7 +161,7 @@ EXPERIMENT = experiment.Experiment(
         suite.added_and_removed,
         autoencoders.learning_curves,
         suite.agreement_bars,
-        priors.figures,
+        priors.figures_of(),
     ),
 )
 

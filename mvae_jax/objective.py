@@ -97,6 +97,9 @@ class Round:
             raise ValueError(f"Round.every is {self.every}, expected at least 1.")
 
 
+INCOMPARABLE = "the network that measures it trains too"  # why validation losses of a phase may say nothing
+
+
 @dataclasses.dataclass(frozen=True)
 class Phase:
     """Part of a run in which everything stays fixed that a compiled step depends on.

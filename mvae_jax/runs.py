@@ -27,7 +27,7 @@ from mvae_jax.data.batches import Dataset, Split, Splits, permutation
 from mvae_jax.data.decode import default_cache_folder
 from mvae_jax.models import ZOO
 from mvae_jax.numerics import in_32_bits, in_float32
-from mvae_jax.objective import Batch, Model, ModelState, Params, Phase
+from mvae_jax.objective import INCOMPARABLE, Batch, Model, ModelState, Params, Phase
 from mvae_jax.train import config_file, devices, loop
 from mvae_jax.train import state as states
 from mvae_jax.train.checkpoint import Checkpoints
@@ -277,8 +277,8 @@ def _restore(
         name = phase or (checkpoints.latest() or ("any phase", 0))[0]
         if best and name in phases and not phases[name].comparable:
             raise ValueError(
-                f"{folder} has no best checkpoint of phase {name}: the network that measures its validation loss "
-                "trains too, so that a lower one is no better; leave out best."
+                f"{folder} has no best checkpoint of phase {name}, whose validation loss compares with no other: "
+                f"{INCOMPARABLE}. Leave out best, and the newest one is taken."
             )
         step = checkpoints.best(name) if best else max(checkpoints.steps(name), default=None)
         if step is None:

@@ -72,7 +72,7 @@ class Decoder(BaseDecoder):
 
     def forward(self, z: torch.Tensor) -> ModelOutput:
         """[B, D] to [B, ...]."""
-        return ModelOutput(reconstruction=self.trunk(z).float())
+        return ModelOutput(reconstruction=self.trunk(z).float().contiguous())  # MultiVae takes views of it
 
 
 def _arguments(kind: Any, config: Mapping[str, Any], weights: Mapping[str, float], **settings: Any) -> tuple[Any, ...]:
@@ -114,7 +114,7 @@ class _Steps(nn.Module):
         self, batch: Tensors, optimizers: Mapping[str, torch.optim.Optimizer], noise: Tensors | None = None
     ) -> dict[str, torch.Tensor]:
         """One step, on drawn noise or on the given; returns its loss and the norms of its gradients."""
-        inputs = MultimodalBaseDataset({**batch, "image": batch["image"].float() / 255})
+        inputs = MultimodalBaseDataset({**batch, "image": batch["image"].contiguous().float() / 255})
         if noise is None:
             loss = self(inputs).loss
         else:
@@ -185,18 +185,12 @@ class MoPoE(_Steps, models.MoPoE):
         rows = torch.arange(len(self._component))
         return [part[self._component.long(), rows] for part in (mus, logvars)]
 
-    def draws(self, noise: Tensors) -> list[torch.Tensor]:
-        """One for each example."""
-        self._component = noise["component"]
-        return super().draws(noise)
-
     def step(
         self, batch: Tensors, optimizers: Mapping[str, torch.optim.Optimizer], noise: Tensors | None = None
     ) -> dict[str, torch.Tensor]:
         """See `_Steps.step`."""
-        found = super().step(batch, optimizers, noise)
-        self._component = None
-        return found
+        self._component = None if noise is None else noise["component"]
+        return super().step(batch, optimizers, noise)
 
 
 PEERS: dict[str, type[Any]] = {"mvae": MVAE, "mmvae": MMVAE, "mopoe": MoPoE}

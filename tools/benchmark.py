@@ -403,7 +403,7 @@ def run(arguments: argparse.Namespace) -> None:
         print("", *(markdown_of_programs if arguments.compile_only else markdown)(records), sep="\n")
     if arguments.output:
         points_of = [record | {"point": label} for label, record in records]
-        write(arguments.output, {"torch": None, **theirs, "records": points_of})
+        write(arguments.output, {"torch": theirs.get("torch"), "peer": theirs, "records": points_of})
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -426,7 +426,7 @@ def _parser() -> argparse.ArgumentParser:
         "--torch-python",
         default="",
         metavar="PATH",
-        help="an interpreter that has PyTorch and NumPy",
+        help="an interpreter that has PyTorch and NumPy, and of mvae, mmvae and mopoe MultiVae",
     )
     add("--variants", default="default,tuned", help="of the PyTorch side (default: %(default)s)")
     add_flags(parser, rounds=5)

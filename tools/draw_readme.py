@@ -31,6 +31,7 @@ from mvae_jax.data.formats import mnist
 from mvae_jax.data.rendered import faces, shapes
 from mvae_jax.eval import batched
 from mvae_jax.train import loop
+from mvae_jax.train.workdir import PROVENANCE
 from mvae_jax.viz import grids
 
 CAPTIONS = (
@@ -146,7 +147,7 @@ def trained(workdir: str, model: str, data: str) -> runs.Run:
         data: what the run's provenance calls its images.
     """
     run = runs.load(workdir)
-    origin = run.settings.get("provenance", {}).get("data", {})
+    origin = run.settings.get(PROVENANCE, {}).get("data", {})
     found = run.settings["model"], origin.get("data_set") or origin.get("source") or "images that it does not name"
     if found != (model, data):
         raise ValueError(f"{workdir} is a run of {found[0]} on {found[1]}; expected one of {model} on {data}.")

@@ -1,18 +1,18 @@
-"""The same training steps in plain PyTorch: the other side of `tools/benchmark.py --against=torch`.
+"""The same training steps in PyTorch: the other side of `tools/benchmark.py --against=torch`.
 
-A worker for an environment of its own, which has PyTorch and NumPy, for the multimodal VAEs MultiVae
-besides, and neither JAX nor this project. Its argument is a
-JSON object; it then answers each line on standard input by one line of JSON:
+A worker for an environment of its own, which has PyTorch and NumPy, of the multimodal VAEs MultiVae too, and neither
+JAX nor this project. Its argument is a JSON object; it then answers each line on standard input by one line of JSON:
 
     steps N        {"seconds": [N numbers], "peak_bytes": most memory held so far}
     losses FILE    {"losses": {name: value}} of one step from the parameters, batch and noise of an .npz
     quit
 
-The steps, in `_torch_models`, are written as a PyTorch user would: stock layers and optimisers, one forward pass shared
-by discriminator and VAE, `clip_grad_norm_` where the paper clips. Variant "tuned" adds channels_last, a fused optimiser
-and TensorFloat-32 where there is such. Unlike ours, the step has no guard against numbers that are not finite, takes no
-means of its metrics and keeps the first learning rate. Running statistics of batch norm also follow the passes whose
-statistics ours drops; that costs the same and no loss depends on it.
+The steps, in `_torch_models`, and of multimodal VAEs in `_multivae_models`, are written as a PyTorch user would: stock
+layers and optimisers, one forward pass shared by discriminator and VAE, `clip_grad_norm_` where the paper clips.
+Variant "tuned" adds channels_last, a fused optimiser and TensorFloat-32 where there is such. Unlike ours, the step has
+no guard against numbers that are not finite, takes no means of its metrics and keeps the first learning rate. Running
+statistics of batch norm also follow the passes whose statistics ours drops; that costs the same and no loss depends on
+it.
 
 Where an odd number of pixels has to be padded, ours, like TensorFlow, pads one more at the end; convolutions of PyTorch
 with the same padding on both sides leave the last one unread. So kernels and images of ours are turned by 180 degrees

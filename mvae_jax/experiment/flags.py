@@ -154,8 +154,11 @@ def parse(
     try:
         given, settings, rest = _told_apart(arguments, values, presets[names[0]])
         values([argv[0], *given])
+        _refuse_without_value(settings, presets[names[0]], data)
         if rest and None not in settings.values():
-            raise ValueError(f"unexpected argument {rest[0]!r}; settings are written --config.field=value.")
+            raise ValueError(
+                f"unexpected argument {rest[0]!r}; settings are written --config.field=value, and flags --flag=value."
+            )
         if not values.workdir:
             raise ValueError("--workdir is empty; expected a folder.")
         default = presets[values.preset]
@@ -243,25 +246,34 @@ def _told_apart(
     """
     given: list[str] = []
     settings: dict[str, str | None] = {}
+    rest: list[str] = []
     words = list(arguments)
     while words:
         word = words.pop(0)
         name, is_attached, text = word.lstrip("-").partition("=")
         if word == "--":
-            return given, settings, words
-        if not word.startswith("-") or not name:
-            return given, settings, [word, *words]
+            return given, settings, [*rest, *words]
+        if not _is_flag(word):
+            rest.append(word)
+            continue
         if name.startswith("config."):
-            settings[renamed(name.removeprefix("config."))] = text if is_attached else None
+            field = renamed(name.removeprefix("config."))
+            if settings.get(field, "") is not None:  # one without a value stays wrong
+                settings[field] = text if is_attached else None
             continue
         flag, no = _flag(name, values)
         if flag is None:
             raise ValueError(_unknown_flag(word, values, config))
-        if not is_attached and not flag.boolean and words and not words[0].startswith("-"):
+        if not is_attached and not flag.boolean and words and not _is_flag(words[0]):
             is_attached, text = "=", words.pop(0)
         _check_value(flag, no, text if is_attached else None)
         given.append(f"--{no}{flag.name}{is_attached}{text}")
-    return given, settings, []
+    return given, settings, rest
+
+
+def _is_flag(word: str) -> bool:
+    """Whether an argument is a flag, and no number below zero."""
+    return bool(re.match(r"--?[^\W\d]", word))
 
 
 def _flag(name: str, values: flags.FlagValues) -> tuple[flags.Flag[Any] | None, str]:
@@ -398,6 +410,14 @@ def _override(default: ConfigT, settings: Mapping[str, str | None]) -> ConfigT:
     return runs.rebuild(default, config)
 
 
+def _refuse_without_value(settings: Mapping[str, str | None], default: Any, data: Sequence[sources.Config]) -> None:
+    """Refuses fields, of any kind of data, that were given without a value, before another mistake follows from it."""
+    fields = {f"data.{name}": value for choice in data for name, value in leaves(choice)} | dict(leaves(default))
+    for name, text in settings.items():
+        if text is None and name in fields:
+            _read(name, None, fields[name])
+
+
 def _read(name: str, text: str | None, old: Any) -> Any:
     """Reads a value of the type of `old` by way of ml_collections' flags."""
     several = isinstance(old, tuple)
@@ -447,7 +467,7 @@ def _unknown_flag(argument: str, values: flags.FlagValues, config: Any) -> str:
         hint = f"settings are written one by one, such as --config.{fields[0]}=VALUE."
     else:
         known = _arguments(fields) | {flag.replace("_", "-"): f"--{flag.replace('_', '-')}" for flag in values}
-        hint = _nearest(name.removeprefix("noconfig."), known) or "--help lists every flag."
+        hint = _nearest(re.sub(r"^no[-_]?config\.", "", name), known) or "--help lists every flag."
     return f"there is no flag {argument}; {hint}"
 
 

@@ -24,7 +24,7 @@ from mvae_jax.experiment.declaration import plain
 from mvae_jax.experiment.forecast import Forecast, Part
 from mvae_jax.experiment.sheets import Rows
 from mvae_jax.files import atomic_write
-from mvae_jax.objective import Phase
+from mvae_jax.objective import INCOMPARABLE, Phase
 from mvae_jax.train import loop
 from mvae_jax.train.logging import MetricWriter, read_metrics
 from mvae_jax.train.observer import Observer
@@ -304,8 +304,11 @@ def _validation_loss(records: Sequence[Mapping[str, Any]], phase: Phase, of_phas
     newest = f"{lines[-1]['loss']:.4g}"
     text = f"Validation loss {newest} at step {lines[-1]['step']:,}"
     if not phase.comparable:
-        return [f"{text}. It compares with no other step: the network that measures it trains too."]
-    best = min(lines, key=lambda line: line["loss"] if line["phase"] == phase.name else math.inf)
+        return [f"{text}. It compares with no other step: {INCOMPARABLE}."]
+    finite = [line for line in lines if line["phase"] == phase.name and math.isfinite(line["loss"])]
+    if not finite:
+        return [f"{text}."]
+    best = min(finite, key=lambda line: line["loss"])
     lowest = f"the lowest{'' if lines[-1]['step'] == phase.end else ' so far'}{of_phase}"
     if newest == f"{best['loss']:.4g}":  # in the digits that are shown
         return [f"{text}, {lowest}."]

@@ -287,8 +287,9 @@ def circumstances(trained: Trained) -> str:
 
 def duration(minutes: float) -> str:
     """A time in words, to two digits."""
-    if minutes < 1:
-        return f"{60 * minutes:.0f} seconds"
+    seconds = round(60 * minutes)
+    if seconds < 60:
+        return f"{seconds} second{'s' * (seconds != 1)}"
     if minutes >= 90:
         return f"{minutes / 60:.0f} hours" if minutes >= 600 else f"{minutes / 60:.1f} hours"
     return f"{minutes:.0f} minutes" if minutes >= 10 else f"{minutes:.1f} minutes"

@@ -207,7 +207,7 @@ def _refuse_unused(
         except ValueError:  # the other settings do not go without it
             continue
         asked = experiment.request(config)
-        # The data have followed. Of a size they need not: those of digits do not, and if they have, the models have it.
+        # Data of another request are other data. The size is left out: digits keep theirs whatever is asked.
         if dataclasses.replace(experiment.request(other), image_size=asked.image_size) != asked:
             continue
         if [_identity(item) for item in without.items()] == [_identity(item) for item in chosen.items()]:

@@ -34,7 +34,7 @@ class Stages:
         """A stage that lasts as long as the context.
 
         How long it will take is not known. So it yields a function that is to be called with a clause for each of its
-        parts when that begins, and adds how long those before have taken.
+        parts when that begins, and adds after how long it does.
 
         Args:
             name: noun for the page and for the record of the run, such as "figures".
@@ -46,7 +46,7 @@ class Stages:
 
         def begin(clause: str) -> None:
             seconds = self._clock() - began
-            self._on_begin(f"{clause}, {duration(seconds / 60)} so far" if seconds >= 1 else clause)
+            self._on_begin(f"{clause}, after {duration(seconds / 60)}" if seconds >= 1 else clause)
 
         try:
             yield begin

@@ -20,8 +20,9 @@ import math
 import os
 import re
 import shutil
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ class Checkpoints:
         if self._newest != (phase, step):
             context = _orbax().Context()
             # Orbax's limits go by the clock, also while the process is stopped or the machine sleeps: `_finish` has one
-            # that does not. Nor does anyone wait, within limits of their own, for folders that are there already.
+            # that does not. Nor does a single process wait, within a limit of its own, for folders that are there.
             context.asynchronous.timeout_secs = _NO_LIMIT
             context.asynchronous.create_directories_asynchronously = False
             with context:  # overwrites what a killed process has left there
@@ -374,15 +375,22 @@ def _unfinished(folder: Path) -> Path:
 
 def _finish(written: Any, folder: Path) -> None:
     """Waits until a checkpoint is written, in steps of a second, each of which counts as one however long it takes."""
-    for _ in range(_PATIENCE):
+    outcome: Future[None] = Future()  # the save's own error may be a timeout too
+
+    def follow() -> None:
         try:
-            return written.result(timeout=1.0)
-        except TimeoutError as error:
-            reason = error
+            outcome.set_result(written.result())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=follow, daemon=True).start()
+    for _ in range(_PATIENCE):
+        if wait({outcome}, timeout=1.0).done:
+            return outcome.result()
     raise TimeoutError(
-        f"{folder} is not written after {_PATIENCE} s: see whether its disk answers, and give the command again, which "
-        "goes on from the checkpoint before."
-    ) from reason
+        f"{folder} is not written after {_PATIENCE} s: see whether its disk answers, end the process if it does not "
+        "end by itself, and give the command again, which goes on from the checkpoint before."
+    )
 
 
 def _rename(folder: Path, to: Path) -> None:

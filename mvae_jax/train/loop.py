@@ -22,7 +22,7 @@ from mvae_jax import files
 from mvae_jax.cpu.memory import return_freed_memory, runs_inline
 from mvae_jax.cpu.xla import compile_lowered
 from mvae_jax.numerics import in_32_bits
-from mvae_jax.objective import Batch, Model, Phase
+from mvae_jax.objective import INCOMPARABLE, Batch, Model, Phase
 from mvae_jax.train import checkpoint, trackers
 from mvae_jax.train import state as states
 from mvae_jax.train.checkpoint import Checkpoints
@@ -530,9 +530,12 @@ class _Run:
         training = sums.means().get("loss") if sums else None
         of_training = "" if training is None else f"{training:.4g} in training, "
         best = lowest is None or loss < lowest[0]
-        verdict = "the best so far" if best or lowest is None else f"the best was {lowest[0]:.4g} at step {lowest[1]}"
         if not phase.comparable:
-            verdict = "which compares with no other step: what measures it trains too"
+            verdict = f"which compares with no other step: {INCOMPARABLE}"
+        elif best or lowest is None:
+            verdict = "the best so far"
+        else:
+            verdict = f"the best was {lowest[0]:.4g} at step {lowest[1]}"
         self.progress.close()
         _log.info("phase %s, step %d: loss %s%.4g in validation, %s", phase.name, step, of_training, loss, verdict)
         return (loss, step) if best or lowest is None else lowest

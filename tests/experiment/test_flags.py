@@ -291,11 +291,24 @@ def test_evaluate_refuses_what_is_no_run_of_the_experiment(tmp_path, capsys, con
                 ("path", "a word", "here"),
                 ("inner.rates", "finite numbers, separated by commas", "0.5,0.25"),
             )
-            for arguments in ([f"--config.{name}"], [f"--config.{name}", "4"], [f"-config.{name}", "--dry-run"])
+            for arguments in (
+                [f"--config.{name}"],
+                [f"--config.{name}", "4"],
+                [f"--config.{name}", "-1"],
+                [f"--config.{name}", f"--config.{name}=4"],
+                [f"-config.{name}", "--dry-run"],
+                [f"--config.{name}", "4", "--evaluate", "--workdir=/no/such/folder"],
+            )
         ),
         (["--config.cuont"], "there is no field --config.cuont; did you mean --config.count?"),
-        (["config.count=4"], "unexpected argument 'config.count=4'; settings are written --config.field=value."),
-        (["count=4"], "unexpected argument 'count=4'; settings are written --config.field=value."),
+        (
+            ["config.count=4"],
+            "unexpected argument 'config.count=4'; settings are written --config.field=value, and flags --flag=value.",
+        ),
+        (
+            ["count=4"],
+            "unexpected argument 'count=4'; settings are written --config.field=value, and flags --flag=value.",
+        ),
         (["--count=4"], "there is no flag --count=4; did you mean --config.count?"),
         (["--inner.names=a"], "there is no flag --inner.names=a; did you mean --config.inner.names?"),
         (["--rates", "4"], "there is no flag --rates; did you mean --config.inner.rates?"),
@@ -305,6 +318,12 @@ def test_evaluate_refuses_what_is_no_run_of_the_experiment(tmp_path, capsys, con
             "there is no flag --config=x.py; settings are written one by one, such as --config.count=VALUE.",
         ),
         (["--noconfig.flag"], "there is no flag --noconfig.flag; did you mean --config.flag?"),
+        (["--no-config.flag"], "there is no flag --no-config.flag; did you mean --config.flag?"),
+        (
+            ["---workdir=a"],
+            "unexpected argument '---workdir=a'; settings are written --config.field=value, and flags --flag=value.",
+        ),
+        (["--process", "-1"], "--processes and --process need --coordinator=HOST:PORT, the address of process 0."),
         (["--presett=large"], "there is no flag --presett=large; did you mean --preset?"),
         (["-preste", "large"], "there is no flag -preste; did you mean --preset?"),
         (["--dry-rnu"], "there is no flag --dry-rnu; did you mean --dry-run?"),
@@ -336,7 +355,10 @@ def test_evaluate_refuses_what_is_no_run_of_the_experiment(tmp_path, capsys, con
         ),
         (["--preset", "lrage"], "--preset is 'lrage'; expected one of small, large."),
         (["--dry_run=maybe"], "--dry-run is 'maybe'; expected true or false; --dry-run alone is true."),
-        (["--dry-run", "maybe"], "unexpected argument 'maybe'; settings are written --config.field=value."),
+        (
+            ["--dry-run", "maybe"],
+            "unexpected argument 'maybe'; settings are written --config.field=value, and flags --flag=value.",
+        ),
         (["--noworkdir"], "there is no flag --noworkdir; did you mean --workdir?"),
         (["--flagfile=x"], "there is no flag --flagfile=x; did you mean --config.flag?"),
         (["--undefok=x", "--x=1"], "there is no flag --undefok=x; --help lists every flag."),
@@ -359,6 +381,19 @@ def test_evaluate_refuses_what_is_no_run_of_the_experiment(tmp_path, capsys, con
 )
 def test_a_mistake_ends_with_one_line(capsys, arguments, message):
     assert refused(capsys, *arguments) == message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["--config.data.csv", "list.csv", "--config.data.source=/own"], "data.csv"),
+        (["--config.data.csv=list.csv", "--config.data.source", "/own"], "data.source"),
+    ],
+)
+def test_what_has_no_value_is_told_before_what_follows_from_it(capsys, arguments, name):
+    with pytest.raises(SystemExit):
+        flags.parse(["x.py", *arguments], MULTIMODAL.presets, workdir="runs/x", description="", data=MULTIMODAL.data)
+    assert f"error: --config.{name} has no value; expected a word" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

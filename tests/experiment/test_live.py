@@ -242,7 +242,7 @@ def test_a_stage_says_how_long_its_parts_have_taken():
         clock.now += 40
         begin("measuring 2 of 2: samples")
         clock.now += 90
-    assert said == ["now the measures", "measuring 1 of 2: errors", "measuring 2 of 2: samples, 40 seconds so far"]
+    assert said == ["now the measures", "measuring 1 of 2: errors", "measuring 2 of 2: samples, after 40 seconds"]
     assert stages.seconds == {"measures": 130}
 
 

@@ -113,7 +113,7 @@ def run(tmp_path, monkeypatch, capsys):
 
 
 def test_a_run_that_is_finished_gets_priors_from_its_evaluation(run, tmp_path, monkeypatch):
-    presets, figures = {"small": WithPriors()}, (sheet, priors.figures)
+    presets, figures = {"small": WithPriors()}, (sheet, priors.figures_of())
     monkeypatch.setitem(globals(), "EXPERIMENT", dataclasses.replace(EXPERIMENT, presets=presets, figures=figures))
     workdir = tmp_path / "runs" / "two_autoencoders"
     assert run()[0] == 0

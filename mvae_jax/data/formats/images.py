@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import logging
 import posixpath
 import re
@@ -220,9 +221,11 @@ def _sizes(count: int, validation_fraction: float, calibration: int) -> list[int
 def _fitting(count: int, validation_fraction: float, calibration: int) -> str:
     """The settings with which a number of images can be split that those given do not split."""
     fewer = min(calibration, max(1, count // 10))
-    for fraction in (validation_fraction, 0.4):  # the second divides any two images
-        if sizes := _sizes(count, fraction, fewer):
-            changed = [f"calibration_size to {fewer}"] * (fewer < calibration)
+    calibrations = [calibration] * (calibration <= count // 2) + [fewer]
+    fractions = (validation_fraction, 0.1, 0.4)  # the last one divides any two images
+    for size, fraction in itertools.product(calibrations, fractions):
+        if sizes := _sizes(count, fraction, size):
+            changed = [f"calibration_size to {size}"] * (size != calibration)
             changed += [f"validation_fraction to {fraction}"] * (fraction != validation_fraction)
             return f"set {' and '.join(changed)}, which leaves {sizes[0]} for training and {sizes[1]} for validation"
     return f"give at least {2 + fewer}"

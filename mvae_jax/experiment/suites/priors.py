@@ -432,6 +432,3 @@ def measure_of(title_of: Callable[[str], str] = plain) -> Measure:
         parts=parts,
         lines=lines,
     )
-
-
-MEASURE, figures = measure_of(), figures_of()

@@ -93,8 +93,8 @@ def test_two_data_sets_of_one_kind_are_not_taken_for_images_alone(there, tmp_pat
     [
         (
             {"validation_fraction": 0.01},
-            "has 12 images, too few for validation_fraction 0.01: set validation_fraction to 0.4, which leaves 7 for "
-            r"training and 5 for validation\.$",
+            "has 12 images, too few for validation_fraction 0.01: set validation_fraction to 0.1, which leaves 11 for "
+            r"training and 1 for validation\.$",
         ),
         ({"validation_fraction": 1.0}, "validation_fraction is 1.0"),
         ({"image_size": 0}, "image_size is 0"),

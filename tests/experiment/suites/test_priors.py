@@ -73,11 +73,11 @@ def test_what_is_missing_is_left_out(trained, rows):
     assert list(rows) == list(expected)
     for name in rows.keys() - {"mixture"}:  # it learns the codes of images without attributes, too
         assert rows[name] == pytest.approx(expected[name], rel=1e-3), name
-    assert suite.figures(others, {}).keys() == suite.figures(trained, {}).keys()
+    assert suite.figures_of()(others, {}).keys() == suite.figures_of()(trained, {}).keys()
 
 
 def test_sheets_show_captions_in_rows(trained):
-    drawn = suite.figures(trained, {})
+    drawn = suite.figures_of()(trained, {})
     assert list(drawn) == ["priors", "priors_text_posterior", "priors_flow_captions", "priors_flow_captions_guided"]
     assert drawn["priors_text_posterior"][0].startswith("Captions: posterior of the text: 8 draws of each")
 
@@ -191,7 +191,7 @@ def test_a_decoder_that_takes_attributes_is_told_those_of_the_captions_whoever_d
     codes = conditional.priors["cvae"].sample(jax.random.key(1), texts, np.ones_like(texts))
     np.testing.assert_array_equal(drawing.draw(jax.random.key(1), texts), codes)
     np.testing.assert_allclose(suite._decoder(run)(codes, texts), run.decode(codes, texts), atol=1e-6)
-    assert list(suite.figures(conditional, {})) == [
+    assert list(suite.figures_of()(conditional, {})) == [
         "priors_mixture",
         "priors_flow_captions",
         "priors_flow_captions_guided",
@@ -206,7 +206,7 @@ def test_images_without_attributes_have_a_sheet_and_no_numbers(tmp_path, trained
         trained, runs={"vae": run}, data=data, priors={"vae": learned}, workdir=tmp_path, classifier=None
     )
     assert suite.measure(without) == {}
-    assert list(suite.figures(without, {})) == ["priors_vae"]
+    assert list(suite.figures_of()(without, {})) == ["priors_vae"]
 
 
 def test_names_that_no_sentence_can_say_stand_for_themselves():
