@@ -162,7 +162,8 @@ def test_every_preset_goes_on_by_its_command_and_the_arguments_that_are_named(ve
             with pytest.raises(ValueError, match="holds a run with other settings") as error:
                 configure(config)
             assert named_in(str(error.value)) == named
-            config = flags._override(config, flags._settings(named))
+            pairs = (argument.removeprefix("--config.").split("=", 1) for argument in named)
+            config = flags._override(config, dict(pairs))
         configure(config)
         assert begun.model == config.model
         assert flags.config_of(workdir.path, config) == config

@@ -663,7 +663,9 @@ def test_no_checkpoint_is_the_best_where_losses_do_not_compare(tmp_path, caplog)
         assert checkpoints.metadata("second", 21)["validation_loss"] is None
     told = [line for line in caplog.messages if "in validation" in line]
     assert all(("the best" in line) == line.startswith("phase first") for line in told)
-    assert told[-1].endswith("in validation, which compares with no other step: what measures it trains too")
+    assert told[-1].endswith(
+        "in validation, which compares with no other step: the network that measures it trains too"
+    )
 
 
 def test_a_run_without_validation_keeps_the_last(tmp_path):
