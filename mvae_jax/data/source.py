@@ -202,7 +202,7 @@ class Source:
         looked_for: words for what `holds` looks for; "{csv}" stands for the name of the CSV. "" without files.
         any_shape: whether height and width of the images may differ.
         fallback: `holds` is asked of the whole alone, and where no other kind is there.
-        own: whether the images are a user's own: they have no name but that of their folder or file.
+        named_by_path: whether a report calls the images by their folder or file, as those of a user have no other name.
         has_attributes: whether there are attributes to ask for.
         has_pose: whether there is a pose to ask for.
     """
@@ -217,7 +217,7 @@ class Source:
     looked_for: str = ""
     any_shape: bool = False
     fallback: bool = False
-    own: bool = False
+    named_by_path: bool = False
     has_attributes: bool = True
     has_pose: bool = False
 

@@ -34,12 +34,12 @@ from mvae_jax.train.workdir import resolved
 _log = logging.getLogger("experiment")
 ConfigT = TypeVar("ConfigT")
 _SHOWN = 3  # most names that a message proposes
-_TEXTS = {
+_TEXTS = {  # what a flag expects that takes any text
     "workdir": "a folder",
     "compilation_cache": "a folder",
     "phase": "the name of a phase",
     "coordinator": "HOST:PORT",
-}  # what a flag is that takes any text
+}
 _KINDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a word"}
 
 
@@ -152,7 +152,7 @@ def parse(
         flag_values=values,
     )
     try:
-        given, settings, rest = _told_apart(arguments, values, presets[names[0]])
+        given, settings, rest = _split_arguments(arguments, values, presets[names[0]])
         values([argv[0], *given])
         _refuse_without_value(settings, presets[names[0]], data)
         if rest and None not in settings.values():
@@ -236,7 +236,7 @@ def _join(values: flags.FlagValues) -> None:
         ) from error
 
 
-def _told_apart(
+def _split_arguments(
     arguments: Sequence[str], values: flags.FlagValues, config: Any
 ) -> tuple[list[str], dict[str, str | None], list[str]]:
     """Flags, each with its value in it, the texts of fields, of which None has none, and what is neither.

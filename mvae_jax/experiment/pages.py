@@ -270,7 +270,7 @@ def _images(data: Any, model: Any) -> str:
     """How many training images there are, and of what."""
     size = model.image_size
     origin = [data.provenance.get("data_set") or data.provenance.get("source") or data.provenance.get("path", "")]
-    if (kind := sources.SOURCES.get(origin[0])) and kind.own:
+    if (kind := sources.SOURCES.get(origin[0])) and kind.named_by_path:
         origin = [Path(data.provenance["path"]).name]
     origin += [f"{size} pixels" if isinstance(size, int) else f"{size[1]} x {size[0]} pixels"]
     origin += [f"{len(data.attributes)} attributes"] if data.attributes else []

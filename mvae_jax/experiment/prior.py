@@ -108,7 +108,7 @@ def _checksum(origin: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()
 
 
-def can_have(run: runs.Run) -> bool:
+def can_have(run: runs.Run | runs.Plan) -> bool:
     """Whether a model has codes that a prior can learn."""
     return bool(run.model.encode and run.model.decode)
 
@@ -240,7 +240,7 @@ def parts(plans: Mapping[str, runs.Plan], config: Config) -> list[Part]:
     """What the training of the priors adds to that of a run."""
     result = []
     for folder, planned in plans.items() if config.epochs else ():
-        if planned.model.encode and planned.model.decode:
+        if can_have(planned):
             count = len(planned.data.examples("train", planned.config.image_size))
             batch_size = _batch_size(count, jax.device_count())
             chosen = latent_flow.Config(epochs=config.epochs, batch_size=batch_size)

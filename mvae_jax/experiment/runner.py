@@ -114,7 +114,7 @@ def _run(
         if any(name.startswith("prior.") for name in arguments.given):
             # Whoever names it asks for it: a run that was finished without a prior gets one here.
             with session.errors(), session.failures():
-                _priors(config, _having(experiment, config, loaded, data), data, root, interruption, _unobserved)
+                _priors(config, _prior_owners(experiment, config, loaded, data), data, root, interruption, _unobserved)
         stages = Stages()
         with session.failures():
             trained = gather(experiment, config, loaded, data, root, interruption, stages)
@@ -164,12 +164,11 @@ def _live(
     if hasattr(config, "classifier") and data.attributes:
         parts += classifier.parts(data, config.classifier, config.seed)
     if hasattr(config, "prior"):
-        having = {folder: planned for folder, planned in plans.items() if experiment.learns_prior(folder)}
-        parts += prior.parts(having, config.prior)
+        owners = {folder: planned for folder, planned in plans.items() if experiment.learns_prior(folder)}
+        parts += prior.parts(owners, config.prior)
     title = pages.title(experiment, workdir)
     lead = pages.plan(experiment, {folder: planned.config for folder, planned in plans.items()}, data)
     share = config.training.drawing_share
-
     title_of = functools.partial(_title_of, experiment)
     return Live(workdir, title, parts, lead=lead, title_of=title_of, share=share, notes=notes)
 
@@ -326,8 +325,8 @@ def gather(
     priors = {}
     if hasattr(config, "prior") and config.prior.epochs:
         with stages.stage(PRIOR, "the learned prior over codes, by which images are drawn"):
-            having = _having(experiment, config, fitted, data)
-            priors = _priors(config, having, data, workdir, interruption, observe if learn_priors else None)
+            owners = _prior_owners(experiment, config, fitted, data)
+            priors = _priors(config, owners, data, workdir, interruption, observe if learn_priors else None)
     earlier = {}
     if experiment.stages:
         earlier = {folder: _stages(run, workdir / folder) for folder, run in fitted.items()}
@@ -344,7 +343,9 @@ def gather(
     )
 
 
-def _having(experiment: Experiment, config: Any, fitted: Mapping[str, runs.Run], data: Any) -> dict[str, runs.Run]:
+def _prior_owners(
+    experiment: Experiment, config: Any, fitted: Mapping[str, runs.Run], data: Any
+) -> dict[str, runs.Run]:
     """The models that may have a learned prior: those that have codes, and were trained on these images."""
     return {
         folder: run

@@ -128,7 +128,7 @@ def test_own_images_are_named_by_their_folder(monkeypatch):
 
     assert words("images with a CSV") == words("images alone") == "7 images (birds.zip, 8 pixels)"
     assert words("CelebA") == "7 images (CelebA, 8 pixels)"
-    monkeypatch.setitem(sources.SOURCES, "CelebA", dataclasses.replace(sources.SOURCES["CelebA"], own=True))
+    monkeypatch.setitem(sources.SOURCES, "CelebA", dataclasses.replace(sources.SOURCES["CelebA"], named_by_path=True))
     assert words("CelebA") == "7 images (birds.zip, 8 pixels)"
 
 

@@ -329,10 +329,10 @@ def _split(table: Table, settings: Settings, where: str) -> tuple[np.ndarray, li
                     "leave the column out."
                 )
         sizes, how = list(map(len, chosen)), "as the column split says"
-        images.tell_sizes(where, sizes, how)
+        images.log_sizes(where, sizes, how)
         return np.concatenate(chosen).astype(np.int64), sizes, (), how
     choice = settings.validation_fraction, settings.calibration_size, settings.seed
-    order, sizes, how = images.drawn(count, *choice, where)
+    order, sizes, how = images.random_split(count, *choice, where)
     return order, sizes, choice, how
 
 
@@ -403,5 +403,5 @@ SOURCE = source.Source(
     holds=lambda place, csv: place.has(csv),
     depth=DEPTH,
     looked_for="your own images, {csv} (the setting csv gives another name)",
-    own=True,
+    named_by_path=True,
 )

@@ -81,7 +81,7 @@ def load(
     with open_archive(path) as archive:
         names = image_names(archive)
         _logger.info("%s: %s. Attributes, if there are any, are not read.", path, _folders(names))
-        order, sizes, how = drawn(len(names), settings.validation_fraction, 0, settings.seed, str(path))
+        order, sizes, how = random_split(len(names), settings.validation_fraction, 0, settings.seed, str(path))
         decoded = squares(archive, names, settings.image_size, cache_folder=cache_folder, workers=workers)
     provenance = {
         "data_set": Config.kind,
@@ -166,7 +166,7 @@ def squares(
     return Squares(pictures, fingerprints, provenance)
 
 
-def drawn(
+def random_split(
     count: int, validation_fraction: float, calibration: int, seed: int, where: str
 ) -> tuple[np.ndarray, list[int], str]:
     """Draws images for training, for validation and for calibration; equal arguments draw the same ones.
@@ -190,16 +190,16 @@ def drawn(
         of_rest = " of the rest" if calibration else ""
         raise ValueError(
             f"{where} has {count} image{'' if count == 1 else 's'}, too few for {wanted}validation_fraction "
-            f"{validation_fraction}{of_rest}: {_fitting(count, validation_fraction, calibration)}."
+            f"{validation_fraction}{of_rest}: {_remedy(count, validation_fraction, calibration)}."
         )
     how = f"drawn at random by seed {seed}"
-    tell_sizes(where, sizes, how)
+    log_sizes(where, sizes, how)
     if calibration > sizes[0]:
         _logger.warning("%s: a smaller calibration_size than %d leaves more for training.", where, calibration)
     return permutation(count, seed), sizes, how
 
 
-def tell_sizes(where: str, sizes: Sequence[int], how: str) -> None:
+def log_sizes(where: str, sizes: Sequence[int], how: str) -> None:
     """Logs how many images the splits have.
 
     Args:
@@ -218,7 +218,7 @@ def _sizes(count: int, validation_fraction: float, calibration: int) -> list[int
     return [rest - validation, validation, calibration] if 0 < validation < rest else []
 
 
-def _fitting(count: int, validation_fraction: float, calibration: int) -> str:
+def _remedy(count: int, validation_fraction: float, calibration: int) -> str:
     """The settings with which a number of images can be split that those given do not split."""
     fewer = min(calibration, max(1, count // 10))
     calibrations = [calibration] * (calibration <= count // 2) + [fewer]
@@ -315,6 +315,6 @@ SOURCE = source.Source(
     verify=lambda config, attributes=None: defects(config.source),
     holds=lambda place, csv: any(_is_image(name) and not is_hidden(name) for name in place.walk()),
     fallback=True,
-    own=True,
+    named_by_path=True,
     has_attributes=False,
 )

@@ -92,7 +92,7 @@ def drawings(trained: Trained, folder: str = "") -> dict[str, _Drawing]:
         return learned.sample_freely(key, len(attributes))
 
     ways = {"mixture": _Drawing(of_mixture, of_captions=False)}
-    if not _is_told(run):
+    if not _is_conditional(run):
         ways["flow"] = _Drawing(freely, of_captions=False)
     if "encode_attributes" in run.functions:
 
@@ -223,19 +223,23 @@ def measure(trained: Trained) -> dict[str, Any]:
 
 def _measured(trained: Trained, folder: str, comparison: _Comparison) -> dict[str, dict[str, float]]:
     run, rows, seed = trained.runs[folder], comparison.rows, trained.config.seed
-    decode, told, key = _decoder(run), _is_told(run), jax.random.key(trained.config.seed)
+    decode, conditional, key = _decoder(run), _is_conditional(run), jax.random.key(trained.config.seed)
     results = {"training": comparison.training}
     codes = prior.encode((trained.workdir / folder).resolve(), run, trained.data, trained.config.prior.codes)
     posteriors = codes.validation.having("attributes").first(len(comparison.attributes))
     results["reconstruction"] = comparison.row(decode(_draws(posteriors, comparison.times, seed), rows), rows)
     if run.model.sample:
-        results["prior"] = comparison.drawn(functools.partial(_of_own_prior, run), jax.random.fold_in(key, 99), told)
+        results["prior"] = comparison.drawn(
+            functools.partial(_of_own_prior, run), jax.random.fold_in(key, 99), conditional
+        )
     for number, (name, drawing) in enumerate(drawings(trained, folder).items()):
 
         def draw(key: jax.Array, rows: np.ndarray, drawing: _Drawing = drawing) -> Any:
             return decode(drawing.draw(key, rows), rows)
 
-        results[name] = comparison.drawn(draw, jax.random.fold_in(key, 100 + number), drawing.of_captions or told)
+        results[name] = comparison.drawn(
+            draw, jax.random.fold_in(key, 100 + number), drawing.of_captions or conditional
+        )
     return {name: results[name] for name in PRIORS if name in results}
 
 
@@ -246,7 +250,7 @@ def _of_own_prior(run: Any, key: jax.Array, rows: np.ndarray) -> np.ndarray:
     return np.concatenate([np.clip(pictures, -1, 1) for pictures in drawn])
 
 
-def _is_told(run: Any) -> bool:
+def _is_conditional(run: Any) -> bool:
     """Whether the decoder takes attributes besides codes, so that whatever draws the codes, images are of captions."""
     return bool(given_attributes(run.decode, {"attributes": None}))
 
@@ -307,7 +311,7 @@ def figures_of(title_of: Callable[[str], str] = plain) -> Callable[[Trained, Res
 def _figures(trained: Trained, models: Mapping[str, str]) -> Figures:
     sheets: dict[str, tuple[str, Any]] = {}
     for folder, model in models.items():
-        if not _is_told(trained.runs[folder]):
+        if not _is_conditional(trained.runs[folder]):
             sheets["_".join(filter(None, ("priors", folder)))] = _free_sheet(trained, folder, model)
     if not trained.priors or not trained.data.attributes:
         return sheets
@@ -317,7 +321,7 @@ def _figures(trained: Trained, models: Mapping[str, str]) -> Figures:
     rows, decode = np.repeat(texts, _SHOWN_DRAWS, axis=0), _decoder(run)
     sentences = _sentences(texts, trained.data.attributes)
     for name, drawing in drawings(trained, folder).items():
-        if drawing.of_captions or _is_told(run):
+        if drawing.of_captions or _is_conditional(run):
             pictures = decode(drawing.draw(key, rows), rows)
             sheet = to_bytes(pictures).reshape(len(texts), _SHOWN_DRAWS, *pictures.shape[1:])
             sheets[f"priors_{name}"] = (
@@ -357,17 +361,17 @@ def explain(trained: Trained, rows: Any) -> str:
     if not rows:
         return "Not measured: there is no attribute classifier, or no learned prior (classifier.epochs, prior.epochs)."
     held_out = trained.data.validation.having("image", "attributes").first(_MOST_HELD_OUT)
-    told = (
+    conditional = (
         "The decoder is told the captions, whoever draws the codes. "
-        if any(_is_told(trained.runs[folder]) for folder in trained.priors)
+        if any(_is_conditional(trained.runs[folder]) for folder in trained.priors)
         else ""
     )
     return (
         f"In the last hidden layer of a classifier of the training images ({trained.classifier}), against "
         f"{len(held_out)} held-out images; precision and recall of as many samples as these. Captions "
-        f"are those of the held-out images. {told}Diversity is the distance between draws of one caption, root mean "
-        f"square over pairs and over {_CAPTIONS} captions at most, divided by that between training images of the same "
-        "captions. The mixture has full covariances, and like the learned prior the codes of the training images "
+        f"are those of the held-out images. {conditional}Diversity is the distance between draws of one caption, root "
+        f"mean square over pairs and over {_CAPTIONS} captions at most, divided by that between training images of the "
+        "same captions. The mixture has full covariances, and like the learned prior the codes of the training images "
         f"({trained.config.prior.codes}). {_by_learned(trained)}"
     )
 

@@ -295,7 +295,7 @@ def sample_codes(
     row_key, noise_key = jax.random.split(key)
     attributes, known = completed(config, state, row_key, attributes, known)
     x = temperature * random.standard_normal(noise_key, (len(attributes), config.latent_size))
-    return _carried(config, params, state, x, attributes, known, steps, guidance)
+    return _integrated(config, params, state, x, attributes, known, steps, guidance)
 
 
 def codes_of_noise(
@@ -324,10 +324,10 @@ def codes_of_noise(
     Returns:
         Codes [B, D].
     """
-    return _carried(config, params, state, noise, attributes, known, _STEPS, guidance)
+    return _integrated(config, params, state, noise, attributes, known, _STEPS, guidance)
 
 
-def _carried(
+def _integrated(
     config: Config,
     params: Params,
     state: ModelState,

@@ -113,7 +113,7 @@ def test_the_settings_that_are_proposed_for_few_images_split_them(fraction, cali
         if images._sizes(count, fraction, calibration):
             continue
         with pytest.raises(ValueError, match="too few for") as error:
-            images.drawn(count, fraction, calibration, 0, "here")
+            images.random_split(count, fraction, calibration, 0, "here")
         refusal = str(error.value)
         if found := re.search(r"give at least (\d+)\.$", refusal):
             assert count < int(found[1]) == 2 + min(calibration, 1)
@@ -123,7 +123,7 @@ def test_the_settings_that_are_proposed_for_few_images_split_them(fraction, cali
             float(proposed.get("validation_fraction", fraction)),
             int(proposed.get("calibration_size", calibration)),
         )
-        order, sizes, _ = images.drawn(count, *chosen, 0, "here")
+        order, sizes, _ = images.random_split(count, *chosen, 0, "here")
         assert sorted(order) == list(range(count))
         assert sum(sizes) == count
         assert min(sizes[:2]) > 0
