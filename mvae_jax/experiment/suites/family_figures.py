@@ -18,10 +18,16 @@ from mvae_jax.experiment.suites.modalities import ATTRIBUTES, IMAGE, Modalities
 from mvae_jax.objective import Phase
 from mvae_jax.viz import grids, sweeps
 
+ALL_MODELS = "all_models"  # the figure of what all draw
+
 # Panels of the figure over the hidden share, as far as the data have them.
 _CURVES = ("image_to_text", "text_to_image", "consistency_accuracy", "coherence_given_1", "coherence_joint", "probe")
 _DISTANCE = "frechet_given_1"
 _SHOWN = 6  # examples of a sheet
+_BESIDE, _SIDE = (
+    10,
+    64,
+)  # examples of the sheet of all models, a row each, and about how many pixels a picture has there
 
 
 def hidden_words(trained: Trained) -> str:
@@ -44,7 +50,9 @@ def figures(trained: Trained, results: Results) -> Figures:
                 baselines={name: value for name, value in baselines.items() if name in curves},
             ),
         )
-    for model in dict.fromkeys(row.model for row in comparison.rows.values()):
+    models = list(dict.fromkeys(row.model for row in comparison.rows.values()))
+    found[ALL_MODELS] = sheet_of_all(trained, comparison, models)
+    for model in models:
         found[f"sheet_{model}"] = drawn_sheet(trained, comparison, model)
     return found
 
@@ -60,6 +68,28 @@ def curves_of(comparison: Comparison) -> dict[str, dict[str, dict[float, list[fl
     return found
 
 
+def sheet_of_all(trained: Trained, comparison: Comparison, models: Sequence[str]) -> tuple[str, Any]:
+    """The images that each model draws from one other modality of the same examples, at the least hidden share."""
+    shown, key = modalities.complete(trained).validation.first(_BESIDE), jax.random.key(trained.config.seed)
+    given = ATTRIBUTES if trained.data.attributes else modalities.view_names(trained.data)[1]
+    versions: dict[str, Any] = {"held-out": shown[IMAGE]}
+    if given != ATTRIBUTES:
+        versions[f"held-out, {plain(given)}"] = shown[given]
+    values, share = modalities.values_of(shown, (given,)), comparison.shares[0]
+    for model in models:
+        drawn = _model(trained, comparison, model, share)
+        versions[MODELS[model]] = to_bytes(drawn.decode[IMAGE](drawn.codes(key, values, len(shown))))
+    caption = f"What each model draws from the {plain(given)} of held-out examples; {share_words(share)}"
+    return caption, grids.comparison(versions, columns=_BESIDE, scale=max(1, _SIDE // shown[IMAGE].shape[1]))
+
+
+def _model(trained: Trained, comparison: Comparison, model: str, share: float) -> Modalities:
+    """A model of a share, of its first seed."""
+    row = next(row for row in comparison.at(share).values() if row.model == model)
+    trial = folder(model, share, next(iter(row.trials)))
+    return Modalities.of(trained.runs[trial], trained.priors.get(trial))
+
+
 def drawn_sheet(trained: Trained, comparison: Comparison, model: str) -> tuple[str, Any]:
     """What a model draws from each modality and from nothing, at the least and the largest share; its first seed."""
     shown, key = modalities.complete(trained).validation.first(_SHOWN), jax.random.key(trained.config.seed)
@@ -68,10 +98,8 @@ def drawn_sheet(trained: Trained, comparison: Comparison, model: str) -> tuple[s
     names = trained.data.attributes
     if names:
         captions["held-out"] = faces.write(shown[ATTRIBUTES], names)
-    found = {row.hidden: row for row in comparison.rows.values() if row.model == model}
-    for share in dict.fromkeys((min(found), max(found))):
-        trial = folder(model, share, next(iter(found[share].trials)))
-        drawn = Modalities.of(trained.runs[trial], trained.priors.get(trial))
+    for share in dict.fromkeys((comparison.shares[0], comparison.shares[-1])):
+        drawn = _model(trained, comparison, model, share)
         values = modalities.values_of(shown, drawn.names)
         targets = (IMAGE,) if names else drawn.names
         given_sets = [(IMAGE,), *((name,) for name in drawn.others if names), *([] if names else [drawn.others]), ()]

@@ -11,7 +11,7 @@ from typing import Any
 from mvae_jax.eval import fid
 from mvae_jax.experiment import classifier
 from mvae_jax.experiment.declaration import Headline, Measure, Number, Results, Trained, capitalized
-from mvae_jax.experiment.suites import modalities
+from mvae_jax.experiment.suites import family_figures, modalities
 from mvae_jax.experiment.suites import multimodal as faces
 from mvae_jax.experiment.suites.family_rows import MODELS, Comparison, evaluate, heading, share_words, title_of, word
 from mvae_jax.experiment.suites.modalities import IMAGE, KIM, UNIMODAL
@@ -220,14 +220,13 @@ def headline(trained: Trained, results: Results) -> Headline:
     }
     if trained.data.attributes:
         del texts["probe"]
-    numbers, shown = [], ""
+    numbers = []
     for key, text in texts.items():
         best = comparison.best(key, share)
         if best is None:
             continue
         row, spread = best
         name = MODELS[row.model] if row.model == KIM else f"the {MODELS[row.model]}"
-        shown = shown or f"sheet_{row.model}"
         baseline, real = comparison.reference(key), comparison.reference(key, real=True)
         words = [f"guessing: {baseline:.1%}"] if baseline is not None else []
         words += [f"real images: {real:.1%}"] if real is not None else []
@@ -235,7 +234,7 @@ def headline(trained: Trained, results: Results) -> Headline:
             words.append(f"the best with {share_words(comparison.shares[0])}: {first[1].mean:.1%}")
         better = baseline is None or spread.mean > baseline
         numbers.append(Number(f"{spread.mean:.1%}", text.format(model=name), "; ".join(words), better))
-    return Headline(numbers, shown, fits=False)
+    return Headline(numbers, family_figures.ALL_MODELS)
 
 
 def _measure(name: str, title: str, reading: str, text: Callable[..., str], figures: Sequence[str] = ()) -> Measure:

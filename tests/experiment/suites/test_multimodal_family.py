@@ -145,7 +145,7 @@ def test_the_headline_is_of_the_largest_share_beside_guessing():
     assert (second.value, second.better) == ("60.0%", False)
     assert second.text.startswith("of the attributes in images that the MVAE draws from attributes")
     assert second.baseline == "guessing: 65.0%; real images: 95.0%; the best with 0% hidden: 75.0%"
-    assert suite.headline(trained(), RESULTS).picture == "sheet_multimodal"
+    assert suite.headline(trained(), RESULTS).picture == family_figures.ALL_MODELS
 
 
 def test_names_are_words_for_people():
