@@ -193,7 +193,7 @@ def test_scores_are_those_of_the_models(workdir):
 
 @pytest.mark.slow  # likewise
 def test_the_report_shows_curves_sheets_and_tables(workdir):
-    check_pictures(workdir, 4)
+    check_pictures(workdir, 5)
     names = sorted(path.stem for path in (workdir / "figures").iterdir())
     assert names == ["all_models", "over_hidden_share", "sheet_mmvae_plus", "sheet_multimodal", "sheet_unimodal"]
     html = (workdir / "report.html").read_text()
