@@ -18,7 +18,8 @@ import mvae_jax
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 TEXTS = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
-DOCUMENTED = re.findall(r"^\.\. automodule:: (\S+)$", "\n".join(path.read_text() for path in TEXTS), re.MULTILINE)
+ALL_TEXT = "\n".join(path.read_text() for path in TEXTS)
+DOCUMENTED = re.findall(r"^\.\. automodule:: (\S+)$", ALL_TEXT, re.MULTILINE)
 
 
 def public_modules(package):
@@ -48,6 +49,14 @@ def public_names(name):
 def test_every_public_module_is_on_one_page():
     assert len(MODULES) > 100
     assert sorted(DOCUMENTED) == MODULES
+
+
+def test_what_is_public_and_no_function_class_or_module_has_a_line_of_its_own():
+    names = [f"{module}.{key}" for module in MODULES for key in public_names(module)]
+    kinds = (inspect.isclass, inspect.isroutine, inspect.ismodule)
+    others = {name for name in names if not any(kind(resolve(name)) for kind in kinds)}
+    assert others
+    assert others <= set(re.findall(r"^\.\. autodata:: (\S+)$", ALL_TEXT, re.MULTILINE))
 
 
 @pytest.mark.parametrize("name", MODULES)
