@@ -138,7 +138,7 @@ def reconstructed_faces(run: runs.Run, name: str) -> dict[str, np.ndarray]:
     return reconstructed(run, "rendered faces", faces.sample(UNSEEN, 8, run.config.image_size).images, name)
 
 
-def trained(workdir: str, model: str, data: str) -> runs.Run:
+def trained(workdir: str | Path, model: str, data: str) -> runs.Run:
     """The run in a folder; one of another model, or on other images than may be shown, is refused.
 
     Args:
