@@ -83,7 +83,7 @@ def pictures(folder: Path) -> dict[str, Image.Image]:
         found[name] = strip(batched.to_bytes(draws(run)))
         if name == FIRST and (learned := prior.load(folder / place, run)):
             unseen = faces.sample(UNSEEN, DRAWS).attributes
-            codes = learned.sample(jax.random.key(0), unseen)
+            codes = learned.sample(jax.random.key(0), unseen, np.ones_like(unseen))
             found[FLOW] = strip(batched.to_bytes(run.decode(codes)))
     return found
 
