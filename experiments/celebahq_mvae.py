@@ -28,7 +28,7 @@ from mvae_jax.data.rendered import faces
 from mvae_jax.eval import consistency
 from mvae_jax.experiment import ClassifierConfig, Member, PriorConfig, named
 from mvae_jax.experiment.suites import multimodal as suite
-from mvae_jax.experiment.suites import priors
+from mvae_jax.experiment.suites import multimodal_figures, multimodal_scores, priors
 from mvae_jax.models import multimodal
 from mvae_jax.nets.vgg import load_vgg
 
@@ -54,7 +54,7 @@ class Config(experiment.Config):
     model: multimodal.Config = multimodal.Config()
     classifier: ClassifierConfig = ClassifierConfig()
     prior: PriorConfig = PriorConfig()
-    evaluation: suite.Evaluation = suite.Evaluation()
+    evaluation: multimodal_scores.Evaluation = multimodal_scores.Evaluation()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,7 +69,10 @@ def members(config: Config, data: Any) -> dict[str, Member]:
     """The one model, in the workdir itself."""
     weights = _load_vgg(config.vgg_weights) if config.vgg_weights else None
     return {
-        "": Member(*("multimodal", config.model, config.seed, {"vgg_weights": weights}, checksums(config), suite.sheet))
+        "": Member(
+            *("multimodal", config.model, config.seed, {"vgg_weights": weights}, checksums(config)),
+            sheet=multimodal_figures.sheet,
+        )
     }
 
 
@@ -150,13 +153,13 @@ EXPERIMENT = experiment.Experiment(
     model="multimodal",
     members=members,
     request=lambda config: sources.Request(config.model.image_size, config.model.attributes),
-    check=lambda config, data: suite.check(data),
+    check=lambda config, data: multimodal_scores.check(data),
     check_files=checksums,
     notes=notes,
     headline=suite.headline,
     curves=("losses",),
     measures=(*suite.MEASURES, priors.measure_of()),
-    figures=(suite.figures, priors.figures_of()),
+    figures=(multimodal_figures.figures, priors.figures_of()),
     problems=suite.problems,
     comparison=suite.compare,
     may_change=("config.vgg_weights",),

@@ -20,8 +20,7 @@ from mvae_jax import experiment, runs
 from mvae_jax.commands import compare
 from mvae_jax.data.rendered import faces
 from mvae_jax.experiment import listing
-from mvae_jax.experiment.suites import multimodal as suite
-from mvae_jax.experiment.suites import priors
+from mvae_jax.experiment.suites import multimodal_scores, priors
 from mvae_jax.train.logging import read_metrics
 from mvae_jax.train.workdir import Workdir
 
@@ -105,8 +104,8 @@ def check_files(workdir, phases):
     assert 0 <= scores["consistency"]["rates"]["f1"] <= 1
     assert len(scores["image_to_text"]["attributes"]) == 10
     assert scores["classified"]["held_out"]["count"] == 16
-    assert list(scores["classified"]) == list(suite.PICTURES)
-    assert list(scores["quality"]) == list(suite.QUALITY)
+    assert list(scores["classified"]) == list(multimodal_scores.PICTURES)
+    assert list(scores["quality"]) == list(multimodal_scores.QUALITY)
     assert list(scores["priors"]) == list(priors.PRIORS)
     assert {row["images"] for name, row in scores["priors"].items() if "flow" in name} == {1008}
     assert (workdir / "latent_flow" / f"{phases[-1]}_{STEPS * len(phases)}" / "checkpoints").is_dir()

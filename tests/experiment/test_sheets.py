@@ -10,7 +10,7 @@ import zoo
 from mvae_jax import runs
 from mvae_jax.data.batches import Split
 from mvae_jax.experiment import sheets
-from mvae_jax.experiment.suites import multimodal, style
+from mvae_jax.experiment.suites import multimodal_figures, style
 from mvae_jax.models.alae import style as style_alae
 
 CONFIGS = {"style_alae": zoo.STYLE_ALAE, "multimodal": zoo.MULTIMODAL}
@@ -32,7 +32,7 @@ def untrained(name):
         ("cvae", sheets.reconstructions_and_samples, BOTH),  # with the attributes of the images
         ("gan", sheets.reconstructions_and_samples, ["samples"]),
         ("latent_regressor", sheets.reconstructions_and_samples, BOTH),
-        ("multimodal", multimodal.sheet, ["held-out images", "from image", "from text"]),
+        ("multimodal", multimodal_figures.sheet, ["held-out images", "from image", "from text"]),
         ("style_alae", style.sheet, BOTH),
     ],
 )

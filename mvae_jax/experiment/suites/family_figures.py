@@ -12,9 +12,9 @@ from mvae_jax.data.batches import Split
 from mvae_jax.eval.batched import pixels, to_bytes
 from mvae_jax.experiment.declaration import Figures, Results, Trained, plain
 from mvae_jax.experiment.suites import modalities
-from mvae_jax.experiment.suites import multimodal as faces
 from mvae_jax.experiment.suites.family_rows import MODELS, Comparison, folder, heading, share_words
 from mvae_jax.experiment.suites.modalities import ATTRIBUTES, IMAGE, Modalities
+from mvae_jax.experiment.suites.multimodal_figures import write
 from mvae_jax.objective import Phase
 from mvae_jax.viz import grids, sweeps
 
@@ -97,7 +97,7 @@ def drawn_sheet(trained: Trained, comparison: Comparison, model: str) -> tuple[s
     captions: dict[str, list[str]] = {}
     names = trained.data.attributes
     if names:
-        captions["held-out"] = faces.write(shown[ATTRIBUTES], names)
+        captions["held-out"] = write(shown[ATTRIBUTES], names)
     for share in dict.fromkeys((comparison.shares[0], comparison.shares[-1])):
         drawn = _model(trained, comparison, model, share)
         values = modalities.values_of(shown, drawn.names)
@@ -110,7 +110,7 @@ def drawn_sheet(trained: Trained, comparison: Comparison, model: str) -> tuple[s
                 row = _row_words(given, target if not names else "", share)
                 versions[row] = to_bytes(drawn.decode[target](codes))
             if ATTRIBUTES in drawn.decode and ATTRIBUTES not in given:
-                captions[row] = faces.write(drawn.decode[ATTRIBUTES](codes) > 0, names)
+                captions[row] = write(drawn.decode[ATTRIBUTES](codes) > 0, names)
     caption = (
         f"{MODELS[model]}: what it draws given one modality of held-out examples, or nothing"
         + (", and the attributes that it says of the same draw" * bool(names))

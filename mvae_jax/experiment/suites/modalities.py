@@ -25,7 +25,7 @@ from mvae_jax.experiment import classifier as classifiers
 from mvae_jax.experiment.classifier import Classifier
 from mvae_jax.experiment.declaration import Trained, check_least
 from mvae_jax.experiment.prior import GUIDANCE, Prior
-from mvae_jax.experiment.suites.multimodal import least_changes
+from mvae_jax.experiment.suites.multimodal_scores import least_changes
 from mvae_jax.models import multimodal as kim
 from mvae_jax.objective import Posterior
 

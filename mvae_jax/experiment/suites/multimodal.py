@@ -3,61 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from mvae_jax import gaussian, random, runs
-from mvae_jax.data import captions
-from mvae_jax.data.batches import Split
-from mvae_jax.eval import consistency, cross_modal, disturbances, partial_captions, reconstruction
-from mvae_jax.eval.batched import in_chunks, pixels, to_bytes
-from mvae_jax.eval.classification import Share, share, with_interval
-from mvae_jax.experiment import prior, typical
-from mvae_jax.experiment.declaration import Figures, Headline, Measure, Number, Results, Trained, capitalized, plain
+from mvae_jax.eval import consistency, cross_modal, partial_captions
+from mvae_jax.eval.classification import Share, with_interval
+from mvae_jax.experiment import typical
+from mvae_jax.experiment.declaration import Figures, Headline, Measure, Number, Results, Trained, plain
 from mvae_jax.experiment.suites import classification, latents
-from mvae_jax.objective import Phase
-from mvae_jax.viz import curves, grids, projections, report
-from mvae_jax.viz import scores as score_figures
+from mvae_jax.experiment.suites.multimodal_figures import same_inputs
+from mvae_jax.experiment.suites.multimodal_scores import (
+    DIVERSITY,
+    DRAWS,
+    PICTURES,
+    QUALITY,
+    disturbed,
+    evaluate,
+    phases,
+    verdicts,
+)
+from mvae_jax.viz import report
 from mvae_jax.viz.report import Part
 
 # Table 2 of the paper: latent size -> accuracy, precision, recall, F1.
 PUBLISHED = {128: (0.92, 0.90, 0.94, 0.92), 256: (0.89, 0.86, 0.92, 0.89), 512: (0.88, 0.86, 0.91, 0.88)}
 PUBLISHED_THRESHOLDS = {256: 0.621}  # section 7.1.1
-PANELS = {
-    "Total loss": ["loss"],
-    "Images": ["image_from_*"],
-    "Attributes": ["text_from_*", "attribute_agreement"],
-    "Divergences": ["*_kl", "posterior_matching", "inconsistency"],
-    "Discriminator": ["adversarial", "discriminator/error", "discriminator/*_accuracy"],
-}
-_SHOWN = 18  # examples of a sheet
-_DRAWS = 6  # pictures of one caption
-_TEXTS = 8  # captions of a sheet
 _NOTICED, _VARIED = 0.5, 0.5  # share and ratio below which a report says what is wrong
-_SLIDERS = 12  # attributes, at most
-_FRACTIONS = np.linspace(0, 1, 8)  # of an interpolation
-# What the classifier reads: key in scores.json -> words.
-PICTURES = {
-    "held_out": "held-out images",
-    "reconstruction": "reconstruction",
-    "text_to_image": "text to image, mean of the caption's posterior",
-    "text_to_image_draw": "text to image, one draw per caption",
-    "prior": "image and text drawn together from the prior",
-}
-QUALITY = {
-    "psnr": "PSNR of reconstructions, dB",
-    "ssim": "SSIM of reconstructions",
-    "psnr_from_text": "PSNR of images from text, dB",
-    "ssim_from_text": "SSIM of images from text",
-    "well_formed": "texts from the prior with one gender and at most one hair colour",
-}
 PHASES = {
     "image_to_text": "image to text, accuracy",
     "text_to_image": "text to image, accuracy by the classifier",
@@ -72,461 +46,6 @@ DISTANCES = {
     "wasserstein": "2-Wasserstein",
     "means": "between the means",
 }
-DIVERSITY = {"pixels": "pixels", "classifier_features": "the attribute classifier's features"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """How image and text are compared.
-
-    Attributes:
-        direction: divergence of the consistency score, "img||txt" for KL(image || text) or "txt||img" (MM-01).
-        reduction: of that divergence over the latent dimensions, "mean" or "sum" (MM-01).
-        acceptance: share of true captions that the verdict by words is to accept, above 0 and below 1; it gives the
-            threshold. More of it lets more wrong words pass.
-    """
-
-    direction: str = "img||txt"
-    reduction: str = "mean"
-    acceptance: float = 0.95
-
-    def __post_init__(self) -> None:
-        choices = {"direction": consistency.DIRECTIONS, "reduction": consistency.REDUCTIONS}
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"evaluation.{name} is {getattr(self, name)!r}; choose one of {', '.join(map(repr, allowed))}."
-                )
-        if not 0 < self.acceptance < 1:
-            raise ValueError(
-                f"evaluation.acceptance is {self.acceptance}; expected a share above 0 and below 1, such as 0.95."
-            )
-
-
-# --- numbers --------------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Scores:
-    """Numbers of a trained model, all on validation images.
-
-    Attributes:
-        benchmark: matching against mismatched pairs.
-        released: the same by the released code's protocol.
-        image_to_text: attributes decoded from the image's latent.
-        classified: `PICTURES` -> what the classifier reads from them; empty without a classifier.
-        quality: `QUALITY` -> PSNR and SSIM of images decoded from the image's and from the caption's latent, and the
-            share of the texts drawn from the prior that are of one gender and at most one hair colour.
-        posteriors: distance of the two posteriors of a pair.
-        diversity: `DIVERSITY` -> of several images drawn from one caption.
-    """
-
-    benchmark: consistency.Benchmark
-    released: consistency.ReleasedResult
-    image_to_text: cross_modal.AttributeScores
-    classified: Mapping[str, cross_modal.AttributeScores]
-    quality: Mapping[str, float]
-    posteriors: cross_modal.PosteriorDistance
-    diversity: Mapping[str, cross_modal.Diversity]
-
-
-def check(data: Any) -> None:
-    """Refuses images that are too few to judge a model on, before it is trained.
-
-    Raises:
-        ValueError: fewer than four validation images, or all with one caption; or a caption that has no mismatch.
-    """
-    count, texts = len(data.validation), len(cross_modal.distinct_rows(data.validation["attributes"]))
-    if count < 4 or texts < 2:
-        raise ValueError(
-            f"there are {count} validation images with {texts} different captions; expected at least 4 and 2: use "
-            "more images, or more of them for validation."
-        )
-    for name, split in (("validation", data.validation), ("calibration", data.calibration)):
-        try:
-            consistency.curate_mismatches(
-                split["attributes"], data.attributes, seed=0, minimum_changes=least_changes(data.attributes)
-            )
-        except ValueError as error:
-            raise ValueError(f"the {name} images cannot be judged: {error}") from error
-
-
-def least_changes(names: Sequence[str]) -> int:
-    """Four attributes of a mismatch differ (MM-04), or as many as can."""
-    return min(4, consistency.most_changes(names))
-
-
-@functools.lru_cache(maxsize=32)
-def evaluate(trained: Trained) -> Scores:
-    """Measures a trained model on images that it was not trained on; once, however many measures ask for it."""
-    run, data, classifier, seed = trained.run, trained.data, trained.classifier, trained.config.seed
-    names, x, a = data.attributes, pixels(data.validation), data.validation["attributes"]
-    codes, decode_image = _codes(trained, run)["validation"], in_chunks(run.decode_image)
-    posterior, text_posterior = _apart(codes), run.encode_attributes(a)
-    keys = [jax.random.fold_in(jax.random.key(seed), draw) for draw in range(3)]
-    draws = gaussian.sample(keys[0], *text_posterior)
-    prior = random.standard_normal(keys[1], draws.shape)
-    prior_logits = run.decode_attributes(prior)
-    decoded = {
-        "reconstruction": decode_image(posterior[0]),
-        "text_to_image": decode_image(text_posterior[0]),
-        "text_to_image_draw": decode_image(draws),
-    }
-    joint = decode_image(prior)
-    several, _ = _several(run, a, keys[2])
-    diversity = {"pixels": cross_modal.diversity(several, x)}
-    classified = {}
-    if classifier:
-        logits = in_chunks(classifier.logits)
-        classified = {"held_out": classifier.held_out} | {
-            name: cross_modal.score_attributes(logits(pictures), a, names) for name, pictures in decoded.items()
-        }
-        classified["prior"] = cross_modal.score_attributes(logits(joint), prior_logits > 0, names)
-        features = in_chunks(classifier.features)
-        flat = features(several.reshape(-1, *several.shape[2:])).reshape(*several.shape[:2], -1)
-        diversity["classifier_features"] = cross_modal.diversity(flat, features(x))
-    from_image, from_text = list(decoded.values())[:2]
-    return Scores(
-        benchmark=_benchmark(trained, run),
-        released=consistency.released_benchmark(*_compared(run), (codes, a), names, seed=seed),
-        image_to_text=cross_modal.score_attributes(run.decode_attributes(posterior[0]), a, names),
-        classified=classified,
-        quality={
-            "psnr": float(reconstruction.psnr(x, from_image).mean()),
-            "ssim": float(reconstruction.ssim(x, from_image).mean()),
-            "psnr_from_text": float(reconstruction.psnr(x, from_text).mean()),
-            "ssim_from_text": float(reconstruction.ssim(x, from_text).mean()),
-            "well_formed": float(cross_modal.well_formed(prior_logits > 0, names).mean()),
-        },
-        posteriors=cross_modal.posterior_distance(run.shared(posterior), run.shared(text_posterior), a),
-        diversity=diversity,
-    )
-
-
-@functools.lru_cache(maxsize=32)
-def _codes(trained: Trained, run: runs.Run) -> dict[str, np.ndarray]:
-    """Posteriors of the images of both splits, mean and log variance [N, 2, D]; encoded once, whoever asks for them."""
-    splits = {"calibration": trained.data.calibration, "validation": trained.data.validation}
-    encode = in_chunks(run.encode_image)
-    return {name: np.stack(encode(pixels(split)), axis=1) for name, split in splits.items()}
-
-
-def _apart(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return codes[:, 0], codes[:, 1]
-
-
-def _compared(run: runs.Run) -> tuple[Callable[[np.ndarray], Any], Callable[..., Any]]:
-    """What is judged: codes of images, and captions, to posteriors of the dimensions that image and text share."""
-    return (
-        lambda codes: run.shared(_apart(codes)),
-        lambda *caption: run.shared(run.encode_attributes(*caption)),
-    )
-
-
-def _benchmark(trained: Trained, run: runs.Run, curations: int = 20) -> consistency.Benchmark:
-    """The benchmark of a model; its codes stand for the images."""
-    data, settings, codes = trained.data, trained.config.evaluation, _codes(trained, run)
-    return consistency.benchmark(
-        *_compared(run),
-        (codes["calibration"], data.calibration["attributes"]),
-        (codes["validation"], data.validation["attributes"]),
-        data.attributes,
-        seed=trained.config.seed,
-        direction=settings.direction,
-        reduction=settings.reduction,
-        minimum_changes=least_changes(data.attributes),
-        curations=curations,
-    )
-
-
-@functools.lru_cache(maxsize=32)
-def _judge(trained: Trained) -> partial_captions.Judge:
-    """The verdicts of a model, with thresholds from the calibration images' own captions."""
-    run, data, settings = trained.run, trained.data, trained.config.evaluation
-    attributes, (of_images, of_texts) = data.calibration["attributes"], _compared(run)
-    return partial_captions.Judge.calibrated(
-        run.decode_attributes,
-        of_texts,
-        of_images(_codes(trained, run)["calibration"]),
-        attributes,
-        captions.said(attributes, data.attributes),
-        score_threshold=evaluate(trained).benchmark.result.threshold,
-        acceptance=settings.acceptance,
-        direction=settings.direction,
-        reduction=settings.reduction,
-    )
-
-
-def verdicts(trained: Trained) -> partial_captions.Result:
-    """Both verdicts on captions that leave words out, or say one wrong."""
-    names, attributes = trained.data.attributes, trained.data.validation["attributes"]
-    mismatches = evaluate(trained).benchmark.mismatches
-    return partial_captions.benchmark(
-        _judge(trained),
-        _compared(trained.run)[0](_codes(trained, trained.run)["validation"]),
-        attributes,
-        captions.said(attributes, names),
-        names,
-        mismatches=mismatches,
-        mismatches_said=captions.said(mismatches, names),
-        seed=trained.config.seed,
-    )
-
-
-def disturbed(trained: Trained) -> dict[str, dict[str, Share]]:
-    """Held-out images with their own captions, disturbed in each way of `disturbances.DISTURBANCES`.
-
-    Returns:
-        Way -> share of the pairs that each verdict accepts, and, as "unlike", share of the images that are unlike the
-        training images, of which `mvae-jax use` warns.
-    """
-    run, names, attributes = trained.run, trained.data.attributes, trained.data.validation["attributes"]
-    limits = next(iter(typical.limits(trained).values()))
-    x, said, rows = pixels(trained.data.validation), captions.said(attributes, names), {}
-    for number, (name, disturb) in enumerate(disturbances.DISTURBANCES.items()):
-        trained.interruption.check()
-        pictures = disturb(x, jax.random.fold_in(jax.random.key(trained.config.seed), 100 + number))
-        accepted = _judge(trained).accepts(run.shared(in_chunks(run.encode_image)(pictures)), attributes, said)
-        values = in_chunks(lambda images: typical.terms(run, images))(pictures)
-        unlike = np.any([values[word] > limits[word] for word in typical.WORDS], axis=0)
-        rows[name] = {verdict: share(accepts) for verdict, accepts in accepted.items()} | {"unlike": share(unlike)}
-    return rows
-
-
-def _several(run: runs.Run, attributes: np.ndarray, key: jax.Array, most: int = 20) -> tuple[jax.Array, np.ndarray]:
-    """Several images of each of the first different captions, [R, S, H, W, C], and the captions' attributes."""
-    texts = cross_modal.distinct_rows(attributes)[:most]
-    mean, logvar = run.encode_attributes(texts)
-    draws = [gaussian.sample(jax.random.fold_in(key, draw), mean, logvar) for draw in range(_DRAWS)]
-    return jnp.stack([run.decode_image(z) for z in draws], axis=1), texts
-
-
-def phases(trained: Trained) -> dict[str, dict[str, Any]]:
-    """Numbers of the model at the end of each phase; the paper's claim is that they improve (section 8.1)."""
-    rows = {}
-    for phase, stage in trained.stages[""].items():
-        trained.interruption.check()
-        result, image_to_text, text_to_image = _of_stage(trained, stage)
-        rows[phase] = {
-            "step": stage.step,
-            "threshold": result.threshold,
-            **{name: getattr(result.rates, name) for name in ("accuracy", "precision", "recall", "f1")},
-            "auroc": result.auroc,
-            "image_to_text": image_to_text.accuracy,
-            **({"text_to_image": text_to_image.accuracy} if text_to_image else {}),
-        }
-    return rows
-
-
-def _of_stage(
-    trained: Trained, stage: runs.Run
-) -> tuple[consistency.Result, cross_modal.AttributeScores, cross_modal.AttributeScores | None]:
-    """Consistency, attributes of texts from images, and of images from texts; the latter None without a classifier.
-
-    At the end of the run these are its scores. Of an earlier phase nothing else is computed: it is a row of a table.
-    """
-    if stage is trained.run:
-        scores = evaluate(trained)
-        return scores.benchmark.result, scores.image_to_text, scores.classified.get("text_to_image")
-    a, names, classifier = trained.data.validation["attributes"], trained.data.attributes, trained.classifier
-    means, text_to_image = _codes(trained, stage)["validation"][:, 0], None
-    if classifier:
-        pictures = in_chunks(stage.decode_image)(stage.encode_attributes(a)[0])
-        text_to_image = cross_modal.score_attributes(in_chunks(classifier.logits)(pictures), a, names)
-    return (
-        _benchmark(trained, stage, curations=1).result,
-        cross_modal.score_attributes(stage.decode_attributes(means), a, names),
-        text_to_image,
-    )
-
-
-# --- pictures -------------------------------------------------------------------------------------------------------
-
-
-def figures(trained: Trained, results: Results) -> Figures:
-    """The figures of a report."""
-    run, data, records = trained.run, trained.data, next(iter(trained.records.values()))
-    scores, seed = evaluate(trained), trained.config.seed
-    names = data.attributes
-    shown = data.validation.first(_SHOWN)
-    x, a, sentences = pixels(shown), shown["attributes"], write(shown["attributes"], names)
-    means = {"from image": run.encode_image(x)[0], "from text": run.encode_attributes(a)[0]}
-    predicted = run.decode_attributes(means["from image"]) > 0
-    texts = cross_modal.distinct_rows(data.validation["attributes"])[:_TEXTS]
-    half = max(1, len(texts) // 2)
-    ends = texts[:half], texts[-half:]
-    start, end = (run.encode_attributes(texts)[0] for texts in ends)
-    between = [run.decode_image(gaussian.lerp(start, end, fraction)) for fraction in _FRACTIONS]
-    z = random.standard_normal(jax.random.fold_in(jax.random.key(seed), 1), (_SHOWN, means["from image"].shape[1]))
-
-    benchmark = scores.benchmark
-    result = benchmark.result
-    of_images, of_texts = _compared(run)
-    image_codes = of_images(_codes(trained, run)["validation"])[0]
-    text_codes = of_texts(data.validation["attributes"])[0]
-    confusion = result.confusion
-    figures: dict[str, tuple[str, Any]] = {
-        **drawn_from_captions(trained),
-        "sliders": (
-            f"{capitalized(write(_person(names)[None], names)[0])}, drawn from a caption with each attribute off and "
-            "on: a slider goes from the one to the other, and half as far beyond either",
-            attribute_sliders(trained),
-        ),
-        "data": ("Held-out images and their captions (figure 2)", grids.grid(shown["image"], sentences)),
-        "consistency": (
-            "Does the text fit? Held-out faces, each with its own caption and with three that do not fit (figure 5)",
-            consistency_sheet(trained),
-        ),
-        "image_to_text": (
-            "Image to text: held-out faces, their captions and the model's; coloured words are wrong or missing "
-            "(figure 6)",
-            grids.image_to_text(shown["image"], sentences, write(predicted, names)),
-        ),
-        "reconstructions": (
-            "Held-out images, decoded from the image's and from the caption's latent: the second row should be the "
-            "same face, the third one with the same attributes",
-            grids.comparison(
-                {"original": shown["image"]}
-                | {label: to_bytes(run.decode_image(mean)) for label, mean in means.items()}
-            ),
-        ),
-        "interpolation": (
-            "From one caption to another: the steps between should look like people too",
-            grids.interpolation(
-                write(ends[0], names),
-                write(ends[1], names),
-                np.stack([to_bytes(pictures) for pictures in between], axis=1),
-            ),
-        ),
-        "prior": (
-            "Images and texts that the model makes up together: each text should fit its image",
-            grids.grid(to_bytes(run.decode_image(z)), write(run.decode_attributes(z) > 0, names)),
-        ),
-        "confusion": (
-            "Decisions about all pairs: right ones lie on the diagonal (table 1)",
-            score_figures.confusion_matrix(
-                [
-                    [confusion.mismatches_rejected, confusion.mismatches_accepted],
-                    [confusion.matches_rejected, confusion.matches_accepted],
-                ]
-            ),
-        ),
-        "scores": (
-            "Consistency scores of fitting and unfitting pairs: the less the two hills overlap, the better",
-            score_figures.score_distributions(benchmark.match_scores, benchmark.mismatch_scores, result.threshold),
-        ),
-        "sensitivity": (
-            "Which single wrong attribute of a text is noticed: 1 always, 0.5 never (area under the ROC curve of own "
-            "against edited texts)",
-            score_figures.attribute_bars(
-                {"one attribute wrong": {plain(item.name): item.overall.auroc for item in result.sensitivity}},
-                baseline=0.5,
-                baseline_label="chance",
-                xlabel="area under the ROC curve",
-            ),
-        ),
-        "attributes": (
-            "Accuracy by attribute: bars should be longer than the black mark, always the more frequent answer",
-            score_figures.attribute_bars(
-                {
-                    label: {plain(item.name): item.accuracy for item in read.attributes}
-                    for label, read in _accuracies(scores).items()
-                },
-                baseline={plain(item.name): item.majority_accuracy for item in scores.image_to_text.attributes},
-                baseline_label="majority class",
-                xlabel="accuracy",
-            ),
-        ),
-    }
-    if image_codes.shape[1] > 1:  # one dimension has no plane, as the report says
-        figures["latent_space"] = (
-            "Images and texts in the latent space, drawn in two dimensions by t-SNE: lines join an image and its own "
-            "text, and should be short (figure 9)",
-            projections.modalities(image_codes, text_codes, _groups(data.validation["attributes"], names), seed=seed),
-        )
-    if any("loss" in record for record in records):  # a run that has just started has none yet
-        figures["losses"] = (
-            "What is minimised, and its terms: lines without dots are of training images, those with dots of held-out "
-            "ones. The weights of the terms change at the dashed borders of the phases (figure 8)",
-            curves.losses(records, PANELS),
-        )
-    return figures
-
-
-def drawn_from_captions(trained: Trained) -> Figures:
-    """Several images of each of a few captions, drawn by the learned prior where there is one, and of two of them."""
-    run, names, key = trained.run, trained.data.attributes, jax.random.fold_in(jax.random.key(trained.config.seed), 2)
-    texts = cross_modal.distinct_rows(trained.data.validation["attributes"])[:_TEXTS]
-    if learned := trained.priors.get(next(iter(trained.runs))):
-        rows = np.repeat(texts, _DRAWS, axis=0)
-        drawn = run.decode_image(learned.sample(key, rows, np.ones_like(rows), guidance=prior.GUIDANCE))
-        several = drawn.reshape(len(texts), _DRAWS, *drawn.shape[1:])
-        by = f"by the learned prior with guidance {prior.GUIDANCE:g}"
-    else:
-        several, by = _several(run, texts, key)[0], "from the caption's posterior"
-    sentences, pictures = write(texts, names), to_bytes(several)
-    return {
-        "overview": (
-            f"Faces that the model drew from captions, {_DRAWS} of each {by}: {'; '.join(sentences[:2])}",
-            grids.text_to_image(sentences[:2], pictures[:2]),
-        ),
-        "text_to_image": (
-            f"Text to image: {_DRAWS} draws of each caption, {by}; all should show what the caption says, and differ "
-            "in what it leaves open (figure 7)",
-            grids.text_to_image(sentences, pictures),
-        ),
-    }
-
-
-def consistency_sheet(trained: Trained, shown: int = 6) -> Any:
-    """Held-out images, each with its own caption and with mismatches of three kinds, and what the model says of each.
-
-    The kinds: several words wrong, as the benchmark has them; one word wrong, another one for each image; and the
-    caption of another image.
-    """
-    benchmark, run, names = evaluate(trained).benchmark, trained.run, trained.data.attributes
-    count = min(shown, len(trained.data.validation))
-    examples = trained.data.validation.first(count)
-    every, own = trained.data.validation["attributes"], examples["attributes"]
-    edits, items = consistency.single_edits(own, names)
-    others = [next(row for row in np.roll(every, -n - 1, axis=0) if (row != own[n]).any()) for n in range(count)]
-    texts = {
-        "its own caption": own,
-        "several words wrong": benchmark.mismatches[:count],
-        "one word wrong": np.stack([edits[(n + 3) % len(items), n] for n in range(count)]),
-        "another face's caption": np.stack(others),
-    }
-    of_images, of_texts = _compared(run)
-    posterior = of_images(_codes(trained, run)["validation"][:count])
-    settings = trained.config.evaluation
-    scores = {
-        kind: np.asarray(
-            consistency.consistency_score(
-                posterior,
-                of_texts(attributes),
-                direction=settings.direction,
-                reduction=settings.reduction,
-            )
-        )
-        for kind, attributes in texts.items()
-    }
-    captions = {kind: write(attributes, names) for kind, attributes in texts.items()}
-    return grids.consistency_pairs(examples["image"], captions, scores, benchmark.result.threshold)
-
-
-def attribute_sliders(trained: Trained) -> Any:
-    """A person drawn from a caption, along each attribute: from the code of the caption without it to that with it."""
-    run, names = trained.run, trained.data.attributes
-    ends = {
-        item: (run.encode_attributes(without[None])[0][0], run.encode_attributes(having[None])[0][0])
-        for item, (without, having) in itertools.islice(latents.attribute_ends(_person(names), names).items(), _SLIDERS)
-    }
-    return latents.attribute_strips(run.decode_image, ends)
-
-
-def _person(names: Sequence[str]) -> np.ndarray:
-    """Attributes of a young woman, as far as there are such attributes, [A]."""
-    return np.array([name in ("young", "female") for name in names], np.float32)
 
 
 def headline(trained: Trained, results: Results) -> Headline:
@@ -565,26 +84,6 @@ def headline(trained: Trained, results: Results) -> Headline:
         scores.quality["psnr"] > known,
     )
     return Headline((*numbers, psnr), "overview")
-
-
-def _accuracies(scores: Scores) -> dict[str, cross_modal.AttributeScores]:
-    series = {"image to text": scores.image_to_text}
-    for name, label in (("held_out", "classifier, held-out images"), ("text_to_image", "classifier, text to image")):
-        if name in scores.classified:
-            series[label] = scores.classified[name]
-    return series
-
-
-def _groups(attributes: np.ndarray, names: Sequence[str]) -> list[str]:
-    """The genders, as in the paper's figure; without them the first attribute."""
-    name = "male" if "male" in names else names[0]
-    others = "female" if name == "male" else f"not {name}"
-    return [name if value else others for value in attributes[:, list(names).index(name)]]
-
-
-def write(attributes: Any, names: Sequence[str]) -> list[str]:
-    """Captions of attribute vectors, [N, A]."""
-    return [captions.write(row, names) for row in np.asarray(attributes, np.float32)]
 
 
 def problems(trained: Trained, results: Results) -> list[str]:
@@ -891,7 +390,7 @@ MEASURES = (
                     {"measured in": DIVERSITY[name]} | {plain(key): each for key, each in value.to_dict().items()}
                     for name, value in diversity.items()
                 ],
-                f"Diversity of {_DRAWS} images drawn from one caption; a ratio of 1 is that of the held-out images",
+                f"Diversity of {DRAWS} images drawn from one caption; a ratio of 1 is that of the held-out images",
             )
         ],
         lines=lambda *_: (),
@@ -953,39 +452,4 @@ def compare(trained: Mapping[str, Trained], results: Mapping[str, Results]) -> t
         *([str(first.classifier)] if first.classifier else []),
         report.table(generated),
     ]
-    return parts, _same_inputs(trained)
-
-
-def _same_inputs(trained: Mapping[str, Trained], shown: int = 12, most_texts: int = 6) -> Figures:
-    data = next(iter(trained.values())).data
-    examples = data.validation.first(shown)
-    x, texts = pixels(examples), cross_modal.distinct_rows(examples["attributes"])[:most_texts]
-
-    def decoded(run: runs.Run, posterior: Any) -> np.ndarray:
-        return to_bytes(run.decode_image(posterior[0]))
-
-    from_image = {label: decoded(each.run, each.run.encode_image(x)) for label, each in trained.items()}
-    from_text = {label: decoded(each.run, each.run.encode_attributes(texts)) for label, each in trained.items()}
-    return {
-        "reconstructions": (
-            "Reconstructions of the same held-out images",
-            grids.comparison({"original": examples["image"]} | from_image),
-        ),
-        "from_text": (
-            "The same captions, decoded from the mean of their posteriors: " + "; ".join(write(texts, data.attributes)),
-            grids.comparison(from_text),
-        ),
-    }
-
-
-# --- while it trains ------------------------------------------------------------------------------------------------
-
-
-def sheet(run: runs.Run, examples: Split, phase: Phase) -> dict[str, Any]:
-    """A few held-out images, decoded from the image's and from the caption's latent."""
-    x, a = pixels(examples), examples["attributes"]
-    return {
-        "held-out images": x,
-        "from image": run.decode_image(run.encode_image(x)[0]),
-        "from text": run.decode_image(run.encode_attributes(a)[0]),
-    }
+    return parts, same_inputs(trained)

@@ -11,8 +11,7 @@ from typing import Any
 from mvae_jax.eval import fid
 from mvae_jax.experiment import classifier
 from mvae_jax.experiment.declaration import Headline, Measure, Number, Results, Trained, capitalized
-from mvae_jax.experiment.suites import family_figures, modalities
-from mvae_jax.experiment.suites import multimodal as faces
+from mvae_jax.experiment.suites import family_figures, modalities, multimodal_scores
 from mvae_jax.experiment.suites.family_rows import MODELS, Comparison, evaluate, heading, share_words, title_of, word
 from mvae_jax.experiment.suites.modalities import IMAGE, KIM, UNIMODAL
 from mvae_jax.viz import report
@@ -154,7 +153,7 @@ def explain_probes(trained: Trained, comparison: Comparison) -> str:
 def check(config: Any, data: Any) -> None:
     """Refuses data that cannot be measured on, before anything is trained."""
     if data.attributes:
-        faces.check(classifier.described(data))
+        multimodal_scores.check(classifier.described(data))
         return
     if len(modalities.view_names(data)) < 2 or "label" not in data.train.arrays:
         raise ValueError(

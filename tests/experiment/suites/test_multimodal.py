@@ -21,6 +21,7 @@ from mvae_jax.experiment import Member, members, runner, typical
 from mvae_jax.experiment.declaration import Trained
 from mvae_jax.experiment.pages import plain
 from mvae_jax.experiment.suites import multimodal as suite
+from mvae_jax.experiment.suites import multimodal_figures, multimodal_scores
 
 EXPERIMENT = script("celebahq_mvae").EXPERIMENT
 MODEL = dataclasses.replace(zoo.MULTIMODAL, adversarial=dataclasses.replace(zoo.MULTIMODAL.adversarial, epochs=0))
@@ -41,7 +42,7 @@ def workdir(tmp_path_factory, data):
 
 
 def trained(run, data, **evaluation):
-    config = SimpleNamespace(seed=3, evaluation=suite.Evaluation(**evaluation))
+    config = SimpleNamespace(seed=3, evaluation=multimodal_scores.Evaluation(**evaluation))
     return Trained(config, {"": run}, data, None, {"": []})
 
 
@@ -54,7 +55,7 @@ def test_the_papers_preset_alone_penalises_errors_of_texts(preset, penalised):
 @pytest.mark.parametrize("evaluation", [{}, {"direction": "txt||img"}, {"direction": "txt||img", "reduction": "sum"}])
 def test_direction_and_reduction_of_the_score_are_settings(workdir, data, evaluation):
     run = runs.load(workdir)
-    measured = suite.evaluate(trained(run, data, **evaluation)).benchmark
+    measured = multimodal_scores.evaluate(trained(run, data, **evaluation)).benchmark
     expected, match, mismatch, _ = consistency.benchmark(
         run.encode_image,
         run.encode_attributes,
@@ -79,16 +80,16 @@ def test_direction_and_reduction_of_the_score_are_settings(workdir, data, evalua
 )
 def test_other_scores_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
-        suite.Evaluation(**fields)
+        multimodal_scores.Evaluation(**fields)
 
 
 def test_scores_of_a_phase_are_those_of_its_last_checkpoint(workdir, data):
     last = runs.load(workdir)
     stages = {"": {"unimodal": runs.load(workdir, phase="unimodal"), "alignment": last}}
-    rows = suite.phases(dataclasses.replace(trained(last, data), stages=stages))
+    rows = multimodal_scores.phases(dataclasses.replace(trained(last, data), stages=stages))
     assert list(rows) == ["unimodal", "alignment"]
     for phase, row in rows.items():
-        scores = suite.evaluate(trained(runs.load(workdir, phase=phase), data))
+        scores = multimodal_scores.evaluate(trained(runs.load(workdir, phase=phase), data))
         result = scores.benchmark.result
         expected = dataclasses.asdict(result.rates) | {
             "threshold": result.threshold,
@@ -124,14 +125,14 @@ def test_an_earlier_phase_costs_one_coding_of_each_image_and_no_image_is_decoded
     """The scores of the run itself take more: their images are encoded once for all of them, too."""
     last, first = Counted(runs.load(workdir)), Counted(runs.load(workdir, phase="unimodal"))
     measured = dataclasses.replace(trained(last, data), stages={"": {"unimodal": first, "alignment": last}})
-    suite.phases(measured)
+    multimodal_scores.phases(measured)
     images = len(data.validation) + len(data.calibration)
     assert (last.examples["encode_image"], first.examples["encode_image"]) == (images, images)
     assert (last.examples["decode_image"] > 0, first.examples["decode_image"]) == (True, 0)
 
 
 def test_a_run_is_gathered_with_the_ends_of_its_phases(workdir, data):
-    config = SimpleNamespace(seed=3, evaluation=suite.Evaluation())
+    config = SimpleNamespace(seed=3, evaluation=multimodal_scores.Evaluation())
     for phase, expected in (("", ["unimodal", "alignment"]), ("unimodal", ["unimodal"])):
         fitted = {"": members.load(Member("multimodal", MODEL, 42), workdir, phase)}
         gathered = runner.gather(EXPERIMENT, config, fitted, data, workdir)
@@ -144,7 +145,7 @@ def test_a_run_is_gathered_with_the_ends_of_its_phases(workdir, data):
 
 def test_both_thresholds_stand_in_the_table(workdir, data):
     measured = trained(runs.load(workdir), data)
-    result = suite.evaluate(measured).benchmark.result
+    result = multimodal_scores.evaluate(measured).benchmark.result
     rows = [row("run", measured) for row in (suite.consistency_row, suite.most_accurate_row)]
     assert [row["threshold"] for row in rows] == [result.threshold, result.most_accurate_threshold]
     assert rows[1]["accuracy"] == f"{result.most_accurate_rates.accuracy:.3f}"
@@ -155,28 +156,30 @@ def test_both_thresholds_stand_in_the_table(workdir, data):
 def test_a_face_stands_beside_its_own_caption_and_mismatches_of_three_kinds(workdir, data, monkeypatch):
     measured = trained(runs.load(workdir), data)
     drawn = {}
-    monkeypatch.setattr(suite.grids, "consistency_pairs", lambda *arguments: drawn.update(arguments=arguments))
-    suite.consistency_sheet(measured, shown=5)
+    monkeypatch.setattr(
+        multimodal_figures.grids, "consistency_pairs", lambda *arguments: drawn.update(arguments=arguments)
+    )
+    multimodal_figures.consistency_sheet(measured, shown=5)
     images, captions, scores, threshold = drawn["arguments"]
-    benchmark, own = suite.evaluate(measured).benchmark, data.validation["attributes"][:5]
+    benchmark, own = multimodal_scores.evaluate(measured).benchmark, data.validation["attributes"][:5]
     assert (len(images), threshold) == (5, benchmark.result.threshold)
     assert list(captions) == ["its own caption", "several words wrong", "one word wrong", "another face's caption"]
-    assert captions["its own caption"] == suite.write(own, data.attributes)
+    assert captions["its own caption"] == multimodal_figures.write(own, data.attributes)
     assert scores["its own caption"] == pytest.approx(benchmark.match_scores[:5], rel=1e-5)
     assert scores["several words wrong"] == pytest.approx(benchmark.mismatch_scores[:5], rel=1e-5)
-    others = suite.write(data.validation["attributes"], data.attributes)
+    others = multimodal_figures.write(data.validation["attributes"], data.attributes)
     for number, caption in enumerate(captions["its own caption"]):
         assert captions["one word wrong"][number] != caption
         assert captions["another face's caption"][number] in set(others) - {caption}
     edits, _ = consistency.single_edits(own, data.attributes)
     for number, caption in enumerate(captions["one word wrong"]):
-        assert caption in suite.write(edits[:, number], data.attributes)
+        assert caption in multimodal_figures.write(edits[:, number], data.attributes)
 
 
 def test_the_headline_says_what_is_no_better_than_guessing(workdir, data):
     measured = trained(runs.load(workdir), data)
     pairs, texts, likeness = suite.headline(measured, {}).numbers
-    scores = suite.evaluate(measured)
+    scores = multimodal_scores.evaluate(measured)
     assert pairs.value == f"{scores.benchmark.result.rates.accuracy:.1%}"
     assert pairs.better == (scores.benchmark.result.rates.accuracy > max(0.5, scores.benchmark.result.blind_accuracy))
     assert texts.better == (scores.image_to_text.accuracy > scores.image_to_text.majority_accuracy)
@@ -186,7 +189,7 @@ def test_the_headline_says_what_is_no_better_than_guessing(workdir, data):
 
 def test_the_verdict_by_words_is_that_of_the_text_decoder_at_the_images_codes(workdir, data):
     measured = trained(runs.load(workdir), data, acceptance=0.7)
-    result, run = suite.verdicts(measured), measured.run
+    result, run = multimodal_scores.verdicts(measured), measured.run
     logits = {
         name: np.asarray(run.decode_attributes(run.encode_image(pixels(split))[0]), np.float64)
         for name, split in (("calibration", data.calibration), ("validation", data.validation))
@@ -207,7 +210,7 @@ def test_the_verdict_by_words_is_that_of_the_text_decoder_at_the_images_codes(wo
     expected = partial_captions.acceptance_threshold(least(data.calibration, "calibration"), 0.7)
     assert expected > 0
     assert result.thresholds.words == pytest.approx(expected, rel=1e-5)
-    assert result.thresholds.score == suite.evaluate(measured).benchmark.result.threshold
+    assert result.thresholds.score == multimodal_scores.evaluate(measured).benchmark.result.threshold
     own = next(each for each in result.true if each.captions == "its own caption")
     accepted = np.array(least(data.validation, "validation")) > expected
     assert (own.words.value, own.words.count) == (pytest.approx(accepted.mean()), len(data.validation))
@@ -215,13 +218,13 @@ def test_the_verdict_by_words_is_that_of_the_text_decoder_at_the_images_codes(wo
     shares = [each.words.value for each in result.true if each.words.count == len(data.validation)]
     assert shares == sorted(shares)
     # What the paper says of its own captions and mismatches is what the score says here.
-    assert result.curated["score"].rates == suite.evaluate(measured).benchmark.result.rates
-    assert suite.verdicts(measured).to_dict() == result.to_dict()
+    assert result.curated["score"].rates == multimodal_scores.evaluate(measured).benchmark.result.rates
+    assert multimodal_scores.verdicts(measured).to_dict() == result.to_dict()
 
 
 def test_disturbed_images_are_judged_as_others_are(workdir, data):
     measured = trained(runs.load(workdir), data)
-    rows, result = suite.disturbed(measured), suite.verdicts(measured)
+    rows, result = multimodal_scores.disturbed(measured), multimodal_scores.verdicts(measured)
     assert list(rows) == list(disturbances.DISTURBANCES)
     own = next(each for each in result.true if each.captions == "its own caption")
     assert {name: rows["undisturbed"][name] for name in partial_captions.VERDICTS} == {
@@ -242,7 +245,7 @@ def test_disturbed_images_are_judged_as_others_are(workdir, data):
 
 def test_verdicts_and_disturbances_are_tables_of_the_report(workdir, data):
     measured = trained(runs.load(workdir), data)
-    for name, measure in (("verdicts", suite.verdicts), ("disturbances", suite.disturbed)):
+    for name, measure in (("verdicts", multimodal_scores.verdicts), ("disturbances", multimodal_scores.disturbed)):
         declared = next(each for each in EXPERIMENT.measures if each.name == name)
         result = measure(measured)
         text = html.unescape("".join(part.html for part in declared.parts(measured, result)))
@@ -256,7 +259,7 @@ def test_a_model_whose_image_and_text_share_one_dimension_is_trained_and_reporte
     none = dataclasses.replace(MODEL.unimodal, epochs=0)
     run = runs.train(tmp_path, "multimodal", dataclasses.replace(MODEL, latent_size=1, unimodal=none), data)
     measured = trained(run, data)
-    assert not {"latent_space"} & suite.figures(measured, {}).keys()
+    assert not {"latent_space"} & multimodal_figures.figures(measured, {}).keys()
     declared = next(each for each in EXPERIMENT.measures if each.name == "posteriors")
     text = "".join(getattr(part, "html", part) for part in declared.parts(measured, declared.measure(measured)))
     assert "Image and text share one dimension, of which there is no picture in the plane." in text

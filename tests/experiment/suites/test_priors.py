@@ -12,7 +12,7 @@ from mvae_jax import runs
 from mvae_jax.data.batches import Split
 from mvae_jax.experiment import classifier, prior
 from mvae_jax.experiment.declaration import Trained, capitalized
-from mvae_jax.experiment.suites import multimodal
+from mvae_jax.experiment.suites import multimodal_figures
 from mvae_jax.experiment.suites import priors as suite
 
 READER = dataclasses.replace(zoo.ATTRIBUTE_CLASSIFIER, epochs=20, hidden=32)
@@ -88,8 +88,8 @@ def test_a_title_keeps_the_capitals_of_names():
 
 
 def test_the_first_picture_of_a_multimodal_run_is_drawn_by_its_learned_prior_where_it_has_one(trained):
-    learned = multimodal.drawn_from_captions(trained)
-    without = multimodal.drawn_from_captions(dataclasses.replace(trained, priors={}))
+    learned = multimodal_figures.drawn_from_captions(trained)
+    without = multimodal_figures.drawn_from_captions(dataclasses.replace(trained, priors={}))
     assert list(learned) == list(without) == ["overview", "text_to_image"]
     for name, (caption, picture) in learned.items():
         other_caption, other = without[name]
