@@ -47,6 +47,7 @@ _LEAST_DRAWS, _MOST_HELD_OUT = 1000, 5000  # images of each row, at least; held-
 _COMPONENTS, _PER_COMPONENT = 10, 2  # of the mixture: Gaussians, and codes for each dimension of one at least
 _CAPTIONS, _DRAWS = 40, 6  # whose diversity is measured
 _SHOWN, _SHOWN_DRAWS = 6, 8  # of a sheet
+_BESIDE_DRAWS = 5  # of the sheets of several models, which stand side by side
 
 Draw = Callable[[jax.Array, np.ndarray], Any]  # (key, attributes [B, A]) -> codes [B, D]
 
@@ -312,7 +313,8 @@ def _figures(trained: Trained, models: Mapping[str, str]) -> Figures:
     sheets: dict[str, tuple[str, Any]] = {}
     for folder, model in models.items():
         if not _is_conditional(trained.runs[folder]):
-            sheets["_".join(filter(None, ("priors", folder)))] = _free_sheet(trained, folder, model)
+            count = _SHOWN_DRAWS if len(models) == 1 else _BESIDE_DRAWS
+            sheets["_".join(filter(None, ("priors", folder)))] = _free_sheet(trained, folder, model, count)
     if not trained.priors or not trained.data.attributes:
         return sheets
     folder = next(iter(trained.priors))
@@ -324,7 +326,7 @@ def _figures(trained: Trained, models: Mapping[str, str]) -> Figures:
         if drawing.of_captions or _is_conditional(run):
             pictures = decode(drawing.draw(key, rows), rows)
             sheet = to_bytes(pictures).reshape(len(texts), _SHOWN_DRAWS, *pictures.shape[1:])
-            sheets[f"priors_{name}"] = (
+            sheets[f"captions_{name.replace('flow_captions', 'flow')}"] = (
                 f"{capitalized(PRIORS[name])}{models[folder]}: {_SHOWN_DRAWS} draws of each; they should agree in "
                 "what the caption says, and differ in all else",
                 grids.text_to_image(sentences, sheet),
@@ -342,16 +344,16 @@ def _sentences(rows: np.ndarray, names: Sequence[str]) -> list[str]:
     return [captions.write(row, names) for row in rows]
 
 
-def _free_sheet(trained: Trained, folder: str, model: str) -> tuple[str, Any]:
-    """Draws of each prior that minds no caption, in a row each."""
+def _free_sheet(trained: Trained, folder: str, model: str, count: int) -> tuple[str, Any]:
+    """So many draws of each prior that minds no caption, in a row each."""
     run, key = trained.runs[folder], jax.random.key(trained.config.seed)
-    rows, decode = np.zeros((_SHOWN_DRAWS, len(trained.data.attributes)), np.float32), _decoder(run)
+    rows, decode = np.zeros((count, len(trained.data.attributes)), np.float32), _decoder(run)
     drawn = {PRIORS["prior"]: to_bytes(_of_own_prior(run, key, rows))} if run.model.sample else {}
     for name, drawing in drawings(trained, folder).items():
         if not drawing.of_captions:
             drawn[PRIORS[name]] = to_bytes(decode(drawing.draw(key, rows), rows))
     text = f"Draws of each prior{model}, without a caption: each image should be whole, and differ from the others"
-    return text, grids.comparison(drawn, columns=_SHOWN_DRAWS)
+    return text, grids.comparison(drawn, columns=count)
 
 
 def explain(trained: Trained, rows: Any) -> str:
@@ -430,7 +432,7 @@ def measure_of(title_of: Callable[[str], str] = plain) -> Measure:
         reading="Lower Frechet distances are closer to held-out images. Accuracy says whether draws show what the "
         "caption says, diversity whether they differ in the rest: a good prior has both.",
         text=explain,
-        figures=("priors*",),
+        figures=("priors", "priors_*", "captions_*"),
         words={**WORDS, **PRIORS},
         label=_LABEL,
         parts=parts,

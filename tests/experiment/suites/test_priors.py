@@ -78,8 +78,8 @@ def test_what_is_missing_is_left_out(trained, rows):
 
 def test_sheets_show_captions_in_rows(trained):
     drawn = suite.figures_of()(trained, {})
-    assert list(drawn) == ["priors", "priors_text_posterior", "priors_flow_captions", "priors_flow_captions_guided"]
-    assert drawn["priors_text_posterior"][0].startswith("Captions: posterior of the text: 8 draws of each")
+    assert list(drawn) == ["priors", "captions_text_posterior", "captions_flow", "captions_flow_guided"]
+    assert drawn["captions_text_posterior"][0].startswith("Captions: posterior of the text: 8 draws of each")
 
 
 def test_a_title_keeps_the_capitals_of_names():
@@ -163,7 +163,7 @@ def test_each_model_of_several_has_its_rows(trained, rows):
     assert measure.lines(several, {"one": {"flow": {"recall": 0.5}}}) == ["one flow: recall 0.5"]
     drawn = suite.figures_of(str.upper)(several, {})
     assert drawn["priors_one"][0].startswith("Draws of each prior of ONE, without a caption")
-    assert drawn["priors_flow_captions"][0].startswith("Captions: learned prior of ONE: 8 draws of each")
+    assert drawn["captions_flow"][0].startswith("Captions: learned prior of ONE: 8 draws of each")
 
 
 @pytest.fixture(scope="module")
@@ -192,9 +192,9 @@ def test_a_decoder_that_takes_attributes_is_told_those_of_the_captions_whoever_d
     np.testing.assert_array_equal(drawing.draw(jax.random.key(1), texts), codes)
     np.testing.assert_allclose(suite._decoder(run)(codes, texts), run.decode(codes, texts), atol=1e-6)
     assert list(suite.figures_of()(conditional, {})) == [
-        "priors_mixture",
-        "priors_flow_captions",
-        "priors_flow_captions_guided",
+        "captions_mixture",
+        "captions_flow",
+        "captions_flow_guided",
     ]
 
 
