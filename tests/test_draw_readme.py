@@ -1,6 +1,8 @@
 """The script that draws the pictures of README and of the pages, tried on small runs: it draws those that are given."""
 
 import dataclasses
+import os
+import signal
 
 import draw_readme
 import numpy as np
@@ -12,6 +14,8 @@ from mvae_jax import runs
 from mvae_jax.data import sources
 from mvae_jax.data.rendered import faces
 from mvae_jax.experiment import Member
+from mvae_jax.train import loop
+from mvae_jax.train.signals import Interrupted, Interruption
 from mvae_jax.train.workdir import Workdir
 
 
@@ -63,3 +67,18 @@ def test_runs_of_other_models_and_on_other_images_are_refused(vae_gan, tmp_path,
     assert message == f"error: {own} is a run of {found}; expected one of alae on digits of scikit-learn.\n"
     assert "nothing is asked for; expected a run, such as --vae-gan=RUN" in refused(capsys)
     assert not (tmp_path / "pictures").exists()
+
+
+def test_a_run_that_was_stopped_is_refused(tmp_path):
+    config = dataclasses.replace(zoo.VAE_GAN, image_size=32, epochs=3)
+    data = sources.load(faces.Config(subset_size=24, calibration_size=8), image_size=32)
+
+    def stop(state, phase, writer):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    options = {"settings": loop.Settings(validate_every=1), "on_validation": stop, "seed": 42}
+    with Interruption() as interruption, pytest.raises(Interrupted):
+        runs.train(tmp_path, "vae_gan", config, data, interruption=interruption, **options)
+    Member("vae_gan", config, 42).configure(Workdir(tmp_path), data)
+    with pytest.raises(ValueError, match=r"was stopped in phase \w+ at step \d+; train it to its end"):
+        draw_readme.trained(tmp_path, "vae_gan", draw_readme.RENDERED)

@@ -31,6 +31,7 @@ from mvae_jax.data.formats import mnist
 from mvae_jax.data.rendered import faces, shapes
 from mvae_jax.eval import batched
 from mvae_jax.train import loop
+from mvae_jax.train.checkpoint import Checkpoints
 from mvae_jax.train.workdir import PROVENANCE
 from mvae_jax.viz import grids
 
@@ -139,7 +140,7 @@ def reconstructed_faces(run: runs.Run, name: str) -> dict[str, np.ndarray]:
 
 
 def trained(workdir: str | Path, model: str, data: str) -> runs.Run:
-    """The run in a folder; one of another model, or on other images than may be shown, is refused.
+    """The run in a folder; one of another model, on other images than may be shown, or not at its end is refused.
 
     Args:
         workdir: of the run.
@@ -151,6 +152,13 @@ def trained(workdir: str | Path, model: str, data: str) -> runs.Run:
     found = run.settings["model"], origin.get("data_set") or origin.get("source") or "images that it does not name"
     if found != (model, data):
         raise ValueError(f"{workdir} is a run of {found[0]} on {found[1]}; expected one of {model} on {data}.")
+    *_, last = models.ZOO[model].phases(run.config, 1)
+    with Checkpoints(Path(workdir), [run.phase]) as checkpoints:
+        ended = run.phase == last.name and checkpoints.metadata(run.phase, run.step)["final"]
+    if not ended:
+        raise ValueError(
+            f"{workdir} was stopped in phase {run.phase} at step {run.step}; train it to its end, by the same command."
+        )
     return run
 
 

@@ -11,7 +11,8 @@
 
 Each model shows its first draws of a fixed key: of the attributes of faces on which it was not trained, where it takes
 attributes, else from its prior; the plain autoencoder, which draws nothing, shows reconstructions of those faces. A
-model without a run keeps the picture that it has, and runs on images that somebody owns are refused.
+model without a run keeps the picture that it has. Runs on images that somebody owns, and runs that have not come to
+their end, are refused.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ from mvae_jax.experiment import prior, sheets
 from mvae_jax.experiment.suites.modalities import ATTRIBUTES, Modalities
 
 DRAWS, SIDE, GAP = 3, 48, 2  # images of a picture, pixels of each, and between two
-FLOW, FIRST = "latent_flow", "multimodal"  # a model of codes, and the one whose codes they are
+FLOW, MULTIMODAL = "latent_flow", "multimodal"  # a model of codes, and the one whose codes it draws
 # Model -> its run in the folder of all workdirs.
 PLACES = {
-    FIRST: "celebahq_mvae",
+    MULTIMODAL: "celebahq_mvae",
     "autoencoder": "celeba_vae/autoencoder",
     "vae": "celeba_vae/vae",
     "beta_vae": "celeba_vae/beta_vae_5",
@@ -75,17 +76,17 @@ def strip(images: np.ndarray) -> Image.Image:
 
 def pictures(folder: Path) -> dict[str, Image.Image]:
     """Model -> picture, of all whose runs are in a folder."""
-    found = {}
+    drawn = {}
     for name, place in PLACES.items():
         if not (folder / place).exists():
             continue
         run = trained(folder / place, name, DIGITS if place.startswith("mnist_alae") else RENDERED)
-        found[name] = strip(batched.to_bytes(draws(run)))
-        if name == FIRST and (learned := prior.load(folder / place, run)):
+        drawn[name] = strip(batched.to_bytes(draws(run)))
+        if name == MULTIMODAL and (learned := prior.load(folder / place, run)):
             unseen = faces.sample(UNSEEN, DRAWS).attributes
             codes = learned.sample(jax.random.key(0), unseen, np.ones_like(unseen))
-            found[FLOW] = strip(batched.to_bytes(run.decode(codes)))
-    return found
+            drawn[FLOW] = strip(batched.to_bytes(run.decode(codes)))
+    return drawn
 
 
 def main(arguments: list[str]) -> int:

@@ -24,10 +24,8 @@ ALL_MODELS = "all_models"  # the figure of what all draw
 _CURVES = ("image_to_text", "text_to_image", "consistency_accuracy", "coherence_given_1", "coherence_joint", "probe")
 _DISTANCE = "frechet_given_1"
 _SHOWN = 6  # examples of a sheet
-_BESIDE, _SIDE = (
-    10,
-    64,
-)  # examples of the sheet of all models, a row each, and about how many pixels a picture has there
+_BESIDE = 10  # examples of the sheet of all models, which have a row each
+_SIDE = 64  # pixels that a picture has there, about
 
 
 def hidden_words(trained: Trained) -> str:
