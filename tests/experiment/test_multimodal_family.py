@@ -233,7 +233,7 @@ def test_digits_are_read_by_a_classifier_of_each_view(tmp_path):
             "n": 2,
         }
     assert len(list((folder / "classifier").glob("*/config.json"))) == 5
-    check_pictures(folder, 2)
+    check_pictures(folder, 3)
     # Classifiers are there: to measure again trains nothing.
     before = {path: path.stat().st_mtime for path in (folder / "classifier").rglob("manifest.json")}
     run("--evaluate", "--compilation-cache=", f"--workdir={folder}")
