@@ -169,7 +169,7 @@ def check(config: Any, data: Any) -> None:
 
 def problems(trained: Trained, results: Results) -> list[str]:
     """Models that are no better than guessing, distances of too few images, and differences that may be chance."""
-    comparison, found = Comparison.joined(results), list[str]()
+    comparison, weak = Comparison.joined(results), dict[tuple[float, str], list[str]]()
     for key in comparison.keys:
         baseline = comparison.reference(key)
         if baseline is None or key.startswith("frechet"):
@@ -182,7 +182,11 @@ def problems(trained: Trained, results: Results) -> list[str]:
         ]
         if worse:
             names = "; ".join(map(title_of, worse)) if len(worse) < len(comparison.rows) else "all models"
-            found.append(f"{capitalized(heading(key))}: no better than the baseline of {baseline:.3f} are {names}.")
+            weak.setdefault((baseline, names), []).append(heading(key))
+    found = [
+        f"{capitalized('; '.join(headings))}: no better than the baseline of {baseline:.3f} are {names}."
+        for (baseline, names), headings in weak.items()
+    ]
     for key in ("text_to_image", "coherence_given_1"):
         real, baseline = comparison.reference(key, real=True), comparison.reference(key)
         if real is not None and baseline is not None and real <= baseline:
