@@ -107,12 +107,15 @@ class Coherence:
         cross: given modalities, sorted as the values are and joined by "+", -> target -> share of examples whose drawn
             target is read as the class of what was given.
         joint: share of draws from the prior whose modalities are all read as one class.
+        joint_classes: as how many classes these draws are read: exp of the entropy of the shares of classes, mean over
+            modalities. It is 1 where all draws are read alike, so that `joint` says nothing.
         classifiers: name -> share of real values whose class is read right: what `cross` cannot surpass by much.
         examples: N.
     """
 
     cross: Mapping[str, Mapping[str, float]]
     joint: float
+    joint_classes: float
     classifiers: Mapping[str, float]
     examples: int
 
@@ -202,7 +205,14 @@ def coherence(
             drawn = np.concatenate(codes)
             cross["+".join(given)] = {name: float((read(name, drawn) == labels).mean()) for name in targets}
     classes = np.stack([read(name, prior_codes) for name in classify])
-    return Coherence(cross, float((classes == classes[:1]).all(0).mean()), classifiers, count)
+    together = float((classes == classes[:1]).all(0).mean())
+    return Coherence(cross, together, float(np.mean([*map(_perplexity, classes)])), classifiers, count)
+
+
+def _perplexity(classes: np.ndarray) -> float:
+    """How many classes there are, by the entropy of their shares."""
+    shares = np.unique(classes, return_counts=True)[1] / len(classes)
+    return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
 def _rows(values: Values, names: Sequence[str], start: int, count: int) -> dict[str, Any]:

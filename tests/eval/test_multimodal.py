@@ -126,6 +126,10 @@ def test_coherence_counts_what_is_read_from_what_is_drawn():
         "b+c": {"a": 0.8},
     }
     assert result.joint == 0.75  # of class 1 the third modality is drawn as class 0
+    # A quarter of the draws is of the other class in two modalities, none in the third.
+    two = np.exp(-(0.25 * np.log(0.25) + 0.75 * np.log(0.75)))
+    assert result.joint_classes == pytest.approx((2 * two + 1) / 3)
+    assert measured(prior_codes=np.float32([[1], [1]])).joint_classes == 1.0
     assert result.by_count() == {1: pytest.approx(4.8 / 6), 2: pytest.approx(2.3 / 3)}
     assert (result.examples, result.to_dict()["by_count"]["2"]) == (10, pytest.approx(2.3 / 3))
 

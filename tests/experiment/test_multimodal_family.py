@@ -224,7 +224,7 @@ def test_digits_are_read_by_a_classifier_of_each_view(tmp_path):
     scores = json.loads((folder / "scores.json").read_text())["agreement"]
     row = scores["rows"]["mopoe/hidden_0.5"]
     given = [f"coherence_given_{count}" for count in (1, 2, 3, 4)]
-    assert list(row) == ["model", "hidden", *given, "coherence_joint"]
+    assert list(row) == ["model", "hidden", *given, "coherence_joint", "coherence_classes"]
     for key in given:
         low, high = sorted(trial[key] for trial in scores["trials"]["mopoe/hidden_0.5"].values())
         assert row[key] == {

@@ -40,6 +40,7 @@ WORDS = {
     "consistency_auroc": "pairs, AUROC",
     "pose_error": "image to pose, degrees off",
     "coherence_joint": "of draws from the prior",
+    "coherence_classes": "digits among these draws",
     "log_joint": "log p of all",
     "log_image": "log p of the image given the others",
     "log_others": "log p of the others given the image",

@@ -331,7 +331,7 @@ def coherences(
         batch_size=_CHUNK,
     )
     by_count = {f"coherence_given_{count}": rate for count, rate in found.by_count().items()}
-    return {**by_count, "coherence_joint": found.joint}
+    return {**by_count, "coherence_joint": found.joint, "coherence_classes": found.joint_classes}
 
 
 def _class(reader: Classifier, pictures: Any) -> jax.Array:

@@ -16,6 +16,7 @@ from mvae_jax.experiment.suites.family_rows import MODELS, Comparison, evaluate,
 from mvae_jax.experiment.suites.modalities import IMAGE, KIM, UNIMODAL
 from mvae_jax.viz import report
 
+_ALIKE = 2.0  # digits among draws below which these are alike
 KIM_ALONE = (
     "Kim's model needs image and attributes of every example: where some lack them, it is trained on the others alone, "
     "again and again, for as many steps as the other models."
@@ -96,7 +97,9 @@ def explain_agreement(trained: Trained, comparison: Comparison) -> str:
             f"{start} Each view that a model draws given some of the others, one draw for each example, is read by a "
             "classifier of that view; it is coherent if it is read as the digit that the others show. Means are over "
             "all sets of as many given views and all views that are drawn. Draws from the prior are coherent if all "
-            f"views are read as one digit. Of real held-out views the classifiers read rightly: {rates or 'none'}."
+            "views are read as one digit, as all are of a model that draws one picture: beside it stands as how many "
+            "digits they are read (exp of the entropy of the shares, mean over views). "
+            f"Of real held-out views the classifiers read rightly: {rates or 'none'}."
         )
     text = (
         f"{start} Image to text: attributes decoded at the mean of the image's posterior. Text to image: one draw "
@@ -187,6 +190,15 @@ def problems(trained: Trained, results: Results) -> list[str]:
         f"{capitalized('; '.join(headings))}: no better than the baseline of {baseline:.3f} are {names}."
         for (baseline, names), headings in weak.items()
     ]
+    if alike := [
+        label
+        for label, row in comparison.rows.items()
+        if (spread := row.spread("coherence_classes")) and spread.mean < _ALIKE
+    ]:
+        found.append(
+            f"Draws from the prior show fewer than {_ALIKE:g} digits in the mean, so that it says nothing whether all "
+            f"views agree: {'; '.join(map(title_of, alike))}."
+        )
     for key in ("text_to_image", "coherence_given_1"):
         real, baseline = comparison.reference(key, real=True), comparison.reference(key)
         if real is not None and baseline is not None and real <= baseline:
@@ -218,7 +230,6 @@ def headline(trained: Trained, results: Results) -> Headline:
         "posteriors",
         "coherence_given_1": "of the views that {model} draws from one other view show its digit; it saw each view but "
         f"the first {seen}",
-        "coherence_joint": "of its draws from the prior {model} shows one digit in all views",
         "probe": "of digits are read by a linear probe from the codes of {model}",
     }
     if trained.data.attributes:

@@ -134,6 +134,14 @@ def test_problems_name_models_that_are_no_better_than_guessing():
     assert suite.problems(trained(), {kind: one.of(kind) for kind in KINDS}) == [
         "Image to text, accuracy; text to image, accuracy: no better than the baseline of 0.650 are all models.",
     ]
+    digits = {
+        f"{model}/hidden_0": Row(model, 0.0, {1: {"coherence_joint": 1.0, "coherence_classes": classes}})
+        for model, classes in {"mvae": 1.1, "jmvae": 7.0}.items()
+    }
+    assert suite.problems(trained(), {kind: Comparison(digits, {}).of(kind) for kind in KINDS}) == [
+        "Draws from the prior show fewer than 2 digits in the mean, so that it says nothing whether all views agree: "
+        "MVAE, 0% hidden.",
+    ]
     blind = {**REFERENCES, "held-out images themselves": {"text_to_image": 0.6}}
     results = {kind: Comparison(ROWS, blind).of(kind) for kind in KINDS}
     *_, unreadable, chance = suite.problems(trained(seeds=(1,)), results)
@@ -315,7 +323,16 @@ def test_scores_of_digits_are_coherences():
     read = dict.fromkeys(model.names, Brightness())
     seen = modalities.values_of(digits.validation, model.names)
     found = modalities.coherences(model, seen, digits.validation["label"], read, jax.random.key(0))
-    assert found == pytest.approx({"coherence_given_1": 0.1, "coherence_given_2": 1.0, "coherence_joint": 1.0})
+    from_prior = Brightness().logits(decode(model.codes(jax.random.fold_in(jax.random.key(0), 1), {}, 10))).argmax(1)
+    shares = np.bincount(from_prior)[np.unique(from_prior)] / 10
+    assert found == pytest.approx(
+        {
+            "coherence_given_1": 0.1,
+            "coherence_given_2": 1.0,
+            "coherence_joint": 1.0,  # all views are decoded alike
+            "coherence_classes": np.exp(-(shares * np.log(shares)).sum()),
+        }
+    )
     assert modalities.coherences(model, seen, digits.validation["label"], {}, jax.random.key(0)) == {}
     # The probe reads the class from one number that grows with it, from as many examples of each.
     assert modalities.probe(model, digits, digits.validation, most=10) > 0.1
