@@ -107,8 +107,8 @@ class Coherence:
         cross: given modalities, sorted as the values are and joined by "+", -> target -> share of examples whose drawn
             target is read as the class of what was given.
         joint: share of draws from the prior whose modalities are all read as one class.
-        joint_classes: as how many classes these draws are read: exp of the entropy of the shares of classes, mean over
-            modalities. It is 1 where all draws are read alike, so that `joint` says nothing.
+        joint_classes: perplexity of the classes that are read in these draws (exp of the entropy of their shares), mean
+            over modalities, from 1 to the number of classes. At 1 all draws are read alike, and `joint` says nothing.
         classifiers: name -> share of real values whose class is read right: what `cross` cannot surpass by much.
         examples: N.
     """
@@ -210,7 +210,7 @@ def coherence(
 
 
 def _perplexity(classes: np.ndarray) -> float:
-    """How many classes there are, by the entropy of their shares."""
+    """Exponential of the entropy of the shares of classes, int [P]."""
     shares = np.unique(classes, return_counts=True)[1] / len(classes)
     return float(np.exp(-(shares * np.log(shares)).sum()))
 

@@ -16,7 +16,8 @@ from mvae_jax.experiment.suites.family_rows import MODELS, Comparison, evaluate,
 from mvae_jax.experiment.suites.modalities import IMAGE, KIM, UNIMODAL
 from mvae_jax.viz import report
 
-_ALIKE = 2.0  # digits among draws below which these are alike
+_ALIKE = 2.0  # digits among a model's draws, by their entropy, below which the draws are called alike
+
 KIM_ALONE = (
     "Kim's model needs image and attributes of every example: where some lack them, it is trained on the others alone, "
     "again and again, for as many steps as the other models."
@@ -171,7 +172,7 @@ def check(config: Any, data: Any) -> None:
 
 
 def problems(trained: Trained, results: Results) -> list[str]:
-    """Models that are no better than guessing, distances of too few images, and differences that may be chance."""
+    """Models no better than guessing or whose draws are alike, too few images, differences that may be chance."""
     comparison, weak = Comparison.joined(results), dict[tuple[float, str], list[str]]()
     for key in comparison.keys:
         baseline = comparison.reference(key)
